@@ -1,0 +1,1 @@
+"""Captures in and out: read, decode, flows, facts, write, compile, check."""

@@ -1,0 +1,1 @@
+"""Errors, frozen values, configuration, file safety and escaping: what every room may use."""

@@ -1,0 +1,97 @@
+"""Configuration: one TOML file, one strict schema, choices by name.
+
+Unknown keys are refused with a suggestion; a config never names Python objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trafficllm.core.errors import InputError, UsageError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CaptureConfig(_Strict):
+    """How captures are read. Timeouts in seconds (Zeek's defaults), sizes in packets and bytes."""
+
+    max_packets: int = Field(32, ge=1, le=1024)
+    max_payload: int = Field(512, ge=0, le=65535)
+    tcp_timeout: float = Field(300.0, gt=0)
+    udp_timeout: float = Field(60.0, gt=0)
+    icmp_timeout: float = Field(60.0, gt=0)
+    table_size: int = Field(1 << 20, ge=1024)
+
+
+class RecordsConfig(_Strict):
+    """What a record shows of a flow and which masks are on."""
+
+    profile: Literal["strict", "header", "payload", "raw"] = "strict"
+    packets: int = Field(16, ge=1, le=64)
+    payload: int = Field(96, ge=0, le=512)
+
+
+class TuneConfig(_Strict):
+    """Stage 1 and stage 2 tuning; names as in PEFT and transformers."""
+
+    method: Literal["lora", "rslora", "dora", "full"] = "lora"
+    r: int = Field(16, ge=1, le=256)
+    lora_alpha: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    epochs: float = Field(8.0, gt=0)
+    max_seconds: float | None = Field(None, gt=0)
+    seed: int = 0
+
+
+class Config(_Strict):
+    """The whole configuration; every key has a default."""
+
+    capture: CaptureConfig = CaptureConfig()
+    records: RecordsConfig = RecordsConfig()
+    tune: TuneConfig = TuneConfig()
+    base: str = "default"
+    registry: str = ""
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def _explain(error: ValidationError, source: str) -> UsageError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"]), n=1, cutoff=0.0)
+        return UsageError("config.unknown_key", f"unknown key '{key}'", input=source, where=key, hint=f"did you mean '{close[0]}'?")
+    return UsageError("config.value", f"'{key}': {first['msg']}", input=source, where=key, hint="see `trafficllm config schema`")
+
+
+def load_config(path: str | Path | None = None) -> Config:
+    """Read a TOML configuration; with no path, the defaults.
+
+    Raises InputError where the file is missing or no TOML, UsageError where a key or value is wrong.
+    """
+    if path is None:
+        return Config()
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("config.toml", f"not valid TOML: {error}", input=str(path), hint="see `trafficllm config show`") from error
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error, str(path)) from error

@@ -1,0 +1,1 @@
+"""Metrics, baselines, audits, shifts and fitting of calibration; judges any Scorer."""

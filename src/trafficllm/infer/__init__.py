@@ -1,0 +1,1 @@
+"""Engine, router, detector and generator."""

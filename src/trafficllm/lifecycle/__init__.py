@@ -1,0 +1,1 @@
+"""Learning, quickstart and reports: the rooms put to work."""

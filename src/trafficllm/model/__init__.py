@@ -1,0 +1,1 @@
+"""Tokenizer, traffic base, two-stage tuning and adapters."""

@@ -1,0 +1,1 @@
+"""What the model sees: catalogue, codec, masks, data sets, splits, prompts."""

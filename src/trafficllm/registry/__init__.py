@@ -1,0 +1,1 @@
+"""Adapter versions as transactions on files."""
