@@ -74,8 +74,20 @@ def _explain(error: ValidationError, source: str) -> UsageError:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"]), n=1, cutoff=0.0)
-        return UsageError("config.unknown_key", f"unknown key '{key}'", input=source, where=key, hint=f"did you mean '{close[0]}'?")
-    return UsageError("config.value", f"'{key}': {first['msg']}", input=source, where=key, hint="see `trafficllm config schema`")
+        return UsageError(
+            "config.unknown_key",
+            f"unknown key '{key}'",
+            input=source,
+            where=key,
+            hint=f"did you mean '{close[0]}'?",
+        )
+    return UsageError(
+        "config.value",
+        f"'{key}': {first['msg']}",
+        input=source,
+        where=key,
+        hint="see `trafficllm config schema`",
+    )
 
 
 def load_config(path: str | Path | None = None) -> Config:
@@ -90,7 +102,9 @@ def load_config(path: str | Path | None = None) -> Config:
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("config.toml", f"not valid TOML: {error}", input=str(path), hint="see `trafficllm config show`") from error
+        raise UsageError(
+            "config.toml", f"not valid TOML: {error}", input=str(path), hint="see `trafficllm config show`"
+        ) from error
     try:
         return Config.model_validate(raw)
     except ValidationError as error:

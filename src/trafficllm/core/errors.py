@@ -1,12 +1,12 @@
 """The error tree: every failure names its input, the place in it and the remedy.
 
-    TrafficLLMError (exit 1)
-    ├── UsageError      (2)  wrong option, unknown task, bad config key
-    ├── InputError      (3)  a capture, folder or data set that cannot be used
-    ├── ArtifactError   (4)  a base, adapter or data set that does not fit the others
-    ├── GateError       (5)  an update that may not be promoted
-    ├── ResourceError   (6)  disk, memory, permission, missing extra
-    └── FailOnError     (7)  `--fail-on LABEL` was hit
+TrafficLLMError (exit 1)
+├── UsageError      (2)  wrong option, unknown task, bad config key
+├── InputError      (3)  a capture, folder or data set that cannot be used
+├── ArtifactError   (4)  a base, adapter or data set that does not fit the others
+├── GateError       (5)  an update that may not be promoted
+├── ResourceError   (6)  disk, memory, permission, missing extra
+└── FailOnError     (7)  `--fail-on LABEL` was hit
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ class TrafficLLMError(Exception):
 
     def as_dict(self) -> dict[str, str]:
         """The `error` object of the `trafficllm.error/1` envelope."""
-        return {"code": self.code, "input": self.input, "where": self.where, "message": self.message, "hint": self.hint}
+        return {
+            "code": self.code,
+            "input": self.input,
+            "where": self.where,
+            "message": self.message,
+            "hint": self.hint,
+        }
 
     def __str__(self) -> str:
         place = f"{self.input}: " if self.input else ""

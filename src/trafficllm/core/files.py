@@ -42,10 +42,25 @@ def hash64(data: bytes) -> int:
 
 def _resource_error(error: OSError, target: Path) -> ResourceError:
     if error.errno == errno.ENOSPC:
-        return ResourceError("resource.disk_full", "the disk is full", input=str(target), hint="free some space or choose another folder; nothing was left half-written")
+        return ResourceError(
+            "resource.disk_full",
+            "the disk is full",
+            input=str(target),
+            hint="free some space or choose another folder; nothing was left half-written",
+        )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return ResourceError("resource.permission", "no permission to write here", input=str(target), hint="choose a folder you may write to")
-    return ResourceError("resource.io", f"cannot write: {error.strerror or error}", input=str(target), hint="check the path and the disk")
+        return ResourceError(
+            "resource.permission",
+            "no permission to write here",
+            input=str(target),
+            hint="choose a folder you may write to",
+        )
+    return ResourceError(
+        "resource.io",
+        f"cannot write: {error.strerror or error}",
+        input=str(target),
+        hint="check the path and the disk",
+    )
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -115,11 +130,23 @@ def slug(name: str) -> str:
     'Nsis-ay'
     """
     if not name.strip() or any(unicodedata.category(char) == "Cc" for char in name):
-        raise InputError("input.name", "an empty name or one with control characters cannot name a folder", input=repr(name), hint="rename the label")
+        raise InputError(
+            "input.name",
+            "an empty name or one with control characters cannot name a folder",
+            input=repr(name),
+            hint="rename the label",
+        )
     if {"..", "."} & set(re.split(r"[\\/]", name)) or name.startswith(("/", "\\", "~")):
-        raise InputError("input.name", "a name must not point outside its folder", input=name, hint="rename the label without '..' or a leading slash")
+        raise InputError(
+            "input.name",
+            "a name must not point outside its folder",
+            input=name,
+            hint="rename the label without '..' or a leading slash",
+        )
     safe = _UNSAFE.sub("_", name).strip("._")
-    return safe if safe == name else f"{safe[:40] or 'x'}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
+    return (
+        safe if safe == name else f"{safe[:40] or 'x'}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
+    )
 
 
 def read_json(path: str | Path) -> Any:
@@ -130,7 +157,13 @@ def read_json(path: str | Path) -> Any:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"byte {error.start}"
-        raise InputError("input.json", "not valid JSON", input=str(path), where=where, hint="the file may be cut or not what it says it is") from error
+        raise InputError(
+            "input.json",
+            "not valid JSON",
+            input=str(path),
+            where=where,
+            hint="the file may be cut or not what it says it is",
+        ) from error
 
 
 def json_text(value: Any) -> str:
@@ -150,4 +183,9 @@ def free_space(path: str | Path, need: int) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < need:
-        raise ResourceError("resource.disk_full", f"{need:,} bytes are needed, {free:,} are free", input=str(path), hint="free some space or choose another folder")
+        raise ResourceError(
+            "resource.disk_full",
+            f"{need:,} bytes are needed, {free:,} are free",
+            input=str(path),
+            hint="free some space or choose another folder",
+        )

@@ -120,8 +120,20 @@ class FlowBatch:
 
 
 SpanKind = Literal[
-    "tls.random", "tls.session_id", "tls.sni", "tls.key_share", "tls.ticket", "tls.cert_name", "dns.name", "dns.id", "dns.address",
-    "http.host", "http.cookie", "http.uri", "http.header_value", "encrypted",
+    "tls.random",
+    "tls.session_id",
+    "tls.sni",
+    "tls.key_share",
+    "tls.ticket",
+    "tls.cert_name",
+    "dns.name",
+    "dns.id",
+    "dns.address",
+    "http.host",
+    "http.cookie",
+    "http.uri",
+    "http.header_value",
+    "encrypted",
 ]
 
 

@@ -1,0 +1,146 @@
+"""Language-model training on packed blocks: the plain base from scratch, and its continued training on traffic records.
+
+Runs on `transformers.Trainer`; the learning rate follows the share of the time or step budget that is spent, so that
+a run bounded by `max_seconds` still ends at the foot of its cosine. Checkpoints are the Trainer's; the same call resumes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Blocks = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainOptions:
+    """One run. `batch_size` blocks a step; `max_seconds` or `max_steps`, whichever comes first; `warmup` a share of the run."""
+
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    warmup: float = 0.02
+    max_steps: int = 1_000_000
+    max_seconds: float = 600.0
+    save_steps: int = 500
+    log_steps: int = 50
+    seed: int = 0
+    weight_decay: float = 0.01
+
+
+def pack(sequences: Iterable[list[int]], *, block: int, eos: int) -> Blocks:
+    """Join token lists with `eos` between them and cut into rows of `block` tokens: int32 [rows, block]; the rest is dropped."""
+    stream: list[int] = []
+    for ids in sequences:
+        stream.extend(ids)
+        stream.append(eos)
+    rows = len(stream) // block
+    return np.asarray(stream[: rows * block], dtype=np.int32).reshape(rows, block)
+
+
+class _BlockData:
+    """A map-style data set over an epoch-shuffled view of the blocks."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.blocks = blocks
+
+    def __len__(self) -> int:
+        return int(self.blocks.shape[0])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import torch
+
+        row = torch.from_numpy(self.blocks[index].astype(np.int64))
+        return {"input_ids": row, "labels": row}
+
+
+def _schedule(options: PretrainOptions, clock: dict[str, float]) -> Any:
+    def factor(step: int) -> float:
+        spent = time.monotonic() - clock["start"] + clock["before"]
+        done = min(1.0, max(step / options.max_steps, spent / options.max_seconds))
+        if done < options.warmup:
+            return max(0.02, done / options.warmup)
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (done - options.warmup) / (1 - options.warmup)))
+
+    return factor
+
+
+def pretrain(
+    model: Any, blocks: Blocks, out: Path, *, held_out: Blocks, options: PretrainOptions, resume: bool = True
+) -> dict[str, float]:
+    """Train `model` in place on next-token prediction and return its figures.
+
+    Returns `{"steps", "tokens", "seconds", "tokens_per_second", "train_loss", "held_out_loss"}`; losses are nats a token.
+    """
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    clock = {"start": time.monotonic(), "before": 0.0}
+
+    class Budget(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if time.monotonic() - clock["start"] + clock["before"] >= options.max_seconds:
+                control.should_training_stop = True
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=options.batch_size,
+        max_steps=options.max_steps,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        data_seed=options.seed,
+        logging_steps=options.log_steps,
+        save_steps=options.save_steps,
+        save_total_limit=1,
+        report_to=[],
+        use_cpu=not torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
+        max_grad_norm=1.0,
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=_BlockData(blocks),
+        optimizers=(optimizer, scheduler),
+        callbacks=[Budget()],
+    )
+    last = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    result = trainer.train(resume_from_checkpoint=str(last[-1]) if resume and last else None)
+    seconds = time.monotonic() - clock["start"]
+    steps = int(result.global_step)
+    tokens = steps * options.batch_size * blocks.shape[1]
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": tokens / max(seconds, 1e-9),
+        "train_loss": float(result.training_loss),
+        "held_out_loss": held_out_loss(model, held_out, options.batch_size),
+    }
+
+
+def held_out_loss(model: Any, blocks: Blocks, batch_size: int) -> float:
+    """Mean next-token loss in nats over `blocks` [rows, block]."""
+    import torch
+
+    device = next(model.parameters()).device
+    model.eval()
+    total, rows = 0.0, 0
+    with torch.inference_mode():
+        for start in range(0, blocks.shape[0], batch_size):
+            ids = torch.from_numpy(blocks[start : start + batch_size].astype(np.int64)).to(device)
+            total += float(model(input_ids=ids, labels=ids).loss) * ids.shape[0]
+            rows += ids.shape[0]
+    return total / max(rows, 1)
