@@ -1,0 +1,82 @@
+# TrafficLLM: everything a newcomer or a CI machine types.
+#   make quickstart   environment, pinned dependencies, the whole path on real captures
+#   make test         ruff, mypy --strict, import rule, house rules, pytest (at most 15 minutes on two cores)
+#   make soak         the long jobs
+#   make results      the figures of docs/results, measured anew
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+PIP ?= $(BIN)/pip install --quiet --disable-pip-version-check
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
+WORKDIR ?= work
+QUICKSTART_ARGS ?=
+
+export OMP_NUM_THREADS ?= 1
+export TZ := UTC
+
+.PHONY: help install install-test quickstart lint house unit test tools soak results docs dist clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# torch first, so that its build (CPU or CUDA) is the one the package index offers for this machine; the rest is pinned.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (python3.11 on PATH)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)"
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e '.[test,serve,pandas]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+install-test: $(VENV)/.installed-test
+
+quickstart: install
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR) $(QUICKSTART_ARGS)
+
+# tshark is an oracle of the capture tests, chromium opens the report: tests that need them skip with a reason elsewhere.
+tools:
+	@missing=""; \
+	command -v tshark >/dev/null || missing="$$missing tshark"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && { [ -z "$(SUDO)" ] || $(SUDO) true 2>/dev/null; }; then \
+	  echo "installing$$missing"; \
+	  $(SUDO) apt-get update -qq; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	elif [ -n "$$missing" ]; then echo "not here:$$missing; the tests that need them skip"; fi
+
+lint: install-test
+	$(BIN)/ruff check src tests bench recipes
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: install-test tools lint
+	$(BIN)/pytest -n 2 -m "not soak" $(PYTEST_ARGS)
+
+soak: install-test tools
+	$(BIN)/pytest -m soak $(PYTEST_ARGS)
+
+results: install-test
+	@mkdir -p docs/results
+	for script in bench/bench_*.py; do $(BIN)/python $$script --json > docs/results/$$(basename $$script .py).json; done
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json > docs/results/quickstart.json
+
+# The pages and schemas that are generated from the program; the tests compare them with what is committed.
+docs: install-test
+	$(BIN)/python -m trafficllm.surface.pages .
+
+dist: install-test
+	$(BIN)/python -m build
+
+clean:
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
