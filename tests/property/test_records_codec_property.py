@@ -1,0 +1,118 @@
+"""The codec keeps what it says it keeps, and the grammar is its language, on 10,000 seeded records."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import Facts, Record, Span
+from trafficllm.records import units as u
+from trafficllm.records.canonical import CodecOptions, canonical
+from trafficllm.records.codec import decode, encode, pretty
+from trafficllm.records.grammar import Grammar
+
+CASES = 10_000
+
+
+def _column(rng: random.Random, n: int, top: int) -> tuple[int, ...]:
+    if rng.random() < 0.1:
+        return ()
+    return tuple(-1 if rng.random() < 0.1 else rng.choice((0, 1, top, rng.randrange(top + 1))) for _ in range(n))
+
+
+def _spans(rng: random.Random, size: int) -> list[Span]:
+    spans = []
+    for _ in range(rng.randrange(4)):
+        start = rng.randrange(-2, size + 3)
+        spans.append(Span(rng.randrange(2), start, start + rng.randrange(0, 60), "x"))
+    return spans
+
+
+def _facts(rng: random.Random) -> Facts:
+    fields: dict[str, int | str | tuple[int, ...]] = {"unknown.field": 3}
+    for name, (form, _) in u.FACTS.items():
+        if rng.random() < 0.2:
+            fields[name] = "h2,http/1.1é" if form == "str" else rng.randrange(100_000)
+    return Facts(service=rng.choice(["", "tls", "dns", "gopher"]), fields=fields)
+
+
+def make(rng: random.Random) -> Record:
+    """A record with anything in it: hidden values, other protocols, odd spans, too much of everything."""
+    n = rng.choice((0, 1, 2, 5, 20))
+    kind = rng.choice(("flow",) * 6 + ("packet", "http", "cells"))
+    payload = tuple(rng.randbytes(rng.choice((0, 1, 40, 300))) for _ in range(2))
+    dirs = tuple(rng.randrange(2) for _ in range(n))
+    return Record(
+        kind=kind,
+        ip_version=rng.choice((0, 4, 6)),
+        proto=rng.choice((-1, 1, 6, 6, 6, 17, 58, 47)),
+        ports=rng.choice((None, None, (rng.randrange(65536), 443))),
+        port_class=rng.choice(("", "ew", "e", "-w", "rr")),
+        dirs=dirs if kind != "cells" else tuple(rng.choice((0, 1)) for _ in range(n) for _ in range(rng.choice((1, 3, 3000)))),
+        sizes=_column(rng, n, 65535),
+        iats=_column(rng, n, 4_000_000_000_000),
+        flags=_column(rng, n, 255),
+        windows=_column(rng, n, 65535),
+        ttls=_column(rng, n, 255),
+        icmp=rng.choice((-1, 0x0800, 0x0301)),
+        payload=(payload[0], payload[1]),
+        hidden=tuple(_spans(rng, 300)),
+        facts=_facts(rng),
+        text=rng.choice(("", "GET /?q=é\udcff HTTP/1.1\r\nHost: a\r\n\r\n" * 20)) if kind == "http" else "",
+    )
+
+
+def test_decode_gives_back_what_the_codec_keeps() -> None:
+    rng = random.Random(4)
+    grammar = Grammar()
+    walked = 0
+    for _ in range(CASES):
+        record = make(rng)
+        units = encode(record)
+        kept = canonical(record)
+        assert decode(units) == kept
+        assert canonical(kept) == kept
+        assert encode(kept) == units
+        state = grammar.run(grammar.start(), units)
+        assert grammar.accepts(state) is (record.kind == "flow")
+        walked += record.kind == "flow"
+    assert walked > CASES // 2
+
+
+@pytest.mark.parametrize("options", [CodecOptions(packets=3, payload=(5, 0)), CodecOptions(packets=0, payload=(1, 2))])
+def test_every_walk_of_the_grammar_is_a_record(options: CodecOptions) -> None:
+    rng = random.Random(1)
+    grammar = Grammar(options)
+    for _ in range(400):
+        state, text = grammar.start(), ""
+        while not grammar.accepts(state):
+            char = rng.choice(sorted(grammar.allowed(state)))
+            following = grammar.step(state, char)
+            assert following is not None
+            state, text = following, text + char
+        record = decode(text)
+        assert encode(record, options) == text
+        assert canonical(record, options) == record
+        assert pretty(text).startswith("flow")
+
+
+def test_mutated_strings_are_refused_by_both_or_by_neither() -> None:
+    rng = random.Random(9)
+    grammar = Grammar()
+    refused = 0
+    for _ in range(2000):
+        units = list(encode(make(rng)))
+        units[rng.randrange(len(units))] = rng.choice(u.UNITS)
+        text = "".join(units)
+        accepted = grammar.accepts(grammar.run(grammar.start(), text))
+        try:
+            same = encode(decode(text)) == text
+        except InputError as error:
+            same = False
+            assert error.where
+        refused += not same
+        if text.startswith(u.unit("kind:flow")):
+            assert accepted == same
+    assert refused > 500
