@@ -1,0 +1,241 @@
+"""Numbers that trees and k-NN see: columns of MASKED records, so that baselines get what the model gets.
+
+A value that a mask hid is -1, one that does not exist (past the last packet or byte) is -2. The identifier
+columns are the opposite: only what masking took away, to show how much identifiers tell.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
+
+PACKETS = 16
+CELLS = 512
+PAYLOAD = 96
+FACT_BUCKETS = 128
+TEXT_BUCKETS = 512
+HIDDEN, ABSENT = -1.0, -2.0
+_ADDRESS = 16
+_NAMES = 32
+
+Block: TypeAlias = tuple[Sequence[str], Callable[[Sequence[Record]], F64]]
+
+
+def packet_width(records: Sequence[Record]) -> int:
+    """Columns a packet series gets: 512 for cell sequences, 16 otherwise."""
+    return CELLS if records and records[0].kind == "cells" else PACKETS
+
+
+def _padded(rows: Iterable[Sequence[float]], width: int, count: int) -> F64:
+    out = np.full((count, width), ABSENT)
+    for i, row in enumerate(rows):
+        part = row[:width]
+        out[i, : len(part)] = part
+    return out
+
+
+def _signed(record: Record) -> list[int]:
+    """Sizes with the direction as sign; an empty packet is +-.5, so that its direction survives."""
+    signs = (1 if d == ORIG else -1 for d in record.dirs)
+    if record.kind == "cells" and not record.sizes:
+        return list(signs)
+    return [sign * (size or 0.5) for sign, size in zip(signs, record.sizes, strict=False)]  # type: ignore[misc]
+
+
+def _log_iats(record: Record) -> list[float]:
+    """log2 of microseconds since the previous packet; 0 for none."""
+    return [float(np.log2(1.0 + iat / 1000.0)) for iat in record.iats]
+
+
+def _totals(record: Record) -> list[float]:
+    up = [s for s, d in zip(record.sizes, record.dirs, strict=False) if d == ORIG]
+    down = [s for s, d in zip(record.sizes, record.dirs, strict=False) if d == RESP]
+    return [
+        len(record.dirs),
+        sum(d == ORIG for d in record.dirs),
+        sum(up),
+        sum(down),
+        max(up, default=0),
+        max(down, default=0),
+        float(np.log2(1.0 + sum(record.iats) / 1000.0)),
+    ]
+
+
+def _text_lengths(record: Record) -> list[float]:
+    head, _, body = record.text.partition("\r\n\r\n")
+    first = head.split("\n", 1)[0]
+    path, _, query = first.partition("?")
+    return [
+        len(record.text),
+        len(first),
+        len(path),
+        len(query),
+        len(body),
+        query.count("&"),
+        body.count("&"),
+        first.count("%"),
+    ]
+
+
+_TOTALS = ("packets", "orig_packets", "orig_bytes", "resp_bytes", "orig_max", "resp_max", "log_duration")
+_TEXT = ("text", "first_line", "path", "query", "body", "query_arguments", "body_arguments", "percent_signs")
+
+
+def sizes_times_names(records: Sequence[Record]) -> tuple[str, ...]:
+    """Column names of `sizes_times` for records of this kind."""
+    width = packet_width(records)
+    series = [f"{name}[{i}]" for name in ("size", "log_iat", "flags") for i in range(width)]
+    return (*series, *(f"sum.{n}" for n in _TOTALS), *(f"length.{n}" for n in _TEXT))
+
+
+def sizes_times(records: Sequence[Record]) -> F64:
+    """Signed sizes, log inter-arrival times and TCP flags of the first packets, and sums over them.
+
+    float64 [n, 3 * width + 15], names in `sizes_times_names`; width is 16 packets, 512 cells.
+    """
+    width, n = packet_width(records), len(records)
+    return np.hstack(
+        [
+            _padded((_signed(r) for r in records), width, n),
+            _padded((_log_iats(r) for r in records), width, n),
+            _padded((r.flags for r in records), width, n),
+            np.array([_totals(r) for r in records], dtype=np.float64).reshape(n, len(_TOTALS)),
+            np.array([_text_lengths(r) for r in records], dtype=np.float64).reshape(n, len(_TEXT)),
+        ]
+    )
+
+
+def visible_payload(record: Record, direction: int, width: int = PAYLOAD) -> F64:
+    """Payload bytes of one direction, float64 [width]: 0..255, -1 under a mask, -2 past the end."""
+    row = np.full(width, ABSENT)
+    raw = np.frombuffer(record.payload[direction][:width], dtype=np.uint8)
+    row[: len(raw)] = raw
+    for span in record.hidden:
+        if span.dir == direction:
+            row[span.start : min(span.end, len(raw))] = HIDDEN
+    return row
+
+
+def _hashed(pairs: Iterable[tuple[str, object]], buckets: int, salt: str = "") -> F64:
+    """Counts of name=value pairs in buckets by CRC-32 (`hash` differs between processes)."""
+    row = np.zeros(buckets)
+    for name, value in pairs:
+        row[zlib.crc32(f"{salt}{name}={value}".encode("utf-8", "surrogatepass")) % buckets] += 1
+    return row
+
+
+def _fact_pairs(record: Record) -> Iterable[tuple[str, object]]:
+    yield "service", record.facts.service
+    for name, value in sorted(record.facts.fields.items()):
+        if name not in record.masked:
+            yield from ((name, part) for part in value) if isinstance(value, tuple) else [(name, value)]
+
+
+def _text_grams(record: Record) -> F64:
+    """Counts of byte 3-grams of an HTTP request in 512 buckets (Knuth's multiplicative hash)."""
+    raw = np.frombuffer(record.text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.uint64)
+    if len(raw) < 3:
+        return np.zeros(TEXT_BUCKETS)
+    code = (raw[:-2] << np.uint64(16)) | (raw[1:-1] << np.uint64(8)) | raw[2:]
+    place = (code * np.uint64(2654435761) % np.uint64(1 << 32)) >> np.uint64(23)
+    return np.bincount(place.astype(np.int64), minlength=TEXT_BUCKETS).astype(np.float64)
+
+
+def _header(record: Record) -> list[float]:
+    classes = [float("wre".find(c)) for c in (record.port_class + "  ")[:2]]
+    ports = record.ports or (-1, -1)
+    return [record.ip_version, record.proto, record.icmp, *classes, *ports]
+
+
+_HEADER = ("ip_version", "proto", "icmp", "orig_port_class", "resp_port_class", "orig_p", "resp_p")
+
+
+def headers_payload_names(records: Sequence[Record]) -> tuple[str, ...]:
+    """Column names of `headers_payload` for records of this kind."""
+    if records and records[0].kind == "cells":
+        return _HEADER
+    series = [f"{name}[{i}]" for name in ("flags", "window", "ttl") for i in range(PACKETS)]
+    payload = [f"payload.{end}[{i}]" for end in ("orig", "resp") for i in range(PAYLOAD)]
+    facts = [f"facts[{i}]" for i in range(FACT_BUCKETS)]
+    text = [f"text[{i}]" for i in range(TEXT_BUCKETS)] if records and records[0].kind == "http" else []
+    return (*_HEADER, *series, *payload, *facts, *text)
+
+
+def headers_payload(records: Sequence[Record]) -> F64:
+    """Header fields, flags, windows, TTLs, payload bytes of both directions and parsed facts, as masked.
+
+    float64 [n, columns], names in `headers_payload_names`.
+    """
+    n = len(records)
+    header = np.array([_header(r) for r in records], dtype=np.float64).reshape(n, len(_HEADER))
+    if records and records[0].kind == "cells":
+        return header
+    blocks = [header]
+    blocks += [
+        _padded((getattr(r, name) for r in records), PACKETS, n) for name in ("flags", "windows", "ttls")
+    ]
+    blocks += [_stack([visible_payload(r, end) for r in records], PAYLOAD) for end in (ORIG, RESP)]
+    blocks.append(_stack([_hashed(_fact_pairs(r), FACT_BUCKETS) for r in records], FACT_BUCKETS))
+    if records and records[0].kind == "http":
+        blocks.append(_stack([_text_grams(r) for r in records], TEXT_BUCKETS))
+    return np.hstack(blocks)
+
+
+def _stack(rows: Sequence[F64], width: int) -> F64:
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+
+
+def everything(records: Sequence[Record]) -> F64:
+    """`sizes_times` and `headers_payload` side by side."""
+    return np.hstack([sizes_times(records), headers_payload(records)])
+
+
+def everything_names(records: Sequence[Record]) -> tuple[str, ...]:
+    """Column names of `everything`."""
+    return (*sizes_times_names(records), *headers_payload_names(records))
+
+
+def _address(text: str) -> list[float]:
+    """The bytes of an address, 16 columns; -2 where there is none."""
+    try:
+        raw = ipaddress.ip_address(text).packed
+    except ValueError:
+        raw = b""
+    return [float(b) for b in raw] + [ABSENT] * (_ADDRESS - len(raw))
+
+
+def _first(values: Sequence[int], dirs: Sequence[int], direction: int) -> float:
+    return next((float(v) for v, d in zip(values, dirs, strict=False) if d == direction), ABSENT)
+
+
+def _names(raw: Record) -> F64:
+    """Names in the clear, hashed: what the spans of identifiers hold."""
+    spans = (s for s in raw.facts.spans if s.kind != "encrypted")
+    return _hashed(((s.kind, raw.payload[s.dir][s.start : s.end].hex()) for s in spans), _NAMES)
+
+
+def identifier_names() -> tuple[str, ...]:
+    """Column names of `identifiers`; the part before the bracket is the identifier."""
+    addresses = [f"{end}[{i}]" for end in ("address.orig_h", "address.resp_h") for i in range(_ADDRESS)]
+    marks = [f"{mark}.{end}" for mark in ("ttl", "window") for end in ("orig", "resp")]
+    names = [f"name[{i}]" for i in range(_NAMES)]
+    return (*addresses, "port.orig_p", "port.resp_p", "time.ts", "link_type", *marks, *names)
+
+
+def identifiers(raw_records: Sequence[Record], meta: Sequence[FlowMeta]) -> F64:
+    """Only what masking hides: addresses, ports, absolute time (s), link type, TTLs, windows, names.
+
+    float64 [n, columns], names in `identifier_names`; from UNMASKED records and their metadata.
+    """
+    rows = []
+    for raw, where in zip(raw_records, meta, strict=True):
+        marks = [_first(values, raw.dirs, end) for values in (raw.ttls, raw.windows) for end in (ORIG, RESP)]
+        ports = [float(where.orig_p), float(where.resp_p), where.ts / 1e9, float(where.link)]
+        rows.append([*_address(where.orig_h), *_address(where.resp_h), *ports, *marks, *_names(raw)])
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(identifier_names()))

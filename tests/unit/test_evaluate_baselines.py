@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from evaluate_samples import LABELS, part
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import Facts, Record, Span
+from trafficllm.evaluate import baselines, features, metrics, probes
+
+TRAIN, VAL, TEST = part(150, 0), part(60, 1), part(90, 2)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, dict[str, object]]:
+    return baselines.run(TRAIN, VAL, TEST, labels=LABELS, budget_s=3)
+
+
+def test_every_baseline_answers_every_row(outcomes: dict[str, dict[str, object]]) -> None:
+    assert tuple(outcomes) == baselines.NAMES
+    for row in outcomes.values():
+        proba = np.asarray(row["proba"])
+        assert proba.shape == (90, 3)
+        assert np.allclose(proba.sum(axis=1), 1.0)
+        assert set(row["y_pred"]) <= set(LABELS)  # type: ignore[call-overload]
+
+
+def test_baselines_learn_what_is_there(outcomes: dict[str, dict[str, object]]) -> None:
+    score = {name: metrics.macro_f1(LABELS, TEST.y, list(row["y_pred"])) for name, row in outcomes.items()}  # type: ignore[call-overload]
+    assert score["majority"] < 0.34
+    assert score["identifier_probe"] > 0.95
+    assert score["artefact_probe"] > 0.7
+    assert score["lightgbm"] > 0.7
+    assert score["random_forest"] > 0.7
+
+
+def test_same_seed_same_answers(outcomes: dict[str, dict[str, object]]) -> None:
+    again = baselines.run(TRAIN, VAL, TEST, labels=LABELS, budget_s=3, names=("lightgbm", "random_forest"))
+    for name, row in again.items():
+        assert np.array_equal(np.asarray(row["proba"]), np.asarray(outcomes[name]["proba"]))
+
+
+def test_a_fitted_baseline_is_a_scorer(outcomes: dict[str, dict[str, object]]) -> None:
+    fitted = outcomes["lightgbm"]["fitted"]
+    assert isinstance(fitted, baselines.Fitted)
+    scores = fitted.score(TEST.records)
+    assert np.allclose(scores.probabilities, np.asarray(outcomes["lightgbm"]["proba"]))
+    assert fitted.score([]).probabilities.shape == (0, 3)
+
+
+def test_classes_missing_from_training_or_validation_are_no_crash() -> None:
+    some = [i for i in range(150) if TRAIN.y[i] != "gamma"]
+    train = baselines.Part([TRAIN.records[i] for i in some], [TRAIN.y[i] for i in some])
+    rows = baselines.run(train, VAL, TEST, labels=LABELS, budget_s=1)
+    assert "identifier_probe" not in rows
+    assert not np.asarray(rows["lightgbm"]["proba"])[:, 2].any()
+    single = baselines.Part(train.records[:1], train.y[:1])
+    alone = baselines.run(single, baselines.Part([], []), TEST, labels=LABELS, budget_s=1)
+    assert set(alone["random_forest"]["y_pred"]) == {"alpha"}
+    with pytest.raises(InputError):
+        baselines.run(baselines.Part([], []), VAL, TEST, labels=LABELS)
+
+
+def test_hidden_bytes_and_masked_fields_never_reach_the_features() -> None:
+    one = TEST.records[0]
+    other = dataclasses.replace(
+        one, payload=(one.payload[0][:10] + b"\0" * 10 + one.payload[0][20:], one.payload[1])
+    )
+    assert one.payload != other.payload
+    assert np.array_equal(features.everything([one]), features.everything([other]))
+    masked_fact = dataclasses.replace(
+        one, facts=Facts("tls", {"dns.qry.name": "x"}), masked=frozenset({"dns.qry.name"})
+    )
+    without = dataclasses.replace(masked_fact, facts=Facts("tls", {}))
+    assert np.array_equal(features.headers_payload([masked_fact]), features.headers_payload([without]))
+
+
+def test_identifiers_hold_only_identifiers() -> None:
+    base = features.identifiers(TEST.raw, TEST.meta)
+    flat = [dataclasses.replace(r, sizes=(1,) * len(r.dirs), iats=(0,) * len(r.dirs)) for r in TEST.raw]
+    assert np.array_equal(base, features.identifiers(flat, TEST.meta))
+    assert base.shape == (90, len(features.identifier_names()))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(),
+        Record(kind="http", text="GET /a?b=1&c=%27 HTTP/1.1\r\nHost: x\r\n\r\n"),
+        Record(kind="cells", dirs=(0, 1) * 400, iats=(5,) * 800),
+        Record(kind="packet", proto=17, dirs=(0,), sizes=(40,), iats=(0,), payload=(b"\xff" * 200, b"")),
+        Record(proto=6, payload=(b"abc", b""), hidden=(Span(0, 1, 99, "tls.sni"), Span(1, 0, 4, "tls.sni"))),
+    ],
+)
+def test_names_and_columns_agree_for_every_kind(record: Record) -> None:
+    X = features.everything([record, record])
+    assert X.shape == (2, len(features.everything_names([record])))
+    assert np.isfinite(X).all()
+
+
+def test_single_field_probe_finds_the_planted_column() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 5)), rng.integers(0, 3, 300)
+    X[:, 3] = y * 2 + rng.normal(size=300) * 0.1
+    best = probes.best_by_field(
+        ["a", "b", "c", "d", "e"], X[:200], y[:200], X_val=X[200:], y_val=y[200:], classes=3
+    )
+    assert next(iter(best)) == "d"
+    assert best["d"] > 0.98
+    assert best["a"] < 0.6
