@@ -1,0 +1,101 @@
+"""Plots of a report as inline SVG: no file, no outside fetch, equal bytes for equal figures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trafficllm.core.escape import visible
+
+INK, ACCENT, PALE = "#1f2933", "#0b7285", "#adb5bd"
+
+
+def _svg(figure: Any) -> str:
+    """The figure's SVG without XML prologue, date or random ids."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "trafficllm", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=8)
+    return figure, axes
+
+
+def _plain(text: str) -> str:
+    """A captured name as plain plot text: escaped, and no mathtext."""
+    return visible(text, limit=40).replace("$", r"\$")
+
+
+def score_bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, highlight: str) -> str:
+    """Horizontal bars of macro-F1 with 95 % intervals; `highlight` names our row."""
+    figure, axes = _axes(6.4, 0.36 * len(rows) + 0.6)
+    names = [_plain(name) for name, _, _ in rows]
+    for place, (name, score, interval) in enumerate(rows):
+        axes.barh(place, score, color=ACCENT if name == highlight else PALE, height=0.7)
+        if interval:
+            axes.plot(interval, [place, place], color=INK, linewidth=1.4)
+        axes.text(0.01, place, f"{score:.3f}", va="center", fontsize=8, color="white" if score > 0.12 else INK)
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("macro-F1 (line: 95 % interval, bootstrap over groups)", fontsize=8)
+    return _svg(figure)
+
+
+def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
+    """Row-normalised confusion matrix; rows are the truth."""
+    import numpy as np
+
+    counts = np.asarray(matrix, dtype=float)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _axes(0.3 * counts.shape[1] + 2, 0.3 * counts.shape[0] + 1.6)
+    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1, aspect="auto")
+    names = [_plain(label) for label in labels]
+    columns = [*names, "(other)"][: counts.shape[1]]
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+    axes.set_yticks(range(counts.shape[0]), names[: counts.shape[0]], fontsize=7)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        axes.text(
+            column, row, f"{int(counts[row, column])}", ha="center", va="center", fontsize=6,
+            color="white" if share[row, column] > 0.6 else INK,
+        )  # fmt: skip
+    axes.set_xlabel("answered", fontsize=8)
+    axes.set_ylabel("truth", fontsize=8)
+    return _svg(figure)
+
+
+def curves(named: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> str:
+    """Lines of (x, y) points, one a name."""
+    figure, axes = _axes(6.4, 2.6)
+    for name, points in named.items():
+        if points:
+            axes.plot([p[0] for p in points], [p[1] for p in points], label=_plain(name), linewidth=1.4)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    if any(named.values()):
+        axes.legend(fontsize=8, frameon=False)
+    return _svg(figure)
+
+
+def bars(named: Mapping[str, float], *, x: str) -> str:
+    """Horizontal bars of named amounts."""
+    figure, axes = _axes(6.4, 0.34 * len(named) + 0.6)
+    names = [_plain(name) for name in named]
+    axes.barh(range(len(named)), list(named.values()), color=ACCENT, height=0.65)
+    for place, value in enumerate(named.values()):
+        axes.text(value, place, f" {value:,.1f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(named)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(x, fontsize=8)
+    return _svg(figure)
