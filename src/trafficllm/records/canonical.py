@@ -78,7 +78,8 @@ def _flow(record: Record, options: CodecOptions) -> Record:
     icmp = record.proto in ICMP_PROTOS
     tcp = record.proto in (TCP, -1)
     ports = None if icmp or record.ports is None else (record.ports[0] & 0xFFFF, record.ports[1] & 0xFFFF)
-    payload, hidden = [], []
+    payload: list[bytes] = []
+    hidden: list[Span] = []
     for d in (0, 1):
         spans = runs(record.hidden, d, len(record.payload[d]))
         data, kept = _payload(record.payload[d], spans, d, options.payload[d])
@@ -122,7 +123,9 @@ def _cells(record: Record, bursts: int) -> Record:
         dirs.append(d)
         last = d
     empty = (-1,) * len(dirs)
-    return Record(kind="cells", ip_version=0, proto=-1, dirs=tuple(dirs), iats=tuple(iats), sizes=empty, flags=empty, windows=empty, ttls=empty)
+    return Record(
+        kind="cells", ip_version=0, proto=-1, dirs=tuple(dirs), iats=tuple(iats), sizes=empty, flags=empty, windows=empty, ttls=empty
+    )
 
 
 def filled(values: Sequence[int], n: int) -> tuple[int, ...]:
@@ -175,7 +178,7 @@ def _carried(values: Sequence[int], dirs: Sequence[int], quantise: object) -> tu
 def _payload(data: bytes, spans: list[tuple[int, int]], direction: int, budget: int) -> tuple[bytes, tuple[Span, ...]]:
     """Payload cut to `budget` units, hidden runs as zeros of their bucket's length."""
     out = bytearray()
-    hidden = []
+    hidden: list[Span] = []
     at = 0
     for start, end in [*((s, min(e, len(data))) for s, e in spans if s < len(data)), (len(data), len(data))]:
         plain = data[at:start][:budget]

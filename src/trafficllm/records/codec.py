@@ -184,7 +184,8 @@ class _Reader:
     def fault(self) -> InputError:
         char = self.peek()
         found = u.UNIT_NAMES.get(char, repr(char)) if char else "its end"
-        return InputError("input.record", f"not a record: {found} is out of place", where=f"unit {self.at}", hint="the string was not written by this codec")
+        message = f"not a record: {found} is out of place"
+        return InputError("input.record", message, where=f"unit {self.at}", hint="the string was not written by this codec")
 
 
 def _table(row: tuple[str, ...]) -> dict[str, int]:
@@ -231,17 +232,18 @@ def _read_flow(reader: _Reader, kind: RecordKind) -> Record:
         proto = reader.number(1)
     version = reader.take(_IP_OF)
     ports, classes, icmp = _read_ports(reader, proto)
-    columns = _read_packets(reader)
+    dirs, sizes, iats, flags, windows, ttls = _read_packets(reader)
     facts = _read_facts(reader)
-    payload, hidden = [b"", b""], ()
+    payload: list[bytes] = [b"", b""]
+    hidden: list[Span] = []
     for d in (0, 1):
         if reader.peek() == PAYLOAD_UNITS[d]:
             reader.at += 1
             payload[d], spans = _read_payload(reader, d)
             hidden += spans
     return Record(
-        kind, max(version, 0), proto, ports, classes, *columns, icmp=icmp, payload=(payload[0], payload[1]),
-        hidden=hidden, facts=facts,
+        kind, max(version, 0), proto, ports, classes, dirs, sizes, iats, flags, windows, ttls,
+        icmp=icmp, payload=(payload[0], payload[1]), hidden=tuple(hidden), facts=facts,
     )  # fmt: skip
 
 
@@ -306,7 +308,7 @@ def _read_facts(reader: _Reader) -> Facts:
 
 def _read_payload(reader: _Reader, direction: int) -> tuple[bytes, tuple[Span, ...]]:
     out = bytearray()
-    hidden = []
+    hidden: list[Span] = []
     while True:
         out += reader.octets(1 << 20)
         if reader.peek() != MASK:

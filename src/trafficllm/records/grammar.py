@@ -110,14 +110,15 @@ class Grammar:
         if n < self.options.packets:
             windows, ttls = windows or (-1, -1), ttls or (-1, -1)
             for d, char in enumerate(u.DIR_UNITS):
-                moves[char] = ("packet", n + 1, kind, _FLAGS, d, windows, ttls)
+                moves[char] = ("packet", n + 1, kind, _FLAGS, (d, windows, ttls))
         return moves
 
-    def _on_packet(self, n: int, kind: str, stage: int, d: int, windows: tuple[int, int], ttls: tuple[int, int]) -> Moves:
+    def _on_packet(self, n: int, kind: str, stage: int, at: tuple[int, tuple[int, int], tuple[int, int]]) -> Moves:
+        d, windows, ttls = at
         moves = self._packet(n, kind, windows, ttls)
 
         def to(after: int, w: tuple[int, int] = windows, t: tuple[int, int] = ttls) -> State:
-            return ("packet", n, kind, after, d, w, t)
+            return ("packet", n, kind, after, (d, w, t))
 
         tcp = kind in ("tcp", "hidden")
         if stage == _FLAGS and tcp:
