@@ -1,0 +1,136 @@
+"""Values of the registry: a version, and the pointer that says which version of a task is live.
+
+The pointer is one small JSON file a task. Every change of the registry is one replacement of that file, so that
+a reader, or a process that is killed, sees the state before or after, never between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from trafficllm.core.errors import ArtifactError, UsageError
+
+Status = Literal["live", "candidate", "rejected"]
+STATUSES: tuple[Status, ...] = ("live", "candidate", "rejected")
+SCHEMA = "trafficllm.registry/1"
+_NAME = re.compile(r"v(\d{4,9})")
+
+
+def version_name(number: int) -> str:
+    """`v0001` of 1."""
+    return f"v{number:04d}"
+
+
+def version_number(name: str) -> int:
+    """1 of `v0001`; raises UsageError for anything that is no version name, paths among them."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise UsageError(
+            "usage.version",
+            f"'{name}' is no version name",
+            input="version",
+            hint="versions are called v0001, v0002...; `trafficllm adapter list` shows them",
+        )
+    return int(found[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable adapter version: its folder is a stock PEFT adapter plus `manifest.json` and `README.md`."""
+
+    task: str
+    version: str
+    status: Status
+    path: Path
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parent(self) -> str | None:
+        """The version this one was tuned from, or None."""
+        value = self.manifest.get("parent")
+        return value if isinstance(value, str) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `adapter list --json` prints for a version."""
+        return {"task": self.task, "version": self.version, "status": self.status, "parent": self.parent}
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Which version is live, which were before it (oldest first), and what became of the others."""
+
+    task: str
+    live: str | None = None
+    history: tuple[str, ...] = ()
+    rejected: frozenset[str] = frozenset()
+    last: int = 0
+
+    def status(self, version: str) -> Status:
+        """Status of an existing version; one that nothing is known of is a candidate."""
+        if version == self.live:
+            return "live"
+        return "rejected" if version in self.rejected else "candidate"
+
+    def promoted(self, version: str) -> Pointer:
+        """`version` live, the one before it remembered for rollback."""
+        if version == self.live:
+            return self
+        past = (*self.history, self.live) if self.live else self.history
+        return replace(self, live=version, history=past, rejected=self.rejected - {version})
+
+    def rolled_back(self, kept: frozenset[str]) -> Pointer:
+        """The latest earlier version that is still in `kept` live; raises ArtifactError when there is none."""
+        past = [name for name in self.history if name in kept and name != self.live]
+        if not past:
+            raise ArtifactError(
+                "artifact.no_earlier",
+                f"task {self.task} has no earlier live version",
+                input=self.task,
+                hint="`trafficllm adapter list` shows the versions, `adapter promote` makes one live",
+            )
+        return replace(self, live=past[-1], history=tuple(past[:-1]))
+
+    def refused(self, version: str) -> Pointer:
+        """`version` marked rejected; the live one cannot be."""
+        if version == self.live:
+            raise UsageError(
+                "usage.live",
+                f"{version} is live",
+                input=self.task,
+                hint="roll back or promote another version first",
+            )
+        return replace(self, rejected=self.rejected | {version})
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain form of the pointer file."""
+        return {
+            "schema": SCHEMA,
+            "task": self.task,
+            "live": self.live,
+            "history": list(self.history),
+            "rejected": sorted(self.rejected),
+            "last": self.last,
+        }
+
+
+def pointer_of(raw: Any, source: Path) -> Pointer:
+    """Parse a pointer file's JSON; raises ArtifactError naming the file when it is not ours."""
+    try:
+        if raw["schema"] != SCHEMA:
+            raise KeyError(raw["schema"])
+        for name in (*raw["history"], *raw["rejected"], *([raw["live"]] if raw["live"] else [])):
+            version_number(name)
+        return Pointer(
+            str(raw["task"]), raw["live"], tuple(raw["history"]), frozenset(raw["rejected"]), int(raw["last"])
+        )
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise ArtifactError(
+            "artifact.registry",
+            "this is no pointer file of the registry",
+            input=str(source),
+            hint="restore it from a backup, or remove it and promote a version again",
+        ) from error
