@@ -1,0 +1,96 @@
+"""The task catalogue: one TOML file a task, read alike by training, serving and evaluation.
+
+>>> load_tasks()["MTD"].umbrella_of("Zeus")
+'malicious'
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trafficllm.core.errors import InputError, UsageError
+
+
+class Task(BaseModel):
+    """One task. `labels` are the documented ones; a data set brings its own.
+
+    `umbrella` maps labels, or patterns of them ("Vpn_*"), to the answer of `umbrella_question`; `causal` names fields
+    that may decide the answer although they stand alone, with the reason; `housekeeping` keeps ARP, DHCP, mDNS...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    title: str
+    kind: Literal["detection", "generation", "understanding"]
+    granularity: Literal["flow", "packet", "http", "cells"] = "flow"
+    instruction: str
+    labels: tuple[str, ...] = ()
+    umbrella_question: str = ""
+    umbrella: Mapping[str, str] = {}
+    causal: Mapping[str, str] = {}
+    housekeeping: bool = False
+    dataset: str = ""
+    notes: str = ""
+
+    def umbrella_of(self, label: str) -> str | None:
+        """The umbrella answer of a label, or None where the task knows none."""
+        if label in self.umbrella:
+            return self.umbrella[label]
+        return next((answer for pattern, answer in self.umbrella.items() if fnmatchcase(label, pattern)), None)
+
+
+def read_task(path: Path) -> Task:
+    """One task file. Raises InputError with the key at fault."""
+    try:
+        return Task.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise InputError("input.missing", "no such task file", input=str(path), hint="check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("input.task", f"not valid TOML: {error}", input=str(path), hint="see `task show MTD`") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError("input.task", first["msg"], input=str(path), where=where, hint="see `task show MTD`") from error
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> tuple[Task, ...]:
+    folder = resources.files("trafficllm.records").joinpath("tasks")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return tuple(Task.model_validate(tomllib.loads(folder.joinpath(name).read_text(encoding="utf-8"))) for name in names)
+
+
+def load_tasks(extra: Sequence[Path] = ()) -> dict[str, Task]:
+    """All tasks by id, the shipped ones first; `extra` are task files or folders of them.
+
+    Raises InputError where two files claim one id.
+    """
+    tasks = {task.id: task for task in _shipped()}
+    files = [f for path in extra for f in (sorted(path.glob("*.toml")) if path.is_dir() else [path])]
+    for path in files:
+        task = read_task(path)
+        if task.id in tasks:
+            raise InputError("input.task", f"task {task.id!r} exists already", input=str(path), hint="choose another id")
+        tasks[task.id] = task
+    return tasks
+
+
+def get_task(name: str, extra: Sequence[Path] = ()) -> Task:
+    """The task with this id, upper or lower case. Raises UsageError with a suggestion."""
+    tasks = load_tasks(extra)
+    found = tasks.get(name) or tasks.get(name.upper())
+    if found is None:
+        near = difflib.get_close_matches(name.upper(), tasks, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"tasks are {', '.join(tasks)}"
+        raise UsageError("usage.task", f"no task {name!r}", input=name, hint=hint)
+    return found
