@@ -1,4 +1,5 @@
-"""Numbers that trees and k-NN see: columns of MASKED records, so that baselines get what the model gets.
+"""Numbers that trees and k-NN see: columns of MASKED records as the codec carries them, so that baselines get
+exactly what the model gets.
 
 A value that a mask hid is -1, one that does not exist (past the last packet or byte) is -2. The identifier
 columns are the opposite: only what masking took away, to show how much identifiers tell.
@@ -8,28 +9,35 @@ from __future__ import annotations
 
 import ipaddress
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
+from trafficllm.records.canonical import canonical
 
 PACKETS = 16
-CELLS = 512
+BURSTS = 128
 PAYLOAD = 96
 FACT_BUCKETS = 128
 TEXT_BUCKETS = 512
 HIDDEN, ABSENT = -1.0, -2.0
 _ADDRESS = 16
 _NAMES = 32
-
-Block: TypeAlias = tuple[Sequence[str], Callable[[Sequence[Record]], F64]]
+NAME_KINDS = frozenset({
+    "tls.sni", "tls.session_id", "tls.ticket", "tls.cert_name", "dns.name", "dns.address", "http.host", "http.cookie",
+    "http.header_value",
+})  # fmt: skip
+"""Spans that name an endpoint or a session; randoms differ in every flow and name nothing."""
 
 
 def packet_width(records: Sequence[Record]) -> int:
-    """Columns a packet series gets: 512 for cell sequences, 16 otherwise."""
-    return CELLS if records and records[0].kind == "cells" else PACKETS
+    """Columns a packet series gets: 128 bursts of a cell sequence, 16 packets otherwise."""
+    return BURSTS if _is(records, "cells") else PACKETS
+
+
+def _is(records: Sequence[Record], kind: str) -> bool:
+    return bool(records) and records[0].kind == kind
 
 
 def _padded(rows: Iterable[Sequence[float]], width: int, count: int) -> F64:
@@ -40,30 +48,46 @@ def _padded(rows: Iterable[Sequence[float]], width: int, count: int) -> F64:
     return out
 
 
-def _signed(record: Record) -> list[int]:
-    """Sizes with the direction as sign; an empty packet is +-.5, so that its direction survives."""
-    signs = (1 if d == ORIG else -1 for d in record.dirs)
-    if record.kind == "cells" and not record.sizes:
-        return list(signs)
-    return [sign * (size or 0.5) for sign, size in zip(signs, record.sizes, strict=False)]  # type: ignore[misc]
+def _log_iat(gap: int) -> float:
+    """log2 of microseconds; 0 for none."""
+    return float(np.log2(1.0 + gap / 1000.0)) if gap >= 0 else HIDDEN
 
 
-def _log_iats(record: Record) -> list[float]:
-    """log2 of microseconds since the previous packet; 0 for none."""
-    return [float(np.log2(1.0 + iat / 1000.0)) for iat in record.iats]
+def _series(record: Record) -> tuple[list[float], list[float]]:
+    """Signed sizes and log gaps a packet; for cells signed run lengths and the gap before each run.
+
+    The sign is the direction (+ originator); an empty packet is +-.5, so that its direction survives.
+    """
+    if record.kind != "cells":
+        pairs = zip(record.dirs, record.sizes, strict=True)
+        sizes = [(size or 0.5) * (-1 if d == RESP else 1) if size >= 0 else HIDDEN for d, size in pairs]
+        return sizes, [_log_iat(gap) for gap in record.iats]
+    runs: list[float] = []
+    gaps: list[float] = []
+    for i, d in enumerate(record.dirs):
+        if i == 0 or d != record.dirs[i - 1]:
+            runs.append(0.0)
+            gaps.append(_log_iat(record.iats[i]))
+        runs[-1] += -1 if d == RESP else 1
+    return runs, gaps
 
 
 def _totals(record: Record) -> list[float]:
-    up = [s for s, d in zip(record.sizes, record.dirs, strict=False) if d == ORIG]
-    down = [s for s, d in zip(record.sizes, record.dirs, strict=False) if d == RESP]
+    sized = [
+        (max(s, 0) if record.kind != "cells" else 1, d)
+        for s, d in zip(record.sizes, record.dirs, strict=True)
+    ]
+    up = [s for s, d in sized if d == ORIG]
+    down = [s for s, d in sized if d == RESP]
+    duration = sum(gap for gap in record.iats if gap > 0)
     return [
-        len(record.dirs),
-        sum(d == ORIG for d in record.dirs),
+        len(sized),
+        len(up),
         sum(up),
         sum(down),
         max(up, default=0),
         max(down, default=0),
-        float(np.log2(1.0 + sum(record.iats) / 1000.0)),
+        _log_iat(duration),
     ]
 
 
@@ -71,16 +95,8 @@ def _text_lengths(record: Record) -> list[float]:
     head, _, body = record.text.partition("\r\n\r\n")
     first = head.split("\n", 1)[0]
     path, _, query = first.partition("?")
-    return [
-        len(record.text),
-        len(first),
-        len(path),
-        len(query),
-        len(body),
-        query.count("&"),
-        body.count("&"),
-        first.count("%"),
-    ]
+    marks = (query.count("&"), body.count("&"), first.count("%"))
+    return [len(record.text), len(first), len(path), len(query), len(body), *marks]
 
 
 _TOTALS = ("packets", "orig_packets", "orig_bytes", "resp_bytes", "orig_max", "resp_max", "log_duration")
@@ -97,16 +113,18 @@ def sizes_times_names(records: Sequence[Record]) -> tuple[str, ...]:
 def sizes_times(records: Sequence[Record]) -> F64:
     """Signed sizes, log inter-arrival times and TCP flags of the first packets, and sums over them.
 
-    float64 [n, 3 * width + 15], names in `sizes_times_names`; width is 16 packets, 512 cells.
+    float64 [n, 3 * width + 15], names in `sizes_times_names`; width is 16 packets or 128 cell bursts.
     """
     width, n = packet_width(records), len(records)
+    shown = [canonical(r) for r in records]
+    series = [_series(r) for r in shown]
     return np.hstack(
         [
-            _padded((_signed(r) for r in records), width, n),
-            _padded((_log_iats(r) for r in records), width, n),
-            _padded((r.flags for r in records), width, n),
-            np.array([_totals(r) for r in records], dtype=np.float64).reshape(n, len(_TOTALS)),
-            np.array([_text_lengths(r) for r in records], dtype=np.float64).reshape(n, len(_TEXT)),
+            _padded((sizes for sizes, _ in series), width, n),
+            _padded((gaps for _, gaps in series), width, n),
+            _padded((r.flags if r.kind != "cells" else () for r in shown), width, n),
+            _stack([_totals(r) for r in shown], len(_TOTALS)),
+            _stack([_text_lengths(r) for r in shown], len(_TEXT)),
         ]
     )
 
@@ -133,13 +151,12 @@ def _hashed(pairs: Iterable[tuple[str, object]], buckets: int, salt: str = "") -
 def _fact_pairs(record: Record) -> Iterable[tuple[str, object]]:
     yield "service", record.facts.service
     for name, value in sorted(record.facts.fields.items()):
-        if name not in record.masked:
-            yield from ((name, part) for part in value) if isinstance(value, tuple) else [(name, value)]
+        yield from ((name, part) for part in value) if isinstance(value, tuple) else [(name, value)]
 
 
 def _text_grams(record: Record) -> F64:
     """Counts of byte 3-grams of an HTTP request in 512 buckets (Knuth's multiplicative hash)."""
-    raw = np.frombuffer(record.text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.uint64)
+    raw = np.frombuffer(record.text.encode("utf-8", "surrogateescape"), dtype=np.uint8).astype(np.uint64)
     if len(raw) < 3:
         return np.zeros(TEXT_BUCKETS)
     code = (raw[:-2] << np.uint64(16)) | (raw[1:-1] << np.uint64(8)) | raw[2:]
@@ -158,12 +175,12 @@ _HEADER = ("ip_version", "proto", "icmp", "orig_port_class", "resp_port_class", 
 
 def headers_payload_names(records: Sequence[Record]) -> tuple[str, ...]:
     """Column names of `headers_payload` for records of this kind."""
-    if records and records[0].kind == "cells":
+    if _is(records, "cells"):
         return _HEADER
     series = [f"{name}[{i}]" for name in ("flags", "window", "ttl") for i in range(PACKETS)]
     payload = [f"payload.{end}[{i}]" for end in ("orig", "resp") for i in range(PAYLOAD)]
     facts = [f"facts[{i}]" for i in range(FACT_BUCKETS)]
-    text = [f"text[{i}]" for i in range(TEXT_BUCKETS)] if records and records[0].kind == "http" else []
+    text = [f"text[{i}]" for i in range(TEXT_BUCKETS)] if _is(records, "http") else []
     return (*_HEADER, *series, *payload, *facts, *text)
 
 
@@ -172,22 +189,21 @@ def headers_payload(records: Sequence[Record]) -> F64:
 
     float64 [n, columns], names in `headers_payload_names`.
     """
-    n = len(records)
-    header = np.array([_header(r) for r in records], dtype=np.float64).reshape(n, len(_HEADER))
-    if records and records[0].kind == "cells":
-        return header
-    blocks = [header]
+    n, shown = len(records), [canonical(r) for r in records]
+    blocks = [_stack([_header(r) for r in shown], len(_HEADER))]
+    if _is(records, "cells"):
+        return blocks[0]
     blocks += [
-        _padded((getattr(r, name) for r in records), PACKETS, n) for name in ("flags", "windows", "ttls")
+        _padded((getattr(r, name) for r in shown), PACKETS, n) for name in ("flags", "windows", "ttls")
     ]
-    blocks += [_stack([visible_payload(r, end) for r in records], PAYLOAD) for end in (ORIG, RESP)]
-    blocks.append(_stack([_hashed(_fact_pairs(r), FACT_BUCKETS) for r in records], FACT_BUCKETS))
-    if records and records[0].kind == "http":
-        blocks.append(_stack([_text_grams(r) for r in records], TEXT_BUCKETS))
+    blocks += [_stack([visible_payload(r, end) for r in shown], PAYLOAD) for end in (ORIG, RESP)]
+    blocks.append(_stack([_hashed(_fact_pairs(r), FACT_BUCKETS) for r in shown], FACT_BUCKETS))
+    if _is(records, "http"):
+        blocks.append(_stack([_text_grams(r) for r in shown], TEXT_BUCKETS))
     return np.hstack(blocks)
 
 
-def _stack(rows: Sequence[F64], width: int) -> F64:
+def _stack(rows: Sequence[Sequence[float] | F64], width: int) -> F64:
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
@@ -216,7 +232,7 @@ def _first(values: Sequence[int], dirs: Sequence[int], direction: int) -> float:
 
 def _names(raw: Record) -> F64:
     """Names in the clear, hashed: what the spans of identifiers hold."""
-    spans = (s for s in raw.facts.spans if s.kind != "encrypted")
+    spans = (s for s in raw.facts.spans if s.kind in NAME_KINDS)
     return _hashed(((s.kind, raw.payload[s.dir][s.start : s.end].hex()) for s in spans), _NAMES)
 
 
