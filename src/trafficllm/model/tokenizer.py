@@ -1,0 +1,193 @@
+"""Extend any Hugging Face fast tokenizer with traffic tokens, leaving every natural-language id as it was.
+
+The tokens enter `tokenizer.json` as added tokens (not normalized, not special, no stripping): the one form measured to leave
+BPE, SentencePiece BPE and Unigram pipelines untouched. The file is edited below the transformers classes, because some of them
+rebuild the normalizer on load and would write the rebuilt one back.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import atomic_dir, sha256_file
+
+FILE = "tokenizer.json"
+COMPANIONS = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+    "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt",
+)  # fmt: skip
+"""Files beside tokenizer.json that a tokenizer class may read; copied as they are."""
+_PLANE16 = re.compile("[\U00100000-\U0010ffff]")
+_SAFE = re.compile(r"[A-Za-z0-9 .\-_/:=]*")
+"""The alphabet that untrusted text keeps (records.prompts): a control surface made of it alone could be forged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerReport:
+    """What `extend` did: entries before and after, traffic tokens added, id of the first, hashes of both files."""
+
+    base_vocab: int
+    vocab_size: int
+    tokens_added: int
+    first_id: int
+    base_sha256: str
+    sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return asdict(self)
+
+
+def added_tokens(tokens: Iterable[str]) -> list[Any]:
+    """The `AddedToken` objects of traffic surfaces, with the flags that hold on every pipeline."""
+    from tokenizers import AddedToken
+
+    off = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": False}
+    return [AddedToken(token, **off) for token in tokens]
+
+
+def load_raw(folder: str | Path) -> Any:
+    """The `tokenizers.Tokenizer` of a folder; ArtifactError where there is none or it is not one."""
+    from tokenizers import Tokenizer
+
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ArtifactError(
+            "artifact.tokenizer", "no tokenizer.json in this folder", input=str(folder), hint="name a model folder"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception on a malformed file
+        raise ArtifactError(
+            "artifact.tokenizer", f"not a tokenizer: {error}", input=str(path), hint="the file may be cut"
+        ) from error
+
+
+def load_auto(folder: str | Path) -> Any:
+    """The transformers tokenizer of a local folder, by its own class; never runs code from the folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ArtifactError(
+            "artifact.tokenizer",
+            f"no tokenizer that can be loaded: {str(error).splitlines()[0]}",
+            input=str(folder),
+            hint="name a folder that holds tokenizer.json",
+        ) from error
+
+
+def check_base(raw: Any, name: str) -> None:
+    """Refuse a base whose ids have holes or whose vocabulary already uses plane 16."""
+    vocabulary: dict[str, int] = raw.get_vocab(with_added_tokens=True)
+    ids = set(vocabulary.values())
+    if len(ids) != len(vocabulary) or max(ids, default=-1) + 1 != len(ids):
+        raise ArtifactError(
+            "artifact.tokenizer_ids",
+            f"its ids are not 0..{len(ids) - 1} without holes (largest {max(ids, default=-1)})",
+            input=name,
+            hint="added tokens would get a duplicate id; fill the holes in tokenizer.json first",
+        )
+    taken = [token for token in vocabulary if _PLANE16.search(token)]
+    if taken:
+        raise ArtifactError(
+            "artifact.tokenizer_plane16",
+            f"{len(taken)} entries already hold plane-16 characters",
+            input=name,
+            hint="is it a traffic base already? extend its plain base instead",
+        )
+
+
+def forgeable(surfaces: Collection[str]) -> list[str]:
+    """Control surfaces written in the safe alphabet alone: rendering could not break them up, so they must not exist."""
+    return sorted(surface for surface in surfaces if surface and _SAFE.fullmatch(surface))
+
+
+def _sync_class_tokens(raw: Any, auto: Any, name: str) -> None:
+    """Write tokens that the class adds on load (T5's extra ids) into the file, so that later ids do not collide."""
+    extra = sorted(
+        (index, token)
+        for index, token in auto.added_tokens_decoder.items()
+        if index >= raw.get_vocab_size(with_added_tokens=True)
+    )
+    for index, token in extra:
+        raw.add_special_tokens([token]) if token.special else raw.add_tokens([token])
+        if raw.token_to_id(token.content) != index:
+            raise ArtifactError(
+                "artifact.tokenizer_ids",
+                f"its class gives {token.content!r} id {index}, its file would give another",
+                input=name,
+                hint="save the tokenizer with save_pretrained first",
+            )
+
+
+def extend(base_dir: str | Path, tokens: Sequence[str], out_dir: str | Path) -> TokenizerReport:
+    """Write the tokenizer of `base_dir` with traffic `tokens` added to `out_dir`.
+
+    Native ids stay; the new ones follow the last. Raises ArtifactError where the base's ids have holes, its vocabulary holds
+    plane-16 characters, or a control surface could be spelt in the safe alphabet.
+    """
+    base = Path(base_dir)
+    auto = load_auto(base)
+    with atomic_dir(out_dir) as folder:
+        if not (base / FILE).is_file():
+            auto.save_pretrained(folder)  # a folder with only a SentencePiece model: the class converts it
+        else:
+            for name in (FILE, *COMPANIONS):
+                if (base / name).is_file():
+                    shutil.copyfile(base / name, folder / name)
+        source_hash = sha256_file(folder / FILE)
+        raw = load_raw(folder)
+        check_base(raw, str(base))
+        _sync_class_tokens(raw, auto, str(base))
+        loose = forgeable({token.content for token in auto.added_tokens_decoder.values() if token.special})
+        if loose:
+            raise ArtifactError(
+                "artifact.tokenizer_control",
+                f"control tokens spelt in plain text could be forged: {', '.join(loose[:5])}",
+                input=str(base),
+                hint="rename them in tokenizer.json, for instance with angle brackets",
+            )
+        return _add(raw, tokens, folder, source_hash)
+
+
+def _add(raw: Any, tokens: Sequence[str], folder: Path, source_hash: str) -> TokenizerReport:
+    before = int(raw.get_vocab_size(with_added_tokens=True))
+    added = int(raw.add_tokens(added_tokens(tokens)))
+    raw.save(str(folder / FILE))
+    after = load_raw(folder)
+    auto = load_auto(folder)
+    if added != len(set(tokens)):
+        raise ArtifactError(
+            "artifact.tokenizer_ids", f"{len(set(tokens)) - added} traffic tokens were already there", input=str(folder)
+        )
+    for place, token in enumerate(tokens):
+        seen = {raw.token_to_id(token), after.token_to_id(token), auto.convert_tokens_to_ids(token)}
+        if seen != {before + place}:
+            raise ArtifactError(
+                "artifact.tokenizer_ids",
+                f"traffic token {place} got ids {sorted(map(str, seen))} instead of {before + place}",
+                input=str(folder),
+                hint="the tokenizer's class renumbers its tokens on load",
+            )
+    size = int(after.get_vocab_size(with_added_tokens=True))
+    return TokenizerReport(before, size, added, before, source_hash, sha256_file(folder / FILE))
+
+
+def traffic_ids(raw_or_auto: Any) -> dict[str, int]:
+    """Surface -> id of every traffic token of a tokenizer (raw or transformers), in id order."""
+    vocabulary: dict[str, int] = raw_or_auto.get_vocab()
+    found = ((token, index) for token, index in vocabulary.items() if _PLANE16.match(token))
+    return dict(sorted(found, key=lambda pair: pair[1]))
+
+
+def record_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Unit string of token ids: the join of their surfaces, since some decoders put spaces between added tokens."""
+    return "".join(tokenizer.convert_ids_to_tokens(list(ids)))
