@@ -1,0 +1,19 @@
+"""Frames to packets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trafficllm.capture.kernels_decode import decode_frames
+from trafficllm.capture.packets import PACKET, PacketBatch
+from trafficllm.core.types import FrameBatch
+
+
+def decode(frames: FrameBatch, *, checksums: bool = False) -> PacketBatch:
+    """Decode every frame's headers; never raises, whatever the bytes.
+
+    With `checksums` the rows' `ip_sum` and `l4_sum` say right or wrong where the whole packet was captured.
+    """
+    rows = np.zeros(len(frames), dtype=PACKET)
+    decode_frames(frames.buffer, frames.offset, frames.caplen, frames.link, rows, checksums)
+    return PacketBatch(frames=frames, rows=rows)

@@ -1,0 +1,90 @@
+"""Packets to bidirectional flows with Zeek's semantics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trafficllm.capture.counts import CountsBuilder
+from trafficllm.capture.decode import decode
+from trafficllm.capture.fragments import Reassembler, segments
+from trafficllm.capture.read import CHUNK, read_frames
+from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
+
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FlowOptions:
+    """How flows are cut and how much of each is kept; times in seconds.
+
+    `flip` finds the likely originator by well-known ports when the start of a flow is missing (Zeek's heuristic).
+    `checksums` leaves packets with wrong checksums out, as Zeek does without -C. `table_size` bounds the live flows.
+    """
+
+    max_packets: int = 32
+    max_payload: int = 512
+    tcp_timeout: float = 300.0
+    udp_timeout: float = 60.0
+    icmp_timeout: float = 60.0
+    active_timeout: float = 0.0
+    table_size: int = 1 << 17
+    flip: bool = True
+    checksums: bool = False
+
+
+def _params(options: FlowOptions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    times = (options.tcp_timeout, options.udp_timeout, options.icmp_timeout, options.active_timeout)
+    rest = (min(options.max_packets, 60000), options.max_payload, options.flip, 0, options.checksums)
+    return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
+
+
+def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder) -> Iterator[FlowBatch]:
+    """Flows of a stream of frames; see `read_flows`."""
+    from trafficllm.capture.flow_table import FlowTable  # noqa: PLC0415 - numba's kernels, 1 s from their cache
+
+    table = FlowTable(_params(options), table_size=options.table_size)
+    fragments = Reassembler()
+    files: tuple[str, ...] = ()
+    for batch in frames:
+        files = batch.files
+        packets = decode(batch, checksums=options.checksums)
+        counts.decoded(packets)
+        for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums):
+            at = start
+            while at < stop:
+                at = table.add(part, at, stop)
+                if at < stop or table.ready():
+                    yield table.drain(files, counts)
+        counts.evicted = table.evicted
+    table.close()
+    last = table.drain(files, counts)
+    if len(last):
+        yield last
+
+
+def read_flows(
+    paths: Sequence[str | Path],
+    *,
+    options: FlowOptions | None = None,
+    counts: CountsBuilder | None = None,
+    progress: ProgressSink | None = None,
+) -> Iterator[FlowBatch]:
+    """Flows of all captures as one stream, in batches; each batch is sorted by first packet.
+
+    Flows are handed out when 32,768 have finished and at the end, so a capture with fewer is one batch. Memory is bounded
+    by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them.
+    """
+    options = options if options is not None else FlowOptions()
+    counts = counts if counts is not None else CountsBuilder()
+    sink = progress if progress is not None else Silent()
+
+    def reported() -> Iterator[FrameBatch]:
+        for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts):
+            sink.update("read", counts.packets, None)
+            yield batch
+
+    yield from assemble(reported(), options=options, counts=counts)

@@ -1,0 +1,23 @@
+"""What a capture holds, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trafficllm.capture.counts import CountsBuilder
+from trafficllm.capture.flows import FlowOptions, read_flows
+from trafficllm.core.types import CaptureCounts, ProgressSink
+
+_LIGHT = FlowOptions(max_packets=0, max_payload=0)
+
+
+def capture_info(paths: Sequence[str | Path], *, progress: ProgressSink | None = None) -> CaptureCounts:
+    """Count packets, bytes, link types, malformations and flows of all captures together.
+
+    Raises InputError or ResourceError for files that cannot be read.
+    """
+    counts = CountsBuilder()
+    for _ in read_flows(paths, options=_LIGHT, counts=counts, progress=progress):
+        pass
+    return counts.build()

@@ -1,0 +1,139 @@
+"""Finished flows out of the table: sizes and states, packet columns, payload prefixes, and their memory back to the free lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from trafficllm.capture.flow_table_layout import (
+    C_FREE,
+    C_FREE_BUFFERS,
+    C_FREE_PACKETS,
+    CLOSED,
+    ESTABLISHED,
+    INACTIVE,
+    PARTIAL,
+    RESET,
+    SYN_ACK_SENT,
+    SYN_SENT,
+)
+from trafficllm.core.types import I64, U8
+
+S0, S1, SF, REJ, S2, S3, RSTO, RSTR, RSTOS0, RSTRH, SH, SHR, OTH = range(13)
+
+
+@njit(cache=True, nogil=True)
+def _lone_reset(history: U8, length: int) -> Any:
+    """History says: a SYN, nothing established, then a RST of the originator."""
+    k = 1 if length > 0 and history[0] == 94 else 0
+    if k >= length or history[k] != 83:
+        return False
+    for i in range(k + 1, length):
+        code = history[i]
+        if code == 82:
+            return True
+        if code in (72, 65, 70, 71, 73, 81):
+            return False
+    return False
+
+
+@njit(cache=True, nogil=True)
+def tcp_size(end: Any, peer: Any) -> Any:
+    """Payload bytes by sequence numbers, without the octets of SYN and FIN; never negative."""
+    highest = max(np.int64(end["last_rel"]), np.int64(end["ack_rel"]))
+    if end["previous"] == SYN_SENT and end["state"] == RESET and peer["state"] == INACTIVE and end["ack_rel"] != 0:
+        return np.int64(0)
+    if highest != 0:
+        highest -= 1
+    if end["fins"] > 0 and highest != 0:
+        highest -= 1
+    return max(highest, np.int64(0))
+
+
+@njit(cache=True, nogil=True)
+def tcp_conn_state(one: int, two: int, empty: bool, history: U8, length: int) -> Any:
+    """conn_state from the originator's state `one` and the responder's `two`; `empty`: neither sent a byte."""
+    one_silent = one in (INACTIVE, PARTIAL)
+    two_silent = two in (INACTIVE, PARTIAL)
+    if two == RESET:
+        if one in (SYN_SENT, SYN_ACK_SENT) or (one == RESET and empty):
+            return REJ
+        return RSTRH if one_silent else RSTR
+    if one == RESET:
+        if not two_silent:
+            return RSTO
+        return RSTOS0 if _lone_reset(history, length) else OTH
+    if one == CLOSED:
+        return SF if two == CLOSED else (SH if two_silent else S2)
+    if two == CLOSED:
+        return SHR if one_silent else S3
+    if one == SYN_SENT and two == INACTIVE:
+        return S0
+    return S1 if one == ESTABLISHED and two == ESTABLISHED else OTH
+
+
+@njit(cache=True, nogil=True)
+def summarize(table: Any, order: I64, sizes: I64, states: U8) -> None:
+    """Payload bytes [n, 2] (originator, responder) and conn_state codes [n] of the flows in `order`."""
+    for i in range(order.shape[0]):
+        slot = order[i]
+        flow = table.flows[slot]
+        flip = np.int64(flow["flip"])
+        one, two = table.ends[2 * slot + flip], table.ends[2 * slot + 1 - flip]
+        if flow["proto"] == 6:
+            sizes[i, 0], sizes[i, 1] = tcp_size(one, two), tcp_size(two, one)
+            empty = sizes[i, 0] == 0 and sizes[i, 1] == 0
+            states[i] = tcp_conn_state(
+                np.int64(one["state"]), np.int64(two["state"]), empty, table.history[slot], np.int64(flow["hist_len"])
+            )
+            continue
+        sizes[i, 0], sizes[i, 1] = max(np.int64(one["sent"]), 0), max(np.int64(two["sent"]), 0)
+        states[i] = OTH
+        if flow["proto"] == 17:
+            if one["sent"] >= 0:
+                states[i] = SF if two["sent"] >= 0 else S0
+            elif two["sent"] >= 0:
+                states[i] = SHR
+
+
+@njit(cache=True, nogil=True)
+def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64, payload: U8) -> None:
+    """Copy stored packets (STORED rows, `side` made the direction) and prefixes of the flows in `order`."""
+    for i in range(order.shape[0]):
+        slot = order[i]
+        flow = table.flows[slot]
+        flip = np.int64(flow["flip"])
+        here, at = np.int64(flow["packet_head"]), pkt_ptr[i]
+        while here >= 0:
+            packets[at] = table.packets[here]
+            packets[at]["side"] = np.int64(packets[at]["side"]) ^ flip
+            packets[at]["ts"] -= flow["start"]
+            here = np.int64(table.packets[here]["next"])
+            at += 1
+        for d in range(2):
+            end = table.ends[2 * slot + (d ^ flip)]
+            size = np.int64(end["prefix"])
+            if size > 0:
+                to = payload_ptr[i, d]
+                payload[to : to + size] = table.buffers[np.int64(end["buffer"]), :size]
+
+
+@njit(cache=True, nogil=True)
+def release(table: Any, order: I64) -> None:
+    """Give slots, packets and buffers of flows already copied back to the free lists."""
+    control = table.control
+    for i in range(order.shape[0]):
+        slot = order[i]
+        flow = table.flows[slot]
+        if flow["packet_head"] >= 0:
+            table.packets[np.int64(flow["packet_tail"])]["next"] = control[C_FREE_PACKETS]
+            control[C_FREE_PACKETS] = flow["packet_head"]
+        for d in range(2):
+            number = np.int64(table.ends[2 * slot + d]["buffer"])
+            if number >= 0:
+                table.buffer_next[number] = control[C_FREE_BUFFERS]
+                control[C_FREE_BUFFERS] = number
+        flow["next"] = control[C_FREE]
+        control[C_FREE] = slot

@@ -1,0 +1,232 @@
+"""Link layers down to the network layer: where does IP start, and what was in between.
+
+Every kernel here returns instead of raising and reads only inside `[pos, end)`. The same source runs with NUMBA_DISABLE_JIT=1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from trafficllm.core.types import U8
+
+OK, TRUNCATED, UNKNOWN, DEPTH = 0, 1, 2, 3
+NO_TYPE = 0
+IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
+_MAX_TAGS = 12  # VLAN, MPLS, PPPoE, 802.1ah... one inside the other; deeper stacks are attacks
+
+Place = tuple[Any, Any, Any, Any]
+"""position of the network layer, EtherType, VLAN id (-1: none), error code."""
+
+
+@njit(cache=True, nogil=True)
+def be16(buf: U8, pos: int) -> Any:
+    """Big-endian 16 bits."""
+    return np.int64(buf[pos]) << 8 | np.int64(buf[pos + 1])
+
+
+@njit(cache=True, nogil=True)
+def be32(buf: U8, pos: int) -> Any:
+    """Big-endian 32 bits."""
+    return be16(buf, pos) << 16 | be16(buf, pos + 2)
+
+
+@njit(cache=True, nogil=True)
+def _nibble(buf: U8, pos: int, end: int) -> Place:
+    if pos >= end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    version = np.int64(buf[pos]) >> 4
+    if version == 4:
+        return pos, IPV4, -1, OK
+    if version == 6:
+        return pos, IPV6, -1, OK
+    return pos, NO_TYPE, -1, OK
+
+
+@njit(cache=True, nogil=True)
+def _ppp(buf: U8, pos: int, end: int) -> Place:
+    """PPP (RFC 1661): optional address and control, protocol of one or two bytes."""
+    if pos + 2 <= end and buf[pos] == 0xFF and buf[pos + 1] == 0x03:
+        pos += 2
+    if pos >= end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    proto = np.int64(buf[pos])
+    if proto & 1:
+        pos += 1
+    else:
+        if pos + 2 > end:
+            return pos, NO_TYPE, -1, TRUNCATED
+        proto = be16(buf, pos)
+        pos += 2
+    if proto == 0x21:
+        return pos, IPV4, -1, OK
+    if proto == 0x57:
+        return pos, IPV6, -1, OK
+    if proto == 0x0281:
+        return pos, 0x8847, -1, OK
+    return pos, NO_TYPE, -1, OK
+
+
+@njit(cache=True, nogil=True)
+def _loopback(buf: U8, pos: int, end: int) -> Place:
+    """BSD loopback: an address family in the byte order of the machine that wrote it, or network order (LOOP)."""
+    if pos + 4 > end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    family = np.int64(buf[pos]) | np.int64(buf[pos + 1]) << 8
+    if family == 0:
+        family = be16(buf, pos + 2)
+    pos += 4
+    if family == 2:
+        return pos, IPV4, -1, OK
+    if family in (24, 28, 30, 10):
+        return pos, IPV6, -1, OK
+    return pos, NO_TYPE, -1, OK
+
+
+@njit(cache=True, nogil=True)
+def _llc(buf: U8, pos: int, end: int) -> Place:
+    """IEEE 802.2 LLC, with SNAP when it says so."""
+    if pos + 3 > end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    if buf[pos] == 0xAA and buf[pos + 1] == 0xAA:
+        if pos + 8 > end:
+            return pos, NO_TYPE, -1, TRUNCATED
+        if be16(buf, pos + 3) == 0 and (buf[pos + 5] == 0 or buf[pos + 5] == 0xF8):
+            return pos + 8, be16(buf, pos + 6), -1, OK
+        return pos + 8, NO_TYPE, -1, OK
+    if buf[pos] == 0x06 and buf[pos + 1] == 0x06:
+        return pos + 3, IPV4, -1, OK
+    return pos + 3, NO_TYPE, -1, OK
+
+
+@njit(cache=True, nogil=True)
+def _wlan(buf: U8, pos: int, end: int) -> Place:
+    """IEEE 802.11 data frames that are not encrypted; anything else carries no IP."""
+    if pos + 24 > end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    control, flags = np.int64(buf[pos]), np.int64(buf[pos + 1])
+    if (control >> 2) & 3 != 2 or flags & 0x40 or control & 0x40:
+        return pos, NO_TYPE, -1, OK
+    head = 24
+    if flags & 3 == 3:
+        head += 6
+    if control & 0x80:
+        head += 2
+        if flags & 0x80:
+            head += 4  # HT control
+        if pos + head <= end and buf[pos + head - (6 if flags & 0x80 else 2)] & 0x80:
+            head += 14  # A-MSDU: the first subframe
+    return _llc(buf, pos + head, end)
+
+
+@njit(cache=True, nogil=True)
+def _radio(buf: U8, pos: int, end: int, link: int) -> Place:
+    """Radiotap (127), Prism (119), AVS (163) and PPI (192) in front of 802.11."""
+    if pos + 8 > end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    skip = np.int64(buf[pos + 2]) | np.int64(buf[pos + 3]) << 8
+    if link in (119, 163):
+        skip = be32(buf, pos + 4)
+        if link == 119 and be32(buf, pos) < 0x80211000:
+            skip = 144
+    if link == 192 and (buf[pos + 4] != 105 or be16(buf, pos + 5) != 0):
+        return pos, NO_TYPE, -1, OK
+    if skip < 8 or skip > end - pos:
+        return pos, NO_TYPE, -1, TRUNCATED
+    return _wlan(buf, pos + skip, end)
+
+
+@njit(cache=True, nogil=True)
+def _cooked(buf: U8, pos: int, end: int, link: int) -> Place:
+    """Linux cooked v1 (113) and v2 (276)."""
+    head = 16 if link == 113 else 20
+    if pos + head > end:
+        return pos, NO_TYPE, -1, TRUNCATED
+    kind = be16(buf, pos + 14) if link == 113 else be16(buf, pos)
+    if kind == 4:
+        return _llc(buf, pos + head, end)
+    return pos + head, kind, -1, OK
+
+
+@njit(cache=True, nogil=True)
+def _first(buf: U8, pos: int, end: int, link: int) -> Place:
+    if link == 1:
+        if pos + 14 > end:
+            return pos, NO_TYPE, -1, TRUNCATED
+        return pos + 14, be16(buf, pos + 12), -1, OK
+    if link in (12, 14, 101, 228, 229):
+        return _nibble(buf, pos, end)
+    if link in (113, 276):
+        return _cooked(buf, pos, end, link)
+    if link in (0, 108):
+        return _loopback(buf, pos, end)
+    if link in (9, 50):
+        return _ppp(buf, pos, end)
+    if link == 51:  # PPPoE without Ethernet
+        return _ppp(buf, pos + 6, end)
+    if link == 104:  # Cisco HDLC
+        if pos + 4 > end:
+            return pos, NO_TYPE, -1, TRUNCATED
+        return pos + 4, be16(buf, pos + 2), -1, OK
+    if link == 105:
+        return _wlan(buf, pos, end)
+    if link in (119, 127, 163, 192):
+        return _radio(buf, pos, end, link)
+    if link in (100, 106):  # LLC, ATM with LLC
+        return _llc(buf, pos, end)
+    return pos, NO_TYPE, -1, UNKNOWN
+
+
+@njit(cache=True, nogil=True)
+def _mpls(buf: U8, pos: int, end: int) -> Place:
+    """Label stack (RFC 3032) to its bottom; what follows is told by its first nibble (RFC 4928)."""
+    while pos + 4 <= end:
+        bottom = buf[pos + 2] & 1
+        pos += 4
+        if bottom:
+            if pos + 4 < end and buf[pos] >> 4 == 0:  # pseudowire control word, then Ethernet
+                if pos + 18 > end:
+                    return pos, NO_TYPE, -1, TRUNCATED
+                return pos + 18, be16(buf, pos + 16), -1, OK
+            return _nibble(buf, pos, end)
+    return pos, NO_TYPE, -1, TRUNCATED
+
+
+@njit(cache=True, nogil=True)
+def network(buf: U8, pos: int, end: int, link: int) -> Place:
+    """Walk from the start of a frame of link type `link` to its network layer."""
+    pos, kind, vlan, error = _first(buf, pos, end, link)
+    for _ in range(_MAX_TAGS):
+        if error != OK or kind in (IPV4, IPV6, NO_TYPE):
+            return pos, kind, vlan, error
+        if kind in (0x8100, 0x88A8, 0x9100, 0x9200):
+            if pos + 4 > end:
+                return pos, kind, vlan, TRUNCATED
+            if vlan < 0:
+                vlan = be16(buf, pos) & 0xFFF
+            kind = be16(buf, pos + 2)
+            pos += 4
+        elif kind in (0x8847, 0x8848):
+            pos, kind, _tag, error = _mpls(buf, pos, end)
+        elif kind == 0x8864:
+            pos, kind, _tag, error = _ppp(buf, pos + 6, end)
+        elif kind == 0x8926:  # VN-Tag: four bytes and the next type
+            if pos + 6 > end:
+                return pos, kind, vlan, TRUNCATED
+            kind = be16(buf, pos + 4)
+            pos += 6
+        elif kind in (0x88E7, 0x8903):  # 802.1ah I-TAG, FabricPath tag: an Ethernet frame inside
+            skip = 4 if kind == 0x88E7 else 2
+            if pos + skip + 14 > end:
+                return pos, kind, vlan, TRUNCATED
+            kind = be16(buf, pos + skip + 12)
+            pos += skip + 14
+        elif kind <= 1500:
+            if kind == NO_TYPE:
+                return pos, kind, vlan, OK
+            pos, kind, _tag, error = _llc(buf, pos, end)
+        else:
+            return pos, kind, vlan, OK
+    return pos, kind, vlan, DEPTH

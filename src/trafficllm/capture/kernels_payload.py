@@ -1,0 +1,80 @@
+"""The beginning of each direction's payload: TCP by sequence number, datagrams one after the other.
+
+A pool row holds `max_payload` bytes and behind them one bit a byte, set where bytes lie beyond a hole. The first copy of a byte
+wins: a retransmission cannot change what was seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from trafficllm.capture.flow_table_layout import C_FREE_BUFFERS
+from trafficllm.core.types import U8
+
+_MAX_PAYLOAD = 5  # P_MAX_PAYLOAD of kernels_flow, which imports this module
+
+
+@njit(cache=True, nogil=True)
+def _buffer(table: Any, end: Any, limit: int) -> Any:
+    number = np.int64(end["buffer"])
+    if number < 0:
+        number = np.int64(table.control[C_FREE_BUFFERS])
+        if number < 0:
+            return -1
+        table.control[C_FREE_BUFFERS] = table.buffer_next[number]
+        end["buffer"] = number
+        table.buffers[number, limit:] = 0
+    return number
+
+
+@njit(cache=True, nogil=True)
+def append_payload(table: Any, buf: U8, source: int, size: int, end: Any) -> None:
+    """Add a datagram's payload behind what is there."""
+    limit = table.params[_MAX_PAYLOAD]
+    size = min(size, limit - end["prefix"])
+    if size <= 0:
+        return
+    number = _buffer(table, end, limit)
+    if number < 0:
+        return
+    at = np.int64(end["prefix"])
+    table.buffers[number, at : at + size] = buf[source : source + size]
+    end["prefix"] = at + size
+
+
+@njit(cache=True, nogil=True)
+def place_payload(table: Any, buf: U8, source: int, size: int, end: Any, at: int) -> None:
+    """Put a TCP segment's bytes at stream offset `at`; holes are filled later, what is there stays."""
+    limit = table.params[_MAX_PAYLOAD]
+    size = min(size, limit - at)
+    known = np.int64(end["prefix"])
+    if size <= 0 or at + size <= known:
+        return
+    number = _buffer(table, end, limit)
+    if number < 0:
+        return
+    if at < known:
+        source += known - at
+        size -= known - at
+        at = known
+    row = table.buffers[number]
+    if not end["scattered"]:
+        row[at : at + size] = buf[source : source + size]
+        if at == known:
+            end["prefix"] = known + size
+            return
+        end["scattered"] = 1
+        for k in range(at, at + size):
+            row[limit + (k >> 3)] |= np.uint8(1 << (k & 7))
+        return
+    for k in range(size):
+        place, bit = limit + ((at + k) >> 3), np.uint8(1 << ((at + k) & 7))
+        if not row[place] & bit:
+            row[at + k] = buf[source + k]
+            row[place] |= bit
+    while known < limit and (row[limit + (known >> 3)] >> (known & 7)) & 1:
+        known += 1
+    end["prefix"] = known

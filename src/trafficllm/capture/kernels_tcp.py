@@ -1,0 +1,394 @@
+"""TCP connections as Zeek sees them: endpoint states, history letters, sizes from sequence numbers.
+
+Semantics after the documentation of conn.log and the behaviour of Zeek 7; numbers are relative to each endpoint's first
+sequence number and do not wrap. `d` is the side that sent the packet, side `flow["flip"]` is the originator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from trafficllm.capture.flow_table_layout import (
+    ATTEMPT_DELAY,
+    CLOSE_DELAY,
+    CLOSED,
+    ESTABLISHED,
+    HISTORY,
+    INACTIVE,
+    ISLANDS,
+    PARTIAL,
+    RESET,
+    SYN_ACK_SENT,
+    SYN_SENT,
+)
+
+FIN_FLAG, SYN_FLAG, RST_FLAG, ACK_FLAG = 1, 2, 4, 16
+_FAR = 1048576  # a SYN or RST further off than 1 MiB does not move the sequence numbers
+H_SYN, H_FIN, H_RST, H_ACK, H_DATA, H_MULTI, H_FIN_RST = 1, 2, 4, 8, 16, 32, 64
+
+
+@njit(cache=True, nogil=True)
+def delta32(a: int, b: int) -> Any:
+    """Signed distance from b to a in 32-bit sequence space."""
+    gap = (a - b) & 0xFFFFFFFF
+    return gap - 0x100000000 if gap & 0x80000000 else gap
+
+
+@njit(cache=True, nogil=True)
+def relative(end: Any, number: int, last_rel: int) -> Any:
+    """A 32-bit number relative to the endpoint's start, unwrapped around `last_rel`."""
+    return last_rel + delta32(number, (np.int64(end["start_seq"]) + last_rel) & 0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def letter(flow: Any, history: Any, code: int, originator: bool) -> None:
+    """Append a history letter: upper case for the originator, lower for the responder."""
+    length = np.int64(flow["hist_len"])
+    if length < HISTORY:
+        history[length] = code if originator else code + 32
+        flow["hist_len"] = length + 1
+
+
+@njit(cache=True, nogil=True)
+def once(flow: Any, history: Any, bit: int, code: int, originator: bool) -> Any:
+    """Append a letter the first time; True if it had been there."""
+    mask = bit if originator else bit << 16
+    seen = np.int64(flow["hist_seen"])
+    if seen & mask:
+        return True
+    flow["hist_seen"] = seen | mask
+    letter(flow, history, code, originator)
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _scaled(count: int, threshold: int) -> Any:
+    """Letters on the 1st, 10th, 100th... occurrence: (threshold afterwards, whether now)."""
+    if count == max(threshold, 1):
+        return max(threshold, 1) * 10, True
+    return threshold, False
+
+
+@njit(cache=True, nogil=True)
+def count_gap(flow: Any, history: Any, end: Any, originator: bool) -> None:
+    """History 'g'."""
+    end["gaps"] = np.int64(end["gaps"]) + 1
+    end["gaps_at"], now = _scaled(np.int64(end["gaps"]), np.int64(end["gaps_at"]))
+    if now:
+        letter(flow, history, 71, originator)
+
+
+@njit(cache=True, nogil=True)
+def count_bad_sum(flow: Any, history: Any, end: Any, originator: bool) -> None:
+    """History 'c'."""
+    end["bad_sums"] = np.int64(end["bad_sums"]) + 1
+    end["bad_sums_at"], now = _scaled(np.int64(end["bad_sums"]), np.int64(end["bad_sums_at"]))
+    if now:
+        letter(flow, history, 67, originator)
+
+
+@njit(cache=True, nogil=True)
+def _set_state(end: Any, state: int) -> None:
+    if np.int64(end["state"]) != state:
+        end["previous"] = end["state"]
+        end["state"] = state
+
+
+@njit(cache=True, nogil=True)
+def _begin(end: Any, start: int, last: int) -> None:
+    end["start_seq"] = start & 0xFFFFFFFF
+    end["ack_rel"] = 0
+    end["last_rel"] = delta32(last & 0xFFFFFFFF, start & 0xFFFFFFFF)
+
+
+@njit(cache=True, nogil=True)
+def _begin_endpoint(end: Any, flags: int, seq: int, past: int) -> None:
+    state = np.int64(end["state"])
+    syn = flags & SYN_FLAG
+    if state == INACTIVE:
+        if syn:
+            _begin(end, seq, past)
+        else:  # as if a SYN had come before, so that counting stays the same
+            _begin(end, seq - 1, seq)
+    elif syn and seq != np.int64(end["start_seq"]):
+        if state in (SYN_SENT, SYN_ACK_SENT, ESTABLISHED, PARTIAL):
+            _begin(end, seq, past)
+        elif state == RESET and np.int64(end["previous"]) == INACTIVE:
+            _begin(end, seq, past)
+
+
+@njit(cache=True, nogil=True)
+def _history(flow: Any, history: Any, end: Any, flags: int, rel: int, length: int, originator: bool) -> None:
+    bits = (flags & 1) + (flags >> 1 & 1) + (flags >> 2 & 1)
+    if bits > 1:
+        if flags & FIN_FLAG and flags & RST_FLAG:
+            once(flow, history, H_FIN_RST, 73, originator)
+        else:
+            once(flow, history, H_MULTI, 81, originator)
+    elif flags & SYN_FLAG:
+        code = 72 if flags & ACK_FLAG else 83
+        if once(flow, history, H_SYN, code, originator) and rel != end["hist_syn"]:
+            letter(flow, history, code, originator)
+        end["hist_syn"] = rel
+    elif flags & FIN_FLAG:
+        if once(flow, history, H_FIN, 70, originator) and rel + length != end["hist_fin"]:
+            letter(flow, history, 70, originator)
+        end["hist_fin"] = rel + length
+    elif flags & RST_FLAG:
+        if once(flow, history, H_RST, 82, originator) and rel != end["hist_rst"]:
+            letter(flow, history, 82, originator)
+        end["hist_rst"] = rel
+    elif length:
+        once(flow, history, H_DATA, 68, originator)
+    elif flags & ACK_FLAG:
+        once(flow, history, H_ACK, 65, originator)
+
+
+@njit(cache=True, nogil=True)
+def pending(end: Any) -> Any:
+    """Data below the FIN is still missing."""
+    return end["next_rel"] < end["last_rel"] - 1
+
+
+@njit(cache=True, nogil=True)
+def _absorb(end: Any, islands: Any) -> None:
+    """Join stretches that the delivered part now touches."""
+    n = np.int64(end["islands"])
+    again = n > 0
+    while again:
+        again = False
+        for i in range(n):
+            if islands[2 * i] <= end["next_rel"]:
+                end["next_rel"] = max(end["next_rel"], islands[2 * i + 1])
+                n -= 1
+                islands[2 * i] = islands[2 * n]
+                islands[2 * i + 1] = islands[2 * n + 1]
+                again = n > 0
+                break
+    end["islands"] = n
+
+
+@njit(cache=True, nogil=True)
+def deliver(end: Any, islands: Any, low: int, high: int) -> None:
+    """Note bytes [low, high) as received."""
+    if high <= end["next_rel"]:
+        return
+    if low <= end["next_rel"]:
+        end["next_rel"] = high
+        _absorb(end, islands)
+        return
+    n = np.int64(end["islands"])
+    for i in range(n):
+        if low <= islands[2 * i + 1] and high >= islands[2 * i]:
+            islands[2 * i] = min(low, islands[2 * i])
+            islands[2 * i + 1] = max(high, islands[2 * i + 1])
+            return
+    if n == ISLANDS:
+        islands[2 * n - 2] = min(low, islands[2 * n - 2])
+        islands[2 * n - 1] = max(high, islands[2 * n - 1])
+        return
+    islands[2 * n] = low
+    islands[2 * n + 1] = high
+    end["islands"] = n + 1
+
+
+@njit(cache=True, nogil=True)
+def _clean(end: Any) -> Any:
+    state = np.int64(end["state"])
+    return state == ESTABLISHED or (state == CLOSED and np.int64(end["previous"]) == ESTABLISHED)
+
+
+@njit(cache=True, nogil=True)
+def acknowledge(flow: Any, history: Any, end: Any, peer: Any, islands: Any, upto: int, originator: bool) -> None:
+    """The peer acknowledged `end`'s bytes below `upto`: what was not seen by now is a gap."""
+    if end["fins"] > 0 and upto >= end["fin_rel"]:
+        upto = end["fin_rel"] - 1
+    if upto <= end["next_rel"] or (upto <= 2 and flow["partial"]):
+        return
+    clean = _clean(end) and _clean(peer)
+    while end["next_rel"] < upto:
+        if clean:
+            count_gap(flow, history, end, originator)
+        low = np.int64(upto)
+        for i in range(np.int64(end["islands"])):
+            low = min(low, islands[2 * i])
+        end["next_rel"] = low
+        _absorb(end, islands)
+
+
+@njit(cache=True, nogil=True)
+def close_side(flow: Any, end: Any, peer: Any) -> None:
+    """One side is done; when that ends the connection, set when its state goes away."""
+    if pending(end):
+        flow["deferred"] = 1
+        return
+    flow["deferred"] = 0
+    if end["closed"]:
+        return
+    end["closed"] = 1
+    if end["state"] == RESET or peer["closed"] or peer["state"] == INACTIVE:
+        flow["delete_at"] = flow["last"] + CLOSE_DELAY
+
+
+@njit(cache=True, nogil=True)
+def check_eof(flow: Any, end: Any, peer: Any) -> None:
+    """Finish a close that waited for missing data."""
+    if end["eof"] or pending(end):
+        return
+    if end["fins"] > 0 or end["state"] == CLOSED or end["state"] == RESET:
+        end["eof"] = 1
+        if flow["deferred"]:
+            close_side(flow, end, peer)
+
+
+@njit(cache=True, nogil=True)
+def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, flags: int, length: int, t: int) -> Any:
+    """First packet of a side. True when the connection may close."""
+    originator = d == flow["flip"]
+    close = False
+    if flags & SYN_FLAG:
+        if originator:
+            _set_state(end, SYN_ACK_SENT if flags & ACK_FLAG else SYN_SENT)
+            flow["attempt_at"] = t + ATTEMPT_DELAY
+        else:
+            if not flags & ACK_FLAG and peer["state"] == SYN_ACK_SENT and seq == end["start_seq"]:
+                flow["partial"] = 0  # SYN and SYN-ACK in the wrong order: the sides change roles
+                flow["flip"] = 1 - flow["flip"]
+                letter(flow, history, 94, True)
+                _set_state(peer, ESTABLISHED)
+                flow["first_seen"] = flow["first_seen"] | (1 << d)
+            if peer["state"] == SYN_SENT:
+                _set_state(peer, ESTABLISHED)
+            _set_state(end, ESTABLISHED)
+    if flags & FIN_FLAG:
+        _set_state(end, CLOSED)
+        close = True
+    if flags & RST_FLAG:
+        _set_state(end, RESET)
+        close = True
+    if end["state"] == INACTIVE:
+        originator = d == flow["flip"]
+        if not originator and length == 0 and peer["state"] == SYN_SENT:
+            pass  # some stacks acknowledge the SYN before they answer it
+        elif flags & ACK_FLAG and peer["state"] == ESTABLISHED:
+            _set_state(end, ESTABLISHED)
+            flow["partial"] = 0
+            flow["first_seen"] = flow["first_seen"] | (1 << d)
+        else:
+            _set_state(end, PARTIAL)
+    return close
+
+
+@njit(cache=True, nogil=True)
+def _transition(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, flags: int, length: int, t: int) -> Any:
+    """Move the endpoint's state; True when its side closes now."""
+    state = np.int64(end["state"])
+    if state == INACTIVE:
+        return _inactive(flow, history, end, peer, d, seq, flags, length, t)
+    if state == RESET:
+        return False
+    if state == CLOSED:
+        if flags & RST_FLAG and peer["state"] != CLOSED:
+            _set_state(end, RESET)
+            return not end["closed"]
+        return False
+    close = False
+    if state in (ESTABLISHED, PARTIAL):
+        if flags & SYN_FLAG and not flags & ACK_FLAG and state == PARTIAL and peer["state"] == INACTIVE:
+            _set_state(end, SYN_SENT)
+        if flags & FIN_FLAG and not flags & RST_FLAG:
+            _set_state(end, CLOSED)
+            if peer["state"] == RESET and peer["previous"] == CLOSED:
+                _set_state(peer, CLOSED)  # FIN, then RST: an ordinary end
+            close = True
+    elif flags & FIN_FLAG:
+        _set_state(end, CLOSED)
+        close = True
+    if flags & RST_FLAG:
+        _set_state(end, RESET)
+        close = True
+    return close
+
+
+@njit(cache=True, nogil=True)
+def _advance(flow: Any, history: Any, end: Any, flags: int, past: int, length: int, originator: bool) -> None:
+    """Move the highest sequence number, or note a retransmission."""
+    number = relative(end, past, np.int64(end["last_rel"]))
+    step = number - end["last_rel"]
+    if flags & (SYN_FLAG | RST_FLAG) and (step > _FAR or step < -_FAR):
+        return
+    if flags & FIN_FLAG and end["last_rel"] == 1:
+        end["last_rel"] = number
+    elif end["state"] == RESET:
+        return
+    elif step > 0:
+        end["last_rel"] = number
+    elif length > 0:
+        end["rexmit"] = np.int64(end["rexmit"]) + 1
+        end["rexmit_at"], now = _scaled(np.int64(end["rexmit"]), np.int64(end["rexmit_at"]))
+        if now:
+            letter(flow, history, 84, originator)
+
+
+@njit(cache=True, nogil=True)
+def _take_ack(peer: Any, ack: int, rst: int) -> Any:
+    """Relative number acknowledged, after starting the peer's counting if it has not spoken."""
+    if peer["state"] == INACTIVE:
+        _begin(peer, ack - 1, ack - 1)
+        return 1
+    number = relative(peer, ack, np.int64(peer["ack_rel"]))
+    if number < 0:
+        return 0
+    step = number - peer["ack_rel"]
+    if not rst and step > 0 and not (ack == 0 and step > _FAR):
+        peer["ack_rel"] = number
+    return number
+
+
+@njit(cache=True, nogil=True)
+def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: int, d: int, row: Any, t: int) -> Any:
+    """One TCP packet from side `d`; returns the relative number of its first data byte (1: stream start), 0: none usable."""
+    end, peer = ends[2 * slot + d], ends[2 * slot + 1 - d]
+    flags, seq, ack = np.int64(row["flags"]), np.int64(row["seq"]), np.int64(row["ack"])
+    length = np.int64(row["payload_len"])
+    originator = d == flow["flip"]
+    if originator and not flow["first_seen"] >> d & 1:
+        flow["partial"] = 0 if flags & SYN_FLAG and not flags & ACK_FLAG else 1
+    elif not originator and not flow["first_seen"] >> d & 1 and not flow["partial"]:
+        flow["partial"] = 0 if flags & SYN_FLAG else 1
+    past = seq + (flags & 1) + (flags >> 1 & 1) + (0 if flags & RST_FLAG else length)
+    _begin_endpoint(end, flags, seq, past)
+    rel = relative(end, seq, np.int64(end["last_rel"]))
+    _history(flow, history, end, flags, rel, length, originator)
+    if row["window"] == 0 and not flags & RST_FLAG and peer["state"] != CLOSED and end["state"] != RESET:
+        end["zero_windows"] = np.int64(end["zero_windows"]) + 1
+        end["zero_windows_at"], now = _scaled(np.int64(end["zero_windows"]), np.int64(end["zero_windows_at"]))
+        if now:
+            letter(flow, history, 87, originator)
+    if not end["closed"] or not peer["closed"]:
+        flow["last"] = t
+    if flags & FIN_FLAG:
+        end["fins"] = min(np.int64(end["fins"]) + 1, 60000)
+        end["fin_rel"] = rel + past - seq
+    rel_ack = np.int64(0)
+    if flags & ACK_FLAG:
+        rel_ack = _take_ack(peer, ack, flags & RST_FLAG)
+    _advance(flow, history, end, flags, past & 0xFFFFFFFF, length, originator)
+    close = _transition(flow, history, end, peer, d, seq, flags, length, t)
+    if flags & ACK_FLAG:
+        acknowledge(flow, history, peer, end, islands[2 * slot + 1 - d], rel_ack, 1 - d == flow["flip"])
+        check_eof(flow, peer, end)
+    flow["first_seen"] = flow["first_seen"] | (1 << d)
+    data = rel + 1 if flags & SYN_FLAG else rel
+    usable = length > 0 and not flags & RST_FLAG and rel >= 0
+    if usable and np.int64(row["payload_cap"]) >= length:
+        acked = max(data, np.int64(end["ack_rel"]))
+        if acked < data + length:
+            deliver(end, islands[2 * slot + d], acked, data + length)
+    check_eof(flow, end, peer)
+    if close:
+        close_side(flow, end, peer)
+    return data if usable else 0

@@ -1,0 +1,125 @@
+"""pcapng files (draft-ietf-opsawg-pcapng): sections of either byte order, interfaces with their own clocks, all packet blocks."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from trafficllm.capture.decompress import Window
+from trafficllm.capture.kernels_read import MAX_CAPLEN, walk_blocks
+from trafficllm.capture.pcap import Block
+from trafficllm.core.errors import InputError
+
+_SHB = 0x0A0D0D0A
+_IDB = 1
+_MAX_INTERFACES = 65536
+_LARGEST = 1 << 27
+
+
+def is_pcapng(head: bytes) -> bool:
+    """Whether the first four bytes are a section header block's type (the same in both byte orders)."""
+    return head[:4] == b"\x0a\x0d\x0d\x0a"
+
+
+class _Interfaces:
+    """Link type, snaplen and clock of each interface of a section, as the kernel wants them."""
+
+    def __init__(self) -> None:
+        self.table = np.zeros((0, 6), dtype=np.int64)
+
+    def add(self, body: bytes, order: str) -> bool:
+        if len(body) < 8 or self.table.shape[0] >= _MAX_INTERFACES:
+            return False
+        link, _, snaplen = struct.unpack(order + "HHI", body[:8])
+        multiply, shift, offset = _clock(body[8:], order)
+        row = np.array([[link, snaplen, multiply, shift, offset, 0]], dtype=np.int64)
+        self.table = np.concatenate([self.table, row])
+        return True
+
+
+def _clock(options: bytes, order: str) -> tuple[int, int, int]:
+    """if_tsresol and if_tsoffset: (units per second, 1 if a power of two, offset in s)."""
+    units, binary, offset, at = 1_000_000, 0, 0, 0
+    while at + 4 <= len(options):
+        code, size = struct.unpack(order + "HH", options[at : at + 4])
+        value = options[at + 4 : at + 4 + size]
+        if code == 0:
+            break
+        if code == 9 and size == 1 and len(value) == 1:
+            power = value[0] & 0x7F
+            binary = value[0] >> 7
+            units = 2 ** min(power, 62) if binary else 10 ** min(power, 18)
+        elif code == 14 and size == 8 and len(value) == 8:
+            offset = int(struct.unpack(order + "q", value)[0])
+        at += 4 + (size + 3) // 4 * 4
+    if not -(2**33) < offset < 2**33:
+        offset = 0
+    return units, binary, offset
+
+
+def _order(head: bytes) -> str:
+    return {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}.get(head[8:12], "")
+
+
+def _columns(size: int) -> tuple[Any, ...]:
+    n = size // 16 + 1
+    return (np.empty(n, np.int64), np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n, np.int64), np.empty(n, np.uint16))
+
+
+def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
+    """Blocks of frames; what ends a file early goes to `note` as "file.cut" or "file.damaged"."""
+    order = _order(window.peek(12)[:12].tobytes())
+    if not order:
+        raise InputError("input.pcapng", "section header without a byte-order mark", input=name, where="byte 8", hint="the file is damaged at its start")
+    interfaces = _Interfaces()
+    columns = _columns(0)
+    while True:
+        view = window.peek(1 << 20)
+        if view.shape[0] == 0:
+            return
+        if view.shape[0] // 16 + 1 > columns[0].shape[0]:
+            columns = _columns(view.shape[0])
+        count, used, stop = walk_blocks(view, order == ">", MAX_CAPLEN, interfaces.table, *columns)
+        if count:
+            yield Block(view, *(column[:count].copy() for column in columns))
+        window.skip(int(used))
+        if stop == 3:
+            note.append("file.damaged")
+            return
+        if stop == 1 and not count:
+            kind, order = _special(window, order, interfaces, note)
+            if not kind:
+                return
+
+
+def _special(window: Window, order: str, interfaces: _Interfaces, note: list[str]) -> tuple[bool, str]:
+    """The block at the window's start: a section, an interface, or one longer than the window. False: the file ends here."""
+    head = window.peek(12)[:12].tobytes()
+    if len(head) < 12:
+        if head:
+            note.append("file.cut")
+        return False, order
+    kind = int(struct.unpack(order + "I", head[:4])[0])
+    if kind == _SHB:
+        order = _order(head)
+        interfaces.table = interfaces.table[:0]
+    if not order:
+        note.append("file.damaged")
+        return False, order
+    size = int(struct.unpack(order + "I", head[4:8])[0])
+    if size < 12 or size % 4 or size > _LARGEST:
+        note.append("file.damaged")
+        return False, order
+    block = window.peek(size)
+    if block.shape[0] < size:
+        note.append("file.cut")
+        return False, order
+    if kind == _IDB and not interfaces.add(block[8 : size - 4].tobytes(), order):
+        note.append("file.damaged")
+        return False, order
+    if kind in (_SHB, _IDB):
+        window.skip(size)
+    return True, order

@@ -1,0 +1,76 @@
+"""HTTP/1 heads of generated streams made whole: a head always ends, and says nothing of the body that is not so."""
+
+from __future__ import annotations
+
+import re
+
+_REQUEST = re.compile(rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
+_SENSITIVE = re.compile(
+    rb"(?im)^(content-type|content-encoding|transfer-encoding|content-length|upgrade|content-disposition):[ \t]*([^\r\n]*)"
+)
+_NEUTRAL = {b"content-type": b"text/plain", b"content-encoding": b"identity"}
+TEXT = b"abcdefghijklmnopqrstuvwxyz012345"
+"""Filler alphabet: 32 signs, so that five bits of a random byte choose one."""
+
+
+def looks_like(stream: bytes | bytearray) -> bool:
+    """Whether `stream` begins like an HTTP/1 request or status line."""
+    return bool(_REQUEST.match(stream)) or stream.startswith(b"HTTP/1.")
+
+
+def filler(raw: bytes) -> bytes:
+    """Letters and digits from random bytes.
+
+    >>> filler(bytes((0, 1, 255)))
+    b'ab5'
+    """
+    return raw.translate(_TABLE)
+
+
+_TABLE = bytes(TEXT[value & 31] for value in range(256))
+
+
+def repair(stream: bytearray, known: int, edge: int) -> None:
+    """Make the head of `stream` end and fit its body, in place.
+
+    The first `known` bytes come from the plan and stay as far as they can; the rest is filler. `edge` is the end
+    of the send in which the plan's bytes end: a request's head ends there, a response's as soon as it fits.
+    """
+    stream[known:] = filler(bytes(stream[known:]))
+    head_end = stream.find(b"\r\n\r\n", 0, known)
+    if head_end < 0:
+        head_end = _finish(stream, known, edge) - 4
+    if head_end >= 0:
+        _neutralise(stream, head_end, len(stream) - head_end - 4)
+
+
+def _finish(stream: bytearray, known: int, edge: int) -> int:
+    """End the head within [known, edge); returns where the body begins, or 0 where there is no room."""
+    limit = edge if edge - known >= 4 else len(stream)
+    room = limit - known
+    if room < 4:
+        return 0
+    version = b"" if b"\r\n" in stream[:known] or stream.startswith(b"HTTP") else b" HTTP/1.1"
+    response = stream.startswith(b"HTTP")
+    closing = version + b"\r\n\r\n"
+    if response:
+        closing = b"\r\nContent-Length: %d\r\n\r\n" % max(0, len(stream) - known - 30)
+        closing = b"\r\nContent-Length: %d\r\n\r\n" % max(0, len(stream) - known - len(closing))
+    if len(closing) > room:
+        closing = b"\r\n\r\n"
+    end = known + len(closing) if response else limit
+    stream[end - len(closing) : end] = closing
+    return end
+
+
+def _neutralise(stream: bytearray, head_end: int, body: int) -> None:
+    """Overwrite, same length, the values that would make a parser open a body that is only filler."""
+    for match in _SENSITIVE.finditer(bytes(stream[:head_end])):
+        name, value = match.group(1).lower(), match.group(2)
+        if name == b"content-length":
+            new = str(body).encode().rjust(len(value), b"0")
+            new = new if len(new) == len(value) else b"0" * len(value)
+        else:
+            new = _NEUTRAL.get(name, b"").ljust(len(value))[: len(value)]
+            new = new if new.strip() in _NEUTRAL.values() else b"x" * len(value)
+        stream[match.start(2) : match.end(2)] = new
