@@ -1,0 +1,134 @@
+"""Fitting on validation what `infer` applies: one temperature, and when a flow is `unknown`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trafficllm.core.types import F64, I64, Scores
+from trafficllm.evaluate import metrics, unknown
+
+_LOW, _HIGH = np.log(0.05), np.log(20.0)
+_GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationParams:
+    """Fitted calibration; `as_dict` is the JSON that travels in an adapter's manifest.
+
+    `temperature` divides the log-probabilities before they are normalised; `ece` and `ece_before` are on validation,
+    the first by two-fold cross-fitting; `unknown` is described in `evaluate.unknown`.
+    """
+
+    temperature: float
+    ece: float
+    ece_before: float
+    n: int
+    unknown: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists."""
+        return {
+            "temperature": self.temperature,
+            "ece": self.ece,
+            "ece_before": self.ece_before,
+            "n": self.n,
+            "unknown": self.unknown,
+        }
+
+
+def nll(logits: F64, truth: I64, temperature: float) -> float:
+    """Mean negative log-likelihood of the truth at a temperature."""
+    return float(-unknown.log_softmax(logits / temperature)[np.arange(len(truth)), truth].mean())
+
+
+def fit_temperature(logits: F64, truth: I64) -> float:
+    """The temperature in [.05, 20] of least validation loss (Guo et al. 2017), by golden section to 1e-4; 1 for no rows."""
+    if not len(truth):
+        return 1.0
+    low, high = _LOW, _HIGH
+    while high - low > 1e-4:
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        if nll(logits, truth, float(np.exp(left))) <= nll(logits, truth, float(np.exp(right))):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+def probabilities(logits: F64, temperature: float) -> F64:
+    """Calibrated probabilities [n, labels]; rows sum to 1."""
+    return np.asarray(np.exp(unknown.log_softmax(logits / temperature)), dtype=np.float64)
+
+
+def _cross_ece(logits: F64, truth: I64) -> float:
+    """ECE where each half is scored at the other half's temperature."""
+    half = np.arange(len(truth)) % 2
+    p = np.empty_like(logits)
+    for side in (0, 1):
+        mine = half == side
+        p[mine] = probabilities(logits[mine], fit_temperature(logits[~mine], truth[~mine]))
+    return metrics.ece(p, truth)
+
+
+def _sides(val: unknown.Rows, train: unknown.Rows | None) -> tuple[unknown.Rows, unknown.Rows]:
+    """Rows to fit distances on, and rows to choose and set the threshold on: never the same."""
+    if train is not None and len(train.y):
+        return train, val
+    rows = np.arange(len(val.y))
+    if val.hidden is None or len(rows) < 2:
+        return val, val
+    return val.pick(rows[rows % 2 == 0]), val.pick(rows[rows % 2 == 1])
+
+
+def rows_of(scores: Scores, y: Sequence[str] | None = None) -> unknown.Rows:
+    """Scores with their truths as label indices (-1: none of the labels)."""
+    truth = metrics.indices(scores.labels, y) if y is not None else np.full(len(scores.logits), -1)
+    hidden = None if scores.hidden is None else scores.hidden.astype(np.float64)
+    return unknown.Rows(scores.logits, truth, hidden)
+
+
+def fit(
+    logits: F64,
+    y: Sequence[str],
+    labels: Sequence[str],
+    *,
+    hidden: F64 | None = None,
+    train: tuple[Scores, Sequence[str]] | None = None,
+    outliers: Scores | None = None,
+    seed: int = 0,
+) -> CalibrationParams:
+    """Fit temperature and unknown score from validation rows.
+
+    `logits` float64 [n, labels] log-probabilities of validation rows with labels `y`; `hidden` [n, width] their hidden states;
+    `train`: scores (with hidden states) and labels of training rows, which k-NN and Mahalanobis distances are
+    fitted on; `outliers`: scores of validation rows of other tasks, as further strangers. Raises ValueError where a
+    truth is not in `labels`.
+
+    >>> params = fit(np.log([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], ["a", "b"])
+    >>> params.unknown["method"]
+    'max_probability'
+    """
+    truth = metrics.indices(labels, y)
+    if (truth < 0).any():
+        raise ValueError("a validation row has a label outside the task's")
+    logits = np.asarray(logits, dtype=np.float64).reshape(len(truth), len(labels))
+    temperature = fit_temperature(logits, truth)
+    val = unknown.Rows(logits, truth, None if hidden is None else np.asarray(hidden, dtype=np.float64))
+    fitted_on, judged_on = _sides(val, rows_of(*train) if train else None)
+    return CalibrationParams(
+        temperature=temperature,
+        ece=_cross_ece(logits, truth),
+        ece_before=metrics.ece(probabilities(logits, 1.0), truth) if len(truth) else 0.0,
+        n=len(truth),
+        unknown=unknown.choose(
+            fitted_on,
+            judged_on,
+            temperature=temperature,
+            outliers=rows_of(outliers) if outliers else None,
+            seed=seed,
+        ),
+    )

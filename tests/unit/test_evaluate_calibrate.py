@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from trafficllm.core.files import json_text
+from trafficllm.core.types import Scores
+from trafficllm.evaluate import calibrate, metrics, unknown
+
+LABELS = [f"c{i}" for i in range(10)]
+
+
+def _scores(
+    n: int, seed: int, *, sharpness: float = 1.0, strangers: bool = False
+) -> tuple[Scores, list[str]]:
+    """Ten clusters in 24 dimensions; strangers lie between them, with logits as sure as any other's."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(11, 24)) * 3
+    y = rng.integers(0, 10, n)
+    hidden = (centres[10] if strangers else centres[y]) + rng.normal(size=(n, 24))
+    raw = rng.normal(size=(n, 10))
+    raw[np.arange(n), y] += 2.5
+    logits = unknown.log_softmax(raw * sharpness)
+    return Scores(tuple(LABELS), np.exp(logits), logits, hidden.astype(np.float32)), [LABELS[i] for i in y]
+
+
+def test_temperature_finds_what_was_planted() -> None:
+    rng = np.random.default_rng(0)
+    true = unknown.log_softmax(rng.normal(size=(4000, 5)) * 2)
+    truth = np.array([rng.choice(5, p=np.exp(row)) for row in true])
+    assert calibrate.fit_temperature(true, truth) == pytest.approx(1.0, abs=0.08)
+    assert calibrate.fit_temperature(unknown.log_softmax(true * 3), truth) == pytest.approx(3.0, abs=0.25)
+
+
+def test_calibration_lowers_ece_and_keeps_the_answers() -> None:
+    scores, y = _scores(600, 1, sharpness=5.0)
+    params = calibrate.fit(scores.logits, y, LABELS)
+    assert params.temperature > 1.7
+    assert params.ece < params.ece_before / 3
+    p = calibrate.probabilities(scores.logits, params.temperature)
+    assert np.allclose(p.sum(axis=1), 1, atol=1e-9)
+    assert np.array_equal(p.argmax(axis=1), scores.logits.argmax(axis=1))
+
+
+def test_without_hidden_states_a_probability_score_is_chosen() -> None:
+    scores, y = _scores(200, 1)
+    assert calibrate.fit(scores.logits, y, LABELS).unknown["method"] in {"max_probability", "energy"}
+
+
+def test_hidden_states_win_where_they_know_more_and_strangers_are_found() -> None:
+    train, val = _scores(600, 1), _scores(300, 2)
+    params = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train)
+    assert params.unknown["method"] in {"knn", "mahalanobis"}
+    assert params.unknown["auroc"] > 0.95
+    held = json.loads(json_text(params.as_dict()))["unknown"]
+    strangers, known = _scores(200, 3, strangers=True)[0], _scores(400, 4)[0]
+
+    def alarms(s: Scores) -> float:
+        values = unknown.score(held["method"], held["params"], s.logits, params.temperature, s.hidden)
+        return float((values > held["threshold"]).mean())
+
+    assert alarms(strangers) > 0.9
+    assert alarms(known) < 0.12
+
+
+@pytest.mark.parametrize("method", unknown.METHODS)
+def test_each_method_scores_strangers_higher(method: str) -> None:
+    scores, y = _scores(400, 1)
+    rows = calibrate.rows_of(scores, y)
+    fitted = unknown.fit(method, rows)
+    far = _scores(100, 2, strangers=True)[0]
+    flat = Scores(tuple(LABELS), far.probabilities, np.full((100, 10), np.log(0.1)), far.hidden)
+    near = unknown.score(method, fitted, scores.logits, 1.0, rows.hidden)
+    strange = unknown.score(method, fitted, flat.logits, 1.0, flat.hidden)
+    assert metrics.auroc(strange, near) > 0.95
+
+
+def test_fitting_is_deterministic_and_bounded() -> None:
+    train, val = _scores(900, 1), _scores(100, 2)
+    once = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, seed=3)
+    again = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, seed=3)
+    assert json_text(once.as_dict()) == json_text(again.as_dict())
+    rows = calibrate.rows_of(*train)
+    assert len(unknown.fit("knn", rows)["vectors"]) == unknown.BANK
+
+
+def test_edges_few_rows_few_classes_no_train_rows() -> None:
+    two = calibrate.fit(np.log([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], ["a", "b"], hidden=np.eye(2))
+    assert two.unknown["method"] == "max_probability"
+    none = calibrate.fit(np.zeros((0, 2)), [], ["a", "b"])
+    assert none.temperature == 1.0
+    json_text(none.as_dict())
+    scores, y = _scores(300, 5)
+    alone = calibrate.fit(scores.logits, y, LABELS, hidden=scores.hidden)
+    assert alone.unknown["method"] in unknown.METHODS
+    with pytest.raises(ValueError, match="outside the task"):
+        calibrate.fit(scores.logits, ["?"] * 300, LABELS)
+
+
+def test_outliers_of_other_tasks_take_part_in_the_choice() -> None:
+    train, val = _scores(600, 1), _scores(300, 2)
+    strangers = _scores(100, 3, strangers=True)[0]
+    with_them = calibrate.fit(
+        val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, outliers=strangers
+    )
+    without = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train)
+    assert with_them.unknown["trials"]["max_probability"] != without.unknown["trials"]["max_probability"]
