@@ -83,7 +83,7 @@ def test_fitting_is_deterministic_and_bounded() -> None:
     again = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, seed=3)
     assert json_text(once.as_dict()) == json_text(again.as_dict())
     rows = calibrate.rows_of(*train)
-    assert len(unknown.fit("knn", rows)["vectors"]) == unknown.BANK
+    assert len(unknown.fit("knn", rows)["bank"]) == unknown.BANK
 
 
 def test_edges_few_rows_few_classes_no_train_rows() -> None:
@@ -107,3 +107,17 @@ def test_outliers_of_other_tasks_take_part_in_the_choice() -> None:
     )
     without = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train)
     assert with_them.unknown["trials"]["max_probability"] != without.unknown["trials"]["max_probability"]
+
+
+@pytest.mark.parametrize("method", unknown.METHODS)
+def test_infer_applies_what_is_fitted_here(method: str) -> None:
+    from trafficllm.infer import calibration
+
+    scores, y = _scores(200, 1)
+    rows = calibrate.rows_of(scores, y)
+    params = {"temperature": 1.7, "unknown": {"method": method, "params": unknown.fit(method, rows), "threshold": 0.0}}
+    p = calibration.apply(params, scores.logits)
+    assert np.allclose(p, calibrate.probabilities(scores.logits, 1.7))
+    theirs = calibration.unknown_score(params, Scores(scores.labels, p, scores.logits, scores.hidden))
+    ours = unknown.score(method, params["unknown"]["params"], scores.logits, 1.7, rows.hidden)
+    assert np.allclose(theirs, ours, atol=1e-6)
