@@ -83,7 +83,7 @@ def test_fitting_is_deterministic_and_bounded() -> None:
     again = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, seed=3)
     assert json_text(once.as_dict()) == json_text(again.as_dict())
     rows = calibrate.rows_of(*train)
-    assert len(unknown.fit("knn", rows)["bank"]) == unknown.BANK
+    assert len(unknown.fit("knn", rows)["vectors"]) == unknown.BANK
 
 
 def test_edges_few_rows_few_classes_no_train_rows() -> None:

@@ -4,9 +4,9 @@ Higher = stranger, for every method. From log-probabilities `logits` [n, labels]
 hidden states h [n, width]:
 
 - `max_probability`: 1 - max p.
-- `energy`: -t * logsumexp(logits / t), t = .5 (t = 1 is 0 for every row, as log-probabilities are normalised).
-- `knn`: z = unit((h - mean) @ components); distance from z to its k-th nearest of `bank`.
-- `mahalanobis`: z = (h - mean) @ components; least (z - c) @ precision @ (z - c) over class `means` c.
+- `energy`: t * logsumexp(logits / t), t = 2 (t = 1 is 0 for every row, as log-probabilities are normalised).
+- `knn`: z = unit((h - mean) @ components); distance from z to its k-th nearest of `vectors`.
+- `mahalanobis`: z = (h - mean) @ components; least (z - c) @ precision @ (z - c) over class `centres` c.
 
 The parameters are plain JSON numbers; `infer.calibration` applies them by these same formulas.
 Sources: Liu et al. 2020 (energy), Sun et al. 2022 (k-NN), Lee et al. 2018 (Mahalanobis).
@@ -28,7 +28,7 @@ DIMENSIONS = 32
 BANK = 512
 """Vectors kept for k-NN: 512 x 32 numbers are 130 kB of JSON; more did not change which method won."""
 FALSE_ALARMS = 0.05
-_ENERGY_T = 0.5
+_ENERGY_T = 2.0
 _K = 5
 
 
@@ -84,13 +84,13 @@ def score(method: str, params: Mapping[str, Any], logits: F64, temperature: floa
     if method == "energy":
         scaled = logits / params["temperature"]
         top = scaled.max(axis=1)
-        return np.asarray(-params["temperature"] * (top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))))
+        return np.asarray(params["temperature"] * (top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))))
     if hidden is None:
         raise ValueError(f"{method} needs hidden states")
     z = _project(params, hidden)
     if method == "knn":
-        return _nearest(_unit(z), np.asarray(params["bank"]), int(params["k"]))
-    return _to_centres(z, np.asarray(params["means"]), np.asarray(params["precision"]))
+        return _nearest(_unit(z), np.asarray(params["vectors"]), int(params["k"]))
+    return _to_centres(z, np.asarray(params["centres"]), np.asarray(params["precision"]))
 
 
 def _rounded(values: F64) -> list[Any]:
@@ -130,14 +130,14 @@ def fit(method: str, train: Rows, seed: int = 0) -> dict[str, Any]:
     base = _projection(train.hidden)
     z = _project(base, train.hidden)
     if method == "knn":
-        return base | {"k": _K, "bank": _rounded(_unit(z)[_bank(train.y, BANK, seed)])}
+        return base | {"k": _K, "vectors": _rounded(_unit(z)[_bank(train.y, BANK, seed)])}
     labels = np.unique(train.y)
     centres = np.array([z[train.y == label].mean(axis=0) for label in labels])
     inside = z - centres[np.searchsorted(labels, train.y)]
     shape = np.eye(z.shape[1])
     spread = inside.T @ inside / max(len(z), 1)
     shrunk = 0.9 * spread + 0.1 * max(float(np.trace(spread)) / len(shape), 1e-6) * shape
-    return base | {"means": _rounded(centres), "precision": _rounded(np.linalg.inv(shrunk))}
+    return base | {"centres": _rounded(centres), "precision": _rounded(np.linalg.inv(shrunk))}
 
 
 def draws(labels: int, seed: int, count: int = 5) -> list[I64]:
