@@ -1,0 +1,76 @@
+"""What can be asked of captures: counts, packets, flows, validity. Plain values, ready for any surface."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
+
+if TYPE_CHECKING:
+    from trafficllm.capture.flows import FlowOptions
+    from trafficllm.core.config import Config
+
+_NS = 1_000_000_000
+
+PACKET_FIELDS = (
+    "frame.number", "frame.time_epoch", "frame.len", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "ip.proto",
+    "tcp.srcport", "tcp.dstport", "udp.srcport", "udp.dstport", "tcp.flags", "tcp.len", "udp.length",
+)  # fmt: skip
+"""What `capture packets` shows when no fields are named."""
+
+
+def flow_options(config: Config) -> FlowOptions:
+    """The flow table's options from the configuration (seconds there, nanoseconds or seconds as the room has them)."""
+    from trafficllm.capture.flows import FlowOptions
+
+    return FlowOptions(**config.capture.model_dump())
+
+
+def counts_body(counts: CaptureCounts) -> dict[str, Any]:
+    """Counts as the contract's keys; `first` and `last` in seconds since the Unix epoch, None in an empty capture."""
+    body = asdict(counts)
+    seen = counts.packets > 0
+    body["first"] = round(counts.first / _NS, 9) if seen else None
+    body["last"] = round(counts.last / _NS, 9) if seen else None
+    body["link_types"] = dict(sorted(counts.link_types.items()))
+    body["malformed"] = dict(sorted(counts.malformed.items()))
+    return body
+
+
+def info(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """What is in the captures (contract: `capture info`)."""
+    from trafficllm.capture.info import capture_info
+
+    return counts_body(capture_info(paths))
+
+
+def packets(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """A row a packet of tshark's fields in tshark's formats."""
+    from trafficllm.capture.fields import packet_rows
+
+    return packet_rows(paths, tuple(fields))
+
+
+def flows(paths: Sequence[str | Path], config: Config, *, progress: ProgressSink | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Batches of flow rows in Zeek's words, in the order of their first packets."""
+    from trafficllm.capture.flows import read_flows
+    from trafficllm.capture.table import flow_rows
+
+    for batch in read_flows(paths, options=flow_options(config), progress=progress or Silent()):
+        rows = flow_rows(batch)
+        while part := list(itertools.islice(rows, 4096)):
+            yield part
+
+
+def check(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Are the packets valid: lengths, checksums, TCP state (contract: `capture check`)."""
+    from trafficllm.capture.check import check as check_captures
+
+    body = asdict(check_captures(paths))
+    body["malformed"] = dict(sorted(body["malformed"].items()))
+    body["tcp_violations"] = list(body["tcp_violations"])
+    return body

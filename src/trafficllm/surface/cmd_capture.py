@@ -1,0 +1,128 @@
+"""`trafficllm capture`: info, packets, flows, check."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.escape import for_csv, visible
+from trafficllm.surface.options import Captures, Config, Json, Quiet
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def info(files: Captures, as_json: Json = False) -> None:
+    """Count packets, bytes, link types, flows and everything that could not be read."""
+    from trafficllm.lifecycle import captures
+    from trafficllm.surface.output import emit
+
+    emit("capture.info", captures.info(files), as_json=as_json, show=_show_info)
+
+
+def _show_info(body: Mapping[str, Any]) -> None:
+    from datetime import UTC, datetime
+
+    from trafficllm.surface.output import show_pairs
+
+    def day(seconds: float | None) -> str:
+        return "-" if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
+
+    show_pairs({**body, "first": day(body["first"]), "last": day(body["last"])})
+
+
+@app.command()
+def packets(
+    files: Captures,
+    form: Annotated[str, typer.Option("--format", "-f", help="tsv or csv.")] = "tsv",
+    fields: Annotated[str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")] = "",
+    header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = False,
+) -> None:
+    """A row a packet, in tshark's field names and formats."""
+    from trafficllm.lifecycle import captures
+
+    if form not in {"tsv", "csv"}:
+        raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint="tsv or csv")
+    names = [name.strip() for name in fields.split(",") if name.strip()] or list(captures.PACKET_FIELDS)
+    rows = captures.packets(files, names)
+    line = _tsv if form == "tsv" else _csv
+    write = sys.stdout.write
+    if header:
+        write(line(tuple(names)))
+    for row in rows:
+        write(line(row))
+
+
+def _tsv(row: tuple[str, ...]) -> str:
+    return "\t".join(cell if cell.isascii() and cell.isprintable() else visible(cell) for cell in row) + "\n"
+
+
+def _csv(row: tuple[str, ...]) -> str:
+    return ",".join('"' + for_csv(cell).replace('"', '""') + '"' if cell else "" for cell in row) + "\n"
+
+
+@app.command()
+def flows(
+    files: Captures,
+    form: Annotated[str, typer.Option("--format", "-f", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
+    config: Config = None,
+    quiet: Quiet = False,
+) -> None:
+    """A row a flow, in Zeek's words, with Community ID and the first packets."""
+    from trafficllm.core.config import load_config
+    from trafficllm.lifecycle import captures
+    from trafficllm.surface.columns import FLOW
+    from trafficllm.surface.eve import flow_event
+    from trafficllm.surface.formats import check_format, make_writer, sink
+    from trafficllm.surface.progress import Bar
+
+    check_format(form, out)
+    settings = load_config(config)
+    with Bar(quiet=quiet) as bar:
+        batches = captures.flows(files, settings, progress=bar)
+        if form == "table":
+            _table(batches)
+            return
+        with sink(out) as stream:
+            writer = make_writer(form, stream, FLOW, path="conn", eve=flow_event)
+            for rows in batches:
+                writer.write(rows)
+            writer.close()
+
+
+_SHOWN = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes", "conn_state")
+_MOST = 50
+
+
+def _table(batches: Iterator[list[dict[str, Any]]]) -> None:
+    from trafficllm.surface.output import note, show_table
+
+    kept: list[Mapping[str, Any]] = []
+    total = 0
+    for rows in batches:
+        total += len(rows)
+        kept.extend(rows[: _MOST - len(kept)])
+    show_table(_SHOWN, ([row.get(name) for name in _SHOWN] for row in kept), right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"))
+    if total > len(kept):
+        note(f"{total - len(kept):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+
+
+@app.command()
+def check(
+    files: Captures,
+    as_json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 when a packet is not valid.")] = False,
+) -> None:
+    """Check lengths, checksums and TCP state of every packet."""
+    from trafficllm.lifecycle import captures
+    from trafficllm.surface.output import emit, show_pairs
+
+    body = captures.check(files)
+    if strict and not body["valid"]:
+        raise InputError("input.invalid", "the capture has invalid packets", input=", ".join(files), hint="run without --strict for the counts")
+    emit("capture.check", body, as_json=as_json, show=show_pairs)

@@ -1,0 +1,58 @@
+"""`trafficllm data`: build, check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trafficllm.surface.options import DataSet, Folder, Json, Out, Profile, Quiet, Seed, Tasks
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def build(
+    folder: Folder,
+    out: Out,
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Task id; default: a task named after the folder.")] = "",
+    profile: Profile = "",
+    split: Annotated[str, typer.Option("--split", help="What may not cross a split: auto, capture, host, time, session or flow.")] = "auto",
+    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="FIELD", help="Do not mask FIELD although it looks like an artefact (prints LEAKY).")] = None,
+    reserved: Annotated[Path | None, typer.Option("--reserved", metavar="CSV", help="Files kept for scoring; default: reserved.csv in or above DIR.")] = None,
+    cap: Annotated[int | None, typer.Option("--cap", min=2, help="At most this many records a label.")] = None,
+    seed: Seed = 0,
+    extra: Tasks = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Build a leak-safe data set from labelled captures: masked records, a split by group, a card."""
+    from trafficllm.lifecycle import workshop
+    from trafficllm.surface.output import emit
+    from trafficllm.surface.progress import Bar
+
+    with Bar(quiet=quiet) as bar:
+        body = workshop.build(
+            folder, Path(out), task=task, profile=profile, split=split, keep=tuple(keep or ()), reserved=reserved, cap=cap, seed=seed, extra=extra or (), progress=bar
+        )
+    emit("data.build", body, as_json=as_json, show=_show)
+
+
+def _show(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.output import note, show_pairs, show_table
+
+    show_table(("class", "records"), sorted(body["classes"].items()), right=("records",))
+    show_pairs({key: value for key, value in body.items() if key != "classes"})
+    for field in body.get("leaky", ()):
+        note(f"LEAKY: {field}")
+
+
+@app.command()
+def check(data: DataSet, as_json: Json = False) -> None:
+    """Check a built data set: manifest and hash, splits without shared groups, classes with enough records."""
+    from trafficllm.lifecycle import workshop
+    from trafficllm.surface.output import emit, show_pairs
+
+    emit("data.check", workshop.check(data), as_json=as_json, show=show_pairs)
