@@ -1,0 +1,130 @@
+"""DNS messages (RFC 1035), also mDNS and LLMNR: names, types, codes, and where names and addresses lie."""
+
+from __future__ import annotations
+
+from trafficllm.core.types import ORIG, RESP, Span
+
+Fields = dict[str, int | str | tuple[int, ...]]
+
+_MAX_MESSAGES, _MAX_RECORDS, _MAX_JUMPS, _MAX_NAME = 32, 64, 16, 255
+_A, _NS, _CNAME, _SOA, _PTR, _TXT, _AAAA = 1, 2, 5, 6, 12, 16, 28
+
+
+def looks_like_dns(data: bytes) -> bool:
+    """A header with a known opcode and believable counts."""
+    if len(data) < 12:
+        return False
+    counts = [int.from_bytes(data[i : i + 2], "big") for i in range(4, 12, 2)]
+    return data[2] >> 3 & 15 <= 6 and counts[0] <= 64 and sum(counts) <= 512 and sum(counts) > 0
+
+
+class _Message:
+    """One message inside a prefix: `base` is where it starts, `end` where it must stop."""
+
+    def __init__(self, data: bytes, base: int, end: int, direction: int, spans: list[Span]) -> None:
+        self.data, self.base, self.end, self.dir, self.spans = data, base, end, direction, spans
+        self.cut = False
+
+    def u16(self, at: int) -> int:
+        """Big-endian 16 bits, 0 beyond the end (and then cut)."""
+        if at + 2 > self.end:
+            self.cut = True
+            return 0
+        return int.from_bytes(self.data[at : at + 2], "big")
+
+    def name(self, at: int) -> tuple[str, int]:
+        """(text, position behind it); its own bytes become a span, those pointed to have theirs already."""
+        labels: list[str] = []
+        start, after, size, jumps = at, -1, 0, 0
+        while at < self.end and size <= _MAX_NAME and jumps <= _MAX_JUMPS:
+            length = self.data[at]
+            if length >= 0xC0:
+                after = at + 2 if after < 0 else after
+                at = self.base + (self.u16(at) & 0x3FFF)
+                jumps += 1
+                continue
+            if length == 0 or length >= 0x40:
+                at += 1
+                break
+            labels.append(self.data[at + 1 : min(at + 1 + length, self.end)].decode("latin-1"))
+            size += length + 1
+            at += 1 + length
+        behind = after if after >= 0 else at
+        if behind > self.end:
+            behind, self.cut = self.end, True
+        own = (after - 2 if after >= 0 else behind)
+        if own > start:
+            self.spans.append(Span(self.dir, start, own, "dns.name"))
+        return ".".join(labels), behind
+
+
+def _parse(message: _Message, fields: Fields) -> int:
+    """Take one message in; returns the position behind it, or -1 when it is cut or wrong."""
+    data, base = message.data, message.base
+    message.spans.append(Span(message.dir, base, base + 2, "dns.id"))
+    flags = message.u16(base + 2)
+    counts = [message.u16(base + i) for i in (4, 6, 8, 10)]
+    answer = flags >> 15
+    fields.setdefault("dns.flags.opcode", flags >> 11 & 15)
+    if answer and "dns.flags.rcode" not in fields:
+        fields["dns.flags.rcode"] = flags & 15
+        fields["dns.flags.authoritative"] = flags >> 10 & 1
+        fields["dns.count.answers"] = counts[1]
+    at = base + 12
+    for _ in range(min(counts[0], _MAX_RECORDS)):
+        text, at = message.name(at)
+        kind = message.u16(at)
+        if message.cut:
+            return -1
+        if "dns.qry.name" not in fields:
+            fields |= {"dns.qry.name": text, "dns.qry.type": kind, "dns.qry.class": message.u16(at + 2) & 0x7FFF}
+            fields |= {"dns.qry.name.len": len(text), "dns.count.labels": text.count(".") + 1 if text else 0}
+        at += 4
+    types: list[int] = []
+    for _ in range(min(sum(counts[1:]), _MAX_RECORDS)):
+        _, at = message.name(at)
+        kind, size = message.u16(at), message.u16(at + 8)
+        if message.cut:
+            break
+        types.append(kind)
+        _data(message, kind, at + 10, min(at + 10 + size, message.end))
+        at += 10 + size
+    if types and answer and "dns.resp.type" not in fields:
+        fields["dns.resp.type"] = tuple(types)
+    return at if not message.cut and at <= message.end and sum(counts) <= _MAX_RECORDS and len(data) >= at else -1
+
+
+def _data(message: _Message, kind: int, start: int, stop: int) -> None:
+    """Mark what a record says: addresses, and names or texts whole."""
+    if start < stop:
+        message.spans.append(Span(message.dir, start, stop, "dns.address" if kind in (_A, _AAAA) else "dns.name"))
+
+
+def dns_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
+    """Facts of a flow of DNS datagrams; messages follow one another in each prefix."""
+    fields: Fields = {}
+    spans: list[Span] = []
+    for direction, data in ((ORIG, orig), (RESP, resp)):
+        at = 0
+        for _ in range(_MAX_MESSAGES):
+            if len(data) - at < 12 or not looks_like_dns(data[at : at + 12]):
+                break
+            at = _parse(_Message(data, at, len(data), direction, spans), fields)
+            if at < 0:
+                break
+    return "dns", fields, spans
+
+
+def dns_tcp_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
+    """The same over TCP, where a length stands before each message (RFC 1035 4.2.2)."""
+    fields: Fields = {}
+    spans: list[Span] = []
+    for direction, data in ((ORIG, orig), (RESP, resp)):
+        at = 0
+        for _ in range(_MAX_MESSAGES):
+            size = int.from_bytes(data[at : at + 2], "big")
+            if size < 12 or not looks_like_dns(data[at + 2 : at + 14]):
+                break
+            _parse(_Message(data, at + 2, min(at + 2 + size, len(data)), direction, spans), fields)
+            at += 2 + size
+    return ("dns" if fields else ""), fields, spans

@@ -1,0 +1,239 @@
+"""TLS hellos (RFC 8446 4.1, RFC 5246 7.4): versions, ciphers, extensions, ALPN, SNI and the JA4 fingerprint of the client.
+
+JA4 after its public specification (FoxIO, BSD-3-Clause part of the JA4 family).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from trafficllm.core.types import ORIG, RESP, Span
+
+Fields = dict[str, int | str | tuple[int, ...]]
+
+_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT = 22, 20, 23, 21
+_CLIENT_HELLO, _SERVER_HELLO, _NEW_TICKET, _CERTIFICATE = 1, 2, 4, 11
+_SNI, _GROUPS, _SIGNATURES, _ALPN, _TICKET, _PRE_SHARED, _VERSIONS, _KEY_SHARE = 0, 10, 13, 16, 35, 41, 43, 51
+_JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
+_MAX_RECORDS = 64
+
+
+def looks_like_tls(data: bytes) -> bool:
+    """A handshake or alert record of SSL 3 to TLS 1.3."""
+    return len(data) >= 6 and data[0] in {_HANDSHAKE, _ALERT} and data[1] == 3 and data[2] <= 4 and (data[0] == _ALERT or data[5] in {0, 1, 2})
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Handshake bytes of one direction joined over records, with the way back to the prefix."""
+
+    dir: int
+    data: bytearray = field(default_factory=bytearray)
+    runs: list[tuple[int, int]] = field(default_factory=list)  # (start in data, start in prefix) of each record's body
+    spans: list[Span] = field(default_factory=list)
+    version: int = 0
+    cut: bool = False
+
+    def mark(self, start: int, end: int, kind: str) -> None:
+        """Span over handshake bytes [start, end), split where records part them."""
+        end = min(end, len(self.data))
+        for i, (at, place) in enumerate(self.runs):
+            stop = self.runs[i + 1][0] if i + 1 < len(self.runs) else len(self.data)
+            low, high = max(start, at), min(end, stop)
+            if low < high:
+                self.spans.append(Span(self.dir, place + low - at, place + high - at, kind))
+
+
+def _records(data: bytes, direction: int) -> _Stream:
+    stream, at, encrypted = _Stream(direction), 0, False
+    for _ in range(_MAX_RECORDS):
+        if at + 5 > len(data) or data[at] not in {_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT} or data[at + 1] != 3:
+            break
+        kind, size = data[at], int.from_bytes(data[at + 3 : at + 5], "big")
+        body, stop = at + 5, min(at + 5 + size, len(data))
+        if at == 0:
+            stream.version = int.from_bytes(data[1:3], "big")
+        if kind == _APPLICATION or (encrypted and kind == _HANDSHAKE):
+            if body < stop:
+                stream.spans.append(Span(direction, body, stop, "encrypted"))
+        elif kind == _HANDSHAKE:
+            stream.runs.append((len(stream.data), body))
+            stream.data += data[body:stop]
+            stream.cut = at + 5 + size > len(data)
+        elif kind == _CHANGE_CIPHER:
+            encrypted = True
+        at += 5 + size
+    return stream
+
+
+def tls_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
+    """Facts of a TLS flow from both prefixes."""
+    fields: Fields = {}
+    spans: list[Span] = []
+    for direction, data in ((ORIG, orig), (RESP, resp)):
+        stream = _records(data, direction)
+        if stream.version and "tls.record.version" not in fields:
+            fields["tls.record.version"] = stream.version
+        _messages(stream, fields)
+        spans += stream.spans
+    return "tls", fields, spans
+
+
+def _messages(stream: _Stream, fields: Fields) -> None:
+    at, data = 0, stream.data
+    for _ in range(_MAX_RECORDS):
+        if at + 4 > len(data):
+            return
+        kind, size = data[at], int.from_bytes(data[at + 1 : at + 4], "big")
+        body, end = at + 4, at + 4 + size
+        if kind == _CLIENT_HELLO:
+            _client_hello(stream, fields, body, end)
+        elif kind == _SERVER_HELLO:
+            _server_hello(stream, fields, body, end)
+        elif kind == _CERTIFICATE:
+            fields.setdefault("tls.handshake.certificates_length", size)
+            stream.mark(body, end, "tls.cert_name")
+        elif kind == _NEW_TICKET:
+            stream.mark(body, end, "tls.ticket")
+        at = end
+
+
+def _u16(data: bytearray, at: int) -> int:
+    return int.from_bytes(data[at : at + 2], "big")
+
+
+def _list16(data: bytearray, at: int, size: int) -> tuple[int, ...]:
+    stop = min(at + size, len(data))
+    return tuple(_u16(data, i) for i in range(at, stop - 1, 2))
+
+
+def _greeting(stream: _Stream, body: int) -> int:
+    """Mark random and session id; position behind them, -1 when cut."""
+    stream.mark(body + 2, body + 34, "tls.random")
+    if body + 35 > len(stream.data):
+        return -1
+    size = stream.data[body + 34]
+    stream.mark(body + 35, body + 35 + size, "tls.session_id")
+    return body + 35 + size
+
+
+def _extensions(stream: _Stream, at: int, end: int) -> tuple[list[tuple[int, int, int]], bool]:
+    """(type, start, stop) of each extension seen, and whether all of them were."""
+    data, found = stream.data, []
+    if at + 2 > min(end, len(data)):
+        return found, at >= end and end <= len(data)
+    stop = min(at + 2 + _u16(data, at), end)
+    at += 2
+    while at + 4 <= min(stop, len(data)):
+        size = _u16(data, at + 2)
+        found.append((_u16(data, at), at + 4, min(at + 4 + size, stop)))
+        at += 4 + size
+    return found, at >= stop
+
+
+def _client_hello(stream: _Stream, fields: Fields, body: int, end: int) -> None:
+    data = stream.data
+    fields["tls.handshake.version"] = _u16(data, body)
+    at = _greeting(stream, body)
+    if at < 0 or at + 2 > len(data):
+        return
+    size = _u16(data, at)
+    ciphers = _list16(data, at + 2, size)
+    fields["tls.handshake.ciphersuite"] = ciphers
+    at += 2 + size
+    if at + 1 > len(data):
+        return
+    found, complete = _extensions(stream, at + 1 + data[at], end)
+    fields["tls.handshake.extension.type"] = tuple(kind for kind, _, _ in found)
+    for kind, start, stop in found:
+        _client_extension(stream, fields, kind, start, stop)
+    if complete:
+        fields["tls.handshake.ja4"] = ja4(fields)
+
+
+def _client_extension(stream: _Stream, fields: Fields, kind: int, start: int, stop: int) -> None:
+    data = stream.data
+    if kind == _SNI and stop - start > 5:
+        stop = min(stop, start + 5 + _u16(data, start + 3))
+        stream.mark(start + 5, stop, "tls.sni")
+        fields["tls.handshake.extensions_server_name"] = data[start + 5 : stop].decode("ascii", "backslashreplace")
+    elif kind == _GROUPS:
+        fields["tls.handshake.extensions_supported_group"] = _list16(data, start + 2, stop - start - 2)
+    elif kind == _SIGNATURES:
+        fields["tls.handshake.sig_hash_alg"] = _list16(data, start + 2, stop - start - 2)
+    elif kind == _ALPN:
+        fields["tls.handshake.extensions_alpn_str"] = ",".join(_alpn(data, start + 2, stop))
+    elif kind == _VERSIONS:
+        fields["tls.handshake.extensions.supported_version"] = _list16(data, start + 1, stop - start - 1)
+    elif kind == _KEY_SHARE:
+        stream.mark(start, stop, "tls.key_share")
+    elif kind in (_TICKET, _PRE_SHARED):
+        stream.mark(start, stop, "tls.ticket")
+
+
+def _alpn(data: bytearray, at: int, stop: int) -> list[str]:
+    names, stop = [], min(stop, len(data))
+    while at < stop:
+        size = data[at]
+        names.append(data[at + 1 : min(at + 1 + size, stop)].decode("latin-1"))
+        at += 1 + size
+    return names
+
+
+def _server_hello(stream: _Stream, fields: Fields, body: int, end: int) -> None:
+    data = stream.data
+    fields["tls.server.version"] = _u16(data, body)
+    at = _greeting(stream, body)
+    if at < 0 or at + 3 > len(data):
+        return
+    fields["tls.server.ciphersuite"] = _u16(data, at)
+    found, _ = _extensions(stream, at + 3, end)
+    fields["tls.server.extension.type"] = tuple(kind for kind, _, _ in found)
+    for kind, start, stop in found:
+        if kind == _VERSIONS and stop - start == 2:
+            fields["tls.server.supported_version"] = _u16(data, start)
+        elif kind == _ALPN:
+            fields["tls.server.alpn_str"] = ",".join(_alpn(data, start + 2, stop))
+        elif kind == _KEY_SHARE:
+            stream.mark(start, stop, "tls.key_share")
+
+
+def _grease(value: int) -> bool:
+    """Reserved values that clients send at random (RFC 8701)."""
+    return value & 0x0F0F == 0x0A0A and value >> 8 == value & 0xFF
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12] if text else "0" * 12
+
+
+def _numbers(fields: Fields, name: str) -> list[int]:
+    value = fields.get(name, ())
+    return [item for item in value if not _grease(item)] if isinstance(value, tuple) else []
+
+
+def ja4(fields: Fields) -> str:
+    """JA4 of a complete ClientHello over TCP, from its fields."""
+    legacy = fields["tls.handshake.version"]
+    versions = _numbers(fields, "tls.handshake.extensions.supported_version")
+    version = max(versions) if versions else int(legacy) if isinstance(legacy, int) else 0
+    ciphers = _numbers(fields, "tls.handshake.ciphersuite")
+    extensions = _numbers(fields, "tls.handshake.extension.type")
+    alpn = str(fields.get("tls.handshake.extensions_alpn_str", "")).split(",")[0]
+    head = f"t{_JA4_VERSIONS.get(version, '00')}{'d' if _SNI in extensions else 'i'}{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}{_ja4_alpn(alpn)}"
+    listed = ",".join(sorted(f"{item:04x}" for item in extensions if item not in (_SNI, _ALPN)))
+    signatures = ",".join(f"{item:04x}" for item in _numbers(fields, "tls.handshake.sig_hash_alg"))
+    second = f"{listed}_{signatures}" if signatures else listed
+    return f"{head}_{_digest(','.join(sorted(f'{item:04x}' for item in ciphers)))}_{_digest(second)}"
+
+
+def _ja4_alpn(name: str) -> str:
+    """First and last character of the first ALPN value; hex digits of them where they are not alphanumeric."""
+    if not name:
+        return "00"
+    ends = name[0] + name[-1]
+    if ends.isascii() and ends.isalnum():
+        return ends
+    raw = name.encode("latin-1", "replace").hex()
+    return raw[0] + raw[-1]
