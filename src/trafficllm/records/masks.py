@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import Facts, Record, Span
+from trafficllm.records import units
 from trafficllm.records.canonical import filled, port_class, text_bytes
 
 Draft: TypeAlias = dict[str, Any]
@@ -56,7 +57,8 @@ def table() -> tuple[Field, ...]:
 
 PROFILES = ("strict", "header", "payload", "raw")
 FIELDS: tuple[str, ...] = tuple(row.name for row in table() if row.carried)
-"""Fields that can be hidden or kept by name."""
+"""Fields that can be hidden or kept by name; "fact:" and a name of units.FACTS is one too."""
+FACT = "fact:"
 _SPANS = frozenset(row.name for row in table() if row.span)
 
 
@@ -67,7 +69,7 @@ def hidden_fields(profile: str, also: frozenset[str] = frozenset(), keep: frozen
         hint = f"choose one of {', '.join(PROFILES)}"
         raise UsageError("usage.mask", f"no mask profile {profile!r}", input=profile, hint=hint)
     for name in sorted(also | keep):
-        if name not in FIELDS:
+        if name not in FIELDS and name.removeprefix(FACT) not in units.FACTS:
             near = difflib.get_close_matches(name, FIELDS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(FIELDS)}"
             raise UsageError("usage.mask", f"no field {name!r} to mask or keep", input=name, hint=hint)
@@ -87,6 +89,8 @@ def apply(
     for name, hide in _ORDERED:
         if name in names:
             hide(draft)
+    if also:
+        _single_facts(draft, names)
     spans = _spans(draft, names)
     if spans:
         draft["hidden"] = (*draft["hidden"], *spans)
@@ -180,6 +184,12 @@ def _service(draft: Draft) -> None:
 
 def _facts(draft: Draft) -> None:
     draft["facts"] = Facts(draft["facts"].service, {}, draft["facts"].spans)
+
+
+def _single_facts(draft: Draft, names: Collection[str]) -> None:
+    facts = draft["facts"]
+    shown = {name: value for name, value in facts.fields.items() if FACT + name not in names}
+    draft["facts"] = Facts(facts.service, shown, facts.spans)
 
 
 def _handshake(draft: Draft) -> None:

@@ -1,0 +1,135 @@
+"""Records as Arrow rows and back: the columns of records.parquet.
+
+Raw records are stored, so that the identifier probe and the forge test can see what masking took away; what a model
+may see is in `units`, and in the records that Dataset masks on the way out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trafficllm.core.types import Facts, FlowMeta, Record, Span
+from trafficllm.records.canonical import text_bytes
+
+_SPAN = pa.struct([("dir", pa.uint8()), ("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("label", pa.dictionary(pa.int32(), pa.string())),
+        ("part", pa.dictionary(pa.int32(), pa.string())),
+        ("group", pa.string()),
+        ("content", pa.uint64()),
+        ("units", pa.string()),
+        ("kind", pa.dictionary(pa.int32(), pa.string())),
+        ("ip_version", pa.uint8()),
+        ("proto", pa.int16()),
+        ("ports", pa.list_(pa.uint16())),
+        ("port_class", pa.string()),
+        ("dirs", pa.list_(pa.uint8())),
+        ("sizes", pa.list_(pa.int32())),
+        ("iats", pa.list_(pa.int64())),
+        ("flags", pa.list_(pa.int16())),
+        ("windows", pa.list_(pa.int32())),
+        ("ttls", pa.list_(pa.int16())),
+        ("icmp", pa.int32()),
+        ("payload_orig", pa.binary()),
+        ("payload_resp", pa.binary()),
+        ("text", pa.binary()),
+        ("service", pa.string()),
+        ("facts", pa.string()),
+        ("spans", pa.list_(_SPAN)),
+        ("uid", pa.string()),
+        ("capture", pa.string()),
+        ("origin", pa.string()),
+        ("host", pa.string()),
+        ("ts", pa.int64()),
+        ("duration", pa.int64()),
+        ("community_id", pa.string()),
+        ("orig_h", pa.string()),
+        ("orig_p", pa.uint16()),
+        ("resp_h", pa.string()),
+        ("resp_p", pa.uint16()),
+        ("packets", pa.int64()),
+        ("frames", pa.list_(pa.int64())),
+        ("link", pa.uint16()),
+    ]
+)
+_PACKETS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
+_PLAIN = ("kind", "ip_version", "proto", "ports", "port_class", "icmp")
+_META = (
+    "uid", "capture", "origin", "host", "ts", "duration", "community_id", "orig_h", "orig_p", "resp_h", "resp_p",
+    "packets", "frames", "link",
+)  # fmt: skip
+RECORD_COLUMNS = [*_PLAIN, *_PACKETS, "payload_orig", "payload_resp", "text", "service", "facts", "spans"]
+META_COLUMNS = [*_META, "proto"]
+
+
+def table_of(records: Sequence[Record], meta: Sequence[FlowMeta], **columns: Sequence[Any]) -> pa.Table:
+    """Raw records and where they came from, beside `label`, `part`, `group`, `content` and `units`."""
+    data: dict[str, Sequence[Any]] = dict(columns)
+    for name in (*_PLAIN, *_PACKETS):
+        data[name] = [getattr(record, name) for record in records]
+    data["payload_orig"] = [record.payload[0] for record in records]
+    data["payload_resp"] = [record.payload[1] for record in records]
+    data["text"] = [text_bytes(record.text) for record in records]
+    data["service"] = [record.facts.service for record in records]
+    data["facts"] = [_facts_text(record.facts) for record in records]
+    data["spans"] = [[(s.dir, s.start, s.end, s.kind) for s in record.facts.spans] for record in records]
+    for name in _META:
+        data[name] = [getattr(row, name) for row in meta]
+    spans = data.pop("spans")
+    arrays = [
+        _spans_array(spans) if entry.name == "spans" else pa.array(data[entry.name], type=entry.type) for entry in SCHEMA
+    ]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _spans_array(rows: Sequence[Sequence[tuple[int, int, int, str]]]) -> pa.Array:
+    """Built column by column: a list of dicts a span costs four times as much."""
+    offsets = [0]
+    for row in rows:
+        offsets.append(offsets[-1] + len(row))
+    flat = [span for row in rows for span in row]
+    parts = [pa.array([span[k] for span in flat], type=_SPAN.field(k).type) for k in range(4)]
+    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), pa.StructArray.from_arrays(parts, fields=list(_SPAN)))
+
+
+def _facts_text(facts: Facts) -> str:
+    return json.dumps(dict(facts.fields), sort_keys=True, separators=(",", ":")) if facts.fields else ""
+
+
+def records_from(table: pa.Table) -> list[Record]:
+    """Raw records of a table's rows."""
+    return [_record(row) for row in table.select(RECORD_COLUMNS).to_pylist()]
+
+
+def _record(row: dict[str, Any]) -> Record:
+    fields = json.loads(row["facts"]) if row["facts"] else {}
+    spans = tuple(Span(s["dir"], s["start"], s["end"], s["kind"]) for s in row["spans"])
+    ports = row["ports"]
+    return Record(
+        kind=row["kind"],
+        ip_version=row["ip_version"],
+        proto=row["proto"],
+        ports=None if ports is None else (ports[0], ports[1]),
+        port_class=row["port_class"],
+        dirs=tuple(row["dirs"]),
+        sizes=tuple(row["sizes"]),
+        iats=tuple(row["iats"]),
+        flags=tuple(row["flags"]),
+        windows=tuple(row["windows"]),
+        ttls=tuple(row["ttls"]),
+        icmp=row["icmp"],
+        payload=(row["payload_orig"], row["payload_resp"]),
+        facts=Facts(row["service"], {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}, spans),
+        text=row["text"].decode("utf-8", "surrogateescape"),
+    )
+
+
+def meta_from(table: pa.Table) -> list[FlowMeta]:
+    """FlowMeta of a table's rows."""
+    rows = table.select(META_COLUMNS).to_pylist()
+    return [FlowMeta(**{**row, "frames": tuple(row["frames"]), "proto": max(row["proto"], 0)}) for row in rows]
