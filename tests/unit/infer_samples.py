@@ -15,8 +15,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trafficllm.core.types import Record
 from trafficllm.records import codec, units
 
-WORDS = "MTD EAC request task answer Zeus Neris Geodo none malware traffic flow and of is any this the family".split()
-
 
 def tokenizer() -> Any:
     """Byte-level tokenizer, every codec unit a token, and some tokens of several units."""

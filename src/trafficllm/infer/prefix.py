@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,10 +22,12 @@ def shared_prefix(ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
     >>> shared_prefix([[1, 2, 3], [1, 2, 4]])
     ()
     """
-    prefix = tuple(commonprefix([list(row) for row in ids]))
-    if ids:
-        prefix = prefix[: min(len(row) for row in ids) - 1]
-    return prefix if len(prefix) >= MIN_PREFIX else ()
+    if not ids:
+        return ()
+    low, high = min(map(tuple, ids)), max(map(tuple, ids))  # all others lie between the two, beginnings too
+    limit = min(len(row) for row in ids) - 1
+    same = next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), limit)
+    return low[: min(same, limit)] if min(same, limit) >= MIN_PREFIX else ()
 
 
 class PrefixCache:

@@ -1,0 +1,72 @@
+"""The LLM behind the Scorer and Embedder Protocols: masked records in, calibrated label probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trafficllm.core.types import Record, Scores
+from trafficllm.infer import calibration as cal
+from trafficllm.infer.engine import BATCH_TOKENS, Engine
+from trafficllm.infer.prefix import shared_prefix
+from trafficllm.records import prompts
+from trafficllm.records.catalog import Task
+
+
+class LLMScorer:
+    """Scores masked records of one task with one adapter (or "" for the bare base).
+
+    `calibration` is what validation gave (see infer.calibration); {} leaves probabilities as the model has them.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        adapter: str,
+        task: Task,
+        labels: Sequence[str],
+        calibration: Mapping[str, Any] | None = None,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        self.engine = engine
+        self.adapter = adapter
+        self.task = task
+        self.calibration = dict(calibration or {})
+        self._labels = tuple(labels)
+        self._batch_tokens = batch_tokens
+        self._prefix = self._common_beginning()
+
+    def _common_beginning(self) -> tuple[int, ...]:
+        """Tokens that all prompts of the task begin with: those that two records with nothing in common share."""
+        far = (Record(proto=6, ip_version=4), Record(kind="http", text="x"))
+        return shared_prefix([self._ids(record) for record in far])
+
+    def _ids(self, record: Record) -> list[int]:
+        return self.engine.encoder.prompt(prompts.detection(self.task, record))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The closed label set, in the adapter's order."""
+        return self._labels
+
+    def score(self, records: Sequence[Record]) -> Scores:
+        """Calibrated probabilities [n, labels] of masked records, in their order."""
+        ids = [self._ids(record) for record in records]
+        prefix = self._prefix if all(tuple(row[: len(self._prefix)]) == self._prefix for row in ids) else ()
+        raw = self.engine.score_ids(
+            ids, self._labels, adapter=self.adapter, batch_tokens=self._batch_tokens, prefix=prefix
+        )
+        return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden)
+
+    def embed(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
+        """Last hidden states at the answer position, float32 [n, width]."""
+        hidden = self.score(records).hidden
+        return hidden if hidden is not None else np.zeros((0, 0), np.float32)
+
+    def unknown(self, scores: Scores) -> npt.NDArray[np.float64]:
+        """How foreign each row is, above the calibrated threshold: unknown [n]."""
+        return cal.unknown_score(self.calibration, scores)

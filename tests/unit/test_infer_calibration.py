@@ -1,0 +1,61 @@
+"""Applying calibration gives what fitting meant, method by method."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.types import Scores
+from trafficllm.evaluate import calibrate, unknown
+from trafficllm.infer import calibration
+
+LABELS = tuple("abcdef")
+
+
+def _rows(n: int, seed: int) -> tuple[Scores, list[str]]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 6, n)
+    logits = unknown.log_softmax(rng.normal(size=(n, 6)) + 3 * np.eye(6)[truth])
+    hidden = (rng.normal(size=(n, 24)) + 4 * np.eye(24)[truth]).astype(np.float32)
+    return Scores(LABELS, np.exp(logits), logits, hidden), [LABELS[i] for i in truth]
+
+
+@pytest.mark.parametrize("method", unknown.METHODS)
+def test_applied_equals_fitted(method: str) -> None:
+    scores, y = _rows(200, 1)
+    params = unknown.fit(method, calibrate.rows_of(scores, y))
+    stored = json.loads(json.dumps({"temperature": 1.7, "unknown": {"method": method, "params": params}}))
+    assert scores.hidden is not None
+    expected = unknown.score(method, params, scores.logits, 1.7, scores.hidden.astype(np.float64))
+    assert np.allclose(calibration.unknown_score(stored, scores), expected, atol=1e-9)
+
+
+def test_a_fitted_calibration_travels_as_json() -> None:
+    train, y_train = _rows(300, 2)
+    val, y_val = _rows(300, 3)
+    assert val.hidden is not None
+    fitted = calibrate.fit(val.logits, y_val, LABELS, hidden=val.hidden.astype(float), train=(train, y_train))
+    stored = json.loads(json.dumps(fitted.as_dict()))
+    p = calibration.apply(stored, val.logits)
+    assert np.allclose(p, calibrate.probabilities(val.logits, fitted.temperature))
+    alarms = (calibration.unknown_score(stored, val) > calibration.threshold(stored)).mean()
+    assert alarms <= 0.055
+
+
+def test_without_a_fit_nothing_is_unknown() -> None:
+    scores, _ = _rows(10, 4)
+    assert calibration.threshold({}) == float("inf")
+    assert np.allclose(calibration.unknown_score({}, scores), 1 - scores.probabilities.max(axis=1))
+
+
+def test_a_foreign_method_or_missing_states_are_refused() -> None:
+    scores, y = _rows(50, 5)
+    with pytest.raises(ArtifactError, match="magic"):
+        calibration.unknown_score({"unknown": {"method": "magic"}}, scores)
+    params = unknown.fit("knn", calibrate.rows_of(scores, y))
+    bare = Scores(scores.labels, scores.probabilities, scores.logits)
+    with pytest.raises(ArtifactError, match="hidden"):
+        calibration.unknown_score({"unknown": {"method": "knn", "params": params}}, bare)
