@@ -48,7 +48,8 @@ def _parts(manifest: Mapping[str, Any]) -> list[str]:
 def _probe(manifest: Mapping[str, Any]) -> list[str]:
     hidden = {row["field"] for row in manifest["artefact_masked"]}
     lines = ["| field | label | umbrella question | then masked |", "|---|---|---|---|"]
-    for name, score in list(manifest["artefact_probe"].items())[:12]:
+    for score in manifest["artefact_probe"][:12]:
+        name = score["field"]
         umbrella = "-" if score["umbrella"] is None else f"{score['umbrella']:.3f}"
         lines.append(f"| {name} | {score['label']:.3f} | {umbrella} | {'yes' if FIELD_OF.get(name, name) in hidden else 'no'} |")
     return lines

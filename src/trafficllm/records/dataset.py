@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trafficllm import __version__
 from trafficllm.capture.flows import FlowOptions
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_dir, hash64, json_text, read_json, sha256_bytes, sha256_file
@@ -35,6 +35,8 @@ from trafficllm.records.units import codec_hash
 
 SCHEMA = "trafficllm.dataset/1"
 PARTS = ("train", "val", "test")
+REVISION = 2
+"""Raised when the same input would give other rows: older data sets are then built again, not reused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def build_dataset(
     options = {
         "profile": profile, "seed": seed, "split": split, "keep": sorted(keep), "cap": cap, "task": task.model_dump(mode="json"),
         "codec": [codec.packets, *codec.payload, codec.text, codec.bursts], "codec_hash": codec_hash(),
-        "version": metadata.version("trafficllm"), "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
+        "version": __version__, "revision": REVISION, "masks": masks.table_hash(),
+        "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
         "files": [(file.rel, sha256_file(file.path)) for file in folder.files],
     }  # fmt: skip
     key = sha256_bytes(json_text(options).encode())
@@ -197,7 +200,7 @@ def _manifest(
         "also": sorted(shown.also),
         "kept_fields": sorted(options["keep"]),
         "artefact_masked": [{"field": name, "score": score} for name, score in found.items()],
-        "artefact_probe": {name: {"label": round(s.label, 4), "umbrella": _rounded(s.umbrella)} for name, s in scores.items()},
+        "artefact_probe": [{"field": name, "label": round(s.label, 4), "umbrella": _rounded(s.umbrella)} for name, s in scores.items()],
         "records": len(kept),
         "classes": {label: {part: counts[label, part] for part in PARTS} for label in labels},
         "dropped": dict(sorted(rows.dropped.items())),

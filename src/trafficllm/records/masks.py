@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from trafficllm.core.errors import UsageError
+from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records import units
 from trafficllm.records.canonical import filled, port_class, text_bytes
@@ -53,6 +54,11 @@ def table() -> tuple[Field, ...]:
     text = resources.files("trafficllm.records").joinpath("masks.toml").read_text(encoding="utf-8")
     rows = tomllib.loads(text)["field"]
     return tuple(Field(**{**row, "profiles": tuple(row.get("profiles", ()))}) for row in rows)
+
+
+def table_hash() -> str:
+    """SHA-256 of masks.toml: part of what a data set's key stands for."""
+    return sha256_bytes(resources.files("trafficllm.records").joinpath("masks.toml").read_bytes())
 
 
 PROFILES = ("strict", "header", "payload", "raw")
@@ -236,6 +242,8 @@ _HIDE: dict[str, Callable[[Draft], None]] = {
     "size_first": _one("sizes", 0),
     "size_last": _one("sizes", -1),
     "iat_first": _one("iats", 1),
+    "iat_second": _one("iats", 2),
+    "iat_third": _one("iats", 3),
     "iats": _all("iats"),
     "packets": _values(**dict.fromkeys(_COLUMNS, ())),
     "service": _service,

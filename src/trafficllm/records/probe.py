@@ -53,8 +53,12 @@ def _head(record: Record) -> Hashable:
     return None if covered and covered[0][0] < 2 else data[:2]
 
 
-def _iat_first(record: Record) -> Hashable:
-    return u.iat_bucket(record.iats[1]) if len(record.iats) > 1 and record.iats[1] >= 0 else None
+def _iat(position: int) -> Callable[[Record], Hashable]:
+    def gap(record: Record) -> Hashable:
+        value = record.iats[position] if len(record.iats) > position else -1
+        return u.iat_bucket(value) if value >= 0 else None
+
+    return gap
 
 
 PROBES: dict[str, Callable[[Record], Hashable]] = {
@@ -70,14 +74,16 @@ PROBES: dict[str, Callable[[Record], Hashable]] = {
     "flags_first": lambda r: _first(r.flags),
     "size_first": lambda r: _first(r.sizes),
     "size_last": lambda r: r.sizes[-1] if r.sizes else None,
-    "iat_first": _iat_first,
+    "iat_first": _iat(1),
+    "iat_second": _iat(2),
+    "iat_third": _iat(3),
     "packet_count": lambda r: len(r.dirs),
     "service": lambda r: r.facts.service,
     "payload_head": _head,
 }
 """One value of a masked record each; names are those of masks.toml, window being probed each way."""
-FIELD_OF = {"window_orig": "window", "window_resp": "window", "iat_first": "iats"}
-"""What is masked when a probe strikes: a laboratory's round-trip time stands in every gap, not in the first alone."""
+FIELD_OF = {"window_orig": "window", "window_resp": "window"}
+"""What is masked when a probe strikes, where the names differ."""
 
 
 def artefact_probe(

@@ -15,6 +15,7 @@ UNITS = ("capture", "host", "time", "session", "flow")
 FRACTIONS = (0.7, 0.15, 0.15)
 _BLOCKS = 20
 _LEAST_TRAIN = 0.2
+_LEAST_FOR_VAL = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def _take(
 ) -> None:
     """Move whole groups from train to `part`, last ones first, until each label has its fraction there.
 
-    No label loses its last training group; labels with the fewest groups choose first.
+    No label loses its last training group, or more than half of its flows; labels with the fewest groups choose first.
     """
     size = {key: Counter(labels[i] for i in rows) for key, rows in members.items()}
     left: dict[str, list[str]] = {name: [] for name in set(labels)}
@@ -166,10 +167,12 @@ def _take(
     have: Counter[str] = Counter(labels[i] for i, side in enumerate(sides) if side == part)
     for name in sorted(names, key=lambda name: (len(left[name]), name)):
         target = max(1.0, fraction * total[name])
+        if part == "val" and total[name] < _LEAST_FOR_VAL:
+            continue
         for key in _candidates(name, left[name], size, target):
             if have[name] and have[name] + size[key][name] / 2 > target:
                 continue
-            if all(len(left[other]) > 1 for other in size[key]):
+            if all(len(left[o]) > 1 and have[o] + size[key][o] <= total[o] / 2 for o in size[key]):
                 for i in members[key]:
                     sides[i] = part
                 for other in size[key]:
@@ -188,18 +191,22 @@ def _settle(sides: list[str], labels: Sequence[str], hashes: Sequence[int]) -> d
     """Equal contents on one side: copies of test contents leave training and validation; of contents in both of these,
     a quarter (by hash) stays in validation and leaves training, the others the other way round.
 
-    Where a label would lose more than four fifths of its training flows it is a template class: there the copies leave
-    the test part instead, and what remains tells whether the class can be measured at all.
+    Where a label would lose more than four fifths of its training flows it is a template class: its contents are dealt
+    out in turn, the commonest to training, so that it can be learnt, and measured on the others.
     """
     parts: dict[int, set[str]] = defaultdict(set)
     for side, content in zip(sides, hashes, strict=True):
         parts[content].add(side)
-    train = Counter(label for label, side in zip(labels, sides, strict=True) if side == "train")
-    lost = Counter(
-        label for label, side, content in zip(labels, sides, hashes, strict=True) if side == "train" and "test" in parts[content]
-    )
-    template = {label for label in lost if lost[label] > (1 - _LEAST_TRAIN) * train[label]}
-    kept = {content for label, side, content in zip(labels, sides, hashes, strict=True) if side == "train" and label in template}
+    rows = list(zip(labels, sides, hashes, strict=True))
+    train = Counter(label for label, side, _ in rows if side == "train")
+    lost: dict[str, Counter[int]] = defaultdict(Counter)
+    for label, side, content in rows:
+        if side == "train" and "test" in parts[content]:
+            lost[label][content] += 1
+    kept: set[int] = set()
+    for label, contents in lost.items():
+        if contents.total() > (1 - _LEAST_TRAIN) * train[label]:
+            kept.update(sorted(contents, key=_commonest(contents))[::2])
     dropped: Counter[str] = Counter()
     for i, content in enumerate(hashes):
         reason = _reason(sides[i], parts[content], content in kept, to_val=content % 4 == 0)
@@ -207,6 +214,10 @@ def _settle(sides: list[str], labels: Sequence[str], hashes: Sequence[int]) -> d
             sides[i] = "dropped"
             dropped[reason] += 1
     return dict(sorted(dropped.items()))
+
+
+def _commonest(counts: Counter[int]) -> Callable[[int], tuple[int, int]]:
+    return lambda content: (-counts[content], content)
 
 
 def _reason(side: str, others: set[str], kept: bool, *, to_val: bool) -> str:
