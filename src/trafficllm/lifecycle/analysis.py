@@ -27,7 +27,9 @@ def detection_tasks(application: Application) -> list[str]:
     return sorted(live, key=lambda name: name != "MTD")
 
 
-def choose(application: Application, task: str, question: str) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+def choose(
+    application: Application, task: str, question: str
+) -> tuple[tuple[str, ...], dict[str, Any] | None]:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
     Raises UsageError for an unknown task or a question that asks for no detection task, ArtifactError where none is live.
@@ -37,21 +39,37 @@ def choose(application: Application, task: str, question: str) -> tuple[tuple[st
     live = detection_tasks(application)
     if not live:
         hint = "`trafficllm quickstart` makes two; `trafficllm adapter register DIR --task ID` makes yours"
-        raise ArtifactError("artifact.no_adapter", "no detection adapter is registered", input=str(application.registry_root), hint=hint)
+        raise ArtifactError(
+            "artifact.no_adapter",
+            "no detection adapter is registered",
+            input=str(application.registry_root),
+            hint=hint,
+        )
     if not question:
         return (live[0],), None
     route = application.route([question])[0]
     routed = tuple(row["id"] for row in route["tasks"] if row["id"] in live)
     if not routed:
         asked = ", ".join(row["id"] for row in route["tasks"]) or "none of the tasks"
-        raise UsageError("usage.question", f"the question asks for {asked}", input="--question", hint=f"name a task with --task: {', '.join(live)}")
+        raise UsageError(
+            "usage.question",
+            f"the question asks for {asked}",
+            input="--question",
+            hint=f"name a task with --task: {', '.join(live)}",
+        )
     return routed, route
 
 
 def _detection(application: Application, name: str) -> str:
     task = application.task(name)
     if task.kind != "detection":
-        raise UsageError("usage.task", f"task {task.id} gives no verdicts ({task.kind})", input="--task", where=name, hint="see `trafficllm task list`")
+        raise UsageError(
+            "usage.task",
+            f"task {task.id} gives no verdicts ({task.kind})",
+            input="--task",
+            where=name,
+            hint="see `trafficllm task list`",
+        )
     return task.id
 
 
@@ -66,7 +84,13 @@ def open_detector(application: Application, tasks: Sequence[str], *, evidence: i
 
 
 def start(
-    application: Application, paths: Sequence[str | Path], *, task: str, question: str, explain: bool, progress: ProgressSink
+    application: Application,
+    paths: Sequence[str | Path],
+    *,
+    task: str,
+    question: str,
+    explain: bool,
+    progress: ProgressSink,
 ) -> Analysis:
     """Check everything that can be wrong, then hand out verdicts as they are asked for (see `Application.analyze`)."""
     from trafficllm.capture.counts import CountsBuilder
@@ -85,7 +109,7 @@ def start(
     return Analysis(
         tasks,
         route,
-        _batches(application, detector, files, tasks, counts, progress),
+        _batches(application, detector, files, tasks, counts=counts, progress=progress),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
@@ -93,7 +117,13 @@ def start(
 
 
 def _batches(
-    application: Application, detector: Detector, files: Sequence[Path], tasks: Sequence[str], counts: CountsBuilder, progress: ProgressSink
+    application: Application,
+    detector: Detector,
+    files: Sequence[Path],
+    tasks: Sequence[str],
+    *,
+    counts: CountsBuilder,
+    progress: ProgressSink,
 ) -> Iterator[list[dict[str, Any]]]:
     from trafficllm.capture.flows import read_flows
 

@@ -74,7 +74,12 @@ class Analysis:
         for label in asked:
             if label not in self.labels:
                 near = difflib.get_close_matches(label, sorted(self.labels), n=1, cutoff=0.0)
-                raise UsageError("usage.label", f"no verdict of {', '.join(self.tasks)} is '{label}'", input=label, hint=f"did you mean '{near[0]}'?" if near else "")
+                raise UsageError(
+                    "usage.label",
+                    f"no verdict of {', '.join(self.tasks)} is '{label}'",
+                    input=label,
+                    hint=f"did you mean '{near[0]}'?" if near else "",
+                )
 
 
 class Application:
@@ -84,7 +89,14 @@ class Application:
     [{'task': 'MTD', 'version': 'v0001', 'status': 'live', ...}]
     """
 
-    def __init__(self, *, base: str = "", registry: str = "", extra_tasks: Sequence[Path] = (), config: Path | Config | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        base: str = "",
+        registry: str = "",
+        extra_tasks: Sequence[Path] = (),
+        config: Path | Config | None = None,
+    ) -> None:
         self.config = config if isinstance(config, Config) else load_config(config)
         self.base_name = base_name(base, self.config)
         self.registry_root = registry_root(registry, self.config)
@@ -121,7 +133,12 @@ class Application:
         known = load_tasks(self.extra_tasks)
         for name in self.registry.tasks():
             live = self.registry.find_live(name)
-            if name not in known and name != ROUTER and live is not None and "task_definition" in live.manifest:
+            if (
+                name not in known
+                and name != ROUTER
+                and live is not None
+                and "task_definition" in live.manifest
+            ):
                 known[name] = Task.model_validate(live.manifest["task_definition"])
         return known
 
@@ -195,13 +212,20 @@ class Application:
 
         version = self._router_version()
         names = [name for name in version.manifest.get("labels", ()) if name != "none"]
-        settings = {key: version.manifest[key] for key in ("threshold", "temperature") if key in version.manifest}
+        settings = {
+            key: version.manifest[key] for key in ("threshold", "temperature") if key in version.manifest
+        }
         return [found.row() for found in Router(self.engine, ROUTER, names, **settings).stream(questions)]
 
     def _router_version(self) -> Version:
         if self.registry.find_live(ROUTER) is None:
             hint = "`trafficllm quickstart` makes a router; or name the task with --task"
-            raise ArtifactError("artifact.no_router", "no router adapter is registered", input=str(self.registry_root), hint=hint)
+            raise ArtifactError(
+                "artifact.no_router",
+                "no router adapter is registered",
+                input=str(self.registry_root),
+                hint=hint,
+            )
         return self.load(ROUTER)
 
     # Verdicts
@@ -218,14 +242,33 @@ class Application:
         """Verdicts for every flow of the captures, by the task that was named or that the question asks for."""
         from trafficllm.lifecycle.analysis import start
 
-        return start(self, paths, task=task, question=question, explain=explain, progress=progress or Silent())
+        return start(
+            self, paths, task=task, question=question, explain=explain, progress=progress or Silent()
+        )
 
     # Captures
 
     def generate(
-        self, task: str, label: str, *, flows: int, seed: int, out: Path, temperature: float = 1.0, progress: ProgressSink | None = None
+        self,
+        task: str,
+        label: str,
+        *,
+        flows: int,
+        seed: int,
+        out: Path,
+        temperature: float = 1.0,
+        progress: ProgressSink | None = None,
     ) -> dict[str, Any]:
         """Write a valid synthetic capture (contract: `generate`)."""
         from trafficllm.lifecycle.synthesis import generate
 
-        return generate(self, task, label, flows=flows, seed=seed, out=out, temperature=temperature, progress=progress or Silent())
+        return generate(
+            self,
+            task,
+            label,
+            flows=flows,
+            seed=seed,
+            out=out,
+            temperature=temperature,
+            progress=progress or Silent(),
+        )

@@ -55,7 +55,9 @@ def packets(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[tupl
     return packet_rows(paths, tuple(fields))
 
 
-def flows(paths: Sequence[str | Path], config: Config, *, progress: ProgressSink | None = None) -> Iterator[list[dict[str, Any]]]:
+def flows(
+    paths: Sequence[str | Path], config: Config, *, progress: ProgressSink | None = None
+) -> Iterator[list[dict[str, Any]]]:
     """Batches of flow rows in Zeek's words, in the order of their first packets."""
     from trafficllm.capture.flows import read_flows
     from trafficllm.capture.table import flow_rows

@@ -22,7 +22,19 @@ _TOOLS = {
     "tshark": "an oracle of the tests, and the way to open frames named as evidence: `apt-get install tshark`",
     "chromium": "opens the report in the tests: `apt-get install chromium`",
 }
-_NEEDED = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "numba", "pyarrow", "scikit-learn", "lightgbm", "matplotlib")
+_NEEDED = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "numba",
+    "pyarrow",
+    "scikit-learn",
+    "lightgbm",
+    "matplotlib",
+)
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
@@ -40,7 +52,13 @@ def _version(package: str) -> str:
 def _packages() -> list[dict[str, str]]:
     found = [(name, _version(name)) for name in _NEEDED]
     return [
-        _finding(name, "ok" if version else "missing", version, "" if version else "`pip install trafficllm` brings it") for name, version in found
+        _finding(
+            name,
+            "ok" if version else "missing",
+            version,
+            "" if version else "`pip install trafficllm` brings it",
+        )
+        for name, version in found
     ]
 
 
@@ -49,13 +67,23 @@ def _extras() -> list[dict[str, str]]:
     for extra, modules in _EXTRAS.items():
         absent = [name for name in modules if importlib.util.find_spec(name) is None]
         hint = f"`pip install 'trafficllm[{extra}]'`" if absent else ""
-        rows.append(_finding(f"extra {extra}", "optional" if absent else "ok", f"missing: {', '.join(absent)}" if absent else "", hint))
+        rows.append(
+            _finding(
+                f"extra {extra}",
+                "optional" if absent else "ok",
+                f"missing: {', '.join(absent)}" if absent else "",
+                hint,
+            )
+        )
     return rows
 
 
 def _tools() -> list[dict[str, str]]:
     places = {name: shutil.which(name) or "" for name in _TOOLS}
-    return [_finding(name, "ok" if place else "optional", place, "" if place else _TOOLS[name]) for name, place in places.items()]
+    return [
+        _finding(name, "ok" if place else "optional", place, "" if place else _TOOLS[name])
+        for name, place in places.items()
+    ]
 
 
 def _cpu() -> dict[str, str]:
@@ -76,7 +104,12 @@ def _gpu() -> dict[str, str]:
         return _finding("gpu", "optional", "unknown without torch")
     if torch.cuda.is_available():
         return _finding("gpu", "ok", torch.cuda.get_device_name(0))
-    return _finding("gpu", "optional", "none: the shipped base runs on the CPU", "for larger bases use a machine with a GPU and a CUDA build of torch")
+    return _finding(
+        "gpu",
+        "optional",
+        "none: the shipped base runs on the CPU",
+        "for larger bases use a machine with a GPU and a CUDA build of torch",
+    )
 
 
 def _memory_and_disk(registry: Path) -> list[dict[str, str]]:
@@ -88,8 +121,18 @@ def _memory_and_disk(registry: Path) -> list[dict[str, str]]:
     writable = os.access(place, os.W_OK)
     hint = "" if writable else "choose another folder with --registry or TRAFFICLLM_REGISTRY"
     return [
-        _finding("memory", "ok" if pages * size >= 2 << 30 else "missing", f"{pages * size / 2**30:.1f} GiB", "" if pages * size >= 2 << 30 else "2 GiB are needed"),
-        _finding("disk", "ok" if free >= 1 << 30 else "missing", f"{free / 2**30:.1f} GiB free", "" if free >= 1 << 30 else "1 GiB is needed"),
+        _finding(
+            "memory",
+            "ok" if pages * size >= 2 << 30 else "missing",
+            f"{pages * size / 2**30:.1f} GiB",
+            "" if pages * size >= 2 << 30 else "2 GiB are needed",
+        ),
+        _finding(
+            "disk",
+            "ok" if free >= 1 << 30 else "missing",
+            f"{free / 2**30:.1f} GiB free",
+            "" if free >= 1 << 30 else "1 GiB is needed",
+        ),
         _finding("registry", "ok" if writable else "missing", str(registry), hint),
     ]
 
@@ -100,7 +143,9 @@ def _base() -> dict[str, str]:
 
         return _finding("default base", "ok", str(default_base()))
     except ImportError as error:
-        return _finding("default base", "missing", f"{error.name} is not installed", "`pip install trafficllm`")
+        return _finding(
+            "default base", "missing", f"{error.name} is not installed", "`pip install trafficllm`"
+        )
     except ArtifactError as error:
         return _finding("default base", "missing", error.message, error.hint)
 
@@ -108,6 +153,13 @@ def _base() -> dict[str, str]:
 def diagnose(registry: Path) -> dict[str, Any]:
     """Findings with status ok, optional or missing; `ready` when nothing needed is missing."""
     python_ok = sys.version_info >= (3, 11)
-    findings = [_finding("python", "ok" if python_ok else "missing", platform.python_version(), "" if python_ok else "3.11 or newer is needed")]
+    findings = [
+        _finding(
+            "python",
+            "ok" if python_ok else "missing",
+            platform.python_version(),
+            "" if python_ok else "3.11 or newer is needed",
+        )
+    ]
     findings += [*_packages(), *_extras(), *_tools(), _cpu(), _gpu(), *_memory_and_disk(registry), _base()]
     return {"ready": all(row["status"] != "missing" for row in findings), "findings": findings}

@@ -19,7 +19,9 @@ SPREAD = 1_000_000_000
 """ns of the timeline a flow adds: one flow a second on average."""
 
 # RFC 5737, RFC 3849: addresses that belong to nobody.
-DOCUMENTATION = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")))
+DOCUMENTATION = tuple(
+    map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32"))
+)
 _ADDRESSES = ("ip.src", "ip.dst", "ipv6.src", "ipv6.dst")
 
 
@@ -27,7 +29,13 @@ def outside_documentation(path: Path) -> int:
     """How many different addresses of a capture lie outside the documentation ranges."""
     from trafficllm.capture.fields import packet_rows
 
-    seen = {address for row in packet_rows([path], _ADDRESSES) for cell in row for address in cell.split(",") if address}
+    seen = {
+        address
+        for row in packet_rows([path], _ADDRESSES)
+        for cell in row
+        for address in cell.split(",")
+        if address
+    }
     return sum(not any(ipaddress.ip_address(address) in net for net in DOCUMENTATION) for address in seen)
 
 
@@ -38,11 +46,25 @@ def label_of(task_labels: tuple[str, ...], label: str, task: str) -> str:
     if label in task_labels:
         return label
     near = difflib.get_close_matches(label, task_labels, n=1, cutoff=0.0)
-    raise UsageError("usage.label", f"task {task} has no label '{label}'", input="--label", where=label, hint=f"did you mean '{near[0]}'?" if near else "")
+    raise UsageError(
+        "usage.label",
+        f"task {task} has no label '{label}'",
+        input="--label",
+        where=label,
+        hint=f"did you mean '{near[0]}'?" if near else "",
+    )
 
 
 def generate(
-    application: Application, task: str, label: str, *, flows: int, seed: int, out: Path, temperature: float, progress: ProgressSink
+    application: Application,
+    task: str,
+    label: str,
+    *,
+    flows: int,
+    seed: int,
+    out: Path,
+    temperature: float,
+    progress: ProgressSink,
 ) -> dict[str, Any]:
     """Write `flows` synthetic flows of a label (contract: `generate`).
 
@@ -56,7 +78,13 @@ def generate(
     chosen = application.task(task)
     if chosen.kind != "generation":
         names = ", ".join(name for name, other in application.tasks().items() if other.kind == "generation")
-        raise UsageError("usage.task", f"task {chosen.id} generates nothing", input="--task", where=task, hint=f"generation tasks are {names}")
+        raise UsageError(
+            "usage.task",
+            f"task {chosen.id} generates nothing",
+            input="--task",
+            where=task,
+            hint=f"generation tasks are {names}",
+        )
     live = application.registry.live(chosen.id)
     known = label_of(tuple(live.manifest.get("labels", chosen.labels)), label, chosen.id)
     application.load(chosen.id)

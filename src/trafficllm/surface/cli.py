@@ -40,7 +40,12 @@ _NOUNS = {
     "config": (cmd_config.app, "Configuration: one TOML file, one strict schema."),
 }
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Adapt any open LLM to network traffic.", rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Adapt any open LLM to network traffic.",
+    rich_markup_mode=None,
+)
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +56,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    _show: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+    _show: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Adapt any open LLM to network traffic: verdicts for flows, adapters for tasks, valid synthetic captures."""
 
@@ -79,16 +86,34 @@ def _translate(error: Exception) -> TrafficLLMError:
     """Failures of libraries and of the command parser as errors of the tree."""
     if isinstance(error, TrafficLLMError):
         return error
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's exceptions, whichever click typer carries
+    if hasattr(error, "format_message") and hasattr(
+        error, "exit_code"
+    ):  # the parser's exceptions, whichever click typer carries
         return UsageError("usage", error.format_message() or "wrong usage", hint="see `trafficllm --help`")
     if isinstance(error, MemoryError):
-        return ResourceError("resource.memory", "not enough memory", hint="fewer or smaller inputs, or a smaller base")
+        return ResourceError(
+            "resource.memory", "not enough memory", hint="fewer or smaller inputs, or a smaller base"
+        )
     if isinstance(error, PermissionError):
-        return ResourceError("resource.permission", "no permission", input=str(error.filename or ""), hint="check who may read and write it")
+        return ResourceError(
+            "resource.permission",
+            "no permission",
+            input=str(error.filename or ""),
+            hint="check who may read and write it",
+        )
     if isinstance(error, OSError) and error.errno in {27, 28, 122}:  # EFBIG, ENOSPC, EDQUOT
-        return ResourceError("resource.disk_full", error.strerror or "the disk is full", input=str(error.filename or ""), hint="free some space")
+        return ResourceError(
+            "resource.disk_full",
+            error.strerror or "the disk is full",
+            input=str(error.filename or ""),
+            hint="free some space",
+        )
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("trafficllm"):
-        return ResourceError("resource.extra", f"{error.name} is not installed", hint="`trafficllm doctor` names the extra that brings it")
+        return ResourceError(
+            "resource.extra",
+            f"{error.name} is not installed",
+            hint="`trafficllm doctor` names the extra that brings it",
+        )
     hint = "this is a bug of ours: run again with TRAFFICLLM_DEBUG=1 and report what it prints"
     return TrafficLLMError("internal", f"{type(error).__name__}: {error}", hint=hint)
 
@@ -113,7 +138,11 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         return report_failure(_translate(error), as_json=as_json)
     if code == INTERRUPTED:
-        stopped = TrafficLLMError("interrupted", "interrupted", hint="what was finished is kept; the same command goes on from there")
+        stopped = TrafficLLMError(
+            "interrupted",
+            "interrupted",
+            hint="what was finished is kept; the same command goes on from there",
+        )
         report_failure(stopped, as_json=as_json)
     return code if isinstance(code, int) else 0
 

@@ -18,14 +18,29 @@ if TYPE_CHECKING:
 
 def analyze(
     files: Captures,
-    question: Annotated[str, typer.Option("--question", "-q", metavar="TEXT", help="What you want to know, in plain language.")] = "",
+    question: Annotated[
+        str,
+        typer.Option("--question", "-q", metavar="TEXT", help="What you want to know, in plain language."),
+    ] = "",
     task: Annotated[str, typer.Option("--task", metavar="ID", help="The task, when you know it.")] = "",
-    form: Annotated[str, typer.Option("--format", "-f", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")
+    ] = "table",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
-    min_confidence: Annotated[float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts.")] = 0.0,
-    only: Annotated[list[str] | None, typer.Option("--only", metavar="LABEL", help="Only these verdicts (label, unknown, malicious...).")] = None,
-    fail_on: Annotated[list[str] | None, typer.Option("--fail-on", metavar="LABEL", help="Exit with code 7 when a flow has this verdict.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say which packets and fields each verdict rests on.")] = False,
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts.")
+    ] = 0.0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="LABEL", help="Only these verdicts (label, unknown, malicious...)."),
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option("--fail-on", metavar="LABEL", help="Exit with code 7 when a flow has this verdict."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say which packets and fields each verdict rests on.")
+    ] = False,
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -40,9 +55,13 @@ def analyze(
 
     check_format(form, out)
     if as_json and form != "table":
-        raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
+        raise UsageError(
+            "usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them"
+        )
     with Bar(quiet=quiet) as bar:
-        analysis = Application(base=base, registry=registry, config=config).analyze(files, task=task, question=question, explain=explain, progress=bar)
+        analysis = Application(base=base, registry=registry, config=config).analyze(
+            files, task=task, question=question, explain=explain, progress=bar
+        )
         analysis.check_labels([*(only or ()), *(fail_on or ())])
         summary = Summary(analysis)
         interrupted = _pump(_kept(analysis, summary, min_confidence, only or ()), summary, form, out)
@@ -51,13 +70,24 @@ def analyze(
     if interrupted:
         raise KeyboardInterrupt
     if hits := sum(count for label, count in summary.found.items() if label in (fail_on or ())):
-        raise FailOnError("fail_on.hit", f"{hits:,} flows are {', '.join(fail_on or ())}", input="--fail-on", hint="the verdicts were written")
+        raise FailOnError(
+            "fail_on.hit",
+            f"{hits:,} flows are {', '.join(fail_on or ())}",
+            input="--fail-on",
+            hint="the verdicts were written",
+        )
 
 
-def _kept(analysis: Analysis, summary: Summary, least: float, only: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+def _kept(
+    analysis: Analysis, summary: Summary, least: float, only: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
     for rows in analysis.batches:
         summary.add(rows)
-        yield [row for row in rows if row["confidence"] >= least and (not only or analysis.names(row) & set(only))]
+        yield [
+            row
+            for row in rows
+            if row["confidence"] >= least and (not only or analysis.names(row) & set(only))
+        ]
 
 
 def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, out: str) -> bool:

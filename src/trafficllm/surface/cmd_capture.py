@@ -30,7 +30,11 @@ def _show_info(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import show_pairs
 
     def day(seconds: float | None) -> str:
-        return "-" if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
+        return (
+            "-"
+            if seconds is None
+            else datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
+        )
 
     show_pairs({**body, "first": day(body["first"]), "last": day(body["last"])})
 
@@ -38,9 +42,13 @@ def _show_info(body: Mapping[str, Any]) -> None:
 @app.command()
 def packets(
     files: Captures,
-    form: Annotated[str, typer.Option("--format", "-f", help="tsv or csv.")] = "tsv",
-    fields: Annotated[str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")] = "",
-    header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = False,
+    form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="tsv or csv.")] = "tsv",
+    fields: Annotated[
+        str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")
+    ] = "",
+    header: Annotated[
+        bool, typer.Option("--header/--no-header", help="A first line with the field names.")
+    ] = False,
 ) -> None:
     """A row a packet, in tshark's field names and formats."""
     from trafficllm.lifecycle import captures
@@ -68,7 +76,9 @@ def _csv(row: tuple[str, ...]) -> str:
 @app.command()
 def flows(
     files: Captures,
-    form: Annotated[str, typer.Option("--format", "-f", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")
+    ] = "table",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     config: Config = None,
     quiet: Quiet = False,
@@ -95,7 +105,20 @@ def flows(
             writer.close()
 
 
-_SHOWN = ("ts", "proto", "orig_h", "orig_p", "resp_h", "resp_p", "duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes", "conn_state")
+_SHOWN = (
+    "ts",
+    "proto",
+    "orig_h",
+    "orig_p",
+    "resp_h",
+    "resp_p",
+    "duration",
+    "orig_pkts",
+    "resp_pkts",
+    "orig_bytes",
+    "resp_bytes",
+    "conn_state",
+)
 _MOST = 50
 
 
@@ -107,7 +130,11 @@ def _table(batches: Iterator[list[dict[str, Any]]]) -> None:
     for rows in batches:
         total += len(rows)
         kept.extend(rows[: _MOST - len(kept)])
-    show_table(_SHOWN, ([row.get(name) for name in _SHOWN] for row in kept), right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"))
+    show_table(
+        _SHOWN,
+        ([row.get(name) for name in _SHOWN] for row in kept),
+        right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"),
+    )
     if total > len(kept):
         note(f"{total - len(kept):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
 
@@ -116,7 +143,9 @@ def _table(batches: Iterator[list[dict[str, Any]]]) -> None:
 def check(
     files: Captures,
     as_json: Json = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 when a packet is not valid.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with code 3 when a packet is not valid.")
+    ] = False,
 ) -> None:
     """Check lengths, checksums and TCP state of every packet."""
     from trafficllm.lifecycle import captures
@@ -124,5 +153,10 @@ def check(
 
     body = captures.check(files)
     if strict and not body["valid"]:
-        raise InputError("input.invalid", "the capture has invalid packets", input=", ".join(files), hint="run without --strict for the counts")
+        raise InputError(
+            "input.invalid",
+            "the capture has invalid packets",
+            input=", ".join(files),
+            hint="run without --strict for the counts",
+        )
     emit("capture.check", body, as_json=as_json, show=show_pairs)

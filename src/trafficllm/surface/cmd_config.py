@@ -20,7 +20,9 @@ def show(config: Config = None, as_json: Json = False) -> None:
     from trafficllm.surface.output import emit
 
     settings = load_config(config).model_dump()
-    emit("config.show", {"source": str(config or "defaults"), "config": settings}, as_json=as_json, show=_toml)
+    emit(
+        "config.show", {"source": str(config or "defaults"), "config": settings}, as_json=as_json, show=_toml
+    )
 
 
 def _toml(body: Mapping[str, Any]) -> None:

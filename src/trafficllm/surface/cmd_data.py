@@ -17,34 +17,80 @@ app = typer.Typer(rich_markup_mode=None)
 def build(
     folder: Folder,
     out: Out,
-    task: Annotated[str, typer.Option("--task", metavar="ID", help="Task id; default: a task named after the folder.")] = "",
+    task: Annotated[
+        str, typer.Option("--task", metavar="ID", help="Task id; default: a task named after the folder.")
+    ] = "",
     profile: Profile = "",
-    split: Annotated[str, typer.Option("--split", help="What may not cross a split: auto, capture, host, time, session or flow.")] = "auto",
-    keep: Annotated[list[str] | None, typer.Option("--keep", metavar="FIELD", help="Do not mask FIELD although it looks like an artefact (prints LEAKY).")] = None,
-    reserved: Annotated[Path | None, typer.Option("--reserved", metavar="CSV", help="Files kept for scoring; default: reserved.csv in or above DIR.")] = None,
-    cap: Annotated[int | None, typer.Option("--cap", min=2, help="At most this many records a label.")] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="UNIT",
+            help="What may not cross a split: auto, capture, host, time, session or flow.",
+        ),
+    ] = "auto",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="FIELD",
+            help="Do not mask FIELD although it looks like an artefact (prints LEAKY).",
+        ),
+    ] = None,
+    reserved: Annotated[
+        Path | None,
+        typer.Option(
+            "--reserved", metavar="CSV", help="Files kept for scoring; default: reserved.csv in or above DIR."
+        ),
+    ] = None,
+    cap: Annotated[
+        int | None, typer.Option("--cap", min=2, help="At most this many records a label.")
+    ] = None,
     seed: Seed = 0,
     extra: Tasks = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Build a leak-safe data set from labelled captures: masked records, a split by group, a card."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import datasets
     from trafficllm.surface.output import emit
     from trafficllm.surface.progress import Bar
 
+    chosen = datasets.pick_task(folder, task, extra or (), strict=True)
     with Bar(quiet=quiet) as bar:
-        body = workshop.build(
-            folder, Path(out), task=task, profile=profile, split=split, keep=tuple(keep or ()), reserved=reserved, cap=cap, seed=seed, extra=extra or (), progress=bar
+        report = datasets.build(
+            folder,
+            Path(out),
+            task=chosen,
+            profile=profile,
+            split=split,
+            keep=tuple(keep or ()),
+            reserved=reserved,
+            cap=cap,
+            seed=seed,
+            progress=bar,
         )
-    emit("data.build", body, as_json=as_json, show=_show)
+    emit("data.build", report.as_dict(), as_json=as_json, show=_show)
 
 
 def _show(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import note, show_pairs, show_table
 
-    show_table(("class", "records"), sorted(body["classes"].items()), right=("records",))
-    show_pairs({key: value for key, value in body.items() if key != "classes"})
+    rows = [
+        [label, *(counts[part] for part in ("train", "val", "test"))]
+        for label, counts in sorted(body["classes"].items())
+    ]
+    show_table(("class", "train", "val", "test"), rows, right=("train", "val", "test"))
+    show_pairs({key: value for key, value in body.items() if key not in {"classes", "split", "groups"}})
+    split = body["split"]
+    show_pairs(
+        {
+            "split by": f"{split['unit']}: {split['why']}",
+            "groups": split["groups"],
+            "reserved": split["reserved"],
+            "notes": split["notes"],
+        }
+    )
     for field in body.get("leaky", ()):
         note(f"LEAKY: {field}")
 
@@ -52,7 +98,7 @@ def _show(body: Mapping[str, Any]) -> None:
 @app.command()
 def check(data: DataSet, as_json: Json = False) -> None:
     """Check a built data set: manifest and hash, splits without shared groups, classes with enough records."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import datasets
     from trafficllm.surface.output import emit, show_pairs
 
-    emit("data.check", workshop.check(data), as_json=as_json, show=show_pairs)
+    emit("data.check", datasets.check(data), as_json=as_json, show=show_pairs)

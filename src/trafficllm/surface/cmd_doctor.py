@@ -20,5 +20,8 @@ def doctor(registry: Registry = "", as_json: Json = False) -> None:
 def _show(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import note, show_table
 
-    show_table(("what", "status", "found", "remedy"), ([row["name"], row["status"], row["detail"], row["hint"]] for row in body["findings"]))
+    show_table(
+        ("what", "status", "found", "remedy"),
+        ([row["name"], row["status"], row["detail"], row["hint"]] for row in body["findings"]),
+    )
     note("ready" if body["ready"] else "something that is needed is missing: see the remedies above")

@@ -16,8 +16,13 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def run(
     data: DataSet,
-    adapter: Annotated[Path | None, typer.Option("--adapter", metavar="A", help="An adapter folder; default: the task's live version.")] = None,
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Score the baselines on the same input too.")] = True,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", metavar="A", help="An adapter folder; default: the task's live version."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Score the baselines on the same input too.")
+    ] = True,
     base: Base = "",
     registry: Registry = "",
     seed: Seed = 0,
@@ -39,6 +44,11 @@ def _show(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import show_pairs, show_table
 
     rows = [["adapter", body["macro_f1"], body["accuracy"], f"{body['ci95'][0]:.3f}-{body['ci95'][1]:.3f}"]]
-    rows += [[name, row["macro_f1"], row["accuracy"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"] for name, row in body.get("baselines", {}).items()]
+    rows += [
+        [name, row["macro_f1"], row["accuracy"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"]
+        for name, row in body.get("baselines", {}).items()
+    ]
     show_table(("", "macro-F1", "accuracy", "95 %"), rows, right=("macro-F1", "accuracy", "95 %"))
-    show_pairs({key: body[key] for key in ("n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base")})
+    show_pairs(
+        {key: body[key] for key in ("n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base")}
+    )

@@ -16,7 +16,9 @@ def generate(
     out: Out,
     flows: Annotated[int, typer.Option("--flows", min=1, max=100_000, help="How many flows.")] = 10,
     seed: Seed = 0,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.05, max=2.0, help="Sampling temperature.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.05, max=2.0, help="Sampling temperature.")
+    ] = 1.0,
     base: Base = "",
     registry: Registry = "",
     quiet: Quiet = False,
@@ -29,5 +31,7 @@ def generate(
 
     application = Application(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
-        body = application.generate(task, label, flows=flows, seed=seed, out=Path(out), temperature=temperature, progress=bar)
+        body = application.generate(
+            task, label, flows=flows, seed=seed, out=Path(out), temperature=temperature, progress=bar
+        )
     emit("generate", body, as_json=as_json, show=show_pairs)

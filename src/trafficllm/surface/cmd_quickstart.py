@@ -14,7 +14,14 @@ _BASELINES = ("majority", "identifier_probe", "artefact_probe", "knn", "lightgbm
 
 
 def quickstart(
-    workdir: Annotated[Path, typer.Option("--workdir", metavar="W", help="Where data sets, adapters and the report go; what is done there is reused.")] = Path("work"),
+    workdir: Annotated[
+        Path,
+        typer.Option(
+            "--workdir",
+            metavar="W",
+            help="Where data sets, adapters and the report go; what is done there is reused.",
+        ),
+    ] = Path("work"),
     seed: Seed = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Small: under two minutes, for CI.")] = False,
     quiet: Quiet = False,
@@ -31,7 +38,15 @@ def quickstart(
 
 
 def _show(body: Mapping[str, Any]) -> None:
-    for part in (_show_data, _show_scores, _show_tokens, _show_routing, _show_unseen, _show_generated, _show_end):
+    for part in (
+        _show_data,
+        _show_scores,
+        _show_tokens,
+        _show_routing,
+        _show_unseen,
+        _show_generated,
+        _show_end,
+    ):
         part(body)
 
 
@@ -40,11 +55,20 @@ def _show_data(body: Mapping[str, Any]) -> None:
 
     columns = ("task", "records", "dropped", "split", "mask", "artefacts masked")
     rows = [
-        [name, data.get("records"), data.get("dropped"), data.get("split"), data.get("mask"), data.get("artefact_masked")]
+        [
+            name,
+            data.get("records"),
+            data.get("dropped"),
+            data.get("split"),
+            data.get("mask"),
+            data.get("artefact_masked"),
+        ]
         for name, data in body.get("data", {}).items()
     ]
     if rows:
-        show_table(columns, rows, title="Data sets: flows and captures never cross a split, shortcuts are masked")
+        show_table(
+            columns, rows, title="Data sets: flows and captures never cross a split, shortcuts are masked"
+        )
 
 
 def _show_scores(body: Mapping[str, Any]) -> None:
@@ -54,14 +78,29 @@ def _show_scores(body: Mapping[str, Any]) -> None:
     for task in body["tasks"]:
         low, high = task["quality"]["ci95"]
         scores = [task["baselines"].get(name, {}).get("macro_f1") for name in _BASELINES]
-        rows.append([task["task"], task["quality"]["n_test"], task["quality"]["macro_f1"], f"{low:.3f}-{high:.3f}", *scores])
+        rows.append(
+            [
+                task["task"],
+                task["quality"]["n_test"],
+                task["quality"]["macro_f1"],
+                f"{low:.3f}-{high:.3f}",
+                *scores,
+            ]
+        )
     columns = ("task", "flows", "adapter", "95 %", *(name.replace("_", " ") for name in _BASELINES))
-    show_table(columns, rows, title="Macro-F1 on reserved flows, the same masked input for all (the identifier probe sees what the others may not)", right=columns[1:])
+    show_table(
+        columns,
+        rows,
+        title="Macro-F1 on reserved flows, the same masked input for all (the identifier probe sees what the others may not)",
+        right=columns[1:],
+    )
 
 
 def _show_tokens(body: Mapping[str, Any]) -> None:
     tokens = body["tokens_per_flow"]
-    print(f"tokens per flow   plain {tokens['plain']:.1f}, extended {tokens['extended']:.1f}: {tokens['ratio']:.2f} times fewer")
+    print(
+        f"tokens per flow   plain {tokens['plain']:.1f}, extended {tokens['extended']:.1f}: {tokens['ratio']:.2f} times fewer"
+    )
 
 
 def _show_routing(body: Mapping[str, Any]) -> None:
@@ -74,15 +113,24 @@ def _show_routing(body: Mapping[str, Any]) -> None:
 def _show_unseen(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import show_table
 
-    rows = [[row["file"], row["source"], row["task"], row["labels"], row["unknown"], row.get("truth")] for row in body["unseen"]]
-    show_table(("file", "source", "task", "labels", "unknown", "truth"), rows, title="Captures that nothing was trained on, right or wrong")
+    rows = [
+        [row["file"], row["source"], row["task"], row["labels"], row["unknown"], row.get("truth")]
+        for row in body["unseen"]
+    ]
+    show_table(
+        ("file", "source", "task", "labels", "unknown", "truth"),
+        rows,
+        title="Captures that nothing was trained on, right or wrong",
+    )
 
 
 def _show_generated(body: Mapping[str, Any]) -> None:
     from trafficllm.core.escape import for_terminal
 
     made = body["generated"]
-    print(f"generated         {for_terminal(str(made['file']))}: {made['packets']} packets, {'valid' if made['valid'] else 'NOT valid'}")
+    print(
+        f"generated         {for_terminal(str(made['file']))}: {made['packets']} packets, {'valid' if made['valid'] else 'NOT valid'}"
+    )
 
 
 def _show_end(body: Mapping[str, Any]) -> None:

@@ -19,28 +19,50 @@ def list_(registry: Registry = "", extra: Tasks = None, as_json: Json = False) -
     from trafficllm.lifecycle.application import Application
     from trafficllm.surface.output import emit
 
-    emit("task.list", Application(registry=registry, extra_tasks=extra or ()).task_list(), as_json=as_json, show=_show_list)
+    emit(
+        "task.list",
+        Application(registry=registry, extra_tasks=extra or ()).task_list(),
+        as_json=as_json,
+        show=_show_list,
+    )
 
 
 def _show_list(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import show_table
 
-    rows = ([task["id"], task["title"], task["kind"], len(task["labels"]), task["live"]] for task in body["tasks"])
+    rows = (
+        [task["id"], task["title"], task["kind"], len(task["labels"]), task["live"]] for task in body["tasks"]
+    )
     show_table(("id", "title", "kind", "labels", "live"), rows, right=("labels",))
 
 
 @app.command()
-def show(task: Annotated[str, typer.Argument(metavar="ID")], registry: Registry = "", extra: Tasks = None, as_json: Json = False) -> None:
+def show(
+    task: Annotated[str, typer.Argument(metavar="ID")],
+    registry: Registry = "",
+    extra: Tasks = None,
+    as_json: Json = False,
+) -> None:
     """Show one task: its labels, instruction, causal fields and notes."""
     from trafficllm.lifecycle.application import Application
     from trafficllm.surface.output import emit, show_pairs
 
-    emit("task.show", Application(registry=registry, extra_tasks=extra or ()).task_show(task), as_json=as_json, show=show_pairs)
+    emit(
+        "task.show",
+        Application(registry=registry, extra_tasks=extra or ()).task_show(task),
+        as_json=as_json,
+        show=show_pairs,
+    )
 
 
 @app.command()
 def route(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="A question in plain language; - reads a line a question from stdin.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="TEXT", help="A question in plain language; - reads a line a question from stdin."
+        ),
+    ],
     base: Base = "",
     registry: Registry = "",
     as_json: Json = False,

@@ -16,9 +16,19 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def extend(
     base: Annotated[str, typer.Option("--base", metavar="B", help="A model folder, or `plain` (shipped).")],
-    data: Annotated[Path, typer.Option("--data", metavar="D", help="A data set made by `data build`; only its training split is read.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="D", help="A data set made by `data build`; only its training split is read."
+        ),
+    ],
     out: Out,
-    size: Annotated[int, typer.Option("--size", min=0, max=65536, help="Traffic tokens to add, the codec's single units included.")] = 4096,
+    size: Annotated[
+        int,
+        typer.Option(
+            "--size", min=0, max=65536, help="Traffic tokens to add, the codec's single units included."
+        ),
+    ] = 4096,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -36,18 +46,33 @@ def extend(
 @app.command()
 def compare(
     data: DataSet,
-    bases: Annotated[list[str] | None, typer.Option("--base", metavar="B", help="Model folders, `plain` or `default`; may be repeated.")] = None,
+    bases: Annotated[
+        list[str] | None,
+        typer.Option("--base", metavar="B", help="Model folders, `plain` or `default`; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare what a flow costs in tokens: each tokenizer on the same held-out records."""
     from trafficllm.lifecycle import workshop
     from trafficllm.surface.output import emit
 
-    emit("tokenizer.compare", workshop.compare(data, bases or ["plain", "default"]), as_json=as_json, show=_show)
+    emit(
+        "tokenizer.compare",
+        workshop.compare(data, bases or ["plain", "default"]),
+        as_json=as_json,
+        show=_show,
+    )
 
 
 def _show(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import show_table
 
-    rows = [[row["tokenizer"], row["vocab_size"], row["tokens_per_flow"], row["ratio"]] for row in body["tokenizers"]]
-    show_table(("tokenizer", "vocabulary", "tokens per flow", "ratio"), rows, right=("vocabulary", "tokens per flow", "ratio"))
+    rows = [
+        [row["tokenizer"], row["vocab_size"], row["tokens_per_flow"], row["ratio"]]
+        for row in body["tokenizers"]
+    ]
+    show_table(
+        ("tokenizer", "vocabulary", "tokens per flow", "ratio"),
+        rows,
+        right=("vocabulary", "tokens per flow", "ratio"),
+    )

@@ -36,7 +36,10 @@ def base_(
 def instruct(
     base: Base,
     out: Out,
-    tasks: Annotated[list[str] | None, typer.Option("--task", metavar="ID", help="Tasks to route to; default: the whole catalogue.")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="ID", help="Tasks to route to; default: the whole catalogue."),
+    ] = None,
     max_seconds: MaxSeconds = None,
     seed: Seed = 0,
     extra: Tasks = None,
@@ -50,7 +53,16 @@ def instruct(
     from trafficllm.surface.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = workshop.tune_instruct(base, Path(out), tasks=tasks or (), max_seconds=max_seconds, seed=seed, extra=extra or (), config=config, progress=bar)
+        body = workshop.tune_instruct(
+            base,
+            Path(out),
+            tasks=tasks or (),
+            max_seconds=max_seconds,
+            seed=seed,
+            extra=extra or (),
+            config=config,
+            progress=bar,
+        )
     emit("tune.instruct", body, as_json=as_json, show=show_pairs)
 
 
@@ -71,5 +83,7 @@ def task(
     from trafficllm.surface.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = workshop.tune_task(data, base, Path(out), max_seconds=max_seconds, seed=seed, config=config, progress=bar)
+        body = workshop.tune_task(
+            data, base, Path(out), max_seconds=max_seconds, seed=seed, config=config, progress=bar
+        )
     emit("tune.task", body, as_json=as_json, show=show_pairs)

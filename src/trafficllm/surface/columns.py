@@ -105,7 +105,9 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
         "count": pa.int64(),
         "share": pa.float64(),
         "shares": pa.map_(pa.string(), pa.float64()),
-        "evidence": pa.list_(pa.struct([("frame", pa.int64()), ("field", pa.string()), ("weight", pa.float64())])),
+        "evidence": pa.list_(
+            pa.struct([("frame", pa.int64()), ("field", pa.string()), ("weight", pa.float64())])
+        ),
         "splt": pa.list_(pa.struct([("dir", pa.string()), ("size", pa.int64()), ("iat", pa.float64())])),
         "proto": pa.string(),
     }

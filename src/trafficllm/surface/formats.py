@@ -25,7 +25,14 @@ FORMATS = ("table", "jsonl", "csv", "parquet", "zeek", "eve")
 class Lines:
     """Rows as lines of text, each made by `line`; the header first."""
 
-    def __init__(self, stream: BinaryIO, line: Callable[[Mapping[str, Any]], str], *, header: str = "", footer: str = "") -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        line: Callable[[Mapping[str, Any]], str],
+        *,
+        header: str = "",
+        footer: str = "",
+    ) -> None:
         self._stream, self._line, self._footer = stream, line, footer
         stream.write(header.encode())
 
@@ -94,7 +101,13 @@ def _zeek_cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{_zeek_word(key)}={_zeek_word(item)}" for key, item in value.items()) or "(empty)"
     if isinstance(value, list | tuple):
-        return ",".join(_zeek_word(" ".join(map(str, item.values())) if isinstance(item, Mapping) else item) for item in value) or "(empty)"
+        return (
+            ",".join(
+                _zeek_word(" ".join(map(str, item.values())) if isinstance(item, Mapping) else item)
+                for item in value
+            )
+            or "(empty)"
+        )
     return str(value)
 
 
@@ -111,31 +124,58 @@ def _zeek_header(columns: Sequence[Column], path: str) -> str:
 
 
 def make_writer(
-    form: str, stream: BinaryIO, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    form: str,
+    stream: BinaryIO,
+    columns: Sequence[Column],
+    *,
+    path: str,
+    eve: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> FlowWriter:
     """The writer of a stream format; `path` is Zeek's log name, `eve` turns a row into an EVE event."""
     names = [column.name for column in columns]
     if form == "jsonl":
         return Lines(stream, lambda row: json_line({name: row.get(name) for name in names}) + "\n")
     if form == "csv":
-        return Lines(stream, lambda row: _csv_text([_csv_cell(row.get(name)) for name in names]), header=_csv_text(names))
+        return Lines(
+            stream,
+            lambda row: _csv_text([_csv_cell(row.get(name)) for name in names]),
+            header=_csv_text(names),
+        )
     if form == "zeek":
-        return Lines(stream, lambda row: "\t".join(_zeek_cell(row.get(name)) for name in names) + "\n", header=_zeek_header(columns, path))
+        return Lines(
+            stream,
+            lambda row: "\t".join(_zeek_cell(row.get(name)) for name in names) + "\n",
+            header=_zeek_header(columns, path),
+        )
     if form == "eve":
         return Lines(stream, lambda row: json_line(eve(row)) + "\n")
     if form == "parquet":
         return Parquet(stream, columns)
-    raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
+    raise UsageError(
+        "usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}"
+    )
 
 
 def check_format(form: str, out: str) -> None:
     """Refuse an unknown format, and Parquet on a terminal, before any work is done."""
     if form not in FORMATS:
-        raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
+        raise UsageError(
+            "usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}"
+        )
     if form == "table" and out != "-":
-        raise UsageError("usage.format", "a table is for reading, not for a file", input="--format", hint="choose -f jsonl, csv, parquet, zeek or eve with --out")
+        raise UsageError(
+            "usage.format",
+            "a table is for reading, not for a file",
+            input="--format",
+            hint="choose -f jsonl, csv, parquet, zeek or eve with --out",
+        )
     if form == "parquet" and out == "-" and sys.stdout.isatty():
-        raise UsageError("usage.format", "Parquet is no text", input="--format", hint="name a file with -o, or redirect stdout")
+        raise UsageError(
+            "usage.format",
+            "Parquet is no text",
+            input="--format",
+            hint="name a file with -o, or redirect stdout",
+        )
 
 
 @contextmanager
@@ -160,5 +200,15 @@ def sink(out: str) -> Iterator[BinaryIO]:
 
 def _refused(error: OSError, target: Path) -> ResourceError:
     if error.errno in {13, 1, 30}:  # EACCES, EPERM, EROFS
-        return ResourceError("resource.permission", "no permission to write here", input=str(target), hint="choose a folder you may write to")
-    return ResourceError("resource.disk_full", f"cannot write: {error.strerror or error}", input=str(target), hint="free some space; nothing was left half-written")
+        return ResourceError(
+            "resource.permission",
+            "no permission to write here",
+            input=str(target),
+            hint="choose a folder you may write to",
+        )
+    return ResourceError(
+        "resource.disk_full",
+        f"cannot write: {error.strerror or error}",
+        input=str(target),
+        hint="free some space; nothing was left half-written",
+    )

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LONGEST = 1 << 16
-_WIDE = 200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
+_WIDE = (
+    200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
+)
 
 
 def plain(value: Any) -> Any:
@@ -50,7 +52,13 @@ def out() -> Console:
     """A console on stdout: colours on a terminal only and never under NO_COLOR."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+    return Console(
+        file=sys.stdout,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if sys.stdout.isatty() else _WIDE,
+    )
 
 
 def note(text: str) -> None:
@@ -58,7 +66,9 @@ def note(text: str) -> None:
     print(for_terminal(text), file=sys.stderr)
 
 
-def emit(command: str, body: Mapping[str, Any], *, as_json: bool, show: Callable[[Mapping[str, Any]], None]) -> None:
+def emit(
+    command: str, body: Mapping[str, Any], *, as_json: bool, show: Callable[[Mapping[str, Any]], None]
+) -> None:
     """Print a command's result: the `trafficllm.<command>/1` envelope with `--json`, else through `show`."""
     if as_json:
         print(json_line({"schema": f"trafficllm.{command}/1", "ok": True, **body}, indent=1))
@@ -66,13 +76,20 @@ def emit(command: str, body: Mapping[str, Any], *, as_json: bool, show: Callable
         show(body)
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()
+) -> None:
     """A table on stdout; cells are escaped, columns named in `right` are aligned right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, title=Text(for_terminal(title)) if title else None, title_justify="left", pad_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=Text(for_terminal(title)) if title else None,
+        title_justify="left",
+        pad_edge=False,
+    )
     for name in columns:
         table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
     for row in rows:

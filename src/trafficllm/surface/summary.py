@@ -48,7 +48,9 @@ class Summary:
     def body(self) -> dict[str, Any]:
         """The object of `analyze --json`."""
         verdicts: dict[str, dict[str, int]] = {}
-        for (task, label), count in sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
+        for (task, label), count in sorted(
+            self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1])
+        ):
             verdicts.setdefault(task, {})[label] = count
         return {
             "flows": self.flows,
@@ -72,11 +74,20 @@ class Summary:
     def _show(self) -> None:
         from trafficllm.surface.output import note, show_table
 
-        rows = [[task, label, count, self.sureness[task, label] / count] for (task, label), count in self._ordered()]
+        rows = [
+            [task, label, count, self.sureness[task, label] / count]
+            for (task, label), count in self._ordered()
+        ]
         show_table(("task", "verdict", "flows", "mean confidence"), rows, right=("flows", "mean confidence"))
-        show_table(("verdict", "confidence", "from", "to", "proto", "packets", "frames"), map(_line, self.notable()), right=("confidence", "packets"))
+        show_table(
+            ("verdict", "confidence", "from", "to", "proto", "packets", "frames"),
+            map(_line, self.notable()),
+            right=("confidence", "packets"),
+        )
         if self._seen > _SHOWN:
-            note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+            note(
+                f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them"
+            )
 
     def _ordered(self) -> list[tuple[tuple[str, str], int]]:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))

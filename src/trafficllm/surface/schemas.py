@@ -1,0 +1,65 @@
+"""JSON Schemas of everything that other programs read, made from `shapes`.
+
+`schemas/` holds the generated files; a test regenerates and compares them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, create_model
+
+from trafficllm.surface import shapes
+
+BODIES: dict[str, type[BaseModel]] = {
+    "adapter.list": shapes.AdapterList,
+    "adapter.promote": shapes.AdapterChange,
+    "adapter.rollback": shapes.AdapterChange,
+    "adapter.show": shapes.AdapterShow,
+    "analyze": shapes.Analyze,
+    "capture.check": shapes.CaptureCheck,
+    "capture.info": shapes.CaptureInfo,
+    "config.show": shapes.Setting,
+    "data.build": shapes.DataBuild,
+    "data.check": shapes.DataCheck,
+    "doctor": shapes.Doctor,
+    "generate": shapes.Generate,
+    "task.list": shapes.TaskList,
+    "task.route": shapes.TaskRoute,
+    "task.show": shapes.TaskShow,
+}
+"""Bodies of the `--json` envelopes, by command."""
+
+LINES: dict[str, type[BaseModel]] = {"analyze.line": shapes.Verdict, "capture.flows.line": shapes.Flow, "eve.line": shapes.Eve}
+"""Lines of the stream formats."""
+
+
+def envelope(command: str) -> type[BaseModel]:
+    """The model of a command's `--json` object: its body with `schema` and `ok`."""
+    name = f"trafficllm.{command}/1"
+    body = BODIES[command]
+    literal: Any = Literal  # a Literal of a computed name is beyond the type checker
+    return create_model(
+        body.__name__ + "Envelope",
+        __base__=body,
+        __doc__=body.__doc__,
+        schema_=(literal[name], Field(alias="schema")),
+        ok=(literal[True], ...),
+    )
+
+
+def all_schemas() -> dict[str, str]:
+    """File name -> JSON Schema text, for every command, stream line and the error."""
+    models: dict[str, type[BaseModel]] = {command: envelope(command) for command in BODIES}
+    models |= LINES | {"error": shapes.ErrorEnvelope}
+    return {f"trafficllm.{name}.1.json": _text(name, model) for name, model in sorted(models.items())}
+
+
+def _text(name: str, model: type[BaseModel]) -> str:
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"trafficllm.{name}/1",
+        **model.model_json_schema(by_alias=True),
+    }
+    return json.dumps(schema, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,369 @@
+"""The closed shape of everything that other programs read: keys may be added here, never renamed or dropped."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = float
+Counts = dict[str, int]
+
+
+class Closed(BaseModel):
+    """An object with exactly these keys."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Quality(Closed):
+    """A score with everything that makes it honest: interval, split, masks, leaks, what the base had seen."""
+
+    macro_f1: Share
+    accuracy: Share
+    ci95: tuple[Share, Share]
+    per_class: dict[str, Any]
+    n_test: int
+    n_test_unique: int
+    split: str
+    mask: str
+    leaky: list[str]
+    seen_by_base: str | int
+    seeds: list[int]
+    unique: dict[str, Share] = {}
+    scored_labels: list[str] = []
+    not_measurable: dict[str, str] = {}
+    n_groups: int | None = None
+    confusion: dict[str, Any] = {}
+    calibration: dict[str, Any] = {}
+    ece: Share | None = None
+    brier: Share | None = None
+    macro_f1_seeds: list[Share] = []
+
+
+class Failure(Closed):
+    """What went wrong, where, and what to do."""
+
+    code: str
+    input: str
+    where: str
+    message: str
+    hint: str
+
+
+class Probability(Closed):
+    """A task and how likely the question asks for it."""
+
+    id: str
+    probability: Share
+
+
+class Part(Closed):
+    """A part of a flow that a verdict rests on."""
+
+    frame: int
+    field: str
+    weight: float
+
+
+class Packet(Closed):
+    """One of a flow's first packets: direction, payload bytes, seconds since the one before."""
+
+    dir: int
+    size: int
+    iat: float
+
+
+class Verdict(Closed):
+    """A line of `analyze -f jsonl`. Times in seconds; probabilities sum to 1."""
+
+    uid: str
+    ts: float
+    duration: float
+    community_id: str
+    orig_h: str
+    orig_p: int
+    resp_h: str
+    resp_p: int
+    proto: str
+    packets: int
+    task: str
+    label: str
+    confidence: Share
+    probabilities: dict[str, Share]
+    unknown_score: float
+    evidence: list[Part]
+    adapter: str
+    version: str
+
+
+class Flow(Closed):
+    """A line of `capture flows -f jsonl`, in Zeek's words. Times in seconds, sizes in bytes."""
+
+    ts: float
+    uid: str
+    orig_h: str
+    orig_p: int
+    resp_h: str
+    resp_p: int
+    proto: str
+    duration: float | None
+    orig_bytes: int | None
+    resp_bytes: int | None
+    conn_state: str
+    history: str
+    orig_pkts: int
+    orig_ip_bytes: int
+    resp_pkts: int
+    resp_ip_bytes: int
+    community_id: str
+    end_reason: str
+    splt: list[Packet]
+
+
+class EveAlert(Closed):
+    """Suricata's `alert` object."""
+
+    action: Literal["allowed"]
+    gid: int
+    signature_id: int
+    rev: int
+    signature: str
+    category: str
+    severity: int
+
+
+class EveFlow(Closed):
+    """Suricata's `flow` object."""
+
+    pkts_toserver: int
+    pkts_toclient: int
+    bytes_toserver: int
+    bytes_toclient: int
+    start: str
+    end: str
+    state: str
+    reason: str
+
+
+class EveVerdict(Closed):
+    """What is ours in an EVE event."""
+
+    task: str
+    label: str
+    confidence: Share
+    probabilities: dict[str, Share]
+    unknown_score: float
+    adapter: str
+    version: str
+
+
+class Eve(Closed):
+    """A line of `-f eve`."""
+
+    timestamp: str
+    flow_id: int
+    event_type: Literal["alert", "flow", "trafficllm"]
+    src_ip: str
+    src_port: int
+    dest_ip: str
+    dest_port: int
+    proto: str
+    community_id: str
+    alert: EveAlert | None = None
+    flow: EveFlow | None = None
+    trafficllm: EveVerdict | None = None
+
+
+class CaptureInfo(Closed):
+    """Counts of a capture; `first` and `last` in seconds since the Unix epoch."""
+
+    packets: int
+    bytes: int
+    first: float | None
+    last: float | None
+    link_types: Counts
+    truncated: int
+    malformed: Counts
+    non_ip: int
+    non_flow: int
+    flows: int
+    evicted: int
+
+
+class CaptureCheck(Closed):
+    """Validity of every packet."""
+
+    valid: bool
+    packets: int
+    malformed: Counts
+    bad_checksums: int
+    bad_lengths: int
+    tcp_violations: list[str]
+
+
+class Analyze(Closed):
+    """The summary of `analyze --json`."""
+
+    flows: int
+    tasks: list[str]
+    route: dict[str, Any] | None
+    verdicts: dict[str, Counts]
+    notable: list[Verdict]
+    capture: CaptureInfo
+
+
+class DataBuild(Closed):
+    """What a data set holds, what was dropped and masked, and how it was split."""
+
+    records: int
+    classes: dict[str, Counts]
+    dropped: Counts
+    groups: int
+    split: dict[str, Any]
+    mask: str
+    masked_fields: list[str]
+    artefact_masked: list[dict[str, Any]]
+    leaky: list[str]
+    duplicates: dict[str, Any]
+    dataset_sha256: str
+    out: str
+    reused: bool
+
+
+class DataCheck(Closed):
+    """Whether a data set is whole and its parts are apart."""
+
+    dataset_sha256: str
+    task: str
+    records: int
+    parts: Counts
+    shared_groups: int
+    shared_contents: int
+    not_trainable: list[str]
+    not_tested: list[str]
+    leaky: list[str]
+
+
+class TaskRow(Closed):
+    """A task of the catalogue; `live` is its adapter's version."""
+
+    id: str
+    title: str
+    kind: str
+    granularity: str
+    labels: list[str]
+    live: str | None
+
+
+class TaskList(Closed):
+    """The catalogue."""
+
+    tasks: list[TaskRow]
+
+
+class TaskShow(TaskRow):
+    """One task."""
+
+    instruction: str
+    umbrella_question: str
+    umbrella: dict[str, str]
+    causal: dict[str, str]
+    housekeeping: bool
+    dataset: str
+    notes: str
+
+
+class TaskRoute(Closed):
+    """Which tasks a question asks for."""
+
+    tasks: list[Probability]
+    none: Share
+
+
+class AdapterRow(Closed):
+    """A version in the registry."""
+
+    task: str
+    version: str
+    status: Literal["live", "candidate", "rejected"]
+    parent: str | None
+    macro_f1: Share | None
+    path: str
+
+
+class AdapterList(Closed):
+    """All versions."""
+
+    registry: str
+    adapters: list[AdapterRow]
+
+
+class AdapterShow(Closed):
+    """A version with its manifest."""
+
+    task: str
+    version: str
+    status: Literal["live", "candidate", "rejected"]
+    parent: str | None
+    path: str
+    manifest: dict[str, Any]
+
+
+class AdapterChange(Closed):
+    """A version after `promote` or `rollback`."""
+
+    task: str
+    version: str
+    status: Literal["live", "candidate", "rejected"]
+    parent: str | None
+    quality: Quality | None
+    baselines: dict[str, Any] | None
+
+
+class Setting(Closed):
+    """The whole configuration in force."""
+
+    source: str
+    config: dict[str, Any]
+
+
+class Finding(Closed):
+    """One thing that `doctor` looked at."""
+
+    name: str
+    status: Literal["ok", "optional", "missing"]
+    detail: str
+    hint: str
+
+
+class Doctor(Closed):
+    """What is here, what is missing and how to get it."""
+
+    ready: bool
+    findings: list[Finding]
+
+
+class Generate(Closed):
+    """A synthetic capture and what the model had wrong before the grammar and the compiler put it right."""
+
+    task: str
+    label: str
+    version: str
+    file: str
+    flows: int
+    packets: int
+    prevented: Counts
+    repairs: Counts
+    addresses_outside_documentation: int
+    valid: bool
+    sha256: str
+    seed: int
+
+
+class ErrorEnvelope(Closed):
+    """What every command prints with `--json` when it fails."""
+
+    schema_: Literal["trafficllm.error/1"] = Field(alias="schema")
+    ok: Literal[False]
+    error: Failure
