@@ -67,6 +67,8 @@ def compile_flows(
             packets = _udp(plan, actions, version, rng, counts.repairs)
         times += [begin + packet.ts for packet in packets]
         frames += [framer.frame(packet) for packet in packets]
+    for kind in [kind for kind, count in counts.repairs.items() if not count]:
+        del counts.repairs[kind]
     counts.flows += len(plans)
     counts.packets += len(frames)
     return _batch(times, frames)
@@ -107,16 +109,20 @@ def _cleaned(actions: Sequence[Action], repairs: Counter[str]) -> list[Action]:
 def _tcp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     legal = compile_tcp.Legaliser(repairs).run(actions)
     contents = wellformed.tcp_contents(legal, rng, repairs)
-    service = services.settle("tcp", plan.resp_p, contents, rng, repairs)
-    numberer = compile_tcp.Numberer(version, (services.client_port(rng), service), rng)
-    return numberer.run(legal, contents)
+    ports = _ports("tcp", plan, contents, rng, repairs)
+    return compile_tcp.Numberer(version, ports, rng).run(legal, contents)
+
+
+def _ports(transport: str, plan: FlowPlan, contents: Sequence[bytes], rng: random.Random, repairs: Counter[str]) -> tuple[int, int]:
+    client = services.client_port(transport, plan.orig_p, rng, repairs)
+    return client, services.service_port(transport, plan.resp_p, contents, repairs)
 
 
 def _udp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     limit = MTU - IP_HEADER[version] - 8
     legal = _datagrams(actions, limit, repairs)
     contents = wellformed.udp_contents(legal, plan.resp_p, rng, repairs)
-    ports = (services.client_port(rng), services.settle("udp", plan.resp_p, contents, rng, repairs))
+    ports = _ports("udp", plan, contents, rng, repairs)
     ttls = (64, rng.randrange(44, 60))
     packets = []
     now = 0

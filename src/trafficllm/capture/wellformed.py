@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trafficllm.capture import wellformed_dns, wellformed_http, wellformed_tls
 from trafficllm.core.types import RESP, Action
 
-DNS_PORTS = frozenset({53, 5353, 5355})
 _CARRIERS = {"send", "close"}
 
 
@@ -37,14 +37,15 @@ def _fill_streams(
     for indexes in streams:
         if not indexes:
             continue
-        parts = [_filled(actions[k], rng) for k in indexes]
-        stream = bytearray(b"".join(parts))
-        edges, total = [], 0
-        for part in parts:
-            total += len(part)
-            edges.append(total)
-        before = bytes(stream)
         known = _known(actions, indexes)
+        stream = bytearray()
+        edges = []
+        for k in indexes:
+            shown = actions[k].payload[: max(known - len(stream), 0)]
+            repairs["payload.detached"] += shown != actions[k].payload
+            stream += _filled(replace(actions[k], payload=shown), rng, lead=not stream)
+            edges.append(len(stream))
+        before = bytes(stream)
         _repair_stream(stream, known, edges, rng)
         repairs["payload.lengths"] += stream[:known] != before[:known]
         start = 0
@@ -54,7 +55,7 @@ def _fill_streams(
 
 
 def _known(actions: Sequence[Action], indexes: Sequence[int]) -> int:
-    """Length of the stream's beginning that the plan spells out without a gap."""
+    """Length of the stream's beginning that the plan spells out without a gap; bytes shown after it have no place."""
     known = 0
     for k in indexes:
         known += len(actions[k].payload)
@@ -64,10 +65,16 @@ def _known(actions: Sequence[Action], indexes: Sequence[int]) -> int:
 
 
 def _repair_stream(stream: bytearray, known: int, edges: Sequence[int], rng: random.Random) -> None:
-    if wellformed_tls.looks_like(stream[:known]):
-        wellformed_tls.repair(stream, known, edges, rng)
-    elif wellformed_http.looks_like(stream[:known]):
-        wellformed_http.repair(stream, known, next(edge for edge in edges if edge >= known))
+    """Repair the stream from its beginning, or its TLS part from where one begins (STARTTLS, CONNECT)."""
+    begin = next((at for at in (0, *edges) if at < known and wellformed_tls.looks_like(stream[at:known])), len(stream))
+    if wellformed_http.looks_like(stream[: min(begin, known)]):
+        head = stream[:begin]
+        wellformed_http.repair(head, min(known, begin), next(edge for edge in edges if edge >= min(known, begin)))
+        stream[:begin] = head
+    if begin < len(stream):
+        tail = stream[begin:]
+        wellformed_tls.repair(tail, known - begin, [edge - begin for edge in edges if edge > begin], rng)
+        stream[begin:] = tail
 
 
 def udp_contents(actions: Sequence[Action], port: int, rng: random.Random, repairs: Counter[str]) -> list[bytes]:
@@ -75,7 +82,7 @@ def udp_contents(actions: Sequence[Action], port: int, rng: random.Random, repai
     contents = []
     for action in actions:
         content = None
-        if port in DNS_PORTS:
+        if port in wellformed_dns.PORTS:
             content = wellformed_dns.message(action.payload, action.size, _is_response(action), rng)
             repairs["payload.lengths"] += content is not None and content[: len(action.payload)] != action.payload
         contents.append(_filled(action, rng) if content is None else content)
@@ -86,11 +93,20 @@ def _is_response(action: Action) -> bool:
     return bool(action.payload[2] & 0x80) if len(action.payload) > 2 else action.dir == RESP
 
 
-def _filled(action: Action, rng: random.Random) -> bytes:
+def _filled(action: Action, rng: random.Random, *, lead: bool = True) -> bytes:
+    """The action's payload filled to its size.
+
+    Filler that leads a stream or datagram starts with 16 bytes in 0x58-0x7F: protocols that analysers guess by content
+    (RTCP, QUIC, STUN, CLTP: 1.2 of a thousand random datagrams) have other bytes there.
+    """
     need = action.size - len(action.payload)
     if need <= 0:
         return action.payload[: action.size]
     if action.fill == "zero":
         return action.payload + bytes(need)
     raw = rng.randbytes(need)
-    return action.payload + (wellformed_http.filler(raw) if action.fill == "text" else raw)
+    if action.fill == "text":
+        return action.payload + wellformed_http.filler(raw)
+    if lead and len(action.payload) < 4:
+        raw = bytes(0x58 + value % 0x28 for value in raw[:16]) + raw[16:]
+    return action.payload + raw

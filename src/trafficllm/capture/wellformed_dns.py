@@ -7,6 +7,8 @@ import struct
 
 from trafficllm.capture.wellformed_http import filler
 
+PORTS = frozenset({53, 5353, 5355})
+"""Where messages are expected: DNS, mDNS (RFC 6762), LLMNR (RFC 4795)."""
 HEADER = 12
 _NAME_LIMIT = 255
 _ADDRESS_SIZES = {1: 4, 28: 16}
@@ -20,10 +22,10 @@ def message(payload: bytes, size: int, response: bool, rng: random.Random) -> by
     None where no message has that size (less than a header and a root question, 17 bytes, except a bare
     header). Records that do not fit are replaced by addresses of documentation ranges and a TXT record.
     """
+    if not is_message_size(size):
+        return None
     if size == HEADER:
         return _head(payload, response, rng) + bytes(8)
-    if size < HEADER + 5:
-        return None
     head = _head(payload, response, rng)
     name = _question_name(payload, size, rng)
     at = HEADER + len(name)
@@ -40,6 +42,15 @@ def message(payload: bytes, size: int, response: bool, rng: random.Random) -> by
         # records are counted in section order: a filler after authority records belongs to the last section
         counts = [counts[0] - answers, counts[1], counts[2] + answers]
     return head + struct.pack("!HHHH", 1, *counts) + body + records + extra
+
+
+def is_message_size(size: int) -> bool:
+    """Whether a message of `size` bytes exists: a bare header, or one with at least the root question.
+
+    >>> [size for size in range(20) if is_message_size(size)]
+    [12, 17, 18, 19]
+    """
+    return size == HEADER or size >= HEADER + 5
 
 
 def _head(payload: bytes, response: bool, rng: random.Random) -> bytes:

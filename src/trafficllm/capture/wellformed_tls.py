@@ -21,8 +21,8 @@ _HELLO_FIXED = 4 + 2 + 32 + 1
 
 
 def looks_like(stream: bytes | bytearray) -> bool:
-    """Whether `stream` begins with a TLS record header."""
-    return len(stream) >= 6 and CHANGE <= stream[0] <= HEARTBEAT and stream[1] == 3 and stream[2] <= 4
+    """Whether `stream` begins with a TLS record's type and version."""
+    return len(stream) >= 3 and CHANGE <= stream[0] <= HEARTBEAT and stream[1] == 3 and stream[2] <= 4
 
 
 def repair(stream: bytearray, known: int, edges: Sequence[int], rng: random.Random) -> None:
@@ -120,8 +120,9 @@ class _Hello:
         self._session()
         if self.client:
             self._vector(2, 2, reserve=2)
-            s[self.at : self.at + 2] = b"\1\0"
-            self.at += 2
+            methods = 2 if self.end - self.at == 3 else 1
+            s[self.at : self.at + 1 + methods] = bytes((methods, 0, 0))[: 1 + methods]
+            self.at += 1 + methods
         else:
             if self.at + 2 > self.known:
                 s[self.at : self.at + 2] = b"\x13\x01"
@@ -139,6 +140,8 @@ class _Hello:
         length = self.s[self.at] if self.at < self.known else 32
         if length > 32 or length > room:
             length = 32 if room >= 32 else 0
+        if room - length in {1, 3, 4, 5} and not self.client:
+            length = length - 6 + (room - length) if length >= 5 else room
         self.s[self.at] = length
         self.at += 1 + length
 
@@ -179,7 +182,7 @@ class _Hello:
         """RFC 6066 section 3: one host name; bytes the plan does not show become letters."""
         shown = max(0, min(len(body), self.known - begin) - 5)
         name = bytes(body[5 : 5 + shown]) + filler(bytes(body[5 + shown :]))
-        name = bytes(sign if 45 <= sign < 127 else 120 for sign in name)
+        name = bytes(sign if 45 <= sign < 127 else filler(bytes((sign,)))[0] for sign in name)
         return (len(body) - 2).to_bytes(2, "big") + b"\0" + (len(body) - 5).to_bytes(2, "big") + name
 
     def _sound(self, kind: int, body: bytearray, end: int) -> bool:

@@ -95,13 +95,17 @@ def _write_pcap(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: bo
                 stream.write(_pcap_header(nanoseconds, link))
             seconds, rest = divmod(ts, 1_000_000_000)
             if not 0 <= seconds < 1 << 32:
-                raise InputError("input.time", f"time {ts} ns is outside 1970-2106", input=name, where=f"packet {packets + 1}", hint="write pcapng instead")
+                raise _bad_time(ts, name, packets, "write pcapng instead: pcap holds 1970-2106")
             stream.write(_PCAP_RECORD.pack(seconds, rest // unit, len(frame), original))
             stream.write(frame)
             packets += 1
     if link < 0:
         stream.write(_pcap_header(nanoseconds, 1))
     return packets
+
+
+def _bad_time(ts: int, name: str, packets: int, hint: str) -> InputError:
+    return InputError("input.time", f"the format cannot hold the time {ts} ns", input=name, where=f"packet {packets + 1}", hint=hint)
 
 
 def _pcap_header(nanoseconds: bool, link: int) -> bytes:
@@ -123,7 +127,7 @@ def _write_pcapng(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: 
                 stream.write(_interface(link, nanoseconds))
             ticks = ts // unit
             if not 0 <= ticks < 1 << 64:
-                raise InputError("input.time", f"time {ts} ns is before 1970", input=name, where=f"packet {packets + 1}", hint="shift the capture's times")
+                raise _bad_time(ts, name, packets, "shift the capture's times to after 1970")
             head = struct.pack("<IIIII", interfaces[link], ticks >> 32, ticks & 0xFFFFFFFF, len(frame), original)
             stream.write(_block(_ENHANCED, head + frame + bytes(-len(frame) % 4)))
             packets += 1
@@ -134,7 +138,7 @@ def _write_pcapng(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: 
 
 def _frames(batch: FrameBatch) -> Iterator[tuple[bytes, int, int, int]]:
     """Each frame's bytes, time (ns), length on the wire and link type."""
-    view = memoryview(batch.buffer).cast("B")
+    view = batch.buffer.data
     columns = zip(batch.offset.tolist(), batch.caplen.tolist(), batch.ts.tolist(), batch.origlen.tolist(), batch.link.tolist(), strict=True)
     for offset, caplen, ts, original, link in columns:
         yield bytes(view[offset : offset + caplen]), ts, original, link

@@ -319,13 +319,17 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class FlowPlan:
-    """A flow to compile: transport `proto` (6, 17, 1, 58), `ip_version`, service port of the responder, and its actions."""
+    """A flow to compile: transport `proto` (6, 17, 1, 58), `ip_version`, service port of the responder, and its actions.
+
+    `orig_p` is the originator's port; -1 lets the compiler take an ephemeral one.
+    """
 
     proto: int
     ip_version: int
     resp_p: int
     actions: tuple[Action, ...]
     label: str = ""
+    orig_p: int = -1
 
 
 FlowStream: TypeAlias = Iterator[FlowBatch]
