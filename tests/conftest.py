@@ -6,6 +6,7 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ["TZ"] = "UTC"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,3 +48,14 @@ def _data_dir() -> Path:
 def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries under test may use the global generator
+
+
+@pytest.fixture(name="cli")
+def _cli(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line in this process, with a registry of its own (see e2e/cli_runner.py)."""
+    from cli_runner import runner  # beside the e2e tests, the only ones that ask for it
+
+    monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(tmp_path / "registry"))
+    monkeypatch.delenv("TRAFFICLLM_BASE", raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    return runner(capfd)

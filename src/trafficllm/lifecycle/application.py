@@ -208,9 +208,9 @@ class Application:
 
     def route(self, questions: Sequence[str]) -> list[dict[str, Any]]:
         """Which tasks each question asks for (contract: `task route`)."""
+        version = self._router_version()
         from trafficllm.infer.router import Router
 
-        version = self._router_version()
         names = [name for name in version.manifest.get("labels", ()) if name != "none"]
         settings = {
             key: version.manifest[key] for key in ("threshold", "temperature") if key in version.manifest

@@ -11,7 +11,6 @@ from trafficllm.core.errors import FailOnError, UsageError
 from trafficllm.surface.options import Base, Captures, Config, Json, Quiet, Registry
 
 if TYPE_CHECKING:
-    from trafficllm.core.types import FlowWriter
     from trafficllm.lifecycle.application import Analysis
     from trafficllm.surface.summary import Summary
 
@@ -94,7 +93,7 @@ def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, 
     """Write all batches; True when Ctrl-C ended it early: what was done is then written whole."""
     from trafficllm.surface.columns import VERDICT
     from trafficllm.surface.eve import verdict_event
-    from trafficllm.surface.formats import make_writer, sink
+    from trafficllm.surface.formats import writing
 
     if form == "table":
         return _drain(batches, summary.keep)
@@ -102,11 +101,8 @@ def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, 
     def event(row: Mapping[str, Any]) -> dict[str, Any]:
         return verdict_event(row, summary.analysis.severity(row))
 
-    with sink(out) as stream:
-        writer: FlowWriter = make_writer(form, stream, VERDICT, path="trafficllm", eve=event)
-        stopped = _drain(batches, writer.write)
-        writer.close()
-    return stopped
+    with writing(form, out, VERDICT, path="trafficllm", eve=event) as writer:
+        return _drain(batches, writer.write)
 
 
 def _drain(batches: Iterator[list[dict[str, Any]]], write: Any) -> bool:

@@ -88,7 +88,7 @@ def flows(
     from trafficllm.lifecycle import captures
     from trafficllm.surface.columns import FLOW
     from trafficllm.surface.eve import flow_event
-    from trafficllm.surface.formats import check_format, make_writer, sink
+    from trafficllm.surface.formats import check_format, writing
     from trafficllm.surface.progress import Bar
 
     check_format(form, out)
@@ -98,11 +98,9 @@ def flows(
         if form == "table":
             _table(batches)
             return
-        with sink(out) as stream:
-            writer = make_writer(form, stream, FLOW, path="conn", eve=flow_event)
+        with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
             for rows in batches:
                 writer.write(rows)
-            writer.close()
 
 
 _SHOWN = (

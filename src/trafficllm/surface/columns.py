@@ -108,7 +108,7 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
         "evidence": pa.list_(
             pa.struct([("frame", pa.int64()), ("field", pa.string()), ("weight", pa.float64())])
         ),
-        "splt": pa.list_(pa.struct([("dir", pa.string()), ("size", pa.int64()), ("iat", pa.float64())])),
+        "splt": pa.list_(pa.struct([("dir", pa.int64()), ("size", pa.int64()), ("iat", pa.float64())])),
         "proto": pa.string(),
     }
     return pa.schema([(column.name, types[column.kind]) for column in columns])

@@ -9,7 +9,7 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -179,8 +179,26 @@ def check_format(form: str, out: str) -> None:
 
 
 @contextmanager
-def sink(out: str) -> Iterator[BinaryIO]:
-    """A binary stream to stdout ("-") or to a file that appears whole: also after Ctrl-C, with the rows that were done."""
+def writing(
+    form: str, out: str, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> Iterator[FlowWriter]:
+    """A writer to stdout ("-") or to a file that appears whole or not at all; see `make_writer`.
+
+    Raises ResourceError on a full disk or missing permission.
+    """
+    with _sink(out) as stream:
+        writer = make_writer(form, stream, columns, path=path, eve=eve)
+        try:
+            yield writer
+        except BaseException:
+            with suppress(OSError, ValueError):
+                writer.close()
+            raise
+        writer.close()
+
+
+@contextmanager
+def _sink(out: str) -> Iterator[BinaryIO]:
     if out == "-":
         sys.stdout.flush()
         yield sys.stdout.buffer
@@ -195,7 +213,8 @@ def sink(out: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _refused(error, target) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _refused(error: OSError, target: Path) -> ResourceError:

@@ -1,0 +1,5 @@
+"""`python -m trafficllm`."""
+
+from trafficllm.surface.cli import main
+
+main()

@@ -1,0 +1,231 @@
+"""Bad input: one clear line (what, where, remedy), the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cli_runner import REPO, Cli
+
+ONE_FLOW = "MTD/Zeus/Zeus_00.pcap"
+
+
+def _labelled(root: Path, captures: Path, *labels: str) -> Path:
+    for label in labels:
+        target = root / label
+        target.mkdir(parents=True)
+        name = label.split("/")[-1]
+        source = captures / "MTD" / (name if (captures / "MTD" / name).is_dir() else "Zeus")
+        shutil.copyfile(sorted(source.glob("*.pcap"))[0], target / "a.pcap")
+    return root
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _one_packet(source: Path) -> bytes:
+    raw = source.read_bytes()
+    return raw[: 24 + 16 + int.from_bytes(raw[32:36], "little")]
+
+
+def test_missing_file(cli: Cli, tmp_path: Path) -> None:
+    for words in (["capture", "info"], ["capture", "flows"], ["capture", "packets"], ["capture", "check"]):
+        cli(*words, tmp_path / "no.pcap").refused(3, "no such file")
+    assert (
+        json.loads(cli("capture", "info", tmp_path / "no.pcap", "--json").out)["error"]["code"]
+        == "input.missing"
+    )
+
+
+def test_missing_file_is_known_before_a_model_is_loaded(cli: Cli, tmp_path: Path) -> None:
+    cli("analyze", tmp_path / "no.pcap").refused(3, "no such file")
+
+
+def test_folder_without_captures(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    cli("capture", "info", tmp_path / "empty").refused(3, "captures")
+    cli("data", "build", tmp_path / "empty", "-o", tmp_path / "d").refused(3, "captures")
+    assert not (tmp_path / "d").exists()
+
+
+def test_label_with_one_flow(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    folder = _labelled(tmp_path / "in", captures, "Zeus", "Neris")
+    (folder / "Lonely").mkdir()
+    (folder / "Lonely" / "a.pcap").write_bytes(_one_packet(captures / ONE_FLOW))
+    done = cli("data", "build", folder, "-o", tmp_path / "d")
+    done.refused(3, "one flow")
+    assert "Lonely" in done.err
+    assert _names(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("label", ["..", "..x/../y"])
+def test_label_that_leaves_its_folder(cli: Cli, captures: Path, tmp_path: Path, label: str) -> None:
+    done = cli("data", "build", tmp_path, "-o", tmp_path / "d", "--task", f"../{label}")
+    assert done.code in {2, 3}
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "d").exists()
+
+
+def test_label_with_slash_and_dots_stays_inside(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    """A folder cannot be called `../x`; one called `..x` or `a\\..\\b` can, and must not move anything."""
+    folder = _labelled(tmp_path / "in", captures, "Zeus", "Neris")
+    evil = folder / "a\\..\\b"
+    shutil.copytree(folder / "Zeus", evil)
+    done = cli("data", "build", folder, "-o", tmp_path / "d")
+    assert done.code == 3, done
+    assert "outside its folder" in done.err
+    assert _names(tmp_path) == ["in"]
+
+
+def test_task_named_dot_dot(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    done = cli("adapter", "register", captures / "EAC", "--task", "../x")
+    assert done.code in {2, 3}
+    assert not (tmp_path / "x").exists()
+
+
+def test_text_file_named_pcap(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.pcap").write_text("This is no capture, it is a letter.\n" * 20)
+    cli("capture", "info", tmp_path / "a.pcap").refused(3, "a.pcap")
+
+
+def test_cut_capture_gives_what_is_there(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    whole = (captures / ONE_FLOW).read_bytes()
+    (tmp_path / "cut.pcap").write_bytes(whole[: len(whole) // 2])
+    body = cli("capture", "info", tmp_path / "cut.pcap", "--json").body("capture.info")
+    full = cli("capture", "info", captures / ONE_FLOW, "--json").body("capture.info")
+    assert 0 < body["packets"] < full["packets"]
+    assert body["malformed"]["file.cut"] == 1
+
+
+def test_unknown_task(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    cli("task", "show", "MDT").refused(2, "did you mean 'MTD'")
+    cli("data", "build", captures / "EAC", "-o", tmp_path / "d", "--task", "EAX").refused(2, "EAC")
+    cli("analyze", captures / ONE_FLOW, "--task", "MDT").refused(2, "MTD")
+    cli("generate", "--task", "MTX", "--label", "Zeus", "-o", tmp_path / "x.pcap").refused(2, "MT")
+    cli("adapter", "register", captures / "EAC", "--task", "EAX").refused(2, "EAC")
+
+
+def test_no_adapter_yet(cli: Cli, captures: Path) -> None:
+    cli("analyze", captures / ONE_FLOW).refused(4, "adapter register")
+    cli("task", "route", "is this malware?").refused(4, "router")
+
+
+def test_wrong_words(cli: Cli) -> None:
+    cli("nonsense").refused(2, "nonsense")
+    cli("capture", "flows").refused(2, "FILE")
+    cli("capture", "flows", "x.pcap", "-f", "yaml").refused(2, "jsonl")
+    cli("capture", "flows", "x.pcap", "--colour").refused(2, "--colour")
+    assert json.loads(cli("nonsense", "--json").out)["error"]["code"] == "usage"
+
+
+def test_config_typo(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("[tune]\nlearning_rat = 1\n")
+    cli("config", "show", "--config", tmp_path / "c.toml").refused(2, "learning_rate")
+
+
+@contextmanager
+def _small_files(limit: int) -> Iterator[None]:
+    """Files may not grow beyond `limit` bytes: what a full disk does to a writer, without a disk."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_full_disk_while_a_data_set_is_written(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    folder = _labelled(tmp_path / "in", captures, "Zeus", "Neris")
+    with _small_files(20_000):
+        done = cli("data", "build", folder, "-o", tmp_path / "d")
+    assert done.code == 6, done
+    assert done.err.count("\n") == 1
+    assert _names(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "zeek", "eve"])
+def test_full_disk_while_flows_are_written(cli: Cli, captures: Path, tmp_path: Path, form: str) -> None:
+    with _small_files(4096):
+        done = cli(
+            "capture", "flows", captures / "MTD" / "Neris", "-f", form, "-o", tmp_path / "out" / "flows"
+        )
+    assert done.code == 6, done
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_really_full_disk(captures: Path, tmp_path: Path, cli: Cli) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if os.geteuid() != 0 or mount is None:
+        pytest.skip("mounting a small disk needs root")
+    if subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no permission to mount a small disk here")
+    try:
+        done = cli("data", "build", _labelled(tmp_path / "in", captures, "Zeus", "Neris"), "-o", disk / "d")
+        assert done.code == 6, done
+        assert "full" in done.err
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_no_permission(cli: Cli, captures: Path) -> None:
+    done = cli("capture", "flows", captures / ONE_FLOW, "-f", "csv", "-o", "/proc/nowhere/x.csv")
+    assert done.code == 6
+    assert done.err.count("\n") == 1
+
+
+def test_ctrl_c(captures: Path, tmp_path: Path) -> None:
+    """A real SIGINT to a real process, in the middle of a data set."""
+    words = [
+        sys.executable,
+        "-m",
+        "trafficllm",
+        "data",
+        "build",
+        str(captures / "MTD"),
+        "-o",
+        str(tmp_path / "d"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "src")}
+    process = subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, (out, err)
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "interrupted" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_of_ours_is_one_line(cli: Cli, captures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trafficllm.lifecycle import captures as room
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by\x1b[31mnought")
+
+    monkeypatch.setattr(room, "info", broken)
+    done = cli("capture", "info", captures / ONE_FLOW)
+    done.refused(1, "TRAFFICLLM_DEBUG")
+    assert "\x1b" not in done.err
+    monkeypatch.setenv("TRAFFICLLM_DEBUG", "1")
+    assert "Traceback" in cli("capture", "info", captures / ONE_FLOW).err

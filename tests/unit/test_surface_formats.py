@@ -1,0 +1,125 @@
+"""Stream formats: the same rows come back from each of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from trafficllm.core.errors import ResourceError, UsageError
+from trafficllm.surface import shapes
+from trafficllm.surface.columns import FLOW, VERDICT
+from trafficllm.surface.eve import flow_event, verdict_event
+from trafficllm.surface.formats import FORMATS, check_format, make_writer, writing
+
+ROW: dict[str, Any] = {
+    "uid": "CHhAvVGS1DHFjwGM9", "ts": 1338265177.25, "duration": 0.5,
+    "community_id": "1:wCb3OG7yAFWelaUydu0D+125CLM=", "orig_h": "192.0.2.1",
+    "orig_p": 49152, "resp_h": "2001:db8::1", "resp_p": 443, "proto": "tcp", "packets": 12, "task": "MTD",
+    "label": "Zeus", "confidence": 0.75,
+    "probabilities": {"Zeus": 0.75, "Neris": 0.25}, "unknown_score": -1.5, "evidence": [{"frame": 4, "field": "packet", "weight": 0.25}],
+    "adapter": "MTD", "version": "v0001",
+}  # fmt: skip
+FLOW_ROW: dict[str, Any] = {
+    "ts": 1.25, "uid": "C1", "orig_h": "192.0.2.1", "orig_p": 1, "resp_h": "192.0.2.2", "resp_p": 53, "proto": "udp",
+    "duration": None, "orig_bytes": None,
+    "resp_bytes": 0, "conn_state": "S0", "history": "D", "orig_pkts": 1, "orig_ip_bytes": 60, "resp_pkts": 0, "resp_ip_bytes": 0,
+    "community_id": "1:x", "end_reason": "eof", "splt": [{"dir": 0, "size": 32, "iat": 0.0}],
+}  # fmt: skip
+
+
+def _write(form: str, rows: list[dict[str, Any]]) -> bytes:
+    stream = io.BytesIO()
+    columns = VERDICT if "label" in ROW and "label" in rows[0] else FLOW
+    writer = make_writer(
+        form,
+        stream,
+        columns,
+        path="trafficllm",
+        eve=flow_event if columns is FLOW else lambda row: verdict_event(row, 1),
+    )
+    writer.write(rows[:1])
+    writer.write(rows[1:])
+    writer.close()
+    return stream.getvalue()
+
+
+def test_shapes_columns_and_rows_agree() -> None:
+    assert [column.name for column in VERDICT] == list(shapes.Verdict.model_fields) == list(ROW)
+    assert [column.name for column in FLOW] == list(shapes.Flow.model_fields) == list(FLOW_ROW)
+
+
+def test_jsonl() -> None:
+    assert [json.loads(line) for line in _write("jsonl", [ROW, ROW]).splitlines()] == [ROW, ROW]
+
+
+def test_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(_write("csv", [ROW, ROW]).decode())))
+    assert len(rows) == 2
+    assert rows[0]["resp_h"] == ROW["resp_h"]
+    assert json.loads(rows[0]["probabilities"]) == ROW["probabilities"]
+    assert rows[0]["unknown_score"] == "-1.5"
+
+
+def test_parquet() -> None:
+    table = pq.read_table(io.BytesIO(_write("parquet", [ROW, ROW])))
+    kept = table.to_pylist()[1]
+    assert {**kept, "probabilities": dict(kept["probabilities"])} == ROW
+    assert pq.read_table(io.BytesIO(_write("parquet", [FLOW_ROW]))).to_pylist() == [FLOW_ROW]
+
+
+def test_zeek() -> None:
+    lines = _write("zeek", [FLOW_ROW]).decode().splitlines()
+    assert lines[0] == "#separator \\x09"
+    names, types, row = lines[5].split("\t")[1:], lines[6].split("\t")[1:], lines[7].split("\t")
+    assert len(names) == len(types) == len(row) == len(FLOW)
+    told = dict(zip(names, row, strict=True))
+    assert told["id.orig_h"] == "192.0.2.1"
+    assert told["ts"] == "1.250000"
+    assert told["duration"] == told["orig_bytes"] == "-"
+
+
+def test_eve() -> None:
+    event = json.loads(_write("eve", [ROW]))
+    shapes.Eve.model_validate(event)
+    assert event["timestamp"] == "2012-05-29T04:19:37.250000+0000"
+    assert event["event_type"] == "alert"
+    assert event["alert"]["signature"] == "TrafficLLM MTD: Zeus"
+    assert 1_000_000 <= event["alert"]["signature_id"] < 2_000_000
+    assert verdict_event(ROW, 0)["event_type"] == "trafficllm"
+    shapes.Eve.model_validate(flow_event(FLOW_ROW))
+
+
+def test_formats_are_refused_before_any_work() -> None:
+    assert len(FORMATS) == 6
+    with pytest.raises(UsageError, match="yaml"):
+        check_format("yaml", "-")
+    with pytest.raises(UsageError, match="table"):
+        check_format("table", "x.txt")
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out.jsonl"
+
+    def write(fail: bool) -> None:
+        with writing("jsonl", str(target), VERDICT, path="x", eve=flow_event) as writer:
+            writer.write([ROW])
+            if fail:
+                raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        write(fail=True)
+    assert list(target.parent.iterdir()) == []
+    write(fail=False)
+    assert [path.name for path in target.parent.iterdir()] == ["out.jsonl"]
+    assert target.read_text().count("\n") == 1
+
+
+def test_where_nothing_can_be_written() -> None:
+    with pytest.raises(ResourceError), writing("jsonl", "/proc/nowhere/x", VERDICT, path="x", eve=flow_event):
+        raise AssertionError("must not get here")
