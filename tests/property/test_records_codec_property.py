@@ -32,9 +32,10 @@ def _spans(rng: random.Random, size: int) -> list[Span]:
 
 def _facts(rng: random.Random) -> Facts:
     fields: dict[str, int | str | tuple[int, ...]] = {"unknown.field": 3}
-    for name, (form, _) in u.FACTS.items():
-        if rng.random() < 0.2:
-            fields[name] = "h2,http/1.1é" if form == "str" else rng.randrange(100_000)
+    for name in u.FACTS:
+        if rng.random() < 0.1:
+            many = tuple(rng.randrange(65536) for _ in range(rng.choice((0, 3, 3, 300))))
+            fields[name] = rng.choice(("h2,http/1.1é", rng.randrange(100_000), (*many, 0x1A1A)))
     return Facts(service=rng.choice(["", "tls", "dns", "gopher"]), fields=fields)
 
 

@@ -16,6 +16,7 @@ from trafficllm.records import units as u
 TCP, ICMP, ICMP6 = 6, 1, 58
 ICMP_PROTOS = (ICMP, ICMP6)
 HIDDEN = "hidden"
+GREASE = 0x0A0A
 _SERVICES = frozenset(u.SERVICES)
 
 
@@ -211,9 +212,13 @@ def fact_value(fields: Mapping[str, int | str | tuple[int, ...]], name: str, for
     if form == "str":
         text = value.encode("ascii", "replace")[: u.FACT_TEXT].decode("ascii") if isinstance(value, str) else ""
         return text or None
+    if form == "n8" and isinstance(value, tuple | str):
+        value = len(value)
+    if form == "m16" and isinstance(value, tuple):
+        value = max((v for v in value if v & 0x0F0F != GREASE), default=None)
     if not isinstance(value, int):
         return None
-    return max(0, min(value, 255 if form == "u8" else 65535))
+    return max(0, min(value, 255 if u.FACT_WIDTH[form] == 1 else 65535))
 
 
 def bare(record: Record) -> Record:

@@ -115,7 +115,7 @@ def _fact_units(facts: Facts, parts: list[str]) -> None:
         value = fact_value(facts.fields, name, form)
         if value is None:
             continue
-        raw = value.encode() if isinstance(value, str) else value.to_bytes(1 if form == "u8" else 2, "big")
+        raw = value.encode() if isinstance(value, str) else value.to_bytes(u.FACT_WIDTH[form], "big")
         parts.append(FACT_UNITS[name] + u.bytes_units(raw))
 
 
@@ -302,7 +302,7 @@ def _read_facts(reader: _Reader) -> Facts:
         if form == "str":
             fields[name] = reader.octets(u.FACT_TEXT).decode("ascii", "replace")
         else:
-            fields[name] = reader.number(1 if form == "u8" else 2)
+            fields[name] = reader.number(u.FACT_WIDTH[form])
     return Facts(service=service, fields=fields)
 
 

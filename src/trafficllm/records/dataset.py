@@ -143,9 +143,11 @@ def _mask(
     also: frozenset[str] = frozenset()
     scores: dict[str, FieldScore] = {}
     found: dict[str, float] = {}
+    masked = [masks.apply(record, profile, also, keep) for record in rows.records]
     for attempt in range(2):
         progress.update("masking", attempt, 2)
-        masked = [masks.apply(record, profile, also, keep) for record in rows.records]
+        if also:
+            masked = [masks.apply(record, "raw", also) for record in masked]
         units = [encode(record, codec) for record in masked]
         content = [hash64(text.encode()) for text in units]
         result = split(

@@ -17,7 +17,7 @@ State: TypeAlias = tuple[object, ...]
 Moves: TypeAlias = dict[str, State]
 
 _FACT_ROWS = [(c.FACT_UNITS[name], form) for name, (form, _) in u.FACTS.items()]
-_WIDTH = {"u8": 1, "u16": 2, "str": u.FACT_TEXT}
+_WIDTH = {**u.FACT_WIDTH, "str": u.FACT_TEXT}
 _PLAIN = range(128)
 _FLAGS, _EXTRA, _SIZE, _WINDOW, _TTL, _IAT, _DONE = range(7)
 

@@ -20,11 +20,13 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records import units
-from trafficllm.records.canonical import filled, port_class, text_bytes
+from trafficllm.records.canonical import canonical_facts, filled, port_class, text_bytes
 
 Draft: TypeAlias = dict[str, Any]
 
 SMALL_WINDOW = 1024
+PORT_SERVICES = frozenset({"dhcp", "ntp", "netbios", "snmp", "syslog"})
+"""Services that the parsers know by port number alone: to name them is to show the port."""
 _COLUMNS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
 SYN, ACK = 0x02, 0x10
 _HEAD = 4
@@ -105,7 +107,7 @@ def apply(
 
 
 def wiped(record: Record) -> Record:
-    """The record with hidden bytes zeroed and spans' facts dropped: safe to store and to show."""
+    """The record with hidden bytes zeroed and only the facts that the codec carries: safe to store and to show."""
     payload = [bytearray(part) for part in record.payload]
     text = bytearray(text_bytes(record.text))
     for span in record.hidden:
@@ -115,7 +117,7 @@ def wiped(record: Record) -> Record:
     draft = {name: getattr(record, name) for name in _NAMES}
     draft["payload"] = (bytes(payload[0]), bytes(payload[1]))
     draft["text"] = text.decode("utf-8", "surrogateescape")
-    draft["facts"] = Facts(record.facts.service, record.facts.fields)
+    draft["facts"] = canonical_facts(record.facts)
     return Record(**draft)
 
 
@@ -142,6 +144,9 @@ def _ports(draft: Draft) -> None:
     if draft["ports"] is not None:
         draft["port_class"] = "".join(port_class(port) for port in draft["ports"])
         draft["ports"] = None
+    facts = draft["facts"]
+    if facts.service in PORT_SERVICES:
+        draft["facts"] = Facts("", facts.fields, facts.spans)
 
 
 def _port_class(end: int) -> Callable[[Draft], None]:

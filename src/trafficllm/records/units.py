@@ -37,31 +37,36 @@ KINDS = ("flow", "packet", "http", "cells")
 PROTOS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmp6"}
 PORT_CLASSES = {"w": "well-known", "r": "registered", "e": "ephemeral"}
 SERVICES = (
-    "tls", "dns", "http", "ssh", "quic", "dtls", "smtp", "ftp", "imap", "pop3", "sip", "rtp", "stun", "smb",
-    "ntp", "dhcp", "snmp", "other",
+    "tls", "dns", "http", "ssh", "quic", "dtls", "smtp", "ftp", "imap", "pop3", "sip", "stun", "smb", "rdp",
+    "ssdp", "irc", "bittorrent", "mysql", "socks", "other",
 )  # fmt: skip
 
 FACTS: dict[str, tuple[str, str]] = {
     "tls.handshake.version": ("u16", "tls version"),
-    "tls.handshake.ciphersuites.count": ("u8", "tls cipher count"),
-    "tls.handshake.extensions.count": ("u8", "tls extension count"),
+    "tls.handshake.ciphersuite": ("n8", "tls cipher count"),
+    "tls.handshake.extension.type": ("n8", "tls extension count"),
     "tls.handshake.extensions_alpn_str": ("str", "tls alpn"),
     "tls.server.version": ("u16", "tls server version"),
     "tls.server.ciphersuite": ("u16", "tls server cipher"),
-    "dns.flags.response": ("u8", "dns response"),
+    "dns.flags.authoritative": ("u8", "dns authoritative"),
     "dns.flags.rcode": ("u8", "dns rcode"),
     "dns.qry.type": ("u16", "dns query type"),
     "dns.qry.name.len": ("u8", "dns name length"),
     "dns.count.labels": ("u8", "dns labels"),
     "dns.count.answers": ("u8", "dns answers"),
     "http.request.method": ("str", "http method"),
-    "http.request.uri.len": ("u8", "http uri length"),
-    "http.header.count": ("u8", "http headers"),
+    "http.request.uri": ("n8", "http uri length"),
+    "http.request.header_count": ("u8", "http headers"),
     "http.response.code": ("u16", "http status"),
+    "tls.handshake.extensions.supported_version": ("m16", "tls newest version"),
+    "tls.server.supported_version": ("u16", "tls chosen version"),
+    "http.response.header_count": ("u8", "http answer headers"),
 }
 """Facts the codec carries, in the order it writes them: tshark-style name -> (value form, English words).
 
-u8 and u16 are one and two byte units (larger values are clipped); str is at most FACT_TEXT byte units."""
+u8 and u16 are numbers in one and two byte units, clipped; n8 is how many values or characters there are; m16 the largest
+of several numbers, GREASE (RFC 8701) aside; str at most FACT_TEXT byte units."""
+FACT_WIDTH = {"u8": 1, "n8": 1, "u16": 2, "m16": 2}
 FACT_TEXT = 8
 
 
@@ -143,7 +148,9 @@ def bytes_units(data: bytes) -> str:
     >>> bytes_units(b"AB") == byte_unit(65) + byte_unit(66)
     True
     """
-    return "".join([BYTE_UNITS[b] for b in data])
+    wide = bytearray(b"\0\0\x10\0" * len(data))
+    wide[::4] = data
+    return wide.decode("utf-32-le")  # 96 bytes: 0.5 us, against 4 us by table
 
 
 def is_byte(char: str) -> bool:
