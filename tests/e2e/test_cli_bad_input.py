@@ -108,9 +108,9 @@ def test_cut_capture_gives_what_is_there(cli: Cli, captures: Path, tmp_path: Pat
 
 
 def test_unknown_task(cli: Cli, captures: Path, tmp_path: Path) -> None:
-    cli("task", "show", "MDT").refused(2, "did you mean 'MTD'")
+    cli("task", "show", "MTDD").refused(2, "did you mean 'MTD'")
     cli("data", "build", captures / "EAC", "-o", tmp_path / "d", "--task", "EAX").refused(2, "EAC")
-    cli("analyze", captures / ONE_FLOW, "--task", "MDT").refused(2, "MTD")
+    cli("analyze", captures / ONE_FLOW, "--task", "MTDD").refused(2, "MTD")
     cli("generate", "--task", "MTX", "--label", "Zeus", "-o", tmp_path / "x.pcap").refused(2, "MT")
     cli("adapter", "register", captures / "EAC", "--task", "EAX").refused(2, "EAC")
 

@@ -1,0 +1,100 @@
+"""Bases: a traffic vocabulary for any model, what it saves, and training it on traffic."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.files import atomic_dir
+from trafficllm.core.types import ProgressSink
+
+BLOCK = 256
+"""Tokens of a training block, as in the recipe of the shipped base."""
+_SECONDS = 600.0
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far, in bytes (Linux counts KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def extend(base: str, data: Path, out: Path, *, size: int, seed: int, progress: ProgressSink) -> dict[str, Any]:
+    """Learn traffic tokens from a data set's training part and write the extended base (contract: `tokenizer extend`)."""
+    from trafficllm.model.base import make_traffic_base
+    from trafficllm.model.compare import tokens_per_flow
+    from trafficllm.model.learn_tokens import learn
+    from trafficllm.model.load import resolve
+    from trafficllm.records.dataset import load
+
+    source = resolve(base)
+    opened = load(data)
+    progress.update("learning tokens", 0, None)
+    tokens = learn(opened.units(_some(opened.indices("train"), data)), size, seed=seed)
+    progress.update("writing the base", 0, None)
+    report = make_traffic_base(source, tokens, out, name=source.name)
+    held = opened.records(opened.indices("val") or opened.indices("train"))
+    progress.update("comparing", 0, None)
+    return {
+        "out": str(out),
+        "vocab_size": report.tokenizer.vocab_size,
+        "tokens_added": report.tokenizer.tokens_added,
+        "tokens_per_flow": tokens_per_flow(source, out, held),
+        "base_sha256": report.base_sha256,
+        "rows": report.rows,
+        "linked": report.linked,
+    }
+
+
+def _some(rows: list[int], data: Path) -> list[int]:
+    if not rows:
+        raise InputError("input.no_records", "the data set has no training records", input=str(data), hint="build it from more captures")
+    return rows
+
+
+def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, seed: int, progress: ProgressSink) -> dict[str, Any]:
+    """Train a traffic base on a data set's training records; the same call again goes on from its last checkpoint."""
+    from trafficllm.model.base import write_manifest
+    from trafficllm.model.load import load_base
+    from trafficllm.model.pretrain import PretrainOptions, pack, pretrain
+    from trafficllm.records.dataset import load
+
+    opened = load(data)
+    rows = _some(opened.indices("train"), data)
+    start = load_base(base, dtype="float32")
+    tokenizer = start.tokenizer
+    work = out.with_name(f".{out.name}.work")
+    resumed = sorted(path.name for path in work.glob("checkpoint-*"))
+
+    def blocks(part: Sequence[int]) -> Any:
+        ids = tokenizer(opened.units(part), add_special_tokens=False)["input_ids"]
+        return pack(ids, block=BLOCK, eos=tokenizer.eos_token_id)
+
+    train = blocks(rows)
+    if not len(train):
+        raise InputError("input.no_records", "too few records for one training block", input=str(data), hint="build it from more captures")
+    held = blocks(opened.indices("val"))
+    progress.update("training the base", 0, None)
+    begun = time.monotonic()
+    start.model.train()
+    options = PretrainOptions(seed=seed, max_seconds=max_seconds or _SECONDS, batch_size=min(16, len(train)), save_steps=100)
+    figures = pretrain(start.model, train, work, held_out=held if len(held) else train[:1], options=options)
+    with atomic_dir(out) as folder:
+        shutil.copytree(start.path, folder, dirs_exist_ok=True)
+        start.model.save_pretrained(folder)
+        write_manifest(folder, seen=opened.hashes(rows), training=figures)
+    shutil.rmtree(work, ignore_errors=True)
+    return {
+        "stage": "base",
+        "out": str(out),
+        **figures,
+        "steps": int(figures["steps"]),
+        "tokens": int(figures["tokens"]),
+        "seconds": time.monotonic() - begun,
+        "peak_bytes": peak_bytes(),
+        "resumed_from": resumed[-1] if resumed else None,
+    }

@@ -1,0 +1,151 @@
+"""`trafficllm capture`: bodies and streams against the committed schemas, on bundled captures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+from cli_runner import Cli, schema
+
+FILES = ("MTD/Neris/Neris_00.pcap", "EAC/QUIC/quic.pcap", "EAC/ICMP/viber.pcap")
+
+
+@pytest.fixture(name="capture")
+def _capture(captures: Path) -> Path:
+    return captures / FILES[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_info_counts_what_flows_hold(cli: Cli, captures: Path, name: str) -> None:
+    info = cli("capture", "info", captures / name, "--json").body("capture.info")
+    rows = [
+        json.loads(line) for line in cli("capture", "flows", captures / name, "-f", "jsonl").out.splitlines()
+    ]
+    assert info["flows"] == len(rows)
+    assert info["packets"] == sum(row["orig_pkts"] + row["resp_pkts"] for row in rows) + info["non_flow"]
+    assert info["first"] <= info["last"]
+
+
+def test_info_of_a_folder_is_the_sum(cli: Cli, captures: Path) -> None:
+    parts = [
+        cli("capture", "info", path, "--json").body("capture.info")
+        for path in sorted((captures / "EAC" / "MDNS").glob("*.pcap"))
+    ]
+    whole = cli("capture", "info", captures / "EAC" / "MDNS", "--json").body("capture.info")
+    assert len(parts) == 9
+    assert whole["packets"] == sum(part["packets"] for part in parts)
+
+
+def test_info_for_people(cli: Cli, capture: Path) -> None:
+    done = cli("capture", "info", capture)
+    assert done.code == 0
+    assert "2011-08-1" in done.out
+    assert "\x1b" not in done.out
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_flow_lines_fit_their_schema(cli: Cli, captures: Path, name: str) -> None:
+    lines = cli("capture", "flows", captures / name, "-f", "jsonl").out.splitlines()
+    assert lines
+    for line in lines:
+        jsonschema.validate(json.loads(line), schema("capture.flows.line"))
+
+
+def test_every_format_has_the_same_flows(cli: Cli, capture: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in cli("capture", "flows", capture, "-f", "jsonl").out.splitlines()]
+    uids = [row["uid"] for row in rows]
+    assert len(set(uids)) == len(uids) > 20
+    assert [
+        row["uid"] for row in csv.DictReader(io.StringIO(cli("capture", "flows", capture, "-f", "csv").out))
+    ] == uids
+    cli("capture", "flows", capture, "-f", "parquet", "-o", tmp_path / "f.parquet")
+    table = pq.read_table(tmp_path / "f.parquet")
+    assert table["uid"].to_pylist() == uids
+    assert table["splt"].to_pylist() == [row["splt"] for row in rows]
+    zeek = [
+        line
+        for line in cli("capture", "flows", capture, "-f", "zeek").out.splitlines()
+        if not line.startswith("#")
+    ]
+    assert [line.split("\t")[1] for line in zeek] == uids
+    events = [json.loads(line) for line in cli("capture", "flows", capture, "-f", "eve").out.splitlines()]
+    assert [event["community_id"] for event in events] == [row["community_id"] for row in rows]
+    for event in events:
+        jsonschema.validate(event, schema("eve.line"))
+
+
+def test_flows_table(cli: Cli, capture: Path) -> None:
+    done = cli("capture", "flows", capture)
+    assert done.code == 0
+    assert "orig_h" in done.out
+    assert "more flows" in done.err
+
+
+def test_packets_are_tsharks(cli: Cli, capture: Path) -> None:
+    fields = "frame.number,frame.len,ip.src,ip.dst,ip.ttl,tcp.srcport,tcp.flags,udp.srcport"
+    tool = shutil.which("tshark")
+    if tool is None:
+        pytest.skip("tshark is not installed")
+    words = [
+        tool,
+        "-r",
+        str(capture),
+        "-T",
+        "fields",
+        *(word for field in fields.split(",") for word in ("-e", field)),
+    ]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert cli("capture", "packets", capture, "-f", "tsv", "--fields", fields).out == told
+
+
+def test_packets_header_and_csv(cli: Cli, capture: Path) -> None:
+    rows = list(csv.reader(io.StringIO(cli("capture", "packets", capture, "-f", "csv", "--header").out)))
+    assert rows[0][0] == "frame.number"
+    info = cli("capture", "info", capture, "--json").body("capture.info")
+    assert len(rows) == 1 + info["packets"]
+
+
+def test_unknown_field_is_refused(cli: Cli, capture: Path) -> None:
+    done = cli("capture", "packets", capture, "--fields", "ip.srk")
+    assert done.code == 2
+    assert "ip.src" in done.err
+
+
+def test_check(cli: Cli, capture: Path, captures: Path) -> None:
+    body = cli("capture", "check", capture, "--json").body("capture.check")
+    info = cli("capture", "info", capture, "--json").body("capture.info")
+    assert body["packets"] == info["packets"]
+    cut = cli("capture", "check", captures / FILES[1], "--json").body("capture.check")
+    if not cut["valid"]:
+        cli("capture", "check", captures / FILES[1], "--strict").refused(3, "invalid packets")
+
+
+def test_stdin(capture: Path) -> None:
+    import os
+    import sys
+
+    with capture.open("rb") as stream:
+        words = [sys.executable, "-m", "trafficllm", "capture", "info", "-", "--json"]
+        done = subprocess.run(
+            words, stdin=stream, capture_output=True, text=True, check=False, timeout=60, env={**os.environ}
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["packets"] > 100
+
+
+def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
+    import sys
+
+    command = f"{sys.executable} -m trafficllm capture flows {capture} -f jsonl | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["/bin/bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""

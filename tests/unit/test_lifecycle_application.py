@@ -1,0 +1,108 @@
+"""The application layer without a model: tasks, adapters, folders, what the machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trafficllm.core.config import Config
+from trafficllm.core.errors import ArtifactError, InputError, UsageError
+from trafficllm.lifecycle import datasets
+from trafficllm.lifecycle.application import Analysis, Application, registry_root
+from trafficllm.lifecycle.doctor import diagnose
+from trafficllm.lifecycle.synthesis import label_of
+from trafficllm.records.catalog import load_tasks
+
+
+def test_registry_root_by_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TRAFFICLLM_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert registry_root() == tmp_path / "trafficllm" / "registry"
+    config = Config(registry=str(tmp_path / "c"))
+    assert registry_root("", config) == tmp_path / "c"
+    monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(tmp_path / "e"))
+    assert registry_root("", config) == tmp_path / "e"
+    assert registry_root(str(tmp_path / "o"), config) == tmp_path / "o"
+
+
+def test_catalogue_without_adapters(tmp_path: Path) -> None:
+    application = Application(registry=str(tmp_path))
+    rows = {row["id"]: row for row in application.task_list()["tasks"]}
+    assert len(rows) >= 15
+    assert rows["MTD"]["live"] is None
+    assert len(rows["MTD"]["labels"]) == 20
+    assert application.task("mtd").id == "MTD"
+    assert application.adapters()["adapters"] == []
+    with pytest.raises(ArtifactError, match="no live adapter"):
+        application.adapter("MTD")
+    with pytest.raises(UsageError) as found:
+        application.task("MTDD")
+    assert "MTD" in found.value.hint
+
+
+@pytest.mark.parametrize(
+    ("folder", "task"), [("MTD_ustc2016", "MTD"), ("eac", "EAC"), ("my_captures", "my_captures")]
+)
+def test_task_of_a_folder(tmp_path: Path, folder: str, task: str) -> None:
+    assert datasets.task_of_folder(tmp_path / folder, load_tasks()).id == task
+
+
+def test_tasks_of_ones_own() -> None:
+    known = load_tasks()
+    mine = datasets.own_task("CAMERAS", known, ("a", "b"))
+    assert (mine.kind, mine.labels, mine.housekeeping) == ("detection", ("a", "b"), True)
+    assert datasets.own_task("mtd", known, ()).id == "MTD"
+    with pytest.raises(UsageError, match="MTDD"):
+        datasets.own_task("MTDD", known, ())
+    with pytest.raises(InputError):
+        datasets.own_task("../x", known, ())
+
+
+def test_labels_of_a_generation_task() -> None:
+    assert label_of(("Zeus", "Neris"), "Zeus", "MTG") == "Zeus"
+    with pytest.raises(UsageError) as found:
+        label_of(("Zeus", "Neris"), "Zeuss", "MTG")
+    assert found.value.hint == "did you mean 'Zeus'?"
+
+
+def _analysis() -> Analysis:
+    umbrella = {"Zeus": "malicious", "FTP": "benign"}
+    return Analysis(
+        ("MTD",),
+        None,
+        iter(()),
+        {"MTD": umbrella.get},
+        frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}),
+    )
+
+
+@pytest.mark.parametrize(("label", "severity"), [("Zeus", 1), ("FTP", 0), ("unknown", 2)])
+def test_what_is_notable(label: str, severity: int) -> None:
+    row: dict[str, Any] = {"task": "MTD", "label": label}
+    assert _analysis().severity(row) == severity
+    assert label in _analysis().names(row)
+
+
+def test_a_typo_in_fail_on_is_refused() -> None:
+    _analysis().check_labels(["malicious", "Zeus", "unknown"])
+    with pytest.raises(UsageError) as found:
+        _analysis().check_labels(["Malicous"])
+    assert "malicious" in found.value.hint
+
+
+def test_unknown_is_not_notable_where_nothing_is_malicious() -> None:
+    plain = Analysis(("EAC",), None, iter(()), {"EAC": lambda _: None}, frozenset({"DNS", "unknown"}))
+    assert plain.severity({"task": "EAC", "label": "unknown"}) == 0
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    body = diagnose(tmp_path / "registry")
+    rows = {row["name"]: row for row in body["findings"]}
+    assert rows["python"]["status"] == "ok"
+    assert rows["tshark"]["status"] == "optional"
+    assert rows["tshark"]["hint"]
+    assert all(row["hint"] for row in body["findings"] if row["status"] == "missing")
+    assert body["ready"] == all(row["status"] != "missing" for row in body["findings"])
