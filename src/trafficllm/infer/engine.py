@@ -174,16 +174,16 @@ class Engine:
         """As `score`, for prompts that are token ids already; `prefix` is their known common beginning."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
-        rows: list[tuple[F64, Any]] = [(np.zeros(0), None)] * len(ids)
+        same, rows_of = _distinct(ids)
         limit = max(1, LOGIT_VALUES // (self._vocabulary * (len(answer.tree.tokens) + 1)))
-        for batch in batches([len(row) - len(shared) for row in ids], batch_tokens, limit):
-            flat, hidden = self._batch([ids[i] for i in batch], answer.tree, adapter, shared)
-            for k, i in enumerate(batch):
-                rows[i] = (flat[k], hidden[k])
-        flat_all = np.stack([flat for flat, _ in rows]) if rows else np.zeros((0, answer.tree.columns))
-        log_p = answer.tree.log_probabilities(flat_all)
-        vectors = np.stack([hidden for _, hidden in rows]) if rows else None
-        return Scores(answer.labels, _normalised(log_p), log_p, vectors)
+        flat = np.zeros((len(same), answer.tree.columns))
+        hidden: dict[int, Any] = {}
+        for batch in batches([len(row) - len(shared) for row in same], batch_tokens, limit):
+            flat[batch], vectors = self._batch([same[i] for i in batch], answer.tree, adapter, shared)
+            hidden.update(zip(batch, vectors, strict=True))
+        log_p = answer.tree.log_probabilities(flat)[rows_of]
+        states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
+        return Scores(answer.labels, _normalised(log_p), log_p, states)
 
     @property
     def _vocabulary(self) -> int:
@@ -283,6 +283,13 @@ def batches(lengths: Sequence[int], batch_tokens: int, rows: int) -> Iterator[li
         batch.append(i)
     if batch:
         yield batch
+
+
+def _distinct(ids: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:
+    """Different prompts, and for each prompt which of them it is: scanners and beacons repeat themselves."""
+    place: dict[tuple[int, ...], int] = {}
+    rows = [place.setdefault(tuple(row), len(place)) for row in ids]
+    return [list(row) for row in place], rows
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
