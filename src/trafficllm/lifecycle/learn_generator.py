@@ -1,0 +1,71 @@
+"""Generation adapters: stage 2 on "label -> record", from a data set's training part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle.learn_router import base_facts
+
+if TYPE_CHECKING:
+    from trafficllm.model.load import Base
+    from trafficllm.model.tune import TuneOptions
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset import Dataset
+    from trafficllm.registry.store import Registry
+
+
+def learn_generator(
+    base: Base,
+    dataset: Dataset,
+    *,
+    task: Task,
+    labels: Sequence[str],
+    registry: Registry,
+    out: Path,
+    options: TuneOptions,
+    progress: ProgressSink | None = None,
+) -> dict[str, Any]:
+    """Tune a generation adapter on the training records of `labels` and register it for `task`.
+
+    Answers are the data set's own unit strings, hidden bytes as hidden runs: no address, name or cookie of a training
+    capture can be written. Raises InputError where a label has no training record.
+    """
+    from trafficllm.model.tune import TuneData, tune_generation
+    from trafficllm.records.prompts import generation
+
+    rows = [k for k, label in zip(*_labelled(dataset, "train"), strict=True) if label in labels]
+    answers = dataset.labels_of(rows)
+    absent = sorted(set(labels) - set(answers))
+    if absent:
+        hint = "choose labels of the data set's training part"
+        raise InputError("input.label", f"no training record of {', '.join(absent)}", input=str(dataset.path), hint=hint)
+    val = [k for k, label in zip(*_labelled(dataset, "val"), strict=True) if label in labels]
+    data = TuneData(
+        prompts=[generation(task, label) for label in answers],
+        answers=dataset.units(rows),
+        val_prompts=[generation(task, label) for label in dataset.labels_of(val)],
+        val_answers=dataset.units(val),
+    )
+    report = tune_generation(base, data, out, options, progress or Silent())
+    manifest = {
+        "task": task.id,
+        "labels": sorted(labels),
+        "profile": dataset.profile,
+        "stage": "generation",
+        "data_sha256": dataset.sha256,
+        "rows": len(rows),
+        "seed": options.seed,
+        "tuning": report.as_dict(),
+        **base_facts(base),
+    }
+    version = registry.register(task.id, out, manifest, status="live")
+    return {"version": version.version, "seconds": report.seconds, "rows": len(rows), "labels": sorted(labels)}
+
+
+def _labelled(dataset: Dataset, part: str) -> tuple[list[int], list[str]]:
+    rows = dataset.indices(part)
+    return rows, dataset.labels_of(rows)
