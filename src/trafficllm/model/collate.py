@@ -123,7 +123,7 @@ def collate(samples: Sequence[Sample], pad: int) -> dict[str, Any]:
     keep = max(len(sample.answer) for sample in samples)
     target = torch.full((len(samples), keep), -100, dtype=torch.int64)
     at: list[tuple[int, int]] = []
-    children: list[Sequence[int]] = []
+    children: list[tuple[int, ...]] = []
     choice: list[int] = []
     for row, sample in enumerate(samples):
         start = keep - len(sample.answer)
@@ -134,8 +134,8 @@ def collate(samples: Sequence[Sample], pad: int) -> dict[str, Any]:
             choice.append(taken)
     widest = max((len(ids) for ids in children), default=1)
     table = torch.full((len(children), widest), -1, dtype=torch.int64)
-    for place, ids in enumerate(children):
-        table[place, : len(ids)] = torch.tensor(list(ids))
+    for place, row_ids in enumerate(children):
+        table[place, : len(row_ids)] = torch.tensor(row_ids)
     return {
         **pad_left([[*sample.prompt, *sample.answer[:-1]] for sample in samples], pad),
         "target": target,

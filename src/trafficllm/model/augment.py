@@ -1,0 +1,117 @@
+"""Augmentation of records at tuning time: what a capture could have shown of the same flow.
+
+A row is drawn anew each epoch. Each change keeps the record valid for the codec and never shows what was masked. Pre-training and
+augmentation together were what passed the tree models on unseen captures.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from trafficllm.core.types import Facts, Record, Span
+
+_TCP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """Probabilities of each change, for a record; `iat_octaves` the spread of the time scale, in octaves."""
+
+    cut_packets: float = 0.3
+    drop_ack: float = 0.2
+    jitter_iat: float = 0.8
+    iat_octaves: float = 0.5
+    jitter_size: float = 0.15
+    cut_payload: float = 0.3
+    drop_payload: float = 0.1
+    drop_facts: float = 0.15
+    drop_field: float = 0.1
+
+
+MILD = Strength()
+
+
+def augment(record: Record, chooser: random.Random, strength: Strength = MILD) -> Record:
+    """A changed copy of a flow record; other kinds are returned as they are.
+
+    Cuts the packets' tail, drops pure ACKs as capture loss would, scales and jitters times, shifts some sizes by a few bytes, cuts or
+    drops payload prefixes, parsed facts and single packet fields.
+    """
+    if record.kind != "flow" or not record.dirs:
+        return record
+    changed = record
+    if chooser.random() < strength.drop_ack:
+        changed = _drop_acks(changed, chooser)
+    if chooser.random() < strength.cut_packets and len(changed.dirs) > 3:
+        changed = _keep(changed, range(chooser.randint(3, len(changed.dirs) - 1)))
+    if chooser.random() < strength.jitter_iat and changed.iats:
+        changed = replace(changed, iats=_jitter(changed.iats, chooser, strength.iat_octaves))
+    if chooser.random() < strength.jitter_size:
+        sizes = tuple(max(1, size + chooser.randint(-4, 4)) if size > 0 else size for size in changed.sizes)
+        changed = replace(changed, sizes=sizes)
+    if chooser.random() < strength.cut_payload:
+        changed = _cut_payload(changed, chooser)
+    if chooser.random() < strength.drop_payload:
+        changed = replace(changed, payload=(b"", b""), hidden=())
+    if chooser.random() < strength.drop_facts:
+        changed = replace(changed, facts=Facts(changed.facts.service if chooser.random() < 0.5 else ""))
+    if chooser.random() < strength.drop_field:
+        changed = _drop_field(changed, chooser)
+    return changed
+
+
+def _keep(record: Record, kept: range | list[int]) -> Record:
+    """The record with some of its packets; the gap before a dropped packet goes to the next kept one."""
+    places = list(kept)
+    gaps, carried = [], 0
+    wanted = set(places)
+    for place, gap in enumerate(record.iats):
+        carried += max(gap, 0)
+        if place in wanted:
+            gaps.append(carried if gaps else 0)
+            carried = 0
+
+    def pick(values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(values[k] for k in places if k < len(values))
+
+    return replace(
+        record,
+        dirs=pick(record.dirs),
+        sizes=pick(record.sizes),
+        iats=tuple(gaps) if -1 not in record.iats else pick(record.iats),
+        flags=pick(record.flags),
+        windows=pick(record.windows),
+        ttls=pick(record.ttls),
+    )
+
+
+def _drop_acks(record: Record, chooser: random.Random) -> Record:
+    """Drop some packets without payload and flags other than ACK, never the first."""
+    if record.proto != _TCP or len(record.sizes) < len(record.dirs) or len(record.flags) < len(record.dirs):
+        return record
+    bare = [k for k in range(1, len(record.dirs)) if record.sizes[k] == 0 and record.flags[k] == 0x10]
+    lost = {k for k in bare if chooser.random() < 0.3}
+    return _keep(record, [k for k in range(len(record.dirs)) if k not in lost]) if lost else record
+
+
+def _jitter(iats: tuple[int, ...], chooser: random.Random, octaves: float) -> tuple[int, ...]:
+    scale = chooser.gauss(0.0, octaves)
+    return tuple(round(gap * 2 ** (scale + chooser.gauss(0.0, octaves / 3))) if gap > 0 else gap for gap in iats)
+
+
+def _cut_payload(record: Record, chooser: random.Random) -> Record:
+    ends = [chooser.randint(min(8, len(data)), len(data)) for data in record.payload]
+    hidden = tuple(
+        Span(span.dir, span.start, min(span.end, ends[span.dir]), span.kind)
+        for span in record.hidden
+        if span.start < ends[span.dir]
+    )
+    return replace(record, payload=(record.payload[0][: ends[0]], record.payload[1][: ends[1]]), hidden=hidden)
+
+
+def _drop_field(record: Record, chooser: random.Random) -> Record:
+    """Hide one packet field for all packets, as a mask would (-1)."""
+    name = chooser.choice(("sizes", "iats", "flags", "windows", "ttls"))
+    values = getattr(record, name)
+    return replace(record, **{name: (-1,) * len(values)})

@@ -1,0 +1,218 @@
+"""One tuning run from rows to adapter files; `tune` decides whether it is needed at all."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trafficllm.core.files import hash64
+from trafficllm.core.types import Prompt
+from trafficllm.model import lora
+from trafficllm.model.callbacks import Clock, History, MetricsFile, Watch, cosine
+from trafficllm.model.collate import Sample, StepData
+from trafficllm.model.encode import Encoder
+from trafficllm.model.load import Base
+from trafficllm.model.trainer import AnswerTrainer, checkpoints, ordered_callbacks
+from trafficllm.model.trie import LabelTrie
+from trafficllm.model.tune import (
+    CHECKPOINTS,
+    METRICS,
+    Job,
+    TuneData,
+    TuneOptions,
+    TuneReport,
+    class_weights,
+    peak_bytes,
+)
+from trafficllm.model.validate import macro_f1, mean_loss, predict
+
+
+class Rows:
+    """Training rows as samples, made anew each epoch where the data asks for augmentation."""
+
+    def __init__(self, data: TuneData, encoder: Encoder, options: TuneOptions) -> None:
+        self.data, self.encoder, self.seed = data, encoder, options.seed
+        self.trie = _trie(data.labels, encoder)
+        self.weights = data.weights or (class_weights(data.answers, options.balance) if data.labels else {})
+        self.fixed = encoder.prompts(self._prompts()) if len(data.answers) else []
+        self.places = {label: k for k, label in enumerate(data.labels)}
+
+    def _prompts(self) -> Sequence[Prompt]:
+        if self.data.prompt_of is None:
+            return self.data.prompts
+        return [self.data.prompt_of(record) for record in self.data.records]
+
+    def answer(self, answer: str, prompt: Sequence[int]) -> Sample:
+        """The sample of one answer after prompt ids."""
+        if self.trie is None:
+            return Sample(prompt, [*self.encoder.units(answer), self.encoder.eos])
+        place = self.places[answer]
+        path = list(self.trie.paths[place])
+        ids = path if path[-1] == self.encoder.eos else [*path, self.encoder.eos]
+        return Sample(prompt, ids, self.trie.choices(place), self.weights.get(answer, 1.0))
+
+    def __call__(self, row: int, epoch: int) -> Sample:
+        """Row of an epoch; the augmentation's randomness is a function of (seed, epoch, row)."""
+        prompt: Sequence[int] = self.fixed[row]
+        if self.data.augment is not None and self.data.prompt_of is not None:
+            chooser = random.Random(hash64(f"{self.seed} {epoch} {row}".encode()))
+            record = self.data.augment(self.data.records[row], chooser)
+            prompt = self.encoder.prompt(self.data.prompt_of(record))
+        return self.answer(self.data.answers[row], prompt)
+
+
+def _trie(labels: Sequence[str], encoder: Encoder) -> LabelTrie | None:
+    return LabelTrie.of(labels, [encoder.label(label) for label in labels], encoder.eos) if labels else None
+
+
+def even_share(answers: Sequence[str], limit: int, seed: int) -> list[int]:
+    """At most `limit` row indices that keep small classes whole: taken round by round over the labels."""
+    if len(answers) <= limit:
+        return list(range(len(answers)))
+    queues: dict[str, list[int]] = {}
+    for row, answer in enumerate(answers):
+        queues.setdefault(answer, []).append(row)
+    chooser = random.Random(seed)
+    for label in sorted(queues):
+        chooser.shuffle(queues[label])
+    taken: list[int] = []
+    while len(taken) < limit:
+        for label in sorted(queues):
+            if queues[label] and len(taken) < limit:
+                taken.append(queues[label].pop())
+    return sorted(taken)
+
+
+def _validator(rows: Rows, data: TuneData, options: TuneOptions, pad: int) -> Callable[[Any], dict[str, float]] | None:
+    """A function from the model to its validation figures; None where there is nothing to look at."""
+    if not data.val_prompts or not options.looks:
+        return None
+    chosen = even_share(data.val_answers, options.val_limit, options.seed)
+    prompts = rows.encoder.prompts([data.val_prompts[k] for k in chosen])
+    samples = [rows.answer(data.val_answers[k], ids) for k, ids in zip(chosen, prompts, strict=True)]
+    samples = [Sample(s.prompt, s.answer, s.choices, 1.0) for s in samples]
+    # Wider batches than in training: nothing is kept for a backward pass.
+    settings = {"pad": pad, "batch_tokens": 2 * options.batch_tokens}
+
+    def look(model: Any) -> dict[str, float]:
+        loss = mean_loss(model, samples, **settings, full=0.0 if rows.trie else 1.0)
+        if rows.trie is None:
+            return {"val_loss": loss, "score": -loss}
+        truth = [rows.places[data.val_answers[k]] for k in chosen]
+        named = predict(model, prompts, rows.trie, **settings)
+        score = macro_f1(truth, named)
+        hits = sum(a == b for a, b in zip(truth, named, strict=True)) / len(truth)
+        # The loss breaks ties between looks of equal F1, which small validation sets have many of.
+        return {"val_loss": loss, "val_macro_f1": score, "val_accuracy": hits, "score": score - 0.1 * min(loss, 5.0)}
+
+    return look
+
+
+def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any) -> AnswerTrainer:
+    import torch
+    from transformers import TrainingArguments
+
+    options = job.options
+    cuda = next(tuned.parameters()).device.type == "cuda"
+    arguments = TrainingArguments(
+        output_dir=str(job.out / CHECKPOINTS),
+        per_device_train_batch_size=1,  # an item is a whole batch
+        max_steps=clock.total_steps,
+        learning_rate=options.learning_rate,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        data_seed=options.seed,
+        logging_steps=options.logging_steps,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to=list(options.report_to),
+        use_cpu=not cuda,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        gradient_checkpointing=options.gradient_checkpointing,
+        disable_tqdm=True,
+    )
+    optimizer = torch.optim.AdamW(
+        lora.trainable(tuned).values(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(clock, options.warmup))
+    return AnswerTrainer(
+        model=tuned,
+        args=arguments,
+        train_dataset=steps,
+        optimizers=(optimizer, scheduler),
+        clock=clock,
+        history=History(),
+        validate=look,
+        full=options.full_weight,
+        smoothing=options.label_smoothing,
+    )
+
+
+def run(job: Job) -> TuneReport:
+    """Attach, train or resume, keep the best weights, write the adapter; the base is left as it was."""
+    base, data, out, options = job.base, job.data, job.out, job.options
+    encoder = Encoder(base.tokenizer)
+    pad = int(base.tokenizer.pad_token_id)
+    rows = Rows(data, encoder, options)
+    lengths = [len(rows.answer(answer, ids)) for answer, ids in zip(data.answers, rows.fixed, strict=True)]
+    epochs = options.epochs if options.max_steps is None else 1_000_000
+    steps = StepData(lengths, rows, pad=pad, batch_tokens=options.batch_tokens, epochs=epochs, seed=options.seed)
+    clock = Clock(min(len(steps), options.max_steps or len(steps)), options.max_seconds)
+    found = checkpoints(out / CHECKPOINTS)
+    resumed = int(found[-1].name.split("-")[1]) if found else None
+    tuned = lora.attach(
+        base.model,
+        method=options.method,
+        r=options.r,
+        lora_alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        seed=options.seed,
+    )
+    try:
+        if job.start is not None:
+            lora.start_from(tuned, job.start)
+        look = _validator(rows, data, options, pad)
+        quiet = options if look else options.model_copy(update={"looks": 0})
+        trainer = _trainer(job, tuned, steps, clock, look)
+        history = trainer.history
+        metrics = MetricsFile(out / METRICS, resumed or 0)
+        watch = Watch(clock, history, metrics, job.progress, stage=f"tune {job.stage}", options=quiet)
+        ordered_callbacks(trainer, [watch])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
+            result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        if trainer.best:
+            lora.restore(tuned, trainer.best)
+        figures = look(tuned) if look else {}
+        _save(tuned, base, out, options)
+        count = sum(value.numel() for value in lora.trainable(tuned).values())
+    finally:
+        lora.detach(tuned).eval()
+    seconds = clock.seconds()
+    return TuneReport(
+        stage=job.stage,
+        steps=int(result.global_step),
+        tokens=history.tokens,
+        tokens_per_second=round(history.tokens / max(seconds, 1e-9), 1),
+        seconds=round(seconds, 3),
+        peak_bytes=peak_bytes(),
+        resumed_from=resumed,
+        trainable=count,
+        best_step=history.best_step or int(result.global_step),
+        validation={key: value for key, value in figures.items() if key != "score" and math.isfinite(value)},
+    )
+
+
+def _save(tuned: Any, base: Base, out: Path, options: TuneOptions) -> None:
+    name = str(base.manifest.get("name") or base.manifest.get("source", {}).get("name") or base.path.name)
+    if options.method == "full":
+        tuned.save_pretrained(out)
+        base.tokenizer.save_pretrained(out)
+    else:
+        lora.save_adapter(tuned, out, base_name=name)

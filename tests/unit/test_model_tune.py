@@ -1,0 +1,194 @@
+"""Two-stage tuning on a tiny base: it learns, repeats, resumes to the same curve, keeps the base untouched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from unit.model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
+
+from trafficllm.core.errors import ArtifactError, InputError
+from trafficllm.core.types import Segment
+from trafficllm.model import lora
+from trafficllm.model.base import make_traffic_base
+from trafficllm.model.load import Base, load_base
+from trafficllm.model.tune import TuneData, TuneOptions, TuneReport, tune_generation, tune_instruct, tune_task
+from trafficllm.records.codec import encode
+
+
+@pytest.fixture(scope="module", name="base")
+def _base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    place = tmp_path_factory.mktemp("base")
+    save_tokenizer("gpt2", place / "plain")
+    save_model(place / "plain")
+    make_traffic_base(place / "plain", traffic_tokens(), place / "traffic")
+    return load_base(place / "traffic", dtype="float32")
+
+
+def _data(count: int = 240, val: int = 60) -> TuneData:
+    rows, labels = records()
+    return TuneData(
+        prompts=[prompt_of(row) for row in rows[:count]],
+        answers=list(labels[:count]),
+        labels=LABELS,
+        val_prompts=[prompt_of(row) for row in rows[-val:]],
+        val_answers=list(labels[-val:]),
+    )
+
+
+def _curve(folder: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+QUICK = TuneOptions(epochs=6, batch_tokens=1024, learning_rate=5e-3, r=8, lora_alpha=16, logging_steps=1, looks=4, save_steps=5)
+
+
+def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    report = tune_task(base, _data(), tmp_path / "a", QUICK)
+    assert report.validation["val_macro_f1"] > 0.7
+    assert report.tokens > 0
+    assert report.steps == max(_curve(tmp_path / "a"))
+    assert base.model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "tune.json",
+    }  # fmt: skip
+    again = tune_task(base, _data(), tmp_path / "a", QUICK)
+    assert again.reused
+    assert again.steps == report.steps
+
+
+def test_same_seed_same_bytes_and_another_seed_differs(base: Base, tmp_path: Path) -> None:
+    short = QUICK.model_copy(update={"max_steps": 6})
+    for name in ("a", "b"):
+        tune_task(base, _data(), tmp_path / name, short)
+    tune_task(base, _data(), tmp_path / "c", short.model_copy(update={"seed": 1}))
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] != weights[2]
+    assert (tmp_path / "a/adapter_config.json").read_bytes() == (tmp_path / "b/adapter_config.json").read_bytes()
+
+
+class _Killed(BaseException):
+    pass
+
+
+class _Killer:
+    """Progress that ends the run at its n-th step, as a kill would, between checkpoints."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise _Killed
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_killed_run_resumes_to_the_same_curve(base: Base, tmp_path: Path, dropout: float) -> None:
+    options = QUICK.model_copy(update={"max_steps": 18, "lora_dropout": dropout})
+    whole = tune_task(base, _data(), tmp_path / "whole", options)
+    for stop in (3, 8, 6):
+        with pytest.raises(_Killed):
+            tune_task(base, _data(), tmp_path / "cut", options, _Killer(stop))
+    done = tune_task(base, _data(), tmp_path / "cut", options)
+    assert done.resumed_from == 10
+    assert whole.resumed_from is None
+    first, second = _curve(tmp_path / "whole"), _curve(tmp_path / "cut")
+    assert first.keys() == second.keys() == set(range(1, 19))
+    assert all(abs(first[step] - second[step]) <= 1e-6 for step in first)
+    same = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert same[0] == same[1]
+    assert done.tokens == whole.tokens
+
+
+def test_saved_reloaded_and_merged_adapters_answer_alike(base: Base, tmp_path: Path) -> None:
+    tune_task(base, _data(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 8}))
+    ids = torch.tensor([base.tokenizer("the flow", add_special_tokens=False)["input_ids"]])
+    loaded = lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a")
+    merged = lora.merge(load_base(base.path, dtype="float32").model, tmp_path / "a")
+    with torch.inference_mode():
+        one, two = loaded(ids).logits, merged(ids).logits
+    assert torch.allclose(one, two, atol=1e-4)
+    assert not torch.allclose(one, base.model(ids).logits, atol=1e-3)
+
+
+def test_the_time_budget_ends_the_run(base: Base, tmp_path: Path) -> None:
+    options = QUICK.model_copy(update={"epochs": 10_000, "max_seconds": 2.0})
+    report = tune_task(base, _data(), tmp_path / "a", options)
+    assert 1.0 < report.seconds < 6.0
+    rates = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in rates if "learning_rate" in row]
+    assert rates[-1] < 0.2 * max(rates)  # the cosine followed the clock
+
+
+def test_stage_one_routes_questions(base: Base, tmp_path: Path) -> None:
+    asks = {"MTD": "is this malware", "EAC": "which app is it", "none": "write me a poem"}
+    rows = [(f"{text} {k}", label) for k in range(40) for label, text in asks.items()]
+    prompts = [(Segment("instruction", "request: "), Segment("question", text), Segment("instruction", "\ntask: ")) for text, _ in rows]
+    answers = [label for _, label in rows]
+    data = TuneData(prompts[:90], answers[:90], tuple(asks), prompts[90:], answers[90:])
+    report = tune_instruct(base, data, tmp_path / "router", QUICK)
+    assert report.stage == "instruct"
+    assert report.validation["val_accuracy"] > 0.9
+    second = tune_task(base, _data(), tmp_path / "task", QUICK.model_copy(update={"max_steps": 3}), start_from=tmp_path / "router")
+    assert second.steps == 3
+
+
+def test_generation_learns_records(base: Base, tmp_path: Path) -> None:
+    rows, labels = records()
+    prompts = [(Segment("instruction", "MTG "), Segment("text", label), Segment("instruction", "\n")) for label in labels]
+    units = [encode(row) for row in rows]
+    data = TuneData(prompts[:200], units[:200], (), prompts[200:], units[200:])
+    report = tune_generation(base, data, tmp_path / "g", QUICK)
+    first = next(iter(_curve(tmp_path / "g").values()))
+    assert report.validation["val_loss"] < first - 2.0
+
+
+def test_augmented_rows_are_drawn_anew_each_epoch(base: Base, tmp_path: Path) -> None:
+    from trafficllm.model.augment import augment
+
+    rows, labels = records()
+    data = TuneData((), list(labels[:120]), LABELS, records=rows[:120], prompt_of=prompt_of, augment=augment)
+    options = QUICK.model_copy(update={"epochs": 2})
+    tune_task(base, data, tmp_path / "a", options)
+    tune_task(base, data, tmp_path / "b", options)
+    assert _curve(tmp_path / "a") == _curve(tmp_path / "b")
+
+
+def _without(**changes: Any) -> TuneData:
+    data = _data()
+    values = {name: getattr(data, name) for name in TuneData.__slots__}
+    return TuneData(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompts": ()}, {"answers": ["Alpha"]}, {"answers": ["Gamma"] * 240}, {"answers": ["Alpha"] * 240}]
+)
+def test_rows_that_cannot_be_learnt_from_are_refused(base: Base, tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        tune_task(base, _without(**changes), tmp_path / "a", QUICK)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_adapter_of_another_rank_cannot_be_the_start(base: Base, tmp_path: Path) -> None:
+    one: TuneReport = tune_task(base, _data(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 1}))
+    assert one.steps == 1
+    with pytest.raises(ArtifactError, match="r is 8"):
+        tune_task(base, _data(), tmp_path / "b", QUICK.model_copy(update={"r": 4}), start_from=tmp_path / "a")
+
+
+@pytest.mark.parametrize("method", ["rslora", "dora", "full"])
+def test_other_methods_train_and_save(base: Base, tmp_path: Path, method: str) -> None:
+    fresh = load_base(base.path, dtype="float32") if method == "full" else base
+    options = QUICK.model_copy(update={"method": method, "max_steps": 3})
+    tune_task(fresh, _data(), tmp_path / "a", options)
+    if method == "full":
+        assert load_base(tmp_path / "a", dtype="float32").model is not None
+    else:
+        lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a")
