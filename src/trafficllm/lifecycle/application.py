@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.config import Config, load_config
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle.learn_router import NONE, ROUTER
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine import Engine
@@ -24,20 +25,28 @@ if TYPE_CHECKING:
     from trafficllm.registry.store import Registry
     from trafficllm.registry.versions import Version
 
-ROUTER = "ROUTER"
-"""The registry's name for the stage-1 adapter; no task may have it."""
 UNKNOWN = "unknown"
 _BAD = frozenset({"malicious", "attack", "botnet"})
 
 
 def registry_root(name: str = "", config: Config | None = None) -> Path:
-    """Where adapters live: the option, TRAFFICLLM_REGISTRY, the configuration, or the user's data folder."""
+    """Where adapters live: the option, TRAFFICLLM_REGISTRY, the configuration, the user's data folder, a quickstart's here."""
     chosen = name or os.environ.get("TRAFFICLLM_REGISTRY", "") or (config.registry if config else "")
     if chosen:
         return Path(chosen).expanduser()
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("trafficllm")) / "registry"
+    mine = Path(platformdirs.user_data_dir("trafficllm")) / "registry"
+    made = quickstart_registry(Path())
+    return made if made is not None and not mine.is_dir() else mine
+
+
+def quickstart_registry(folder: Path) -> Path | None:
+    """The adapters that a quickstart in this folder made, if any: what answers until there is a registry of one's own."""
+    found = [
+        path for size in ("full", "quick") for path in sorted(folder.glob(f"work/{size}/seed*/registry"))
+    ]
+    return found[0] if found else None
 
 
 def base_name(name: str, config: Config | None = None) -> str:
@@ -192,6 +201,45 @@ class Application:
         manifest = version.manifest
         return {**version.as_dict(), **{key: manifest.get(key) for key in ("quality", "baselines")}}
 
+    def register(
+        self,
+        folder: Path,
+        task: str,
+        *,
+        profile: str = "",
+        seed: int = 0,
+        max_seconds: float | None = None,
+        progress: ProgressSink | None = None,
+    ) -> dict[str, Any]:
+        """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`)."""
+        from trafficllm.lifecycle.registering import register
+
+        return register(
+            self,
+            folder,
+            task,
+            profile=profile,
+            seed=seed,
+            max_seconds=max_seconds,
+            progress=progress or Silent(),
+        )
+
+    def evaluate(
+        self,
+        data: Path,
+        *,
+        adapter: Path | None = None,
+        baselines: bool = True,
+        seed: int = 0,
+        progress: ProgressSink | None = None,
+    ) -> dict[str, Any]:
+        """An adapter's score on a data set's test part (contract: `evaluate run`)."""
+        from trafficllm.lifecycle.evaluation import evaluate
+
+        return evaluate(
+            self, data, adapter=adapter, baselines=baselines, seed=seed, progress=progress or Silent()
+        )
+
     def load(self, task: str) -> Version:
         """The live version of a task, checked against the base, its adapter resident in the engine."""
         from trafficllm.records.units import codec_hash
@@ -211,7 +259,7 @@ class Application:
         version = self._router_version()
         from trafficllm.infer.router import Router
 
-        names = [name for name in version.manifest.get("labels", ()) if name != "none"]
+        names = [name for name in version.manifest.get("labels", ()) if name != NONE]
         settings = {
             key: version.manifest[key] for key in ("threshold", "temperature") if key in version.manifest
         }

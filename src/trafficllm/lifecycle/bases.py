@@ -23,7 +23,9 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def extend(base: str, data: Path, out: Path, *, size: int, seed: int, progress: ProgressSink) -> dict[str, Any]:
+def extend(
+    base: str, data: Path, out: Path, *, size: int, seed: int, progress: ProgressSink
+) -> dict[str, Any]:
     """Learn traffic tokens from a data set's training part and write the extended base (contract: `tokenizer extend`)."""
     from trafficllm.model.base import make_traffic_base
     from trafficllm.model.compare import tokens_per_flow
@@ -52,11 +54,18 @@ def extend(base: str, data: Path, out: Path, *, size: int, seed: int, progress: 
 
 def _some(rows: list[int], data: Path) -> list[int]:
     if not rows:
-        raise InputError("input.no_records", "the data set has no training records", input=str(data), hint="build it from more captures")
+        raise InputError(
+            "input.no_records",
+            "the data set has no training records",
+            input=str(data),
+            hint="build it from more captures",
+        )
     return rows
 
 
-def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, seed: int, progress: ProgressSink) -> dict[str, Any]:
+def tune_base(
+    data: Path, base: str, out: Path, *, max_seconds: float | None, seed: int, progress: ProgressSink
+) -> dict[str, Any]:
     """Train a traffic base on a data set's training records; the same call again goes on from its last checkpoint."""
     from trafficllm.model.base import write_manifest
     from trafficllm.model.load import load_base
@@ -76,12 +85,19 @@ def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, se
 
     train = blocks(rows)
     if not len(train):
-        raise InputError("input.no_records", "too few records for one training block", input=str(data), hint="build it from more captures")
+        raise InputError(
+            "input.no_records",
+            "too few records for one training block",
+            input=str(data),
+            hint="build it from more captures",
+        )
     held = blocks(opened.indices("val"))
     progress.update("training the base", 0, None)
     begun = time.monotonic()
     start.model.train()
-    options = PretrainOptions(seed=seed, max_seconds=max_seconds or _SECONDS, batch_size=min(16, len(train)), save_steps=100)
+    options = PretrainOptions(
+        seed=seed, max_seconds=max_seconds or _SECONDS, batch_size=min(16, len(train)), save_steps=100
+    )
     figures = pretrain(start.model, train, work, held_out=held if len(held) else train[:1], options=options)
     with atomic_dir(out) as folder:
         shutil.copytree(start.path, folder, dirs_exist_ok=True)

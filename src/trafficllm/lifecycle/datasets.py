@@ -126,3 +126,13 @@ def check(data: Path) -> dict[str, Any]:
         "not_tested": sorted(label for label, counts in classes.items() if not counts["test"]),
         "leaky": list(opened.manifest["leaky"]),
     }
+
+
+def audit(data: Path, *, captures: Path | None, judged: str, seed: int) -> dict[str, Any]:
+    """Shortcuts in a data set (contract: `data audit`)."""
+    from trafficllm.evaluate.audit import audit as audit_dataset
+    from trafficllm.records.dataset import load
+
+    if judged not in {"test", "val"}:
+        raise UsageError("usage.part", f"no part '{judged}' to judge", input="--judged", hint="test or val")
+    return audit_dataset(load(data), captures=captures, judged=judged, seed=seed)

@@ -102,3 +102,45 @@ def check(data: DataSet, as_json: Json = False) -> None:
     from trafficllm.surface.output import emit, show_pairs
 
     emit("data.check", datasets.check(data), as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def audit(
+    data: DataSet,
+    captures: Annotated[
+        Path | None,
+        typer.Option(
+            "--captures", metavar="DIR", help="The folder it was built from: marks that no record carries."
+        ),
+    ] = None,
+    judged: Annotated[
+        str, typer.Option("--judged", metavar="PART", help="The part that is scored: test or val.")
+    ] = "test",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Look for shortcuts before training: shared flows and hosts, duplicates, marks of the capture, honest beside leaky scores."""
+    from trafficllm.lifecycle import datasets
+    from trafficllm.surface.output import emit
+
+    emit(
+        "data.audit",
+        datasets.audit(data, captures=captures, judged=judged, seed=seed),
+        as_json=as_json,
+        show=_show_audit,
+    )
+
+
+def _show_audit(body: Mapping[str, Any]) -> None:
+    from trafficllm.core.escape import for_terminal
+    from trafficllm.surface.output import show_pairs, show_table
+
+    columns = ("kind", "field", "score")
+    show_table(columns, ([row[name] for name in columns] for row in body["findings"]), right=("score",))
+    show_table(
+        ("baseline", "macro-F1"),
+        ([name, row["macro_f1"]] for name, row in body["baselines"].items()),
+        right=("macro-F1",),
+    )
+    show_pairs({key: body[key] for key in ("duplicates", "shared_groups", "honest", "leaky", "not_checked")})
+    print(for_terminal(body["verdict"]))

@@ -141,5 +141,6 @@ def _show_end(body: Mapping[str, Any]) -> None:
     print(f"seconds           {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}")
     print(f"reused            {', '.join(map(str, body['reused'])) or 'nothing'}")
     print(f"report            {for_terminal(str(body['report']))}")
+    note(f"next: export TRAFFICLLM_REGISTRY={Path(str(body['report'])).parent / 'registry'}")
     for step in body.get("next", ()):
         note(f"next: {step['text']}: {step['command']}" if isinstance(step, Mapping) else f"next: {step}")

@@ -34,31 +34,31 @@ def extend(
     as_json: Json = False,
 ) -> None:
     """Make a traffic base: the model's folder with a traffic vocabulary; natural text tokenizes as before."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import bases
     from trafficllm.surface.output import emit, show_pairs
     from trafficllm.surface.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = workshop.extend(base, data, Path(out), size=size, seed=seed, progress=bar)
+        body = bases.extend(base, data, Path(out), size=size, seed=seed, progress=bar)
     emit("tokenizer.extend", body, as_json=as_json, show=show_pairs)
 
 
 @app.command()
 def compare(
     data: DataSet,
-    bases: Annotated[
+    base: Annotated[
         list[str] | None,
         typer.Option("--base", metavar="B", help="Model folders, `plain` or `default`; may be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare what a flow costs in tokens: each tokenizer on the same held-out records."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import bases
     from trafficllm.surface.output import emit
 
     emit(
         "tokenizer.compare",
-        workshop.compare(data, bases or ["plain", "default"]),
+        bases.compare(data, base or ["plain", "default"]),
         as_json=as_json,
         show=_show,
     )

@@ -23,12 +23,12 @@ def base_(
     as_json: Json = False,
 ) -> None:
     """Train a traffic base's embeddings and layers on a data set's training records (language-model loss)."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import bases
     from trafficllm.surface.output import emit, show_pairs
     from trafficllm.surface.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = workshop.tune_base(data, base, Path(out), max_seconds=max_seconds, seed=seed, progress=bar)
+        body = bases.tune_base(data, base, Path(out), max_seconds=max_seconds, seed=seed, progress=bar)
     emit("tune.base", body, as_json=as_json, show=show_pairs)
 
 
@@ -48,12 +48,12 @@ def instruct(
     as_json: Json = False,
 ) -> None:
     """Stage 1: learn which task a question asks for (a router adapter)."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import tuning
     from trafficllm.surface.output import emit, show_pairs
     from trafficllm.surface.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = workshop.tune_instruct(
+        body = tuning.tune_instruct(
             base,
             Path(out),
             tasks=tasks or (),
@@ -78,12 +78,12 @@ def task(
     as_json: Json = False,
 ) -> None:
     """Stage 2: learn a task's labels from a data set (a task adapter)."""
-    from trafficllm.lifecycle import workshop
+    from trafficllm.lifecycle import tuning
     from trafficllm.surface.output import emit, show_pairs
     from trafficllm.surface.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = workshop.tune_task(
+        body = tuning.tune_task(
             data, base, Path(out), max_seconds=max_seconds, seed=seed, config=config, progress=bar
         )
     emit("tune.task", body, as_json=as_json, show=show_pairs)

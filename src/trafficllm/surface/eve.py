@@ -23,7 +23,8 @@ def _timestamp(seconds: float) -> str:
 def _ends(row: Mapping[str, Any], event_type: str) -> dict[str, Any]:
     return {
         "timestamp": _timestamp(float(row["ts"])),
-        "flow_id": hash64(str(row["uid"]).encode("utf-8", "surrogatepass")) >> 11,  # 53 bits: exact in JavaScript and jq
+        "flow_id": hash64(str(row["uid"]).encode("utf-8", "surrogatepass"))
+        >> 11,  # 53 bits: exact in JavaScript and jq
         "event_type": event_type,
         "src_ip": row["orig_h"],
         "src_port": row["orig_p"],

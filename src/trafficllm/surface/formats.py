@@ -180,7 +180,12 @@ def check_format(form: str, out: str) -> None:
 
 @contextmanager
 def writing(
-    form: str, out: str, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    form: str,
+    out: str,
+    columns: Sequence[Column],
+    *,
+    path: str,
+    eve: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> Iterator[FlowWriter]:
     """A writer to stdout ("-") or to a file that appears whole or not at all; see `make_writer`.
 

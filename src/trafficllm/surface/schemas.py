@@ -31,7 +31,11 @@ BODIES: dict[str, type[BaseModel]] = {
 }
 """Bodies of the `--json` envelopes, by command."""
 
-LINES: dict[str, type[BaseModel]] = {"analyze.line": shapes.Verdict, "capture.flows.line": shapes.Flow, "eve.line": shapes.Eve}
+LINES: dict[str, type[BaseModel]] = {
+    "analyze.line": shapes.Verdict,
+    "capture.flows.line": shapes.Flow,
+    "eve.line": shapes.Eve,
+}
 """Lines of the stream formats."""
 
 
