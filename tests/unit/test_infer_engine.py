@@ -177,3 +177,10 @@ def test_batches_hold_all_rows_once_within_their_budget() -> None:
     found = list(batches(lengths, 256, 16))
     assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
     assert all(len(b) <= 16 and (len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 256) for b in found)
+
+
+def test_the_base_stays_as_it_was(engine: Engine) -> None:
+    base = engine.base.model
+    assert not any("lora" in name for name, _ in base.named_parameters())
+    mine = engine.model.get_input_embeddings().weight
+    assert mine.data_ptr() == base.get_input_embeddings().weight.data_ptr()

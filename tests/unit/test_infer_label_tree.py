@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from trafficllm.core.errors import ArtifactError
 from trafficllm.infer.label_tree import LabelTree
 from trafficllm.infer.prefix import shared_prefix
+from trafficllm.model.trie import LabelTrie
+
+
+def _tree(*paths: tuple[int, ...]) -> LabelTree:
+    return LabelTree.of(LabelTrie.of([str(path) for path in paths], paths, eos=0))
 
 
 def test_only_branching_nodes_are_computed() -> None:
-    tree = LabelTree.of([[5, 1, 9, 4], [5, 2, 7], [5, 2, 8], [6, 6, 6]], eos=0)
+    tree = _tree((5, 1, 9, 4), (5, 2, 7), (5, 2, 8), (6, 6, 6))
     assert tree.tokens == (5, 2)
     assert tree.parent == (-1, 0)
     assert tree.choices == ((-1, (5, 6)), (0, (1, 2)), (1, (7, 8)))
@@ -20,7 +23,7 @@ def test_only_branching_nodes_are_computed() -> None:
 
 
 def test_a_label_that_begins_another_ends_with_eos() -> None:
-    tree = LabelTree.of([[6], [6, 9]], eos=0)
+    tree = _tree((6,), (6, 9))
     assert tree.choices == ((0, (0, 9)),)
 
 
@@ -28,15 +31,9 @@ def test_probabilities_sum_to_one_for_any_labels() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
         paths = {tuple(rng.integers(1, 4, rng.integers(1, 6)).tolist()) for _ in range(rng.integers(1, 40))}
-        tree = LabelTree.of(sorted(paths), eos=0)
+        tree = _tree(*sorted(paths))
         log_p = tree.log_probabilities(rng.normal(size=(3, tree.columns)) * 20)
         assert np.abs(np.exp(log_p).sum(axis=1) - 1).max() < 1e-9
-
-
-def test_labels_that_cannot_be_told_apart_are_refused() -> None:
-    for ids in ([[1], [1]], [[1], []]):
-        with pytest.raises(ArtifactError):
-            LabelTree.of(ids, eos=0)
 
 
 def test_shared_prefix_leaves_each_prompt_a_token() -> None:

@@ -13,6 +13,7 @@ from trafficllm.infer.evidence import Evidence, explain
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.records import masks
 from trafficllm.records.build import records_of
+from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.catalog import Task
 from trafficllm.records.units import PROTOS
 
@@ -90,16 +91,28 @@ class TaskModel:
         if name not in engine.adapters:
             engine.add_adapter(name, version.path)
         calibration = manifest.get("calibration", {})
-        scorer = LLMScorer(engine, name, task, manifest["labels"], calibration)
-        hidden = masks.hidden_fields(manifest["profile"])
-        masked = frozenset(manifest.get("masked_fields", hidden))
         return cls(
-            version.task, scorer, calibration, manifest["profile"], masked - hidden, hidden - masked, version.task, version.version
+            task=version.task,
+            scorer=LLMScorer(engine, name, task, manifest["labels"], calibration, codec=codec_of(manifest)),
+            calibration=calibration,
+            profile=manifest["profile"],
+            also=frozenset(manifest.get("also", ())),
+            keep=frozenset(manifest.get("kept_fields", ())) - {"housekeeping"},
+            adapter=version.task,
+            version=version.version,
         )
 
     def masked(self, record: Record) -> Record:
         """A raw record as the adapter was trained to see it."""
-        return masks.apply(record, self.profile, also=self.also, keep=self.keep)
+        return masks.wiped(masks.apply(record, self.profile, self.also, self.keep))
+
+
+def codec_of(manifest: Mapping[str, Any]) -> CodecOptions:
+    """How much of a flow the adapter's records carried; the default where its manifest does not say."""
+    if "codec" not in manifest:
+        return DEFAULT
+    packets, orig, resp, text, bursts = manifest["codec"]
+    return CodecOptions(packets=packets, payload=(orig, resp), text=text, bursts=bursts)
 
 
 class Detector:

@@ -7,6 +7,7 @@ inner tokens where first tokens do not tell labels apart. Nothing is generated, 
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from trafficllm.core.types import F64, Prompt, Scores
 from trafficllm.infer.label_tree import LabelTree
 from trafficllm.infer.prefix import PrefixCache, shared_prefix
 from trafficllm.model.encode import Encoder
+from trafficllm.model.trie import LabelTrie
 
 if TYPE_CHECKING:
     from trafficllm.model.load import Base
@@ -45,7 +47,8 @@ class LabelSet:
 class Engine:
     """One base model with its adapters.
 
-    Safe to share between threads: a lock is held for each batch, in which exactly one adapter is active.
+    Safe to share between threads: a lock is held for each batch, in which exactly one adapter is active. The base's own
+    model is left as it is (weights are shared, modules are not), so it can be tuned further beside an engine.
 
     >>> engine = Engine(load_base(default_base()))                 # doctest: +SKIP
     >>> engine.add_adapter("MTD", "registry/MTD/1")                # doctest: +SKIP
@@ -56,8 +59,8 @@ class Engine:
         self.base = base
         self.device = torch.device(device)
         self.encoder = Encoder(base.tokenizer)
-        target = None if dtype == "auto" else getattr(torch, dtype)
-        self.model = base.model.to(device=self.device, dtype=target).eval()
+        target = base.model.dtype if dtype == "auto" else getattr(torch, dtype)
+        self.model = _own(base.model, self.device, target)
         self.lock = threading.RLock()
         self._peft: Any = None
         self._names: dict[str, str] = {}
@@ -141,9 +144,8 @@ class Engine:
         """Tokenize a closed set of answers (kept: a service asks for the same few sets again and again)."""
         key = tuple(labels)
         if key not in self._sets:
-            eos = self.base.tokenizer.eos_token_id
-            tree = LabelTree.of([self.encoder.label(label) for label in key], -1 if eos is None else int(eos))
-            self._sets[key] = LabelSet(key, tree)
+            trie = LabelTrie.of(key, [self.encoder.label(label) for label in key], self.encoder.eos)
+            self._sets[key] = LabelSet(key, LabelTree.of(trie))
         return self._sets[key]
 
     def score(
@@ -159,7 +161,7 @@ class Engine:
         Prompts are encoded, sorted by length and run in batches of at most `batch_tokens` tokens; the result
         does not depend on the batching (within 1e-4 in float32).
         """
-        ids = [self.encoder.prompt(prompt) for prompt in prompts]
+        ids = self.encoder.prompts(prompts) if prompts else []
         return self.score_ids(ids, labels, adapter=adapter, batch_tokens=batch_tokens)
 
     def score_ids(
@@ -231,6 +233,14 @@ class Engine:
         positions = lengths[:, None] - 1 + depth[None, :]
         logits, _ = forward_at(model, tokens, at, cache, mask=sees, positions=positions)
         return logits
+
+
+def _own(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model with modules of its own, to hang adapters on; its weights stay shared where device and dtype are the same."""
+    tensors = [*model.parameters(), *model.buffers()]
+    same = all(t.device.type == device.type and (t.dtype == dtype or not t.is_floating_point()) for t in model.parameters())
+    copied = copy.deepcopy(model, {id(t): t for t in tensors} if same else {})
+    return (copied if same else copied.to(device=device, dtype=dtype)).eval()
 
 
 def forward_at(

@@ -1,7 +1,7 @@
 """The labels' token sequences as one tree, so that a closed set is scored with one prefill and one short forward.
 
 P(label) is the product, over the branching nodes on its path, of the softmax restricted to that node's children.
-A node with one child has probability 1 and costs nothing; a label that is the beginning of another ends with `eos`.
+A node with one child has probability 1 and costs nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64
+from trafficllm.model.trie import LabelTrie
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,16 @@ class LabelTree:
     steps: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, ids: Sequence[Sequence[int]], eos: int) -> LabelTree:
-        """The tree of label token ids; ArtifactError where a label has no tokens or two have the same.
+    def of(cls, trie: LabelTrie) -> LabelTree:
+        """The tree of a label trie, which tuning reads too.
 
-        >>> tree = LabelTree.of([[5, 1], [5, 2], [6]], eos=0)
+        >>> tree = LabelTree.of(LabelTrie.of(["a", "b", "c"], [[5, 1], [5, 2], [6]], eos=0))
         >>> tree.tokens, tree.choices
         ((5,), ((-1, (5, 6)), (0, (1, 2))))
         """
-        paths = _paths(ids, eos)
-        builder = _Builder(paths)
-        builder.visit((), list(range(len(paths))), -1)
-        steps = tuple(tuple(builder.steps[i]) for i in range(len(paths)))
+        builder = _Builder(trie.paths)
+        builder.visit((), list(range(len(trie.paths))), -1)
+        steps = tuple(tuple(columns) for columns in builder.steps)
         return cls(tuple(builder.tokens), tuple(builder.parent), tuple(builder.choices), steps)
 
     @cached_property
@@ -85,18 +84,6 @@ class LabelTree:
         for label, columns in enumerate(self.steps):
             out[list(columns), label] = 1.0
         return out
-
-
-def _paths(ids: Sequence[Sequence[int]], eos: int) -> list[tuple[int, ...]]:
-    paths = [tuple(path) for path in ids]
-    if len(set(paths)) < len(paths) or not all(paths):
-        raise ArtifactError(
-            "artifact.labels",
-            "two labels have the same tokens, or one has none",
-            hint="rename the labels, or use another base",
-        )
-    inner = {path[:k] for path in paths for k in range(1, len(path))}
-    return [(*path, eos) if path in inner else path for path in paths]
 
 
 class _Builder:

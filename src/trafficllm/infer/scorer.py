@@ -13,6 +13,7 @@ from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine import BATCH_TOKENS, Engine
 from trafficllm.infer.prefix import shared_prefix
 from trafficllm.records import prompts
+from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.catalog import Task
 
 
@@ -30,12 +31,14 @@ class LLMScorer:
         labels: Sequence[str],
         calibration: Mapping[str, Any] | None = None,
         *,
+        codec: CodecOptions = DEFAULT,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self.engine = engine
         self.adapter = adapter
         self.task = task
         self.calibration = dict(calibration or {})
+        self.codec = codec
         self._labels = tuple(labels)
         self._batch_tokens = batch_tokens
         self._prefix = self._common_beginning()
@@ -43,10 +46,11 @@ class LLMScorer:
     def _common_beginning(self) -> tuple[int, ...]:
         """Tokens that all prompts of the task begin with: those that two records with nothing in common share."""
         far = (Record(proto=6, ip_version=4), Record(kind="http", text="x"))
-        return shared_prefix([self._ids(record) for record in far])
+        return shared_prefix(self._ids(far))
 
-    def _ids(self, record: Record) -> list[int]:
-        return self.engine.encoder.prompt(prompts.detection(self.task, record))
+    def _ids(self, records: Sequence[Record]) -> list[list[int]]:
+        asked = [prompts.detection(self.task, record, self.codec) for record in records]
+        return self.engine.encoder.prompts(asked) if asked else []
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -55,7 +59,7 @@ class LLMScorer:
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Calibrated probabilities [n, labels] of masked records, in their order."""
-        ids = [self._ids(record) for record in records]
+        ids = self._ids(records)
         prefix = self._prefix if all(tuple(row[: len(self._prefix)]) == self._prefix for row in ids) else ()
         raw = self.engine.score_ids(
             ids, self._labels, adapter=self.adapter, batch_tokens=self._batch_tokens, prefix=prefix
