@@ -20,14 +20,13 @@ from trafficllm.capture.flows import FlowOptions
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_dir, hash64, json_text, read_json, sha256_bytes, sha256_file
 from trafficllm.core.types import FlowMeta, ProgressSink, Record, Silent
-from trafficllm.records import masks, store
+from trafficllm.records import masks, sources, store
 from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.card import data_card
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec import encode
 from trafficllm.records.duplicates import duplicates, twins
-from trafficllm.records.gather import Gathered, check_labels, gather
-from trafficllm.records.inputs import scan
+from trafficllm.records.gather import Gathered, check_labels
 from trafficllm.records.probe import FieldScore, artefact_probe, artefacts
 from trafficllm.records.reserved import Reserved
 from trafficllm.records.splits import UNITS, SplitResult, split
@@ -99,7 +98,7 @@ def build_dataset(
     Raises InputError for unusable folders and labels, UsageError for unknown profiles, fields and units.
     """
     sink = progress or Silent()
-    folder = scan(directory)
+    source = sources.find(directory)
     held = Reserved.load(reserved) if reserved else Reserved.find(directory)
     shown_fields = frozenset(keep) - {"housekeeping"}
     masks.hidden_fields(profile, frozenset(), shown_fields)
@@ -108,19 +107,20 @@ def build_dataset(
         "codec": [codec.packets, *codec.payload, codec.text, codec.bursts], "codec_hash": codec_hash(),
         "version": __version__, "revision": REVISION, "masks": masks.table_hash(),
         "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
-        "files": [(file.rel, sha256_file(file.path)) for file in folder.files],
+        "files": [(file.rel, sha256_file(file.path)) for file in source.files],
     }  # fmt: skip
     key = sha256_bytes(json_text(options).encode())
     again = _reuse(Path(out), key)
     if again is not None:
         return BuildReport(Path(out), again, reused=True)
     keep_chores = task.housekeeping or "housekeeping" in keep
-    rows = gather(folder, keep_chores=keep_chores, reserved=held, options=flows or FlowOptions(), progress=sink)
-    check_labels(rows, folder.root)
-    shown, scores, found = _mask(rows, task, profile, shown_fields, seed=seed, unit=split, codec=codec, progress=sink)
+    rows = sources.read(source, task, keep_chores=keep_chores, reserved=held, options=flows or FlowOptions(), progress=sink)
+    check_labels(rows, source.root)
+    unit = source.unit if split == "auto" else split
+    shown, scores, found = _mask(rows, task, profile, shown_fields, seed=seed, unit=unit, codec=codec, progress=sink)
     sides, capped = _cap(shown, rows.labels, cap, seed)
     rows.dropped.update({**shown.result.dropped, **({"cap": capped} if capped else {})})
-    manifest = _manifest(rows, shown, sides, scores, found, folder_name=folder.root.resolve().name, options=options, key=key)
+    manifest = _manifest(rows, shown, sides, scores, found, folder_name=source.root.resolve().name, options=options, key=key)
     manifest["leaky"] = _leaky(manifest, options)
     with atomic_dir(out) as temporary:
         sink.update("writing", 0, None)
@@ -206,6 +206,7 @@ def _manifest(
         "records": len(kept),
         "classes": {label: {part: counts[label, part] for part in PARTS} for label in labels},
         "dropped": dict(sorted(rows.dropped.items())),
+        "normalised": dict(sorted(rows.normalised.items())),
         "split": {
             "unit": shown.result.unit,
             "why": shown.result.why,

@@ -26,6 +26,7 @@ class Gathered:
     given: list[str] = field(default_factory=list)
     reserved: list[bool] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    normalised: Counter[str] = field(default_factory=Counter)
     files: list[dict[str, object]] = field(default_factory=list)
 
     def add(self, record: Record, meta: FlowMeta, label: str, *, given: str = "", reserved: bool = False) -> None:

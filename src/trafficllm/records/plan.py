@@ -95,7 +95,7 @@ def _ports(record: Record, service: str) -> tuple[int, int]:
         return record.ports
     classes = f"{record.port_class:-<2}"
     orig = {"w": NEUTRAL["w"], "r": NEUTRAL["r"]}.get(classes[0], -1)
-    usual = SERVICE_PORTS.get(service, 0)
+    usual = 5355 if service == "dns" and classes[1] == "r" else SERVICE_PORTS.get(service, 0)
     if usual and classes[1] in {port_class(usual), "-"}:
         return orig, usual
     return orig, NEUTRAL.get(classes[1], NEUTRAL["r"])

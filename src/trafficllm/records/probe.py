@@ -104,6 +104,8 @@ def artefact_probe(
     scores = {}
     for name, value_of in _probes(records, train_idx).items():
         values = {i: value_of(records[i]) for i in (*train_idx, *val_idx)}
+        if len(set(values.values())) < 2:
+            continue
         by_label = _score(values, labels, train_idx, val_idx)
         by_umbrella = _score(values, [str(a) for a in answers], train_idx, val_idx) if whole else None
         scores[name] = FieldScore(by_label, by_umbrella)

@@ -24,19 +24,25 @@ class Reserved:
 
     shares: dict[tuple[str, str], float]
     source: str = ""
+    requests: frozenset[str] = frozenset()
+    loads: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, path: str | Path) -> Reserved:
-        """Read a list. Rows of other kinds (records in text files) are kept by their own readers."""
+        """Read a list; rows on text files name a folder and a rule ("requests whose ...", "last load ...")."""
         rows = csv_rows(Path(path))
         if rows and not {"label", "file", "part"} <= set(rows[0]):
             raise InputError("input.reserved", "no list of reserved captures", input=str(path), hint="columns: task,label,file,part,why")
         shares = {}
+        folders: dict[str, set[str]] = {"requests": set(), "last load": set()}
         for row in rows:
             share = _share(row["part"])
             if share is not None:
                 shares[_key(row["file"])] = share
-        return cls(shares, str(path))
+            for rule, named in folders.items():
+                if row["part"].startswith(rule):
+                    named.add(_key(row["file"])[0])
+        return cls(shares, str(path), frozenset(folders["requests"]), frozenset(folders["last load"]))
 
     @classmethod
     def find(cls, folder: str | Path) -> Reserved | None:
@@ -56,6 +62,14 @@ class Reserved:
         """Whether flow number `order` (0-based, by start time) of the `flows` of a file is reserved."""
         share = self.share(file)
         return share > 0 and order >= flows - math.ceil(share * flows)
+
+    def covers_requests(self, folder: str) -> bool:
+        """Whether one request in five of the folder's text files is reserved, by hash."""
+        return folder in self.requests
+
+    def covers_loads(self, folder: str) -> bool:
+        """Whether the last load of each site in the folder is reserved."""
+        return folder in self.loads
 
     def mark(self, file: str, starts: Sequence[int]) -> list[bool]:
         """`is_reserved` for every flow of a file, given their start times."""
