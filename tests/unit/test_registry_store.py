@@ -219,3 +219,5 @@ def test_the_card_is_filled_and_escaped() -> None:
     assert "below the best baseline (0.850)" in card
     assert "None" not in card
     assert "No test score" in model_card({"task": "x"})
+    empty = dict.fromkeys(("quality", "baselines", "calibration", "labels", "parent"), None)
+    assert "No test score" in model_card({"task": "x", **empty})

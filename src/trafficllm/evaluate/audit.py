@@ -46,6 +46,7 @@ def rows_of(dataset: Dataset, captures: str | Path | None = None) -> AuditRows:
         umbrella=dataset.task.umbrella_of,
         marks=marks_of(captures, meta) if captures else {},
         masked_fields=frozenset(dataset.masked_fields),
+        codec=dataset.codec,
     )
 
 
@@ -59,10 +60,11 @@ def shared_groups(rows: AuditRows) -> int:
 
 def _part(rows: AuditRows, idx: Sequence[int]) -> baselines.Part:
     return baselines.Part(
-        [rows.masked[i] for i in idx],
-        [rows.y[i] for i in idx],
-        [rows.raw[i] for i in idx],
-        [rows.meta[i] for i in idx],
+        records=[rows.masked[i] for i in idx],
+        y=[rows.y[i] for i in idx],
+        raw=[rows.raw[i] for i in idx],
+        meta=[rows.meta[i] for i in idx],
+        codec=rows.codec,
     )
 
 

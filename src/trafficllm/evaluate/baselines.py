@@ -16,6 +16,7 @@ from trafficllm.core.errors import InputError
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate import features, probes
 from trafficllm.evaluate.learners import VIEWS, Data, Model, Part, fit_booster, fit_forest, fit_knn
+from trafficllm.records.canonical import DEFAULT, CodecOptions
 
 __all__ = ["NAMES", "Data", "Fitted", "Part", "fit", "run"]
 
@@ -32,6 +33,7 @@ class Fitted:
     model: Model
     params: Mapping[str, Any]
     seconds: float
+    codec: CodecOptions = DEFAULT
 
     def probabilities(self, part: Part) -> F64:
         """Label probabilities float64 [n, labels], rows sum to 1."""
@@ -41,7 +43,7 @@ class Fitted:
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Scores of masked records, as any Scorer gives them."""
-        p = self.probabilities(Part(records, ()))
+        p = self.probabilities(Part(records, (), codec=self.codec))
         return Scores(self.labels, p, np.log(np.maximum(p, 1e-12)))
 
     def predict(self, part: Part) -> list[str]:
@@ -69,7 +71,7 @@ def _one_field(data: Data) -> tuple[str, Model, dict[str, Any]]:
     if not scores:
         return _majority(data)
     best = scores[0][1]
-    name = features.everything_names(data.train.records)[best.column]
+    name = features.everything_names(data.train.records, data.train.codec)[best.column]
     return "all", lambda X: np.eye(width)[best.predict(X)], {"field": name, "validation": scores[0][0]}
 
 
@@ -165,7 +167,7 @@ def fit(name: str, data: Data) -> Fitted:
         )
     start = time.perf_counter()
     view, model, params = _FIXED[name](data) if name in _FIXED else _search(data, _GRIDS[name](data))
-    return Fitted(name, data.labels, view, model, params, time.perf_counter() - start)
+    return Fitted(name, data.labels, view, model, params, time.perf_counter() - start, data.train.codec)
 
 
 def run(

@@ -14,11 +14,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
-from trafficllm.records.canonical import canonical
+from trafficllm.records.canonical import DEFAULT, CodecOptions, canonical
 
-PACKETS = 16
-BURSTS = 128
-PAYLOAD = 96
 FACT_BUCKETS = 128
 TEXT_BUCKETS = 512
 HIDDEN, ABSENT = -1.0, -2.0
@@ -31,9 +28,9 @@ NAME_KINDS = frozenset({
 """Spans that name an endpoint or a session; randoms differ in every flow and name nothing."""
 
 
-def packet_width(records: Sequence[Record]) -> int:
-    """Columns a packet series gets: 128 bursts of a cell sequence, 16 packets otherwise."""
-    return BURSTS if _is(records, "cells") else PACKETS
+def packet_width(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> int:
+    """Columns a packet series gets: the codec's bursts of a cell sequence, its packets otherwise."""
+    return codec.bursts if _is(records, "cells") else codec.packets
 
 
 def _is(records: Sequence[Record], kind: str) -> bool:
@@ -103,20 +100,20 @@ _TOTALS = ("packets", "orig_packets", "orig_bytes", "resp_bytes", "orig_max", "r
 _TEXT = ("text", "first_line", "path", "query", "body", "query_arguments", "body_arguments", "percent_signs")
 
 
-def sizes_times_names(records: Sequence[Record]) -> tuple[str, ...]:
+def sizes_times_names(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> tuple[str, ...]:
     """Column names of `sizes_times` for records of this kind."""
-    width = packet_width(records)
+    width = packet_width(records, codec)
     series = [f"{name}[{i}]" for name in ("size", "log_iat", "flags") for i in range(width)]
     return (*series, *(f"sum.{n}" for n in _TOTALS), *(f"length.{n}" for n in _TEXT))
 
 
-def sizes_times(records: Sequence[Record]) -> F64:
+def sizes_times(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64:
     """Signed sizes, log inter-arrival times and TCP flags of the first packets, and sums over them.
 
-    float64 [n, 3 * width + 15], names in `sizes_times_names`; width is 16 packets or 128 cell bursts.
+    float64 [n, 3 * width + 15], names in `sizes_times_names`; width is the codec's 16 packets or 128 cell bursts.
     """
-    width, n = packet_width(records), len(records)
-    shown = [canonical(r) for r in records]
+    width, n = packet_width(records, codec), len(records)
+    shown = [canonical(r, codec) for r in records]
     series = [_series(r) for r in shown]
     return np.hstack(
         [
@@ -129,7 +126,7 @@ def sizes_times(records: Sequence[Record]) -> F64:
     )
 
 
-def visible_payload(record: Record, direction: int, width: int = PAYLOAD) -> F64:
+def visible_payload(record: Record, direction: int, width: int) -> F64:
     """Payload bytes of one direction, float64 [width]: 0..255, -1 under a mask, -2 past the end."""
     row = np.full(width, ABSENT)
     raw = np.frombuffer(record.payload[direction][:width], dtype=np.uint8)
@@ -173,30 +170,30 @@ def _header(record: Record) -> list[float]:
 _HEADER = ("ip_version", "proto", "icmp", "orig_port_class", "resp_port_class", "orig_p", "resp_p")
 
 
-def headers_payload_names(records: Sequence[Record]) -> tuple[str, ...]:
+def headers_payload_names(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> tuple[str, ...]:
     """Column names of `headers_payload` for records of this kind."""
     if _is(records, "cells"):
         return _HEADER
-    series = [f"{name}[{i}]" for name in ("flags", "window", "ttl") for i in range(PACKETS)]
-    payload = [f"payload.{end}[{i}]" for end in ("orig", "resp") for i in range(PAYLOAD)]
+    series = [f"{name}[{i}]" for name in ("flags", "window", "ttl") for i in range(codec.packets)]
+    payload = [f"payload.{end}[{i}]" for end in ("orig", "resp") for i in range(max(codec.payload))]
     facts = [f"facts[{i}]" for i in range(FACT_BUCKETS)]
     text = [f"text[{i}]" for i in range(TEXT_BUCKETS)] if _is(records, "http") else []
     return (*_HEADER, *series, *payload, *facts, *text)
 
 
-def headers_payload(records: Sequence[Record]) -> F64:
+def headers_payload(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64:
     """Header fields, flags, windows, TTLs, payload bytes of both directions and parsed facts, as masked.
 
     float64 [n, columns], names in `headers_payload_names`.
     """
-    n, shown = len(records), [canonical(r) for r in records]
+    n, shown, width = len(records), [canonical(r, codec) for r in records], max(codec.payload)
     blocks = [_stack([_header(r) for r in shown], len(_HEADER))]
     if _is(records, "cells"):
         return blocks[0]
     blocks += [
-        _padded((getattr(r, name) for r in shown), PACKETS, n) for name in ("flags", "windows", "ttls")
+        _padded((getattr(r, name) for r in shown), codec.packets, n) for name in ("flags", "windows", "ttls")
     ]
-    blocks += [_stack([visible_payload(r, end) for r in shown], PAYLOAD) for end in (ORIG, RESP)]
+    blocks += [_stack([visible_payload(r, end, width) for r in shown], width) for end in (ORIG, RESP)]
     blocks.append(_stack([_hashed(_fact_pairs(r), FACT_BUCKETS) for r in shown], FACT_BUCKETS))
     if _is(records, "http"):
         blocks.append(_stack([_text_grams(r) for r in shown], TEXT_BUCKETS))
@@ -207,14 +204,14 @@ def _stack(rows: Sequence[Sequence[float] | F64], width: int) -> F64:
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
-def everything(records: Sequence[Record]) -> F64:
+def everything(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64:
     """`sizes_times` and `headers_payload` side by side."""
-    return np.hstack([sizes_times(records), headers_payload(records)])
+    return np.hstack([sizes_times(records, codec), headers_payload(records, codec)])
 
 
-def everything_names(records: Sequence[Record]) -> tuple[str, ...]:
+def everything_names(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> tuple[str, ...]:
     """Column names of `everything`."""
-    return (*sizes_times_names(records), *headers_payload_names(records))
+    return (*sizes_times_names(records, codec), *headers_payload_names(records, codec))
 
 
 def _address(text: str) -> list[float]:

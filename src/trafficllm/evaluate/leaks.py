@@ -10,6 +10,7 @@ import numpy as np
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
 from trafficllm.evaluate import probes
 from trafficllm.evaluate.metrics import indices
+from trafficllm.records.canonical import DEFAULT, CodecOptions
 
 KINDS = (
     "same_flow", "same_session", "duplicate", "address", "time", "sequence", "ttl", "link_type", "padding", "truncation",
@@ -40,6 +41,7 @@ class AuditRows:
     umbrella: Callable[[str], str | None]
     marks: Mapping[str, F64] = field(default_factory=dict)
     masked_fields: frozenset[str] = frozenset()
+    codec: CodecOptions = DEFAULT
 
     def rows(self, *parts: str) -> list[int]:
         """Row numbers of these parts."""

@@ -11,6 +11,8 @@ import numpy as np
 from trafficllm.core.types import F64, I64, FlowMeta, Record
 from trafficllm.evaluate import features
 from trafficllm.evaluate.metrics import indices
+from trafficllm.records.canonical import DEFAULT, CodecOptions
+from trafficllm.records.dataset import Dataset
 
 Model: TypeAlias = Callable[[F64], F64]
 
@@ -23,6 +25,18 @@ class Part:
     y: Sequence[str]
     raw: Sequence[Record] = ()
     meta: Sequence[FlowMeta] = ()
+    codec: CodecOptions = DEFAULT
+
+    @classmethod
+    def of(cls, dataset: Dataset, idx: Sequence[int]) -> Part:
+        """Rows `idx` of a built data set."""
+        return cls(
+            records=dataset.records(idx),
+            y=dataset.labels_of(idx),
+            raw=dataset.raw_records(idx),
+            meta=dataset.meta(idx),
+            codec=dataset.codec,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +69,14 @@ def _identifiers(part: Part) -> F64:
 
 def _compressed(part: Part) -> F64:
     """Sizes on a signed log scale: k-NN otherwise measures little but the biggest packet."""
-    raw = features.sizes_times(part.records)
+    raw = features.sizes_times(part.records, part.codec)
     return np.asarray(np.sign(raw) * np.log1p(np.abs(raw)), dtype=np.float64)
 
 
 VIEWS: dict[str, Callable[[Part], F64]] = {
-    "sizes_times": lambda part: features.sizes_times(part.records),
-    "headers_payload": lambda part: features.headers_payload(part.records),
-    "all": lambda part: features.everything(part.records),
+    "sizes_times": lambda part: features.sizes_times(part.records, part.codec),
+    "headers_payload": lambda part: features.headers_payload(part.records, part.codec),
+    "all": lambda part: features.everything(part.records, part.codec),
     "log_sizes_times": _compressed,
     "identifiers": _identifiers,
 }

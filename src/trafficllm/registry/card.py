@@ -28,18 +28,19 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = (
         ("base", "base"), ("base SHA-256", "base_sha256"), ("tokenizer SHA-256", "tokenizer_sha256"),
         ("codec", "codec_hash"), ("masks", "profile"), ("masked fields", "masked_fields"), ("data SHA-256", "data_sha256"),
-        ("prompt hash", "prompt_hash"), ("split", "split"), ("seed", "seed"), ("tuned from", "parent"),
+        ("prompt hash", "prompt_hash"), ("prompt SHA-256", "prompt_sha256"), ("split", "split"), ("seed", "seed"), ("tuned from", "parent"),
     )  # fmt: skip
     yield from ("| what | value |", "|---|---|")
     for title, key in rows:
         value = manifest.get(key)
         if value not in (None, "", [], {}):
+            value = value.get("unit", "") if isinstance(value, Mapping) else value
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             yield f"| {title} | {_plain(shown)} |"
 
 
 def _quality_rows(manifest: Mapping[str, Any]) -> Iterator[str]:
-    quality, baselines = manifest.get("quality", {}), manifest.get("baselines", {})
+    quality, baselines = manifest.get("quality") or {}, manifest.get("baselines") or {}
     yield from ("| who | macro-F1 | 95 % interval | accuracy |", "|---|---|---|---|")
     for name, row in (("**this adapter**", quality), *((_plain(n), b) for n, b in sorted(baselines.items()))):
         low, high = row.get("ci95", (0.0, 1.0))
@@ -58,7 +59,7 @@ def _quality(manifest: Mapping[str, Any]) -> Iterator[str]:
         f"{_plain(quality.get('split'))}, masks {_plain(quality.get('mask'))}, seen by the base "
         f"{_plain(quality.get('seen_by_base'))}, seeds {_plain(quality.get('seeds'))}."
     )
-    best = max((row.get("macro_f1", 0.0) for row in manifest.get("baselines", {}).values()), default=None)
+    best = max((row.get("macro_f1", 0.0) for row in (manifest.get("baselines") or {}).values()), default=None)
     if best is not None and quality.get("macro_f1", 0.0) < best:
         yield f"\nIt scores below the best baseline ({best:.3f})."
     if quality.get("leaky"):
@@ -68,19 +69,19 @@ def _quality(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _classes(manifest: Mapping[str, Any]) -> Iterator[str]:
-    per_class = manifest.get("quality", {}).get("per_class", {})
+    per_class = (manifest.get("quality") or {}).get("per_class", {})
     yield from ("| label | precision | recall | F1 | test records |", "|---|---|---|---|---|")
-    for label in manifest.get("labels", []):
+    for label in manifest.get("labels") or []:
         row = per_class.get(label, {})
         cells = [_number(row.get(key, "-")) for key in ("precision", "recall", "f1", "support")]
         yield f"| {_plain(label)} | {' | '.join(cells)} |"
 
 
 def _limits(manifest: Mapping[str, Any]) -> Iterator[str]:
-    calibration = manifest.get("calibration", {})
+    calibration = manifest.get("calibration") or {}
     if calibration:
         yield f"Probabilities are calibrated on validation records (ECE {_number(calibration.get('ece', '-'))})."
-    unknown = calibration.get("unknown", {})
+    unknown = calibration.get("unknown") or {}
     if unknown:
         yield f"A flow is called `unknown` by {_plain(unknown.get('method'))} at 5 % false alarms on validation."
     yield "It answers only with the labels above, and knows the networks its captures came from; others may differ."
