@@ -97,7 +97,17 @@ def _sentencepiece_bpe(lines: list[str], vocab: int, special: list[str], *, norm
 
 def pipeline(kind: str, vocab: int = 1500) -> Any:
     """A `tokenizers.Tokenizer` with the normalizer, pre-tokenizer and decoder of a family, trained on sample lines."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     lines = sentences(800)
     llama3 = (
