@@ -109,20 +109,23 @@ def _cleaned(actions: Sequence[Action], repairs: Counter[str]) -> list[Action]:
 def _tcp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     legal = compile_tcp.Legaliser(repairs).run(actions)
     contents = wellformed.tcp_contents(legal, rng, repairs)
-    ports = _ports("tcp", plan, contents, rng, repairs)
+    ports = _ports("tcp", plan, legal, contents, rng, repairs)
     return compile_tcp.Numberer(version, ports, rng).run(legal, contents)
 
 
-def _ports(transport: str, plan: FlowPlan, contents: Sequence[bytes], rng: random.Random, repairs: Counter[str]) -> tuple[int, int]:
+def _ports(
+    transport: str, plan: FlowPlan, legal: list[Action], contents: list[bytes], rng: random.Random, repairs: Counter[str]
+) -> tuple[int, int]:
     client = services.client_port(transport, plan.orig_p, rng, repairs)
-    return client, services.service_port(transport, plan.resp_p, contents, repairs)
+    first = bool(legal[0].dir)
+    return client, services.service_port(transport, plan.resp_p, contents, repairs, speaks_first=first)
 
 
 def _udp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     limit = MTU - IP_HEADER[version] - 8
     legal = _datagrams(actions, limit, repairs)
     contents = wellformed.udp_contents(legal, plan.resp_p, rng, repairs)
-    ports = _ports("udp", plan, contents, rng, repairs)
+    ports = _ports("udp", plan, legal, contents, rng, repairs)
     ttls = (64, rng.randrange(44, 60))
     packets = []
     now = 0
@@ -134,7 +137,7 @@ def _udp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random
 
 
 def _datagrams(actions: list[Action], limit: int, repairs: Counter[str]) -> list[Action]:
-    """Only datagrams, each within the MTU, the first from the originator; what is dropped leaves its gap behind."""
+    """Only datagrams, each within the MTU; what is dropped leaves its gap behind."""
     out: list[Action] = []
     carry = 0
     for action in actions:
@@ -149,9 +152,6 @@ def _datagrams(actions: list[Action], limit: int, repairs: Counter[str]) -> list
     if not out:
         repairs["plan.empty"] += 1
         return [Action("datagram", size=32)]
-    if out[0].dir:
-        repairs["dir.flipped"] += 1
-        return [replace(action, dir=1 - action.dir) for action in out]
     return out
 
 

@@ -6,7 +6,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trafficllm.capture import checksum
 from trafficllm.capture.compile_headers import IP_HEADER, MTU, Ends, Packet
@@ -45,7 +45,7 @@ def icmp_packets(actions: Sequence[Action], ends: Ends, proto: int, rng: random.
     ttls = (64, rng.randrange(44, 60))
     packets: list[Packet] = []
     now = 0
-    for action in actions:
+    for action in _oriented(actions, counts):
         now += action.gap
         if action.op not in _LEGAL_OPS:
             counts["op.transport"] += action.op != "wait"
@@ -59,6 +59,15 @@ def icmp_packets(actions: Sequence[Action], ends: Ends, proto: int, rng: random.
         counts["plan.empty"] += 1
         return icmp_packets([Action("icmp", size=56)], ends, proto, rng, Counter())
     return packets
+
+
+def _oriented(actions: Sequence[Action], counts: Counter[str]) -> Sequence[Action]:
+    """Turned around if the responder would speak first: readers call the first sender the originator."""
+    first = next((action for action in actions if action.op in _LEGAL_OPS), None)
+    if first is None or first.dir == ORIG:
+        return actions
+    counts["dir.flipped"] += 1
+    return [replace(action, dir=1 - action.dir) for action in actions]
 
 
 def _kind(talk: _Talk, action: Action) -> tuple[int, int]:

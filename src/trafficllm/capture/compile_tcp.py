@@ -40,11 +40,11 @@ class Legaliser:
         self._sent = [False, False]
 
     def run(self, actions: Sequence[Action]) -> list[Action]:
-        """Legal actions of `actions`: never empty, the first from the originator or a SYN-ACK.
+        """Legal actions of `actions`, never empty.
 
         An `open` after the connection's end comes out as `reopen`: new numbers, new streams.
         """
-        for action in _oriented(actions, self.counts):
+        for action in actions:
             self._step(action)
         if not self.out:
             self.counts["plan.empty"] += 1
@@ -146,15 +146,6 @@ class Legaliser:
         else:
             self.counts["retransmit.nothing"] += 1
             self._on_send(replace(action, op="send"))
-
-
-def _oriented(actions: Sequence[Action], counts: Counter[str]) -> Sequence[Action]:
-    """Turned around if the responder would speak first: readers call the first sender the originator."""
-    first = next((action for action in actions if action.op != "wait"), None)
-    if first is None or first.dir == ORIG or first.op == "open":
-        return actions
-    counts["dir.flipped"] += 1
-    return [replace(action, dir=1 - action.dir) for action in actions]
 
 
 @dataclass(slots=True)

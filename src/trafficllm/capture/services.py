@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from trafficllm.capture import wellformed_dns
+from trafficllm.capture.conn import likely_servers
 
 KEPT = {
     "tcp": frozenset((21, 23, 25, 43, 79, 80, 110, 119, 143, 443, 465, 587, 853, 993, 995, 3128, 8080, 8443)),
@@ -20,6 +21,9 @@ KEPT = {
 """Service ports whose parsers take any bytes (lines of text, TLS that `wellformed` tiles): 300 random flows each, 0 malformed."""
 NEUTRAL = {"w": 1012, "r": 8989, "e": 61_000}
 """Responder ports without a parser, by class."""
+SPEAKERS = {"tcp": {"w": 81, "r": 8888, "e": 8888}, "udp": dict.fromkeys("wre", 443)}
+"""Responder ports for flows the responder is first seen to speak in: no parser claims them, and readers that turn
+such flows by well-known ports (Zeek's likely servers) still see who was the server."""
 CLIENTS = {"w": (1012, 1013), "r": (37_100, 41_100), "e": (60_002, 65_536)}
 """Originator ports [from, to) without a parser, by class."""
 SERVICE_PORTS = {
@@ -87,14 +91,22 @@ def client_port(transport: str, port: int, rng: random.Random, repairs: Counter[
     return rng.randrange(low, high)
 
 
-def service_port(transport: str, port: int, contents: Sequence[bytes], repairs: Counter[str]) -> int:
-    """The responder's port: the plan's if unclaimed or kept, or DNS when every datagram is a message."""
-    if not 0 < port < 65536:
+def service_port(transport: str, port: int, contents: Sequence[bytes], repairs: Counter[str], *, speaks_first: bool = False) -> int:
+    """The responder's port: the plan's if unclaimed or kept, or DNS when every datagram is a message.
+
+    `speaks_first`: the first packet is the responder's, so the port must be that of a likely server.
+    """
+    valid = 0 < port < 65536
+    if not valid:
         repairs["port.range"] += 1
-        return NEUTRAL["r"]
+    elif _stands(transport, port, contents) and (not speaks_first or likely_servers()[int(transport == "udp"), port]):
+        return port
+    repairs["port.moved"] += valid
+    kind = port_class(port) if valid else "r"
+    return SPEAKERS[transport][kind] if speaks_first else NEUTRAL[kind]
+
+
+def _stands(transport: str, port: int, contents: Sequence[bytes]) -> bool:
     if port not in claimed(transport) or port in KEPT[transport]:
-        return port
-    if transport == "udp" and port in wellformed_dns.PORTS and all(map(wellformed_dns.is_message_size, map(len, contents))):
-        return port
-    repairs["port.moved"] += 1
-    return NEUTRAL[port_class(port)]
+        return True
+    return transport == "udp" and port in wellformed_dns.PORTS and all(map(wellformed_dns.is_message_size, map(len, contents)))

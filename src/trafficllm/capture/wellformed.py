@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trafficllm.capture import wellformed_dns, wellformed_http, wellformed_tls
+from trafficllm.capture import wellformed_dns, wellformed_guise, wellformed_http, wellformed_tls
 from trafficllm.core.types import RESP, Action
 
 _CARRIERS = {"send", "close"}
@@ -46,6 +46,7 @@ def _fill_streams(
             stream += _filled(replace(actions[k], payload=shown), rng, lead=not stream)
             edges.append(len(stream))
         before = bytes(stream)
+        repairs["payload.executable"] += wellformed_guise.disarm(stream, rng)
         _repair_stream(stream, known, edges, rng)
         repairs["payload.lengths"] += stream[:known] != before[:known]
         start = 0
@@ -64,17 +65,27 @@ def _known(actions: Sequence[Action], indexes: Sequence[int]) -> int:
     return known
 
 
-def _repair_stream(stream: bytearray, known: int, edges: Sequence[int], rng: random.Random) -> None:
+def _repair_stream(stream: bytearray, known: int, edges: list[int], rng: random.Random) -> None:
     """Repair the stream from its beginning, or its TLS part from where one begins (STARTTLS, CONNECT)."""
     begin = next((at for at in (0, *edges) if at < known and wellformed_tls.looks_like(stream[at:known])), len(stream))
-    if wellformed_http.looks_like(stream[: min(begin, known)]):
-        head = stream[:begin]
-        wellformed_http.repair(head, min(known, begin), next(edge for edge in edges if edge >= min(known, begin)))
-        stream[:begin] = head
+    head, shown = stream[:begin], min(begin, known)
+    if wellformed_http.looks_like(head[:shown]):
+        wellformed_http.repair(head, shown, next(edge for edge in edges if edge >= shown))
+    _disguise_parts(head, [edge for edge in (0, *edges) if edge < shown])
+    stream[:begin] = head
     if begin < len(stream):
         tail = stream[begin:]
         wellformed_tls.repair(tail, known - begin, [edge - begin for edge in edges if edge > begin], rng)
         stream[begin:] = tail
+
+
+def _disguise_parts(stream: bytearray, starts: Sequence[int]) -> None:
+    """Look at every place where a segment, or an HTTP body, begins: parsers are chosen there."""
+    body = stream.find(b"\r\n\r\n") + 4
+    for at in (*starts, body) if body > 3 else starts:
+        part = stream[at : at + 32]
+        if wellformed_guise.disguise(part, wellformed_guise.STREAM):
+            stream[at : at + 32] = part
 
 
 def udp_contents(actions: Sequence[Action], port: int, rng: random.Random, repairs: Counter[str]) -> list[bytes]:
@@ -82,11 +93,21 @@ def udp_contents(actions: Sequence[Action], port: int, rng: random.Random, repai
     contents = []
     for action in actions:
         content = None
-        if port in wellformed_dns.PORTS:
+        if port in wellformed_dns.PORTS or wellformed_dns.looks_like(action.payload):
             content = wellformed_dns.message(action.payload, action.size, _is_response(action), rng)
-            repairs["payload.lengths"] += content is not None and content[: len(action.payload)] != action.payload
-        contents.append(_filled(action, rng) if content is None else content)
+        if content is None:
+            content = _datagram(action, rng, repairs)
+        repairs["payload.lengths"] += content[: len(action.payload)] != action.payload
+        contents.append(content)
     return contents
+
+
+def _datagram(action: Action, rng: random.Random, repairs: Counter[str]) -> bytes:
+    data = bytearray(_filled(action, rng))
+    repairs["payload.executable"] += wellformed_guise.disarm(data, rng)
+    if not wellformed_guise.stun(data, len(action.payload)):
+        wellformed_guise.disguise(data, wellformed_guise.DATAGRAM)
+    return bytes(data)
 
 
 def _is_response(action: Action) -> bool:

@@ -44,6 +44,11 @@ def message(payload: bytes, size: int, response: bool, rng: random.Random) -> by
     return head + struct.pack("!HHHH", 1, *counts) + body + records + extra
 
 
+def looks_like(payload: bytes) -> bool:
+    """Whether `payload` begins like a DNS header with one question: analysers guess DNS from that on any port."""
+    return len(payload) >= 7 and payload[4:6] == b"\0\1" and not payload[2] & 0x78 and all(count < 64 for count in payload[7:12:2])
+
+
 def is_message_size(size: int) -> bool:
     """Whether a message of `size` bytes exists: a bare header, or one with at least the root question.
 

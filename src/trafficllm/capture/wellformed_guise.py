@@ -1,0 +1,110 @@
+"""Contents that would pass for a protocol they cannot keep up: made whole (STUN) or unlike it by one byte.
+
+Analysers guess protocols from the first bytes on any port. A plan that shows the first bytes of a DTLS record or
+a bencoded query does not know the rest; what cannot be completed must not be taken for it, or it is malformed.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+
+from trafficllm.capture.wellformed_http import filler
+
+_COOKIE = b"\x21\x12\xa4\x42"
+_SOFTWARE = 0x8022
+_SOUND_ATTRIBUTES = {0x0020: {8, 20}, 0x0024: {4}, 0x0025: {0}, 0x8028: {4}, 0x0008: {20}, 0x8029: {8}, 0x802A: {8}, 0x000D: {4}}
+"""STUN attributes (RFC 8489 section 14, RFC 8445 section 16) kept when their length is one of these."""
+
+
+def stun(data: bytearray, known: int) -> bool:
+    """Rewrite a datagram that carries STUN's magic cookie so that its length and attributes agree; False if it cannot."""
+    if len(data) < 20 or data[4:8] != _COOKIE or len(data) % 4:
+        return False
+    data[0] &= 0x3F
+    data[2:4] = (len(data) - 20).to_bytes(2, "big")
+    at = 20
+    while at < len(data):
+        kind, length = struct.unpack_from("!HH", data, at)
+        step = 4 + (length + 3 & ~3)
+        shown = at + 4 + length <= known and at + step <= len(data)
+        if not shown or length not in _SOUND_ATTRIBUTES.get(kind, ()):
+            step = step if shown else len(data) - at
+            data[at + 4 : at + step] = filler(bytes(data[at + 4 : at + step]))
+            kind, length = _SOFTWARE, step - 4
+        elif kind == 0x0020:
+            data[at + 4 : at + 6] = bytes((0, 1 if length == 8 else 2))
+        struct.pack_into("!HH", data, at, kind, length)
+        at += step
+    return True
+
+
+def _rtcp(data: bytearray) -> int:
+    return 1 if len(data) > 1 and data[0] >> 6 == 2 and 192 <= data[1] <= 223 else -1
+
+
+def _dtls(data: bytearray) -> int:
+    return 1 if len(data) > 2 and 20 <= data[0] <= 26 and data[1] in {0xFE, 1} else -1
+
+
+def _bencode(data: bytearray) -> int:
+    return 0 if data[:1] == b"d" and data[1:2].isdigit() else -1
+
+
+def _gquic(data: bytearray) -> int:
+    for at in (1, 5, 9):
+        if data[at : at + 1] == b"Q" and data[at + 1 : at + 4].isdigit():
+            return at
+    return -1
+
+
+def _classic_stun(data: bytearray) -> int:
+    told = len(data) >= 20 and int.from_bytes(data[2:4], "big") == len(data) - 20
+    return 3 if told and data[0] in {0, 1} and data[1] & 0xEC == 0 else -1
+
+
+def _cookie(data: bytearray) -> int:
+    return 4 if data[4:8] == _COOKIE else -1
+
+
+def _fix(data: bytearray) -> int:
+    return 0 if data[:5] == b"8=FIX" else -1
+
+
+def _dcerpc(data: bytearray) -> int:
+    return 0 if len(data) > 2 and data[0] in {4, 5} and data[1] <= 1 else -1
+
+
+def _image(data: bytearray) -> int:
+    return 0 if bytes(data[:4]) in {b"\x89PNG", b"GIF8", b"PRI "} or data[:2] == b"\xff\xd8" else -1
+
+
+Signature = Callable[[bytearray], int]
+DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc)
+"""Protocols guessed from a datagram: each gives the offset of the byte to change, -1 where it does not match."""
+STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image)
+_EXECUTABLES = (b"This program", b"PE\0\0", b"\x7fELF")
+
+
+def disguise(data: bytearray, signatures: tuple[Signature, ...]) -> bool:
+    """Change one byte of each signature found at the start of `data`; returns whether any was."""
+    changed = False
+    for signature in signatures:
+        at = signature(data)
+        if at >= 0:
+            data[at] = (data[at] ^ 0x20) | 0x40
+            changed = True
+    return changed
+
+
+def disarm(data: bytearray, rng: random.Random) -> bool:
+    """Overwrite the marks of an executable file: generated malware traffic never carries one."""
+    found = False
+    for mark in _EXECUTABLES:
+        at = data.find(mark)
+        while at >= 0:
+            data[at : at + len(mark)] = filler(rng.randbytes(len(mark)))
+            found = True
+            at = data.find(mark)
+    return found
