@@ -81,7 +81,10 @@ class TaskModel:
 
     @classmethod
     def of(cls, engine: Engine, task: Task, version: Version) -> TaskModel:
-        """A registered version, made resident in the engine; ArtifactError with all reasons where it does not fit."""
+        """A registered version, made resident in the engine; ArtifactError with all reasons where it does not fit.
+
+        Its prompt is that of the task as it was when the adapter learnt; `task` serves versions that do not say.
+        """
         from trafficllm.records.units import codec_hash
         from trafficllm.registry.fit import check
 
@@ -91,9 +94,10 @@ class TaskModel:
         if name not in engine.adapters:
             engine.add_adapter(name, version.path)
         calibration = manifest.get("calibration", {})
+        asked = Task.model_validate(manifest["task_definition"]) if "task_definition" in manifest else task
         return cls(
             task=version.task,
-            scorer=LLMScorer(engine, name, task, manifest["labels"], calibration, codec=codec_of(manifest)),
+            scorer=LLMScorer(engine, name, asked, manifest["labels"], calibration, codec=codec_of(manifest)),
             calibration=calibration,
             profile=manifest["profile"],
             also=frozenset(manifest.get("also", ())),

@@ -1,0 +1,178 @@
+"""`adapter register` for tasks that give verdicts: labelled captures become a trained, calibrated, evaluated, versioned adapter.
+
+Data set -> stage 2 tuning -> validation scores -> calibration -> test scores, once -> baselines on the same input -> registry.
+Nothing but the final score sees the test part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.files import sha256_bytes
+from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle import scoring
+from trafficllm.lifecycle.learn_router import base_facts
+
+if TYPE_CHECKING:
+    from trafficllm.model.load import Base
+    from trafficllm.model.tune import TuneData, TuneOptions, TuneReport
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset import Dataset
+    from trafficllm.registry.store import Registry
+    from trafficllm.registry.versions import Status
+
+SEARCH_SECONDS = 60.0
+"""Least estimated search time of each baseline; where tuning took longer, they get as long as tuning."""
+_PACKAGES = ("trafficllm", "torch", "transformers", "peft", "tokenizers")
+
+
+def register(
+    source: str | Path | Dataset,
+    *,
+    task: Task,
+    base: Base,
+    registry: Registry,
+    workdir: str | Path,
+    options: TuneOptions | None = None,
+    profile: str = "strict",
+    baselines: bool = True,
+    status: Status = "live",
+    progress: ProgressSink | None = None,
+) -> dict[str, Any]:
+    """Train, calibrate, score and register an adapter; returns the keys of `adapter register --json`.
+
+    `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` under
+    `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. Raises InputError for data
+    that cannot be learnt from or scored.
+    """
+    from trafficllm.model import tune
+
+    sink, place, settings = progress or Silent(), Path(workdir), options or tune.TuneOptions()
+    start = time.monotonic()
+    dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
+    tuned = tune.tune_task(base, tune_data(dataset, task=task), place, settings, sink)
+    manifest = _manifest(dataset, task, base, tuned, settings)
+    manifest |= _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
+    if baselines:
+        sink.update("baselines", 0, None)
+        budget = max(SEARCH_SECONDS, tuned.seconds)
+        manifest["baselines"] = scoring.baselines(dataset, base, seed=settings.seed, budget_s=budget)
+    live = registry.find_live(task.id)
+    manifest["parent"] = live.version if live else None
+    version = registry.register(task.id, place, manifest, status=status)
+    seconds = round(time.monotonic() - start, 2)
+    return {**_answer(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
+
+
+def open_dataset(
+    source: str | Path | Dataset, task: Task, out: Path, *, profile: str, seed: int, progress: ProgressSink
+) -> Dataset:
+    """The data set itself, the one in the folder, or one built from the folder's captures."""
+    from trafficllm.records.dataset import Dataset, build_dataset, load
+
+    if isinstance(source, Dataset):
+        return source
+    folder = Path(source)
+    if (folder / "manifest.json").is_file() and (folder / "records.parquet").is_file():
+        return load(folder)
+    build_dataset(folder, task=task, out=out, profile=profile, seed=seed, progress=progress)
+    return load(out)
+
+
+def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = None) -> TuneData:
+    """What stage 2 learns from a data set: prompts and labels, or for a generation task prompts and records.
+
+    With `augment`, training records are changed a little each epoch; validation records never.
+    """
+    from trafficllm.model.augment import augment as changed
+    from trafficllm.model.tune import TuneData
+    from trafficllm.records import prompts
+
+    own = task or dataset.task
+    labels = scoring.labels_of(dataset)
+    train, answers = scoring.rows(dataset, "train", labels)
+    val, val_answers = scoring.rows(dataset, "val", labels)
+    if own.kind == "generation":
+        return TuneData(
+            prompts=[prompts.generation(own, label) for label in answers],
+            answers=dataset.units(train),
+            val_prompts=[prompts.generation(own, label) for label in val_answers],
+            val_answers=dataset.units(val),
+        )
+    return TuneData(
+        prompts=[prompts.traffic_prompt(own, units) for units in dataset.units(train)],
+        answers=answers,
+        labels=labels,
+        val_prompts=[prompts.traffic_prompt(own, units) for units in dataset.units(val)],
+        val_answers=val_answers,
+        records=dataset.records(train) if augment else (),
+        prompt_of=(lambda record: prompts.detection(own, record, dataset.codec)) if augment else None,
+        augment=changed if augment else None,
+    )
+
+
+def _scores(
+    dataset: Dataset, task: Task, base: Base, adapter: Path, *, seed: int, progress: ProgressSink
+) -> dict[str, Any]:
+    """Calibration from validation, then quality and cost from test, with the adapter as it lies on disk."""
+    from trafficllm.infer.engine import Engine
+    from trafficllm.infer.scorer import LLMScorer
+
+    progress.update("scoring", 0, None)
+    engine = Engine(base)
+    engine.add_adapter(task.id, adapter)
+    scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
+    scorer.calibration = scoring.calibrate(scorer, dataset, seed=seed)
+    quality, cost = scoring.assess(scorer, dataset, base, seed=seed)
+    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}
+
+
+def _manifest(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
+    """What a version says of its making: base, tokenizer, codec, masks, labels, data, prompts, split, seed, versions."""
+    from trafficllm.records import prompts
+
+    made = dataset.manifest
+    return {
+        **base_facts(base),
+        "stage": "task",
+        "task_definition": task.model_dump(mode="json"),
+        "codec": made["codec"],
+        "profile": dataset.profile,
+        "masked_fields": list(dataset.masked_fields),
+        "also": made["also"],
+        "kept_fields": made["kept_fields"],
+        "artefact_masked": made["artefact_masked"],
+        "labels": list(scoring.labels_of(dataset)),
+        "data_sha256": dataset.sha256,
+        "data": {key: made[key] for key in ("records", "classes", "dropped", "duplicates")},
+        "prompt_hash": sha256_bytes(repr(prompts.traffic_prompt(task, "")).encode()),
+        "split": made["split"]["unit"],
+        "leaky": made["leaky"],
+        "seed": options.seed,
+        "tuning": tuned.as_dict(),
+        "baselines": {},
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _answer(manifest: Mapping[str, Any], tuned: TuneReport) -> dict[str, Any]:
+    """The keys of `adapter register --json`; a first version passes no gate, so its rows are empty."""
+    from trafficllm.model.tune import peak_bytes
+
+    calibration = dict(manifest["calibration"])
+    unknown = calibration.pop("unknown")
+    return {
+        "quality": manifest["quality"],
+        "baselines": manifest["baselines"],
+        "gate": {"old": None, "new": None, "router": None},
+        "calibration": calibration,
+        "unknown": {key: unknown[key] for key in ("method", "auroc", "tpr_at_fpr05")},
+        "cost": manifest["cost"],
+        "tuning": tuned.as_dict(),
+        "peak_bytes": peak_bytes(),
+        "replayed": 0,
+    }

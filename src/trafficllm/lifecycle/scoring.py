@@ -1,0 +1,167 @@
+"""Judging an adapter on a data set: calibration from validation, one score on test, baselines on the same input."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import Scores
+
+if TYPE_CHECKING:
+    from trafficllm.evaluate.learners import Part
+    from trafficllm.infer.scorer import LLMScorer
+    from trafficllm.model.load import Base
+    from trafficllm.records.dataset import Dataset
+
+BANK = 600
+"""Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
+_CHUNK = 512
+
+
+def labels_of(dataset: Dataset) -> tuple[str, ...]:
+    """The closed label set an adapter learns: labels with training records. InputError for fewer than two."""
+    labels = tuple(dataset.manifest["trainable"])
+    if len(labels) < 2:
+        raise InputError(
+            "input.labels",
+            f"{len(labels)} of {len(dataset.labels)} labels have training records",
+            input=str(dataset.path),
+            hint="add captures: each label needs enough groups for training, validation and test",
+        )
+    return labels
+
+
+def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tuple[list[int], list[str]]:
+    """Indices and labels of a part, only those of `labels` where given."""
+    indices = dataset.indices(part)
+    names = dataset.labels_of(indices)
+    kept = [k for k, name in enumerate(names) if labels is None or name in labels]
+    return [indices[k] for k in kept], [names[k] for k in kept]
+
+
+def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> dict[str, Any]:
+    """Calibration from validation: temperature, unknown score and threshold (see evaluate.calibrate)."""
+    from trafficllm.evaluate import calibrate as fitting
+
+    val, y_val = rows(dataset, "val", scorer.labels)
+    train, y_train = rows(dataset, "train", scorer.labels)
+    some = _spread(y_train, BANK)
+    known = scorer.score(dataset.records([train[k] for k in some]))
+    scores = score_rows(scorer, dataset, val)
+    fitted = fitting.fit(
+        scores.logits,
+        y_val,
+        scorer.labels,
+        hidden=None if scores.hidden is None else scores.hidden.astype("float64"),
+        train=(known, [y_train[k] for k in some]),
+        seed=seed,
+    )
+    return fitted.as_dict()
+
+
+def _spread(y: Sequence[str], size: int) -> list[int]:
+    """At most `size` rows, as many of each label as can be, evenly over the data set's order."""
+    by_label: dict[str, list[int]] = {}
+    for k, label in enumerate(y):
+        by_label.setdefault(label, []).append(k)
+    share = max(1, size // max(len(by_label), 1))
+    return sorted(k for members in by_label.values() for k in members[:: -(-len(members) // share)])
+
+
+def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> Scores:
+    """Scores of a data set's rows, read and scored a few hundred at a time."""
+    import numpy as np
+
+    parts = [scorer.score(dataset.records(indices[at : at + _CHUNK])) for at in range(0, len(indices), _CHUNK)]
+    if not parts:
+        return scorer.score([])
+    hidden = [part.hidden for part in parts if part.hidden is not None]
+    return Scores(
+        scorer.labels,
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate(hidden) if hidden else None,
+    )
+
+
+def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The quality object on the test part, and what it cost: `flows_per_second`, `seconds`, `unknown_share`."""
+    from trafficllm.infer import calibration as cal
+
+    test, _ = _test_rows(dataset)
+    start = time.monotonic()
+    scores = score_rows(scorer, dataset, test)
+    spent = max(time.monotonic() - start, 1e-9)
+    guess = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
+    strange = cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)
+    quality = quality_of(dataset, base, guess, labels=scorer.labels, probabilities=scores.probabilities, seed=seed)
+    cost = {"flows_per_second": round(len(test) / spent, 1), "seconds": round(spent, 2), "unknown_share": float(strange.mean())}
+    return quality, cost
+
+
+def _test_rows(dataset: Dataset) -> tuple[list[int], list[str]]:
+    """Test rows of labels that could be learnt; InputError where there is none."""
+    test, y = rows(dataset, "test", labels_of(dataset))
+    if not test:
+        raise InputError(
+            "input.no_test",
+            "the data set has no test records, so nothing can be said about an adapter",
+            input=str(dataset.path),
+            hint="add captures, or split by flow: --split flow",
+        )
+    return test, y
+
+
+def quality_of(
+    dataset: Dataset, base: Base, guess: Sequence[str], *, labels: Sequence[str], probabilities: Any = None, seed: int = 0
+) -> dict[str, Any]:
+    """The quality object of answers to the data set's test rows, with its split, masks, leaks and what the base had seen."""
+    from trafficllm.evaluate import quality
+    from trafficllm.model.base import load_seen
+
+    test, y = _test_rows(dataset)
+    hashes = dataset.hashes(test)
+    manifest = dataset.manifest
+    return quality.quality(
+        labels,
+        y,
+        guess,
+        dataset.groups(test),
+        unique_hashes=hashes,
+        split=manifest["split"]["unit"],
+        mask=dataset.profile,
+        leaky=manifest["leaky"],
+        seen_by_base=quality.seen_by_base(hashes, set(load_seen(base.path).tolist())),
+        seeds=[seed],
+        probabilities=probabilities,
+    )
+
+
+def baselines(dataset: Dataset, base: Base, *, seed: int, budget_s: float) -> dict[str, Any]:
+    """Every baseline's row on the same split and the same masked input; `budget_s` estimated seconds of search for each."""
+    from trafficllm.evaluate import baselines as judged
+
+    labels = labels_of(dataset)
+    parts = [_part(dataset, name, labels) for name in ("train", "val", "test")]
+    found = judged.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
+
+    def score(guess: Sequence[str], probabilities: Any) -> dict[str, Any]:
+        return quality_of(dataset, base, guess, labels=labels, probabilities=probabilities, seed=seed)
+
+    return judged.table(found, score)
+
+
+def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
+    from trafficllm.evaluate.learners import Part
+
+    indices, y = rows(dataset, name, labels)
+    return Part(dataset.records(indices), y, dataset.raw_records(indices), dataset.meta(indices))
+
+
+def threads() -> int:
+    """Threads of the tree learners: what OMP_NUM_THREADS says, or the cores of this process, at most 4."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(4, int(asked) if asked.isdigit() else len(os.sched_getaffinity(0))))

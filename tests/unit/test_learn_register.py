@@ -1,0 +1,140 @@
+"""Registering a task, the whole way on bundled captures with a tiny base: what is trained, scored, kept, and read back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import infer_samples as samples
+import numpy as np
+import pytest
+
+from trafficllm.capture.flows import read_flows
+from trafficllm.core.errors import InputError
+from trafficllm.evaluate.quality import validate
+from trafficllm.infer.detector import Detector, TaskModel
+from trafficllm.infer.engine import Engine
+from trafficllm.lifecycle import learn, scoring
+from trafficllm.model.load import Base, load_base
+from trafficllm.model.tune import TuneOptions
+from trafficllm.records.catalog import get_task
+from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.registry.store import Registry
+
+TASK = get_task("EAC")
+LABELS = ("DNS", "HTTP", "NetBIOS", "QUIC")
+OPTIONS = TuneOptions(max_steps=4, batch_tokens=1024, looks=1, val_limit=20, seed=3)
+
+
+@pytest.fixture(scope="module", name="made")
+def _made(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> dict[str, Any]:
+    place = tmp_path_factory.mktemp("learn")
+    for label in LABELS:
+        shutil.copytree(captures / "EAC" / label, place / "captures" / label)
+    build_dataset(place / "captures", task=TASK, out=place / "data", cap=15)
+    base = load_base(samples.write_base(place / "base"), dtype="float32")
+    registry = Registry(place / "registry")
+    body = learn.register(
+        place / "data", task=TASK, base=base, registry=registry, workdir=place / "tune", options=OPTIONS
+    )
+    return {"place": place, "base": base, "registry": registry, "body": body, "data": load(place / "data")}
+
+
+def test_the_answer_is_the_contract(made: dict[str, Any]) -> None:
+    body = made["body"]
+    keys = "task version parent status quality baselines gate calibration unknown seconds peak_bytes replayed"
+    assert set(keys.split()) <= set(body)
+    assert (body["task"], body["version"], body["status"], body["parent"]) == ("EAC", "v0001", "live", None)
+    validate(body)
+    names = {"majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest"}
+    assert set(body["baselines"]) == names
+    assert {row["n_test"] for row in body["baselines"].values()} == {body["quality"]["n_test"]}
+    assert set(body["unknown"]) == {"method", "auroc", "tpr_at_fpr05"}
+    json.dumps(body, allow_nan=False)
+
+
+def test_the_manifest_says_what_it_was_made_from(made: dict[str, Any]) -> None:
+    version = made["registry"].live("EAC")
+    manifest = version.manifest
+    assert manifest["labels"] == list(scoring.labels_of(made["data"]))
+    assert manifest["data_sha256"] == made["data"].sha256
+    for key in ("base", "codec_hash", "profile", "split", "seed", "prompt_hash", "versions", "calibration", "quality"):
+        assert manifest[key] not in (None, "", {}), key
+    assert made["registry"].verify() == {}
+    assert str(made["place"]) not in (version.path / "manifest.json").read_text()
+    assert not list(version.path.rglob("*.parquet"))
+
+
+def test_serving_gives_the_scores_of_the_evaluation(made: dict[str, Any]) -> None:
+    """Raw flows through the registered version, masks and all, equal masked records through the data set."""
+    engine = Engine(made["base"])
+    model = TaskModel.of(engine, TASK, made["registry"].live("EAC"))
+    data: Dataset = made["data"]
+    test = data.indices("test")[:20]
+    verdicts = Detector([model]).judge(list(zip(data.raw_records(test), data.meta(test), strict=True)), "EAC")
+    scores = model.scorer.score(data.records(test))
+    served = np.array([list(v.probabilities.values()) for v in verdicts])
+    assert np.abs(served - scores.probabilities).max() < 1e-5
+    assert {v.label for v in verdicts} <= {*data.labels, "unknown"}
+
+
+def test_a_capture_streams_through(made: dict[str, Any], captures: Path) -> None:
+    engine = Engine(made["base"])
+    detector = Detector([TaskModel.of(engine, TASK, made["registry"].live("EAC"))], evidence=2)
+    path = sorted((captures / "EAC" / "NetBIOS").glob("*.pcap"))[0]
+    rows = [verdict.row() for verdict in detector.stream(read_flows([path]), ["EAC"])]
+    assert rows
+    for row in rows:
+        assert abs(sum(row["probabilities"].values()) - 1) < 1e-6
+        assert all(item["frame"] >= 1 for item in row["evidence"])
+        json.dumps(row, allow_nan=False)
+
+
+def test_the_same_call_reuses_what_is_trained_and_adds_a_version(made: dict[str, Any]) -> None:
+    again = learn.register(
+        made["data"],
+        task=TASK,
+        base=made["base"],
+        registry=made["registry"],
+        workdir=made["place"] / "tune",
+        options=OPTIONS,
+        baselines=False,
+        status="candidate",
+    )
+    assert again["tuning"]["reused"]
+    assert (again["version"], again["parent"], again["status"]) == ("v0002", "v0001", "candidate")
+    assert again["quality"] == made["body"]["quality"]
+
+
+def test_training_never_reads_the_test_part(made: dict[str, Any]) -> None:
+    data: Dataset = made["data"]
+    seen = learn.tune_data(data)
+    units = {segment.value for prompt in (*seen.prompts, *seen.val_prompts) for segment in prompt}
+    held = set(data.units(data.indices("test"))) - set(data.units(data.indices("train") + data.indices("val")))
+    assert held
+    assert not held & units
+
+
+def test_a_generation_task_learns_to_write_records(made: dict[str, Any]) -> None:
+    data: Dataset = made["data"]
+    found = learn.tune_data(data, task=get_task("EAG"))
+    assert found.labels == ()
+    assert list(found.answers) == data.units(scoring.rows(data, "train", scoring.labels_of(data))[0])
+
+
+def test_one_label_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
+    data: Dataset = made["data"]
+    thin = Dataset(data.path, {**data.manifest, "trainable": ["DNS"]}, data.table)
+    base: Base = made["base"]
+    with pytest.raises(InputError, match="labels have training records"):
+        learn.register(thin, task=TASK, base=base, registry=made["registry"], workdir=tmp_path / "tune")
+
+
+def test_rows_are_spread_over_labels() -> None:
+    y = ["a"] * 90 + ["b"] * 5 + ["c"] * 30
+    picked = [y[k] for k in scoring._spread(y, 30)]
+    assert picked.count("b") == 5
+    assert 8 <= picked.count("a") <= 10
+    assert 8 <= picked.count("c") <= 10
