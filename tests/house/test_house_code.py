@@ -92,7 +92,8 @@ def test_the_rule_on_artifacts_can_fail(code: str) -> None:
 def _undocumented(path: Path) -> list[str]:
     tree = _tree(path)
     missing = [] if ast.get_docstring(tree) else [f"{path.relative_to(REPO)}: module"]
-    inner = [node for parent in tree.body if isinstance(parent, ast.ClassDef) for node in parent.body]
+    public = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    inner = [node for parent in public for node in parent.body]
     for node in [*tree.body, *inner]:
         named = isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_")
         trivial = isinstance(node, Function) and _is_protocol_stub(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,16 +10,11 @@ from typing import Any
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import atomic_dir
-from trafficllm.core.types import ProgressSink
+from trafficllm.core.types import ProgressSink, Record
 
 BLOCK = 256
 """Tokens of a training block, as in the recipe of the shipped base."""
 _SECONDS = 600.0
-
-
-def peak_bytes() -> int:
-    """Largest resident size of this process so far, in bytes (Linux counts KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def extend(
@@ -28,7 +22,6 @@ def extend(
 ) -> dict[str, Any]:
     """Learn traffic tokens from a data set's training part and write the extended base (contract: `tokenizer extend`)."""
     from trafficllm.model.base import make_traffic_base
-    from trafficllm.model.compare import tokens_per_flow
     from trafficllm.model.learn_tokens import learn
     from trafficllm.model.load import resolve
     from trafficllm.records.dataset import load
@@ -52,6 +45,40 @@ def extend(
     }
 
 
+def tokens_per_flow(plain: Path, extended: Path, records: Sequence[Record]) -> dict[str, Any]:
+    """Mean tokens of a flow under a plain tokenizer (readable text) and its extension, and their ratio."""
+    from trafficllm.model.compare import compare as count
+    from trafficllm.model.tokenizer import load_auto
+
+    return count(load_auto(plain), load_auto(extended), records).as_dict()
+
+
+def compare(data: Path, bases: Sequence[str]) -> dict[str, Any]:
+    """What a flow costs under each tokenizer, on held-out records (contract: none; `tokenizer compare`).
+
+    `ratio` is the first tokenizer's cost over this one's. A tokenizer without traffic tokens reads readable text, as it would have to.
+    """
+    from trafficllm.model.compare import plain_text
+    from trafficllm.model.load import resolve
+    from trafficllm.model.tokenizer import load_auto, traffic_ids
+    from trafficllm.records.codec import encode
+    from trafficllm.records.dataset import load
+
+    opened = load(data)
+    part = next((name for name in ("val", "train", "test") if opened.indices(name)), "val")
+    records = opened.records(_some(opened.indices(part), data))
+    rows: list[dict[str, Any]] = []
+    for name in bases:
+        tokenizer = load_auto(resolve(name))
+        known = traffic_ids(tokenizer)
+        texts = [encode(record) if known else plain_text(record) for record in records]
+        mean = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]) / len(texts)
+        first = rows[0]["tokens_per_flow"] if rows else mean
+        facts = {"tokenizer": name, "vocab_size": len(tokenizer), "traffic_tokens": len(known)}
+        rows.append({**facts, "tokens_per_flow": round(mean, 2), "ratio": round(first / mean, 3)})
+    return {"part": part, "flows": len(records), "tokenizers": rows}
+
+
 def _some(rows: list[int], data: Path) -> list[int]:
     if not rows:
         raise InputError(
@@ -70,6 +97,7 @@ def tune_base(
     from trafficllm.model.base import write_manifest
     from trafficllm.model.load import load_base
     from trafficllm.model.pretrain import PretrainOptions, pack, pretrain
+    from trafficllm.model.tune import peak_bytes
     from trafficllm.records.dataset import load
 
     opened = load(data)
@@ -107,10 +135,14 @@ def tune_base(
     return {
         "stage": "base",
         "out": str(out),
-        **figures,
         "steps": int(figures["steps"]),
         "tokens": int(figures["tokens"]),
+        "tokens_per_second": figures["tokens_per_second"],
         "seconds": time.monotonic() - begun,
         "peak_bytes": peak_bytes(),
-        "resumed_from": resumed[-1] if resumed else None,
+        "resumed_from": int(resumed[-1].split("-")[1]) if resumed else None,
+        "validation": {"loss": figures["held_out_loss"]},
+        "trainable": sum(value.numel() for value in start.model.parameters()),
+        "best_step": int(figures["steps"]),
+        "reused": False,
     }

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core.errors import ArtifactError, InputError
+from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import ProgressSink
+from trafficllm.lifecycle.learn import SEARCH_SECONDS
 
 if TYPE_CHECKING:
-    from trafficllm.evaluate.baselines import Part
     from trafficllm.lifecycle.application import Application
     from trafficllm.records.dataset import Dataset
-
-_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,67 +62,28 @@ def evaluate(
     progress: ProgressSink,
 ) -> dict[str, Any]:
     """The quality object of an adapter with its baselines (contract: `evaluate run`)."""
-    from trafficllm.evaluate import baselines as trees
-    from trafficllm.evaluate.quality import quality, seen_by_base
-    from trafficllm.model.base import load_seen
+    from trafficllm.infer.scorer import LLMScorer
+    from trafficllm.lifecycle import scoring
     from trafficllm.records.dataset import load
 
     opened = load(data)
-    test = opened.indices("test")
-    if not test:
-        raise InputError(
-            "input.no_records",
-            "the data set has no test records",
-            input=str(data),
-            hint="build it from more captures",
-        )
     chosen = pick(application, opened, adapter)
-    hashes = opened.hashes(test)
-    score = partial(
-        quality,
-        groups=opened.groups(test),
-        unique_hashes=hashes,
-        split=opened.manifest["split"]["unit"],
-        mask=opened.profile,
-        leaky=opened.manifest["leaky"],
-        seen_by_base=seen_by_base(hashes, set(load_seen(application.base.path).tolist())),
-        seeds=[seed],
-    )
-    truth = opened.labels_of(test)
-    labels = sorted({*chosen.labels, *truth})
-    answers = _answers(application, opened, chosen, test, progress)
-    body = {
-        **score(labels, truth, answers),
-        "task": opened.task.id,
-        "version": chosen.version,
-        "adapter": chosen.name,
-    }
-    if not baselines:
-        return body
-    progress.update("baselines", 0, None)
-    parts = [_part(opened, opened.indices(part)) for part in ("train", "val", "test")]
-    outcomes = trees.run(*parts, labels=labels, seed=seed)
-    return {**body, "baselines": trees.table(outcomes, lambda y, p: score(labels, truth, y, probabilities=p))}
-
-
-def _answers(
-    application: Application, data: Dataset, chosen: Chosen, rows: Sequence[int], progress: ProgressSink
-) -> list[str]:
-    """The likeliest label of each test record; unknown is no answer here, since every test record has a label."""
-    from trafficllm.infer.scorer import LLMScorer
-
     engine = application.engine
     engine.add_adapter(chosen.name, chosen.folder)
-    scorer = LLMScorer(engine, chosen.name, data.task, chosen.labels, chosen.calibration)
-    out: list[str] = []
-    for at in range(0, len(rows), _CHUNK):
-        scores = scorer.score(data.records(rows[at : at + _CHUNK]))
-        out += [chosen.labels[k] for k in scores.probabilities.argmax(axis=1).tolist()]
-        progress.update("scoring", len(out), len(rows))
-    return out
-
-
-def _part(data: Dataset, rows: Sequence[int]) -> Part:
-    from trafficllm.evaluate.baselines import Part
-
-    return Part(data.records(rows), data.labels_of(rows), data.raw_records(rows), data.meta(rows))
+    progress.update("scoring", 0, None)
+    scorer = LLMScorer(
+        engine, chosen.name, opened.task, chosen.labels, chosen.calibration, codec=opened.codec
+    )
+    quality, cost = scoring.assess(scorer, opened, application.base, seed=seed)
+    body = {
+        **quality,
+        "task": opened.task.id,
+        "adapter": chosen.name,
+        "version": chosen.version,
+        "cost": cost,
+        "baselines": {},
+    }
+    if baselines:
+        progress.update("baselines", 0, None)
+        body["baselines"] = scoring.baselines(opened, application.base, seed=seed, budget_s=SEARCH_SECONDS)
+    return body

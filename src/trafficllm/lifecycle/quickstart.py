@@ -109,7 +109,7 @@ def _data(job: Run, task: str, progress: ProgressSink) -> dict[str, Any]:
 
 def _tokens(job: Run) -> dict[str, float]:
     """Tokens a flow on validation records: the plain base's tokenizer against the extended one."""
-    from trafficllm.model.compare import tokens_per_flow
+    from trafficllm.lifecycle.bases import tokens_per_flow
     from trafficllm.model.load import plain_base
     from trafficllm.records.dataset import load
 

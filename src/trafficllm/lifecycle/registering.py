@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.datasets import build, is_data_set, own_task
+from trafficllm.lifecycle.datasets import is_data_set, own_task
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.application import Application
+    from trafficllm.model.tune import TuneOptions
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset import Dataset
 
 _WORK = ".work"
 
@@ -38,13 +41,11 @@ def register(
     progress: ProgressSink,
 ) -> dict[str, Any]:
     """Build (unless `folder` is a data set), tune, calibrate, evaluate, register; see `Application.register`."""
-    from trafficllm.lifecycle import learn, learn_generator
+    from trafficllm.lifecycle import learn
     from trafficllm.lifecycle.tuning import tune_options
-    from trafficllm.records.dataset import load
     from trafficllm.records.inputs import scan
 
-    ready = is_data_set(folder)
-    labels = () if ready else scan(folder).labels
+    labels = () if is_data_set(folder) else scan(folder).labels
     chosen = own_task(task, application.tasks(), labels)
     if chosen.kind == "understanding":
         raise InputError(
@@ -54,46 +55,75 @@ def register(
             hint="see `task list`",
         )
     work = _workdir(application, folder, chosen.id, f"{profile} {seed} {max_seconds} {application.base_name}")
-    data = folder if ready else work / "data"
-    if not ready:
-        build(
-            folder,
-            data,
-            task=chosen,
-            profile=profile or application.config.records.profile,
-            seed=seed,
-            progress=progress,
-        )
     options = tune_options(application.config, seed=seed, max_seconds=max_seconds)
-    base, registry = application.base, application.registry
-    if chosen.kind == "generation":
-        opened = load(data)
-        trainable = [label for label in opened.labels if label in opened.manifest["trainable"]]
-        made = learn_generator.learn_generator(
-            base,
-            opened,
-            task=chosen,
-            labels=trainable,
-            registry=registry,
-            out=work / "tune",
-            options=options,
-            progress=progress,
-        )
-        body = {
-            **registry.show(chosen.id, made["version"]).as_dict(),
-            "seconds": made["seconds"],
-            "quality": None,
-            "baselines": {},
-        }
-    else:
-        body = learn.register(
-            data,
-            task=chosen,
-            base=base,
-            registry=registry,
-            options=options,
-            workdir=work / "tune",
-            progress=progress,
-        )
+    masks = profile or application.config.records.profile
+    opened = learn.open_dataset(folder, chosen, work / "data", profile=masks, seed=seed, progress=progress)
+    start = _register_generator if chosen.kind == "generation" else _register_detector
+    body = start(application, opened, chosen, work / "adapter", options=options, progress=progress)
     shutil.rmtree(work, ignore_errors=True)
     return body
+
+
+def _register_detector(
+    application: Application,
+    data: Dataset,
+    task: Task,
+    work: Path,
+    *,
+    options: TuneOptions,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    from trafficllm.lifecycle import learn
+
+    return learn.register(
+        data,
+        task=task,
+        base=application.base,
+        registry=application.registry,
+        workdir=work,
+        options=options,
+        progress=progress,
+    )
+
+
+def _register_generator(
+    application: Application,
+    data: Dataset,
+    task: Task,
+    work: Path,
+    *,
+    options: TuneOptions,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """What a generator is worth is said by `evaluate generation`, not by a quality object."""
+    from trafficllm.lifecycle.learn_generator import learn_generator
+
+    registry = application.registry
+    made = learn_generator(
+        application.base,
+        data,
+        task=task,
+        labels=data.manifest["trainable"],
+        registry=registry,
+        out=work,
+        options=options,
+        progress=progress,
+    )
+    version = registry.show(task.id, made["version"])
+    none: dict[str, Any] = {
+        "quality": None,
+        "baselines": {},
+        "calibration": {},
+        "unknown": {},
+        "cost": {},
+        "replayed": 0,
+    }
+    gate = {"old": None, "new": None, "router": None}
+    tuning = version.manifest["tuning"]
+    kept = {
+        "tuning": tuning,
+        "peak_bytes": tuning["peak_bytes"],
+        "seconds": made["seconds"],
+        "path": str(version.path),
+    }
+    return {**version.as_dict(), **none, **kept, "gate": gate}

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 
-from trafficllm.surface import shapes
+from trafficllm.surface import shapes, shapes_learning
 
 BODIES: dict[str, type[BaseModel]] = {
     "adapter.list": shapes.AdapterList,
+    "adapter.register": shapes_learning.AdapterRegister,
     "adapter.promote": shapes.AdapterChange,
     "adapter.rollback": shapes.AdapterChange,
     "adapter.show": shapes.AdapterShow,
@@ -21,13 +22,21 @@ BODIES: dict[str, type[BaseModel]] = {
     "capture.check": shapes.CaptureCheck,
     "capture.info": shapes.CaptureInfo,
     "config.show": shapes.Setting,
+    "data.audit": shapes_learning.DataAudit,
     "data.build": shapes.DataBuild,
     "data.check": shapes.DataCheck,
     "doctor": shapes.Doctor,
+    "evaluate.run": shapes_learning.EvaluateRun,
     "generate": shapes.Generate,
+    "quickstart": shapes_learning.Quickstart,
     "task.list": shapes.TaskList,
     "task.route": shapes.TaskRoute,
     "task.show": shapes.TaskShow,
+    "tokenizer.compare": shapes_learning.TokenizerCompare,
+    "tokenizer.extend": shapes_learning.TokenizerExtend,
+    "tune.base": shapes_learning.Tune,
+    "tune.instruct": shapes_learning.Tune,
+    "tune.task": shapes_learning.Tune,
 }
 """Bodies of the `--json` envelopes, by command."""
 

@@ -21,24 +21,23 @@ class Quality(Closed):
 
     macro_f1: Share
     accuracy: Share
-    ci95: tuple[Share, Share]
-    per_class: dict[str, Any]
+    ci95: list[Share] = Field(min_length=2, max_length=2)
+    per_class: dict[str, dict[str, Any]]
+    confusion: dict[str, Any]
     n_test: int
     n_test_unique: int
+    unique: dict[str, Share]
+    groups: int
+    scored_labels: list[str]
+    not_measurable: dict[str, str]
     split: str
     mask: str
     leaky: list[str]
     seen_by_base: str | int
     seeds: list[int]
-    unique: dict[str, Share] = {}
-    scored_labels: list[str] = []
-    not_measurable: dict[str, str] = {}
-    n_groups: int | None = None
-    confusion: dict[str, Any] = {}
-    calibration: dict[str, Any] = {}
+    per_seed: list[Share]
     ece: Share | None = None
     brier: Share | None = None
-    macro_f1_seeds: list[Share] = []
 
 
 class Failure(Closed):

@@ -1,0 +1,198 @@
+"""Closed shapes of what learning and judging commands print; see `shapes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trafficllm.surface.shapes import Closed, Counts, Quality, Share
+
+
+class Baseline(Quality):
+    """A baseline's score on the same rows, with its choice and cost."""
+
+    params: dict[str, Any]
+    seconds: float
+    flows_per_s: float
+
+
+class Tokens(Closed):
+    """Mean tokens of a flow: plain readable text against the extension, and other forms for comparison."""
+
+    plain: float
+    extended: float
+    ratio: float
+    flows: int
+    byte_fallback: float
+    original_form: float
+    original_form_extended: float
+    exact: bool
+    vocabulary: int
+
+
+class TokenizerExtend(Closed):
+    """A traffic base that was made."""
+
+    out: str
+    vocab_size: int
+    tokens_added: int
+    tokens_per_flow: Tokens
+    base_sha256: str
+    rows: int
+    linked: int
+
+
+class TokenizerRow(Closed):
+    """What a flow costs under one tokenizer; `ratio` against the first."""
+
+    tokenizer: str
+    vocab_size: int
+    traffic_tokens: int
+    tokens_per_flow: float
+    ratio: float
+
+
+class TokenizerCompare(Closed):
+    """Tokenizers side by side on the same held-out records."""
+
+    part: str
+    flows: int
+    tokenizers: list[TokenizerRow]
+
+
+class Tune(Closed):
+    """A finished tuning run."""
+
+    stage: str
+    steps: int
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    peak_bytes: int
+    resumed_from: int | None
+    validation: dict[str, float]
+    trainable: int
+    best_step: int
+    reused: bool
+    out: str
+
+
+class TuneRun(Closed):
+    """A tuning run inside a registration."""
+
+    stage: str
+    steps: int
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    peak_bytes: int
+    resumed_from: int | None
+    validation: dict[str, float]
+    trainable: int
+    best_step: int
+    reused: bool
+
+
+class Gate(Closed):
+    """Scores before and after an update on old data, new data and routing; None where there was no update."""
+
+    old: dict[str, Share] | None
+    new: dict[str, Share] | None
+    router: dict[str, Share] | None
+
+
+class AdapterRegister(Closed):
+    """A new version with its score, baselines, calibration and cost."""
+
+    task: str
+    version: str
+    parent: str | None
+    status: str
+    path: str
+    quality: Quality | None
+    baselines: dict[str, Baseline]
+    gate: Gate
+    calibration: dict[str, Any]
+    unknown: dict[str, Any]
+    cost: dict[str, float]
+    tuning: TuneRun
+    seconds: float
+    peak_bytes: int
+    replayed: int
+
+
+class EvaluateRun(Quality):
+    """An adapter's score on a data set's test part."""
+
+    task: str
+    adapter: str
+    version: str
+    cost: dict[str, float]
+    baselines: dict[str, Baseline]
+
+
+class DataAudit(Closed):
+    """Shortcuts found in a data set, and the score that may be believed."""
+
+    findings: list[dict[str, Any]]
+    not_checked: list[str]
+    duplicates: dict[str, Any]
+    shared_groups: int
+    identifier_probe: Share | None
+    artefact_probe: dict[str, Any]
+    baselines: dict[str, Any]
+    honest: Share
+    leaky: Share
+    forge: dict[str, Any]
+    payload: dict[str, Any]
+    judged: str
+    split: str
+    mask: str
+    verdict: str
+
+
+class QuickstartTask(Closed):
+    """One task of the quickstart."""
+
+    task: str
+    title: str
+    labels: list[str]
+    classes: int
+    quality: Quality
+    baselines: dict[str, Baseline]
+    version: str
+    dropped: Counts
+    artefact_masked: list[str]
+    why: str
+
+
+class Unseen(Closed):
+    """A capture that nothing was trained on, and what was said of it."""
+
+    file: str
+    source: str
+    truth: str
+    question: str
+    route: dict[str, Any] | None
+    task: str
+    flows: int
+    labels: Counts
+    unknown: int
+    confidence: Share
+
+
+class Quickstart(Closed):
+    """The whole path."""
+
+    size: str
+    data: dict[str, Any]
+    tasks: list[QuickstartTask]
+    tokens_per_flow: Tokens
+    family: dict[str, Any]
+    routing: dict[str, Any]
+    unseen: list[Unseen]
+    generated: dict[str, Any]
+    curves: dict[str, list[list[float]]]
+    seconds: dict[str, float]
+    reused: list[str]
+    next: list[dict[str, str]]
+    report: str

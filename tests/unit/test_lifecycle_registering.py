@@ -1,0 +1,82 @@
+"""Which registry answers, and where a registration works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trafficllm.core.config import Config
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.types import Silent
+from trafficllm.lifecycle.application import Application, quickstart_registry, registry_root
+from trafficllm.lifecycle.learn_router import NONE
+from trafficllm.lifecycle.registering import _workdir, register
+from trafficllm.lifecycle.tuning import answers, instruct_data, tune_options
+from trafficllm.records.instructions import Instruction
+
+
+def test_a_quickstart_answers_until_there_is_a_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRAFFICLLM_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "home" / "trafficllm" / "registry"
+    assert registry_root() == mine
+    for name in ("work/quick/seed0", "work/full/seed1"):
+        (tmp_path / name / "registry").mkdir(parents=True)
+    assert quickstart_registry(tmp_path) == tmp_path / "work" / "full" / "seed1" / "registry"
+    assert registry_root() == Path("work/full/seed1/registry")
+    mine.mkdir(parents=True)
+    assert registry_root() == mine
+
+
+def test_work_of_different_commands_is_apart(tmp_path: Path) -> None:
+    application = Application(registry=str(tmp_path / "r"))
+    places = {
+        _workdir(application, tmp_path / name, task, facts)
+        for name in "ab"
+        for task in ("MTD", "a b")
+        for facts in ("0", "1")
+    }
+    assert len(places) == 8
+    assert {place.parent for place in places} == {tmp_path / "r" / ".work"}
+
+
+def test_bad_folders_and_tasks_are_refused_before_any_work(tmp_path: Path) -> None:
+    application = Application(registry=str(tmp_path / "r"))
+
+    def attempt(folder: Path, task: str) -> None:
+        register(application, folder, task, profile="", seed=0, max_seconds=None, progress=Silent())
+
+    with pytest.raises(InputError):
+        attempt(tmp_path / "no", "MTD")
+    (tmp_path / "in" / "label").mkdir(parents=True)
+    (tmp_path / "in" / "label" / "a.pcap").write_bytes(b"")
+    with pytest.raises(UsageError):
+        attempt(tmp_path / "in", "MTDD")
+    with pytest.raises(InputError):
+        attempt(tmp_path / "in", "FIELD")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_questions_of_stage_1() -> None:
+    rows = [
+        Instruction(f"q{k}", tasks, author=f"a{k}")
+        for k, tasks in enumerate([("MTD",), ("MTD", "EAC"), (), ("WF",), ("EAC",)] * 4)
+    ]
+    data = instruct_data({"MTD", "EAC"}, rows)
+    assert data.labels == ("EAC", "MTD", NONE)
+    assert len(data.prompts) == len(data.answers)
+    assert len(data.prompts) + len(data.val_prompts) == 24
+    assert data.val_prompts
+    assert answers(("MTD", "EAC"), {"EAC"}) == ["EAC"]
+    assert answers(("WF",), {"EAC"}) == [NONE]
+
+
+def test_tune_options_follow_configuration_and_command_line() -> None:
+    config = Config.model_validate({"tune": {"r": 4, "epochs": 2.6, "max_seconds": 9}})
+    options = tune_options(config, seed=3, max_seconds=None)
+    assert (options.r, options.epochs, options.max_seconds, options.seed) == (4, 3, 9, 3)
+    assert tune_options(config, seed=0, max_seconds=5).max_seconds == 5
