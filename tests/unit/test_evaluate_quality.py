@@ -84,3 +84,14 @@ def test_a_report_without_its_context_does_not_validate() -> None:
         q.validate({"quality": good["quality"], "baselines": {}})
     with pytest.raises(ArtifactError, match=r"no split.*no mask.*no baselines"):
         q.validate({"quality": {}})
+
+
+def test_one_test_group_is_named_but_measurable() -> None:
+    groups = ["only" if label == "b" else f"g{i % 6}" for i, label in enumerate(TRUTH)]
+    report = q.quality(
+        LABELS, TRUTH, ["a"] * 63, groups, unique_hashes=HASHES, split="capture", mask="strict", leaky=[],
+        seen_by_base="0/63", seeds=[0],
+    )  # fmt: skip
+    assert report["one_group"] == ["b"]
+    assert list(report["not_measurable"]) == ["thin"]
+    assert report["macro_f1_all"] < report["macro_f1"]

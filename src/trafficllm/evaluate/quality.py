@@ -11,9 +11,11 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64
 from trafficllm.evaluate import bootstrap, metrics
 
-MIN_GROUPS = 2
 MIN_UNIQUE = 10
-"""A class with fewer test groups or unique test contents than this is listed as not measurable."""
+"""A class with fewer unique test contents than this, or without a group of its own in the test part, is not measurable.
+
+An honest split keeps its other groups for training, so one in the test part means two or more in the data set.
+"""
 
 REQUIRED = (
     "macro_f1",
@@ -47,8 +49,16 @@ def not_measurable(
     return {
         label: f"{len(owners[label])} test groups, {len(contents[label])} unique contents"
         for label in labels
-        if len(owners[label]) < MIN_GROUPS or len(contents[label]) < MIN_UNIQUE
+        if not owners[label] or len(contents[label]) < MIN_UNIQUE
     }
+
+
+def one_group(y_true: Sequence[str], groups: Sequence[object]) -> list[str]:
+    """Labels whose test rows are all of one group: their score may be that of one capture, and no interval shows it."""
+    owners: dict[str, set[object]] = {}
+    for label, group in zip(y_true, groups, strict=True):
+        owners.setdefault(label, set()).add(group)
+    return sorted(label for label, own in owners.items() if len(own) == 1)
 
 
 def first_of_each(y_true: Sequence[str], hashes: Sequence[object]) -> list[int]:
@@ -119,7 +129,8 @@ def quality_of_seeds(
     """The quality object of several runs (one a seed) on the same test rows; figures are means over runs.
 
     `macro_f1` is over the measurable labels of the task, over all labels with rows where none is measurable
-    (`scored_labels` says which); `ci95` resamples groups. `probabilities` [n, labels] adds ECE and Brier.
+    (`scored_labels` says which), `macro_f1_all` over all labels with rows; `ci95` resamples groups.
+    `probabilities` [n, labels] adds ECE and Brier.
     """
     if not runs or len(seeds) != len(runs):
         raise ValueError(f"{len(runs)} runs but {len(seeds)} seeds")
@@ -129,10 +140,12 @@ def quality_of_seeds(
     ]
     counts = [metrics.confusion(labels, y_true, run) for run in runs]
     scores = [_macro(labels, scored, y_true, run) for run in runs]
+    present = [label for label in labels if label in set(y_true)]
     rows = first_of_each(y_true, unique_hashes)
     tables = [bootstrap.count_groups(scored, y_true, run, groups) for run in runs]
     report: dict[str, Any] = {
         "macro_f1": float(np.mean(scores)),
+        "macro_f1_all": float(np.mean([_macro(labels, present, y_true, run) for run in runs])),
         "accuracy": float(np.mean([metrics.accuracy(y_true, run) for run in runs])),
         "ci95": list(bootstrap.interval(tables, n_boot=n_boot, seed=0)),
         "per_class": _mean_table(labels, [metrics.per_class(labels, c) for c in counts], thin),
@@ -143,6 +156,7 @@ def quality_of_seeds(
         "groups": len(set(groups)),
         "scored_labels": scored,
         "not_measurable": thin,
+        "one_group": one_group(y_true, groups),
         "split": split,
         "mask": mask,
         "leaky": _flags(leaky, seen_by_base),
