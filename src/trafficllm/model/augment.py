@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 from trafficllm.core.types import Facts, Record, Span
 
@@ -64,7 +65,8 @@ def augment(record: Record, chooser: random.Random, strength: Strength = MILD) -
 def _keep(record: Record, kept: range | list[int]) -> Record:
     """The record with some of its packets; the gap before a dropped packet goes to the next kept one."""
     places = list(kept)
-    gaps, carried = [], 0
+    gaps: list[int] = []
+    carried = 0
     wanted = set(places)
     for place, gap in enumerate(record.iats):
         carried += max(gap, 0)
@@ -113,5 +115,5 @@ def _cut_payload(record: Record, chooser: random.Random) -> Record:
 def _drop_field(record: Record, chooser: random.Random) -> Record:
     """Hide one packet field for all packets, as a mask would (-1)."""
     name = chooser.choice(("sizes", "iats", "flags", "windows", "ttls"))
-    values = getattr(record, name)
-    return replace(record, **{name: (-1,) * len(values)})
+    values: Any = {name: (-1,) * len(getattr(record, name))}
+    return replace(record, **values)
