@@ -199,7 +199,7 @@ def canonical_facts(facts: Facts) -> Facts:
     """Service and the facts of units.FACTS, clipped to their forms; everything else is not carried."""
     service = facts.service if facts.service in _SERVICES or not facts.service else "other"
     fields: dict[str, int | str | tuple[int, ...]] = {}
-    for name, (form, _) in u.FACTS.items():
+    for name, (form, _) in u.FACTS.items() if facts.fields else ():
         value = fact_value(facts.fields, name, form)
         if value is not None:
             fields[name] = value

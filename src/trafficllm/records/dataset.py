@@ -34,7 +34,7 @@ from trafficllm.records.units import codec_hash
 
 SCHEMA = "trafficllm.dataset/1"
 PARTS = ("train", "val", "test")
-REVISION = 2
+REVISION = 3
 """Raised when the same input would give other rows: older data sets are then built again, not reused."""
 
 

@@ -36,6 +36,8 @@ _TELLING = frozenset(
     b"proxy-authorization set-cookie x-forwarded-for forwarded via from server-timing x-request-id alt-svc".split()
 )
 _DOTTED = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}[.,]){3}[0-9]{1,3}(?![0-9.])")
+_URL = re.compile(rb"(?i)[a-z]+(?:://|%3A%2F%2F)([^/\\s?#%&\"'<>]+)")
+_NAME_FACTS = ("http.host", "dns.qry.name", "tls.handshake.extensions_server_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,28 @@ def _spans(draft: Draft, names: Collection[str]) -> list[Span]:
     out = [s for s in draft["facts"].spans if s.kind in names and (s.kind != "http.header_value" or _telling(parts[s.dir], s.start))]
     if "payload_address" in names:
         out += [s for s in draft["facts"].spans if s.kind == "address"]
-        out += [Span(d, *match.span(), "address") for d in (0, 1) for match in _DOTTED.finditer(parts[d])]
+        for d in (0, 1):
+            if parts[d].count(b".") + parts[d].count(b",") > 2:
+                out += [Span(d, *match.span(), "address") for match in _DOTTED.finditer(parts[d])]
+    if "payload_name" in names:
+        out += _names(draft["facts"], parts)
     if "payload_head" in names:
         out += [Span(d, 0, _HEAD, "head") for d in (0, 1)]
+    return out
+
+
+def _names(facts: Facts, parts: tuple[bytes, bytes]) -> list[Span]:
+    """Host names of URLs in payload, percent-encoded ones too, and the flow's own names wherever they stand."""
+    out = []
+    known = {str(facts.fields[key]).encode("utf-8", "replace") for key in _NAME_FACTS if facts.fields.get(key)}
+    for d, part in enumerate(parts):
+        if b"://" in part or b"%2F" in part or b"%2f" in part:
+            out += [Span(d, *match.span(1), "name") for match in _URL.finditer(part)]
+        for name in known:
+            at = part.find(name) if len(name) > 3 else -1
+            while at >= 0:
+                out.append(Span(d, at, at + len(name), "name"))
+                at = part.find(name, at + len(name))
     return out
 
 
