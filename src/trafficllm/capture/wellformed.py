@@ -107,6 +107,8 @@ def _datagram(action: Action, rng: random.Random, repairs: Counter[str]) -> byte
     repairs["payload.executable"] += wellformed_guise.disarm(data, rng)
     if not wellformed_guise.stun(data, len(action.payload)):
         wellformed_guise.disguise(data, wellformed_guise.DATAGRAM)
+    if not wellformed_guise.quic(data):
+        data[0] &= 0x7F
     return bytes(data)
 
 

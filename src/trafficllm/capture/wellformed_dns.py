@@ -45,8 +45,11 @@ def message(payload: bytes, size: int, response: bool, rng: random.Random) -> by
 
 
 def looks_like(payload: bytes) -> bool:
-    """Whether `payload` begins like a DNS header with one question: analysers guess DNS from that on any port."""
-    return len(payload) >= 7 and payload[4:6] == b"\0\1" and not payload[2] & 0x78 and all(count < 64 for count in payload[7:12:2])
+    """Whether `payload` begins like a DNS header with few records: analysers guess DNS from that on any port."""
+    if len(payload) < HEADER or payload[2] & 0x78:
+        return False
+    counts = struct.unpack("!4H", payload[4:12])
+    return counts[0] <= 1 and 0 < sum(counts) < 256
 
 
 def is_message_size(size: int) -> bool:

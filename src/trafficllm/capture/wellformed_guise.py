@@ -40,6 +40,37 @@ def stun(data: bytearray, known: int) -> bool:
     return True
 
 
+def quic(data: bytearray) -> bool:
+    """Make a QUIC long header's length reach the datagram's end (RFC 9000 section 17.2); False if it cannot.
+
+    True for anything that is no long header: a short one has no length to be wrong.
+    """
+    if len(data) < 7 or not data[0] & 0x80 or not _quic_version(bytes(data[1:5])):
+        return True
+    at = 6 + data[5]
+    if data[5] > 20 or at >= len(data) or data[at] > 20 or data[0] & 0x30 == 0x30:
+        return False
+    at += 1 + data[at]
+    if data[0] & 0x30 == 0 and at < len(data):
+        token, at = _varint(data, at)
+        at += token
+    rest = len(data) - at - 2
+    if not 20 <= rest < 1 << 14:
+        return False
+    data[at : at + 2] = (0x4000 | rest).to_bytes(2, "big")
+    return True
+
+
+def _quic_version(version: bytes) -> bool:
+    return version in {b"\0\0\0\1", b"\x6b\x33\x43\xcf"} or version[:3] in {b"\xff\0\0", b"\xfa\xce\xb0"} or version[:1] == b"Q"
+
+
+def _varint(data: bytearray, at: int) -> tuple[int, int]:
+    """Value and end of the variable-length integer at `at` (RFC 9000 section 16)."""
+    width = 1 << (data[at] >> 6)
+    return int.from_bytes(data[at : at + width], "big") & (1 << 8 * width - 2) - 1, at + width
+
+
 def _rtcp(data: bytearray) -> int:
     return 1 if len(data) > 1 and data[0] >> 6 == 2 and 192 <= data[1] <= 223 else -1
 
