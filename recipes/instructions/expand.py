@@ -32,8 +32,9 @@ SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 # What a routed request must carry on: the slot's name in a pattern -> its key in the line's "slots".
 CARRIED = {
     "mal": "label", "malx": "label", "bot": "label", "botx": "label", "vpnapp": "label", "app": "label",
-    "n": "count", "fmt": "format", "hour": "time", "field": "field",
+    "n": "count", "fmt": "format", "hour": "time", "field": "field", "tfield": "field",
 }  # fmt: skip
+CARRIED_BY = {"MTG": "generation", "BTG": "generation", "EVG": "generation", "EAG": "generation", "FIELD": "field"}
 NEIGHBOUR = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxsdghgujkkmnbipoeaydviecxz", strict=False))
 
 
@@ -101,6 +102,13 @@ def tasks_of(key: str) -> list[str]:
     return tasks
 
 
+def carried_keys(tasks: list[str]) -> set[str]:
+    """The slot keys a line of these tasks keeps: a detection question carries nothing on."""
+    kinds = {CARRIED_BY.get(task) for task in tasks}
+    keys = {"label", "count", "format", "time"} if "generation" in kinds else set()
+    return keys | ({"field"} if "field" in kinds else set())
+
+
 def misspell(text: str, rate: float, rng: random.Random) -> str:
     """Slips of the finger in about `rate` of the longer plain words; names and numbers stay as they are."""
 
@@ -165,6 +173,7 @@ def lines_of(author: Author, taken: set[str]) -> Iterator[dict[str, Any]]:
     """All lines of one author; texts already taken (casefolded) are skipped."""
     for key, patterns in author.say.items():
         tasks = tasks_of(key)
+        keys = carried_keys(tasks)
         for number, raw in enumerate(patterns):
             style, lang, pattern = author.style, author.lang, raw
             if raw.startswith("@"):
@@ -180,8 +189,13 @@ def lines_of(author: Author, taken: set[str]) -> Iterator[dict[str, Any]]:
                     continue
                 taken.add(text.casefold())
                 yield {
-                    "text": text, "tasks": tasks, "author": author.name, "style": style, "lang": lang, "slots": slots,
-                }  # fmt: skip
+                    "text": text,
+                    "tasks": tasks,
+                    "author": author.name,
+                    "style": style,
+                    "lang": lang,
+                    "slots": {name: value for name, value in slots.items() if name in keys},
+                }
                 left -= 1
                 if not left:
                     break
