@@ -1,10 +1,11 @@
-"""TF-IDF + logistic regression on the instruction corpus: what a linear model reaches on the held-out authors.
+"""TF-IDF + logistic regression on the instruction corpus: what a linear model gets on held-out authors.
 
     python recipes/instructions/baseline.py            # accuracy, `none` AUROC, per task and per author
     python recipes/instructions/baseline.py --wrong    # and every held-out line it gets wrong
 
-One-vs-rest over the task ids; a line's answer is every task above the threshold (or the best one), `none` where the
-`none` column wins. Accuracy asks for the exact set. The threshold is chosen on a fifth of the training authors.
+One-vs-rest over the task ids; a line's answer is every task above the threshold (or the best one), `none`
+where the `none` column wins. Accuracy asks for the exact set. The threshold is chosen on a fifth of the
+training authors.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def model() -> Pipeline:
             ("chars", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2)),
         ]
     )
-    return make_pipeline(features, OneVsRestClassifier(LogisticRegression(C=20, class_weight="balanced", solver="liblinear")))
+    return make_pipeline(
+        features, OneVsRestClassifier(LogisticRegression(C=20, class_weight="balanced", solver="liblinear"))
+    )
 
 
 def answers(scores: Scores, threshold: float) -> list[frozenset[str]]:
@@ -107,7 +110,9 @@ def evaluate() -> tuple[dict[str, Any], list[tuple[Line, frozenset[str]]]]:
         "top1_single": round(float((targets(test)[single].argmax(1) == scores[single].argmax(1)).mean()), 4),
         "none_auroc": round(float(roc_auc_score([not line["tasks"] for line in test], scores[:, -1])), 4),
         "by_task": {key: round(1 - missed[key] / count, 3) for key, count in sorted(totals.items())},
-        "by_author": {key: round(1 - missed_author[key] / count, 3) for key, count in sorted(by_author.items())},
+        "by_author": {
+            key: round(1 - missed_author[key] / count, 3) for key, count in sorted(by_author.items())
+        },
     }
     return figures, wrong
 
@@ -120,7 +125,15 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
     if parser.parse_args().wrong:
         for line, got in wrong:
-            print("+".join(line["tasks"]) or "none", "->", "+".join(sorted(got)) or "none", "|", line["author"], "|", line["text"])
+            print(
+                "+".join(line["tasks"]) or "none",
+                "->",
+                "+".join(sorted(got)) or "none",
+                "|",
+                line["author"],
+                "|",
+                line["text"],
+            )
 
 
 if __name__ == "__main__":

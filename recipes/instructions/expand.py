@@ -1,9 +1,10 @@
 """Expand the authors' hand-written patterns into the stage-1 instruction corpus.
 
-Each file in `authors/` is one person: a TOML table whose `[say]` keys are task sets ("MTD", "MTD+BND", "none") and
-whose values are patterns, one a line. In a pattern `[a|b]` picks one wording, `{slot}` takes the next value of a slot
-(the author's own or `slots.toml`'s), and a leading `@style` or `@style:lang` overrides the author's. A pattern yields
-at most `MAX_PER_PATTERN` texts, so that people's wordings, not slot fillings, make up the corpus.
+Each file in `authors/` is one person: a TOML table whose `[say]` keys are task sets ("MTD", "MTD+BND",
+"none") and whose values are patterns, one a line. In a pattern `[a|b]` picks one wording, `{slot}` takes the
+next value of a slot (the author's own or `slots.toml`'s), and a leading `@style` or `@style:lang` overrides
+the author's. A pattern yields at most `MAX_PER_PATTERN` texts, so that people's wordings, not slot fillings,
+make up the corpus.
 
     python recipes/instructions/expand.py            # writes src/trafficllm/data/instructions/{train,heldout}.jsonl
     python recipes/instructions/expand.py --out DIR  # elsewhere
@@ -25,7 +26,23 @@ from pasted import PASTED
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[1] / "src" / "trafficllm" / "data" / "instructions"
-TASKS = ("MTD", "BND", "MDD", "WAD", "AAD", "EVD", "TBD", "EAC", "WF", "CD", "MTG", "BTG", "EVG", "EAG", "FIELD")
+TASKS = (
+    "MTD",
+    "BND",
+    "MDD",
+    "WAD",
+    "AAD",
+    "EVD",
+    "TBD",
+    "EAC",
+    "WF",
+    "CD",
+    "MTG",
+    "BTG",
+    "EVG",
+    "EAG",
+    "FIELD",
+)
 MAX_PER_PATTERN = 6
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{([a-z_0-9]+)\}")
@@ -34,7 +51,13 @@ CARRIED = {
     "mal": "label", "malx": "label", "bot": "label", "botx": "label", "vpnapp": "label", "app": "label",
     "n": "count", "fmt": "format", "hour": "time", "field": "field", "tfield": "field",
 }  # fmt: skip
-CARRIED_BY = {"MTG": "generation", "BTG": "generation", "EVG": "generation", "EAG": "generation", "FIELD": "field"}
+CARRIED_BY = {
+    "MTG": "generation",
+    "BTG": "generation",
+    "EVG": "generation",
+    "EAG": "generation",
+    "FIELD": "field",
+}
 NEIGHBOUR = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxsdghgujkkmnbipoeaydviecxz", strict=False))
 
 
@@ -68,7 +91,9 @@ class Author:
 def read_author(name: str, split: str, shared: Mapping[str, list[str]]) -> Author:
     """Read `authors/<name>.toml`; the author's slots replace the shared ones of the same name."""
     raw: dict[str, Any] = tomllib.loads((HERE / "authors" / f"{name}.toml").read_text(encoding="utf-8"))
-    say = {key: [line.strip() for line in text.splitlines() if line.strip()] for key, text in raw["say"].items()}
+    say = {
+        key: [line.strip() for line in text.splitlines() if line.strip()] for key, text in raw["say"].items()
+    }
     return Author(
         name=name,
         split=split,
@@ -154,7 +179,9 @@ def dress(text: str, author: Author, rng: random.Random) -> str:
     if author.openers and rng.random() < author.open_rate:
         opener = rng.choice(author.openers)
         second_small = len(text) > 1 and not text[1].isupper() and text[:2] not in ("I ", "I'")
-        text = opener + (text[0].lower() + text[1:] if opener.endswith((", ", "... ")) and second_small else text)
+        text = opener + (
+            text[0].lower() + text[1:] if opener.endswith((", ", "... ")) and second_small else text
+        )
     if author.closers and rng.random() < author.open_rate:
         text += rng.choice(author.closers)
     return text
