@@ -70,7 +70,7 @@ def _repair_stream(stream: bytearray, known: int, edges: list[int], rng: random.
     begin = next((at for at in (0, *edges) if at < known and wellformed_tls.looks_like(stream[at:known])), len(stream))
     head, shown = stream[:begin], min(begin, known)
     if wellformed_http.looks_like(head[:shown]):
-        wellformed_http.repair(head, shown, next(edge for edge in edges if edge >= shown))
+        wellformed_http.repair(head, shown, [edge for edge in edges if edge <= begin])
     _disguise_parts(head, [edge for edge in (0, *edges) if edge < shown])
     stream[:begin] = head
     if begin < len(stream):
@@ -83,9 +83,9 @@ def _disguise_parts(stream: bytearray, starts: Sequence[int]) -> None:
     """Look at every place where a segment, or an HTTP body, begins: parsers are chosen there."""
     body = stream.find(b"\r\n\r\n") + 4
     for at in (*starts, body) if body > 3 else starts:
-        part = stream[at : at + 32]
+        part = stream[at : at + 256]
         if wellformed_guise.disguise(part, wellformed_guise.STREAM):
-            stream[at : at + 32] = part
+            stream[at : at + 256] = part
 
 
 def udp_contents(actions: Sequence[Action], port: int, rng: random.Random, repairs: Counter[str]) -> list[bytes]:

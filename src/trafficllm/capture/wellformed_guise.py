@@ -10,7 +10,7 @@ import random
 import struct
 from collections.abc import Callable
 
-from trafficllm.capture.wellformed_http import filler
+from trafficllm.capture.wellformed_http import filler, looks_like
 
 _COOKIE = b"\x21\x12\xa4\x42"
 _SOFTWARE = 0x8022
@@ -111,10 +111,15 @@ def _image(data: bytearray) -> int:
     return 0 if bytes(data[:4]) in {b"\x89PNG", b"GIF8", b"PRI "} or data[:2] == b"\xff\xd8" else -1
 
 
+def _http_line(data: bytearray) -> int:
+    at = data.find(b"HTTP/")
+    return -1 if looks_like(data) else at
+
+
 Signature = Callable[[bytearray], int]
 DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc)
 """Protocols guessed from a datagram: each gives the offset of the byte to change, -1 where it does not match."""
-STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image)
+STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line)
 _EXECUTABLES = (b"This program", b"PE\0\0", b"\x7fELF")
 
 

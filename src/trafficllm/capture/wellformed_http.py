@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _REQUEST = re.compile(rb"(?:GET|POST|HEAD|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT) ")
 _SENSITIVE = re.compile(
@@ -30,13 +31,21 @@ def filler(raw: bytes) -> bytes:
 _TABLE = bytes(TEXT[value & 31] for value in range(256))
 
 
-def repair(stream: bytearray, known: int, edge: int) -> None:
-    """Make the head of `stream` end and fit its body, in place.
+def repair(stream: bytearray, known: int, edges: Sequence[int]) -> None:
+    """Make every head of `stream` that begins with a send end and fit what follows, in place.
 
-    The first `known` bytes come from the plan and stay as far as they can; the rest is filler. `edge` is the end
-    of the send in which the plan's bytes end: a request's head ends there, a response's as soon as it fits.
+    The first `known` bytes come from the plan and stay as far as they can; the rest is filler. `edges` are the ends
+    of the sends: a request's head that is not shown whole ends with its send, a response's as soon as it fits.
     """
     stream[known:] = filler(bytes(stream[known:]))
+    for begin in (0, *edges):
+        if begin < known and looks_like(stream[begin:known]):
+            message = stream[begin:]
+            _repair_message(message, known - begin, next(edge for edge in edges if edge >= known) - begin)
+            stream[begin:] = message
+
+
+def _repair_message(stream: bytearray, known: int, edge: int) -> None:
     head_end = stream.find(b"\r\n\r\n", 0, known)
     if head_end < 0:
         head_end = _finish(stream, known, edge) - 4
@@ -68,8 +77,8 @@ def _neutralise(stream: bytearray, head_end: int, body: int) -> None:
     for match in _SENSITIVE.finditer(bytes(stream[:head_end])):
         name, value = match.group(1).lower(), match.group(2)
         if name == b"content-length":
-            digits = str(body).encode().rjust(len(value), b"0")
-            stream[match.start(2) : match.end(2)] = digits if len(digits) == len(value) else b"0" * len(value)
+            if not value.isdigit() or int(value[:18]) > body:
+                stream[match.start(2) : match.end(2)] = str(min(body, 10 ** len(value) - 1)).encode().rjust(len(value), b"0")
         elif name == b"content-type" and len(value) >= 10:
             stream[match.start(2) : match.end(2)] = b"text/plain".ljust(len(value))
         else:
