@@ -15,6 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trafficllm.core.types import Record
 from trafficllm.records import codec, units
 
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
 
 def tokenizer() -> Any:
     """Byte-level tokenizer, every codec unit a token, and some tokens of several units."""

@@ -11,11 +11,13 @@ import infer_samples as samples
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.infer.engine import Engine, batches
 from trafficllm.infer.scorer import LLMScorer
-from trafficllm.model.load import load_base
+from trafficllm.model.load import Base, load_base
+from trafficllm.model.lora import merge
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
 
@@ -184,3 +186,35 @@ def test_the_base_stays_as_it_was(engine: Engine) -> None:
     assert not any("lora" in name for name, _ in base.named_parameters())
     mine = engine.model.get_input_embeddings().weight
     assert mine.data_ptr() == base.get_input_embeddings().weight.data_ptr()
+
+
+FAMILIES: dict[str, dict[str, object]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 1024},
+    "gemma2": {**samples.SMALL, "head_dim": 8, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**samples.SMALL, "head_dim": 8, "sliding_window": 48},
+    "qwen2_moe": {**samples.SMALL, "num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    "granite": {**samples.SMALL, "logits_scaling": 4.0},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_keep_the_definition(family: str) -> None:
+    """Learned positions, capped logits, sliding windows, experts, scaled logits: what a hand-made head would miss."""
+    torch.manual_seed(0)
+    fast = samples.tokenizer()
+    config = AutoConfig.for_model(
+        family, **FAMILIES[family], vocab_size=len(fast), initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    )
+    engine = Engine(Base(AutoModelForCausalLM.from_config(config).eval(), fast, Path()))
+    ids = [engine.encoder.prompt(prompts.detection(TASK, record)) for record in samples.records(6)]
+    scores = engine.score_ids(ids, LABELS)
+    single = engine.score_ids(ids, LABELS, batch_tokens=1, prefix=())
+    assert np.abs(scores.probabilities - single.probabilities).max() < 1e-4
+    assert np.abs(scores.logits[:2] - np.array([_one_by_one(engine, row, "") for row in ids[:2]])).max() < 1e-4
+
+
+def test_merged_and_resident_adapters_agree(engine: Engine, folders: Path, asked: list[list[int]]) -> None:
+    merged = Engine(Base(merge(load_base(folders / "base", dtype="float32").model, folders / "adapter1"), engine.base.tokenizer, Path()))
+    ours = engine.score_ids(asked, LABELS, adapter="MTD").probabilities
+    theirs = merged.score_ids(asked, LABELS).probabilities
+    assert np.abs(ours - theirs).max() < 1e-4

@@ -36,8 +36,9 @@ def _made(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> dict[str,
     build_dataset(place / "captures", task=TASK, out=place / "data", cap=15)
     base = load_base(samples.write_base(place / "base"), dtype="float32")
     registry = Registry(place / "registry")
+    out = place / "tune"
     body = learn.register(
-        place / "data", task=TASK, base=base, registry=registry, workdir=place / "tune", options=OPTIONS
+        place / "data", task=TASK, base=base, registry=registry, workdir=out, options=OPTIONS, search_s=0
     )
     return {"place": place, "base": base, "registry": registry, "body": body, "data": load(place / "data")}
 

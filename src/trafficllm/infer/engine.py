@@ -206,8 +206,10 @@ class Engine:
             tokens = _padded([row[len(prefix) :] for row in ids]).to(self.device)
             logits, hidden = forward_at(model, tokens, (lengths - 1)[:, None], cache)
             parts = [logits[:, 0]]
-            if tree.tokens:
-                parts += list(self._branch(model, tree, cache, lengths + len(prefix), len(prefix)).unbind(1))
+            if tree.tokens and self._narrow(max(len(row) for row in ids) + int(tree.depth.max())):
+                parts += self._branch_by_branch(model, tree, ids)
+            elif tree.tokens:
+                parts += list(self._branch(model, tree, cache, lengths + len(prefix)).unbind(1))
             columns = [parts[node + 1][:, list(children)] for node, children in tree.choices]
             flat = torch.cat(columns, 1) if columns else logits[:, 0, :0]
             return flat.double().cpu().numpy(), hidden[:, 0].float().cpu().numpy()
@@ -218,9 +220,10 @@ class Engine:
         return cache
 
     def _branch(
-        self, model: nn.Module, tree: LabelTree, cache: Any, lengths: torch.Tensor, prefix: int
+        self, model: nn.Module, tree: LabelTree, cache: DynamicCache | None, lengths: torch.Tensor
     ) -> torch.Tensor:
         """Logits after each inner token of the label tree, all in one forward under a tree-shaped mask."""
+        assert cache is not None
         rows, inner = len(lengths), len(tree.tokens)
         tokens = torch.tensor([tree.tokens], device=self.device).expand(rows, -1)
         depth = torch.from_numpy(tree.depth).to(self.device)
@@ -233,6 +236,23 @@ class Engine:
         positions = lengths[:, None] - 1 + depth[None, :]
         logits, _ = forward_at(model, tokens, at, cache, mask=sees, positions=positions)
         return logits
+
+    def _narrow(self, length: int) -> bool:
+        """Whether some layer sees less than `length` tokens back: a mask of our own would widen its window."""
+        config = self.model.config.get_text_config()
+        return length > (getattr(config, "sliding_window", None) or length)
+
+    def _branch_by_branch(
+        self, model: nn.Module, tree: LabelTree, ids: list[Sequence[int]]
+    ) -> list[torch.Tensor]:
+        """As `_branch`, one plain forward over prompt and path for each inner token."""
+        out = []
+        for k in range(len(tree.tokens)):
+            path = tree.path(k)
+            tokens = _padded([[*row, *path] for row in ids]).to(self.device)
+            at = torch.tensor([[len(row) + len(path) - 1] for row in ids])
+            out.append(forward_at(model, tokens, at)[0][:, 0])
+        return out
 
 
 def _own(model: Any, device: torch.device, dtype: torch.dtype) -> Any:

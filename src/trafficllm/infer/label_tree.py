@@ -61,6 +61,11 @@ class LabelTree:
                 out[k] |= out[up]
         return out
 
+    def path(self, node: int) -> tuple[int, ...]:
+        """Tokens from the prompt's end to an inner token, that one included."""
+        above = self.path(self.parent[node]) if self.parent[node] >= 0 else ()
+        return (*above, self.tokens[node])
+
     @property
     def columns(self) -> int:
         """Number of flat columns: children of all choices."""

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from trafficllm.registry.store import Registry
     from trafficllm.registry.versions import Status
 
-SEARCH_SECONDS = 60.0
-"""Least estimated search time of each baseline; where tuning took longer, they get as long as tuning."""
+SEARCH_SECONDS = 120.0
+"""Least search time of each baseline, in estimated seconds; where tuning may take longer, they get as long as tuning.
+An estimate, not a clock, bounds it, so that the table does not vary with the machine's load."""
 _PACKAGES = ("trafficllm", "torch", "transformers", "peft", "tokenizers")
 
 
@@ -40,14 +41,15 @@ def register(
     options: TuneOptions | None = None,
     profile: str = "strict",
     baselines: bool = True,
+    search_s: float | None = None,
     status: Status = "live",
     progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate, score and register an adapter; returns the keys of `adapter register --json`.
 
     `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` under
-    `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. Raises InputError for data
-    that cannot be learnt from or scored.
+    `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
+    SEARCH_SECONDS. Raises InputError for data that cannot be learnt from or scored.
     """
     from trafficllm.model import tune
 
@@ -59,7 +61,7 @@ def register(
     manifest |= _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
     if baselines:
         sink.update("baselines", 0, None)
-        budget = max(SEARCH_SECONDS, tuned.seconds)
+        budget = max(SEARCH_SECONDS, settings.max_seconds or 0.0) if search_s is None else search_s
         manifest["baselines"] = scoring.baselines(dataset, base, seed=settings.seed, budget_s=budget)
     live = registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
