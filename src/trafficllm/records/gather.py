@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trafficllm.capture.flows import FlowOptions, read_flows
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import sha256_file
-from trafficllm.core.types import FlowMeta, ProgressSink, Record
+from trafficllm.core.types import FlowBatch, FlowMeta, ProgressSink, Record
 from trafficllm.records.build import housekeeping, records_of
 from trafficllm.records.inputs import LabelledDir, LabelledFile, origin_of
 from trafficllm.records.reserved import Reserved
+
+_READ_AHEAD = 2
 
 
 @dataclass(slots=True)
@@ -46,9 +50,9 @@ def gather(
     Reserved shares count over all flows of a file, housekeeping included, before any is dropped.
     """
     out = Gathered()
-    for done, file in enumerate(folder.files):
+    for done, (file, batches) in enumerate(_ahead(folder.files, options)):
         progress.update("reading", done, len(folder.files))
-        pairs = _read(file, options)
+        pairs = _pairs(file, batches)
         mark = reserved.mark(file.rel_to(folder.root), [meta.ts for _, meta in pairs]) if reserved else [False] * len(pairs)
         kept = 0
         for (record, meta), held in zip(pairs, mark, strict=True):
@@ -63,10 +67,30 @@ def gather(
     return out
 
 
-def _read(file: LabelledFile, options: FlowOptions) -> list[tuple[Record, FlowMeta]]:
-    """Each file on its own: equal 5-tuples of two files are two flows."""
+def _ahead(files: Sequence[LabelledFile], options: FlowOptions) -> Iterator[tuple[LabelledFile, list[FlowBatch]]]:
+    """Each file's flows, two files read ahead in a thread: the reader's kernels run without the interpreter's lock.
+
+    Each file on its own: equal 5-tuples of two files are two flows.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[tuple[LabelledFile, Future[list[FlowBatch]]]] = deque()
+        try:
+            for file in files:
+                waiting.append((file, pool.submit(lambda path: list(read_flows([path], options=options)), file.path)))
+                if len(waiting) > _READ_AHEAD:
+                    first, flows = waiting.popleft()
+                    yield first, flows.result()
+            while waiting:
+                first, flows = waiting.popleft()
+                yield first, flows.result()
+        finally:
+            for _, flows in waiting:
+                flows.cancel()
+
+
+def _pairs(file: LabelledFile, batches: Sequence[FlowBatch]) -> list[tuple[Record, FlowMeta]]:
     origin = origin_of(file)
-    pairs = [pair for batch in read_flows([file.path], options=options) for pair in records_of(batch)]
+    pairs = [pair for batch in batches for pair in records_of(batch)]
     return [(record, dataclasses.replace(meta, capture=file.rel, origin=origin)) for record, meta in pairs]
 
 

@@ -1,0 +1,56 @@
+"""`data check` names what is wrong before anything is trained."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+from trafficllm.records.catalog import get_task
+from trafficllm.records.lint import check_data
+
+
+def _snapped(*, flows: int, kept: int, declared: int) -> bytes:
+    """Raw-IP UDP packets whose payload is longer than what was kept of it."""
+    out = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101)
+    for n in range(flows):
+        ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 28 + declared, n, 0, 64, 17, 0, bytes([192, 0, 2, n]), bytes([198, 51, 100, 1]))
+        frame = ip + struct.pack(">HHHH", 5000 + n, 9999, 8 + declared, 0) + bytes(range(kept))
+        out += struct.pack("<IIII", n, 0, len(frame), 28 + declared) + frame
+    return out
+
+
+def test_findings_on_cut_captures(captures: Path, tmp_path: Path) -> None:
+    root = tmp_path / "MTD"
+    for label in ("Gmail", "Zeus"):
+        (root / label).mkdir(parents=True)
+        for name in ("00", "01"):
+            shutil.copy(captures / "MTD" / label / f"{label}_{name}.pcap", root / label)
+    (root / "Solo").mkdir()
+    shutil.copy(captures / "MTD" / "FTP" / "FTP_00.pcap", root / "Solo")
+    (root / "Cut").mkdir()
+    (root / "Cut" / "snap.pcap").write_bytes(_snapped(flows=3, kept=40, declared=400))
+    report = check_data(root, task=get_task("MTD"))
+    kinds = {(row["kind"], row["where"]) for row in report["findings"]}
+    assert ("one_capture", "Solo") in kinds
+    assert ("truncated", "Cut") in kinds
+    assert ("link_type", "") in kinds
+    assert ("no_handshake", "Solo") in kinds
+    assert report["classes"]["Zeus"]["captures"] == 2
+    assert len(report["samples"]) == 3
+    assert all(sample["record"].startswith("flow") for sample in report["samples"])
+
+
+def test_an_unusable_folder_is_a_finding(tmp_path: Path) -> None:
+    report = check_data(tmp_path, task=get_task("MTD"))
+    assert [row["level"] for row in report["findings"]] == ["error"]
+
+
+def test_wrong_inside_is_a_finding(captures: Path, tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+    shutil.copy(captures / "MTD" / "Zeus" / "Zeus_00.pcap", tmp_path / "a")
+    (tmp_path / "b" / "x.pcap").write_text("no capture")
+    report = check_data(tmp_path, task=get_task("MTD"))
+    assert report["findings"][0]["level"] == "error"
+    assert "x.pcap" in report["findings"][0]["where"] + report["findings"][0]["message"]
