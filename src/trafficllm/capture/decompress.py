@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import zlib
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -13,6 +14,7 @@ from trafficllm.core.errors import InputError, ResourceError
 from trafficllm.core.types import U8
 
 _READ = 1 << 20
+_SMALL = 1 << 14  # of a cut zstd or lz4 stream at most this much is lost
 _BOMB_AFTER, _BOMB_RATIO = 64 << 20, 200
 _CODECS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
 
@@ -57,11 +59,11 @@ class MappedWindow:
 class StreamWindow:
     """A stream read ahead by one chunk at a time."""
 
-    def __init__(self, stream: IO[bytes] | Any, name: str, chunk: int, consumed: Any = None) -> None:
+    def __init__(self, stream: IO[bytes] | Any, name: str, chunk: int, consumed: Any = None, block: int = _READ) -> None:
         self._stream, self._name, self._chunk = stream, name, chunk
         self._data = np.empty(0, dtype=np.uint8)
         self._at, self._ended, self._total = 0, False, 0
-        self._consumed = consumed
+        self._consumed, self._block = consumed, block
         self.damaged = False
 
     def peek(self, size: int) -> U8:
@@ -82,8 +84,8 @@ class StreamWindow:
 
     def _read(self) -> bytes:
         try:
-            block = bytes(self._stream.read(_READ))
-        except (OSError, EOFError, ValueError):  # a cut or damaged compressed stream ends where it breaks
+            block = bytes(self._stream.read(self._block))
+        except (OSError, EOFError, ValueError, zlib.error):  # a cut or damaged compressed stream ends where it breaks
             self.damaged = True
             return b""
         self._total += len(block)
@@ -105,11 +107,41 @@ class StreamWindow:
         self._stream.close()
 
 
+class _Gzip:
+    """Members of a gzip file one after the other; a cut file gives what is whole, which pyarrow's reader would lose."""
+
+    closed = False
+
+    def __init__(self, raw: Any) -> None:
+        self._raw, self._inflate, self._rest = raw, zlib.decompressobj(31), b""
+
+    def read(self, size: int) -> bytes:
+        while True:
+            data = self._rest or self._raw.read(_SMALL)
+            if not data:
+                if not self._inflate.eof:
+                    raise EOFError
+                return b""
+            if self._inflate.eof:
+                self._inflate = zlib.decompressobj(31)
+            block = self._inflate.decompress(data, size)
+            self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+            if self._inflate.eof and not self._rest.startswith(_CODECS[0][0]):
+                self._rest = b"" if self._rest else self._rest  # padding behind the last member
+            if block:
+                return block
+
+    def close(self) -> None:
+        self._raw.close()
+
+
 def _decompressed(raw: Any, codec: str, name: str, chunk: int) -> StreamWindow:
+    if codec == "gzip":
+        return StreamWindow(_Gzip(raw), name, chunk, consumed=raw.tell)
     import pyarrow as pa  # noqa: PLC0415 - 0.2 s that plain captures need not pay
 
     stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
-    return StreamWindow(stream, name, chunk, consumed=raw.tell)
+    return StreamWindow(stream, name, chunk, consumed=raw.tell, block=_SMALL)
 
 
 class _Joined:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import entry, inner
 
 from trafficllm.capture.kernels_link import ARP, IPV4, IPV6, be16, be32, network
 from trafficllm.core.types import I64, U8, U16, U32
@@ -17,16 +17,18 @@ from trafficllm.core.types import I64, U8, U16, U32
 E_IP_CUT, E_IP_VERSION, E_IP_HEADER, E_IP_LENGTH, E_EXTENSION = 4, 5, 6, 7, 8
 E_TCP_CUT, E_TCP_HEADER, E_UDP_CUT, E_UDP_LENGTH, E_ICMP_CUT, E_ARP_CUT = 9, 10, 11, 12, 13, 14
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
+_IS_EXTENSION = np.zeros(256, dtype=np.uint8)
+_IS_EXTENSION[[0, 43, 44, 51, 60, 135, 139, 140]] = 1
 _MAX_EXTENSIONS = 16  # RFC 8200 needs about six; a longer chain is an attack on the parser
 
 
-@njit(cache=True, nogil=True)
+@inner
 def half(buf: U8, pos: int) -> Any:
     """Eight bytes as a signed 64-bit number, big-endian."""
     return be32(buf, pos) << 32 | be32(buf, pos + 4)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def ones_sum(buf: U8, pos: int, end: int) -> Any:
     """Sum of big-endian 16-bit words, the odd byte padded with zero (RFC 1071), not folded."""
     total = np.int64(0)
@@ -38,7 +40,7 @@ def ones_sum(buf: U8, pos: int, end: int) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True)
+@inner
 def fold(total: int) -> Any:
     """Fold a one's complement sum to 16 bits."""
     while total >> 16:
@@ -46,16 +48,16 @@ def fold(total: int) -> Any:
     return total
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _address_sum(row: Any) -> Any:
     total = np.int64(0)
-    for word in (row["src_hi"], row["src_lo"], row["dst_hi"], row["dst_lo"]):
-        for shift in (0, 16, 32, 48):
-            total += (np.int64(word) >> shift) & 0xFFFF
+    for shift in range(0, 64, 16):
+        total += (row["src_hi"] >> shift & 0xFFFF) + (row["src_lo"] >> shift & 0xFFFF)
+        total += (row["dst_hi"] >> shift & 0xFFFF) + (row["dst_lo"] >> shift & 0xFFFF)
     return total
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _l4_checksum(buf: U8, row: Any, pos: int, length: int) -> Any:
     """1 right, 2 wrong: TCP, UDP, ICMPv6 with the pseudo header of RFC 9293 3.1 and RFC 8200 8.1, ICMP without."""
     proto = np.int64(row["proto"])
@@ -65,7 +67,7 @@ def _l4_checksum(buf: U8, row: Any, pos: int, length: int) -> Any:
     return 1 if fold(total) == 0xFFFF else 2
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _tcp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None:
     if end - pos < 20:
         row["error"] = E_TCP_CUT
@@ -92,7 +94,7 @@ def _tcp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None
     row["usable"] = 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _udp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None:
     if end - pos < 8:
         row["error"] = E_UDP_CUT
@@ -113,7 +115,7 @@ def _udp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None
     row["usable"] = 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _icmp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None:
     if end - pos >= 2:
         row["icmp"] = be16(buf, pos)
@@ -126,7 +128,7 @@ def _icmp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> Non
     row["usable"] = 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _transport(buf: U8, row: Any, start: int, pos: int, end: int, length: int, sums: bool) -> None:
     """`length` is what the IP header leaves for the transport, `end` where the captured part of it stops."""
     proto = np.int64(row["proto"])
@@ -152,7 +154,7 @@ def _transport(buf: U8, row: Any, start: int, pos: int, end: int, length: int, s
     row["l4_sum"] = _l4_checksum(buf, row, pos, length)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None:
     row["l3"] = pos - start
     row["ip_version"] = 4
@@ -198,12 +200,12 @@ def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None
     _transport(buf, row, start, pos + head, end, total - head, sums)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _extensions(buf: U8, row: Any, pos: int, end: int) -> Any:
     """Position of the transport header, or -1; sets proto, and for a fragment frag and ip_id (RFC 8200 4)."""
     proto = np.int64(row["proto"])
     for _ in range(_MAX_EXTENSIONS):
-        if proto not in (0, 43, 44, 51, 60, 135, 139, 140):
+        if not _IS_EXTENSION[proto]:
             row["proto"] = proto
             return pos
         if end - pos < 8:
@@ -230,7 +232,7 @@ def _extensions(buf: U8, row: Any, pos: int, end: int) -> Any:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None:
     row["l3"] = pos - start
     row["ip_version"] = 6
@@ -248,7 +250,7 @@ def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None
         row["error"] = E_IP_VERSION
         return
     total = be16(buf, pos + 4) + 40
-    if total == 40 and end - pos > 40:  # jumbogram or segmentation offload
+    if total == 40 and end - pos > 65575:  # jumbogram or segmentation offload; less is padding
         total = end - pos
     row["ip_len"] = total
     end = min(end, pos + total)
@@ -266,7 +268,7 @@ def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None
     _transport(buf, row, start, body, end, length, sums)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _decode_one(buf: U8, row: Any, start: int, end: int, link: int, sums: bool) -> None:
     pos, kind, vlan, error = network(buf, start, end, link)
     row["vlan"] = vlan
@@ -284,7 +286,7 @@ def _decode_one(buf: U8, row: Any, start: int, end: int, link: int, sums: bool) 
             row["error"] = E_ARP_CUT
 
 
-@njit(cache=True, nogil=True)
+@entry
 def decode_frames(buf: U8, offset: I64, caplen: U32, link: U16, rows: Any, sums: bool) -> None:
     """Fill zeroed `rows` (PACKET [n]) from n frames; checksums are verified where `sums` is set."""
     limit = buf.shape[0]

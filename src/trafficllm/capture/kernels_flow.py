@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import entry, inner
 
 from trafficllm.capture.flow_table_layout import (
     C_CLOCK,
@@ -29,6 +29,8 @@ from trafficllm.capture.flow_table_layout import (
     HANDSHAKE_TIMEOUT,
     INACTIVE,
     CLOSED,
+    L_DATA,
+    L_FLIP,
     Q_ATTEMPT,
     Q_CLOSED,
     Q_ICMP,
@@ -40,11 +42,15 @@ from trafficllm.capture.flow_table_layout import (
     SYN_SENT,
 )
 from trafficllm.capture.kernels_payload import append_payload, place_payload
-from trafficllm.capture.kernels_tcp import count_bad_sum, letter, once, tcp_packet
+from trafficllm.capture.kernels_tcp import H_SYN, count_bad_sum, letter, once, tcp_packet
 
 (P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS) = range(9)
 DONE_MARGIN = 256  # room in `done` that a single packet's sweep can never exceed
 _SWEEP = 40
+_ICMP_PAIRS = np.full((2, 256), -1, dtype=np.int16)  # the type that answers, row 0 ICMP, row 1 ICMPv6
+for _version, _pairs in enumerate((((8, 0), (13, 14), (15, 16), (17, 18), (10, 9)), ((128, 129), (133, 134), (135, 136), (130, 131), (139, 140), (144, 145)))):
+    for _one_type, _other_type in _pairs:
+        _ICMP_PAIRS[_version, _one_type], _ICMP_PAIRS[_version, _other_type] = _other_type, _one_type
 
 
 class Table(NamedTuple):
@@ -78,13 +84,13 @@ class Arrivals(NamedTuple):
     rows: Any
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _mix(h: int, word: int) -> Any:
     h = ((h ^ (word & 0x7FFFFFFF)) & 0x7FFFFFFF) * 0x5BD1E995
     return (h ^ (h >> 31)) & 0x7FFFFFFF
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _hash_end(seed: int, high: int, low: int, port: int) -> Any:
     h = _mix(seed, (high >> 32) ^ port << 13)
     if low | (high & 0xFFFFFFFF):
@@ -94,28 +100,17 @@ def _hash_end(seed: int, high: int, low: int, port: int) -> Any:
     return _mix(h, h >> 15)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def icmp_ports(proto: int, kind: int) -> Any:
     """(type, counterpart or code, one-way) of an ICMP message: requests and replies make one flow (RFC 792, RFC 4443)."""
-    message, code = kind >> 8, kind & 255
-    if proto == 1:
-        if message in (8, 13, 15, 17):
-            return message, 0 if message == 8 else message + 1, 0
-        if message in (0, 14, 16, 18):
-            return message, 8 if message == 0 else message - 1, 0
-        if message in (9, 10):
-            return message, 19 - message, 0
-    else:
-        if message in (128, 133, 135, 139, 144):
-            return message, message + 1, 0
-        if message in (129, 134, 136, 140, 145):
-            return message, message - 1, 0
-        if message in (130, 131):
-            return message, 261 - message, 0
-    return message, code, 1
+    message = kind >> 8
+    answer = np.int64(_ICMP_PAIRS[0 if proto == 1 else 1, message])
+    if answer < 0:
+        return message, kind & 255, 1
+    return message, answer, 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _same(flow: Any, row: Any, sport: int, dport: int, one_way: int) -> Any:
     """0 the row was sent by side 0, 1 by side 1, -1 another flow."""
     if flow["proto"] != row["proto"] or flow["ip_version"] != row["ip_version"] or flow["one_way"] != one_way:
@@ -131,7 +126,7 @@ def _same(flow: Any, row: Any, sport: int, dport: int, one_way: int) -> Any:
     return -1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _unqueue(table: Table, slot: int) -> None:
     flow = table.flows[slot]
     queue, older, newer = flow["queue"], flow["older"], flow["newer"]
@@ -145,7 +140,7 @@ def _unqueue(table: Table, slot: int) -> None:
         table.queues[queue, 1] = older
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _enqueue(table: Table, slot: int, queue: int) -> None:
     flow = table.flows[slot]
     tail = table.queues[queue, 1]
@@ -159,7 +154,7 @@ def _enqueue(table: Table, slot: int, queue: int) -> None:
     table.queues[queue, 1] = slot
 
 
-@njit(cache=True, nogil=True)
+@inner
 def finish(table: Table, slot: int, reason: int) -> None:
     """Take a flow out of hash and queue and put it on the list of finished ones."""
     flow = table.flows[slot]
@@ -185,7 +180,7 @@ def finish(table: Table, slot: int, reason: int) -> None:
     table.control[C_LIVE] -= 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _waiting(table: Table, slot: int) -> Any:
     """A lone SYN or SYN-ACK that nothing has answered."""
     flip = np.int64(table.flows[slot]["flip"])
@@ -193,7 +188,7 @@ def _waiting(table: Table, slot: int) -> Any:
     return (mine == SYN_SENT or mine == SYN_ACK_SENT) and other == INACTIVE
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _due(table: Table, slot: int, t: int) -> Any:
     """Why the flow is over at time t (END_*), or -1."""
     flow = table.flows[slot]
@@ -214,7 +209,7 @@ def _due(table: Table, slot: int, t: int) -> Any:
     return END_IDLE if t - flow["last"] >= limit else -1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sweep(table: Table) -> None:
     """Finish what is over at the heads of the queues, a bounded number at a time."""
     now = table.control[C_CLOCK]
@@ -229,7 +224,7 @@ def _sweep(table: Table) -> None:
             finish(table, slot, reason)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _flipped(table: Table, row: Any, sport: int, dport: int) -> Any:
     """Whether the sender is likelier the server: no SYN seen, and its port is a well-known service (Zeek's heuristic)."""
     if not table.params[P_FLIP] or (row["dst_hi"] >> 32) & 0xFFFFFFFF == 0xFFFFFFFF:
@@ -239,14 +234,14 @@ def _flipped(table: Table, row: Any, sport: int, dport: int) -> Any:
         if (flags & 2 and not flags & 16) or not table.ports[0, sport]:
             return 0
         if table.ports[0, dport]:
-            return 1 if not flags & 2 and sport < dport else 0
+            return 1 if flags & 2 or sport < dport else 0
         return 1
     if row["proto"] == 17:
         return 1 if table.ports[1, sport] and not table.ports[1, dport] else 0
     return 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _new(table: Table, arrivals: Arrivals, index: int, bucket: int, sport: int, dport: int, one_way: int) -> Any:
     slot = np.int64(table.control[C_FREE])
     flow, row = table.flows[slot], arrivals.rows[index]
@@ -273,7 +268,7 @@ def _new(table: Table, arrivals: Arrivals, index: int, bucket: int, sport: int, 
         end["islands"], end["eof"], end["scattered"] = 0, 0, 0
     if _flipped(table, row, sport, dport):
         flow["flip"] = 1
-        letter(flow, table.history[slot], 94, True)
+        letter(flow, table.history[slot], L_FLIP, one_way >= 0)
     flow["bucket"] = bucket
     flow["next"] = table.heads[bucket]
     table.heads[bucket] = slot
@@ -282,7 +277,7 @@ def _new(table: Table, arrivals: Arrivals, index: int, bucket: int, sport: int, 
     return slot
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _reused(table: Table, slot: int, row: Any) -> Any:
     """A SYN that starts another connection on the same ports."""
     flags = np.int64(row["flags"])
@@ -290,7 +285,7 @@ def _reused(table: Table, slot: int, row: Any) -> Any:
         return False
     flip = np.int64(table.flows[slot]["flip"])
     first, second = table.ends[2 * slot + flip], table.ends[2 * slot + 1 - flip]
-    if first["closed"] and second["closed"]:
+    if first["closed"] or second["closed"]:
         return not flags & 16 or first["state"] == INACTIVE
     if flags & 16:
         return first["state"] == INACTIVE and row["seq"] != second["start_seq"]
@@ -301,7 +296,7 @@ def _reused(table: Table, slot: int, row: Any) -> Any:
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _store(table: Table, arrivals: Arrivals, index: int, slot: int, side: int) -> None:
     flow, row = table.flows[slot], arrivals.rows[index]
     if flow["stored"] >= table.params[P_MAX_PACKETS]:
@@ -322,7 +317,7 @@ def _store(table: Table, arrivals: Arrivals, index: int, slot: int, side: int) -
     flow["stored"] = flow["stored"] + 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _deliver(table: Table, arrivals: Arrivals, index: int, slot: int, side: int) -> Any:
     """Protocol part of one packet; False when its checksum keeps it from being counted."""
     flow, row, t = table.flows[slot], arrivals.rows[index], arrivals.ts[index]
@@ -341,30 +336,30 @@ def _deliver(table: Table, arrivals: Arrivals, index: int, slot: int, side: int)
     if bad:
         if proto == 17:
             count_bad_sum(flow, history, end, originator)
-        return proto == 17
+        return False
     flow["last"] = t
-    if proto in (17, 1, 58):
+    if (proto == 17) | (proto == 1) | (proto == 58):
         end["sent"] = max(np.int64(end["sent"]), 0) + np.int64(row["payload_len"])
         if proto == 17:
-            once(flow, history, 1, 68, originator)
+            once(flow, history, H_SYN, L_DATA, originator)
     append_payload(table, arrivals.buf, source, np.int64(row["payload_cap"]), end)
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _requeue(table: Table, slot: int) -> None:
     flow = table.flows[slot]
     queue = np.int64(flow["queue"])
     want = queue
     if flow["proto"] == 6:
         want = Q_CLOSED if flow["delete_at"] > 0 else (Q_ATTEMPT if _waiting(table, slot) else Q_TCP)
-    if want == queue and queue in (Q_CLOSED, Q_ATTEMPT):
+    if want == queue and queue >= Q_CLOSED:
         return  # these leave at a time fixed before
     _unqueue(table, slot)
     _enqueue(table, slot, want)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _one(table: Table, arrivals: Arrivals, index: int) -> None:
     row, t = arrivals.rows[index], arrivals.ts[index]
     proto = np.int64(row["proto"])
@@ -399,7 +394,7 @@ def _one(table: Table, arrivals: Arrivals, index: int) -> None:
     _requeue(table, slot)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def assign(table: Table, arrivals: Arrivals, start: int, stop: int) -> Any:
     """Feed rows [start, stop) to the table; returns the first row not taken (something ran out), or `stop`."""
     control = table.control
@@ -420,10 +415,11 @@ def assign(table: Table, arrivals: Arrivals, start: int, stop: int) -> Any:
     return stop
 
 
-@njit(cache=True, nogil=True)
+@entry
 def evict(table: Table, count: int, reason: int) -> None:
     """Finish up to `count` live flows, the longest silent of each queue first; END_EOF ends the capture, else evictions are counted."""
-    for queue in (Q_CLOSED, Q_ATTEMPT, Q_ICMP, Q_UDP, Q_TCP):
+    for step in range(QUEUES):
+        queue = Q_CLOSED - step if step <= Q_CLOSED else Q_ATTEMPT
         while count > 0 and table.queues[queue, 0] >= 0 and table.control[C_DONE] < table.done.shape[0]:
             slot = np.int64(table.queues[queue, 0])
             ended = queue == Q_CLOSED

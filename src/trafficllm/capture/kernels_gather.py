@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import entry, inner
 
 from trafficllm.capture.flow_table_layout import (
     C_FREE,
@@ -19,12 +19,13 @@ from trafficllm.capture.flow_table_layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
+from trafficllm.capture.kernels_payload import copy_bytes
 from trafficllm.core.types import I64, U8
 
 S0, S1, SF, REJ, S2, S3, RSTO, RSTR, RSTOS0, RSTRH, SH, SHR, OTH = range(13)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _lone_reset(history: U8, length: int) -> Any:
     """History says: a SYN, nothing established, then a RST of the originator."""
     k = 1 if length > 0 and history[0] == 94 else 0
@@ -34,12 +35,12 @@ def _lone_reset(history: U8, length: int) -> Any:
         code = history[i]
         if code == 82:
             return True
-        if code in (72, 65, 70, 71, 73, 81):
+        if (code == 72) | (code == 65) | (code == 70) | (code == 71) | (code == 73) | (code == 81):
             return False
     return False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def tcp_size(end: Any, peer: Any) -> Any:
     """Payload bytes by sequence numbers, without the octets of SYN and FIN; never negative."""
     highest = max(np.int64(end["last_rel"]), np.int64(end["ack_rel"]))
@@ -52,13 +53,13 @@ def tcp_size(end: Any, peer: Any) -> Any:
     return max(highest, np.int64(0))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def tcp_conn_state(one: int, two: int, empty: bool, history: U8, length: int) -> Any:
     """conn_state from the originator's state `one` and the responder's `two`; `empty`: neither sent a byte."""
-    one_silent = one in (INACTIVE, PARTIAL)
-    two_silent = two in (INACTIVE, PARTIAL)
+    one_silent = (one == INACTIVE) | (one == PARTIAL)
+    two_silent = (two == INACTIVE) | (two == PARTIAL)
     if two == RESET:
-        if one in (SYN_SENT, SYN_ACK_SENT) or (one == RESET and empty):
+        if (one == SYN_SENT) | (one == SYN_ACK_SENT) or (one == RESET and empty):
             return REJ
         return RSTRH if one_silent else RSTR
     if one == RESET:
@@ -74,7 +75,7 @@ def tcp_conn_state(one: int, two: int, empty: bool, history: U8, length: int) ->
     return S1 if one == ESTABLISHED and two == ESTABLISHED else OTH
 
 
-@njit(cache=True, nogil=True)
+@entry
 def summarize(table: Any, order: I64, sizes: I64, states: U8) -> None:
     """Payload bytes [n, 2] (originator, responder) and conn_state codes [n] of the flows in `order`."""
     for i in range(order.shape[0]):
@@ -98,7 +99,7 @@ def summarize(table: Any, order: I64, sizes: I64, states: U8) -> None:
                 states[i] = SHR
 
 
-@njit(cache=True, nogil=True)
+@entry
 def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64, payload: U8) -> None:
     """Copy stored packets (STORED rows, `side` made the direction) and prefixes of the flows in `order`."""
     for i in range(order.shape[0]):
@@ -116,11 +117,10 @@ def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64,
             end = table.ends[2 * slot + (d ^ flip)]
             size = np.int64(end["prefix"])
             if size > 0:
-                to = payload_ptr[i, d]
-                payload[to : to + size] = table.buffers[np.int64(end["buffer"]), :size]
+                copy_bytes(payload, payload_ptr[i, d], table.buffers[np.int64(end["buffer"])], 0, size)
 
 
-@njit(cache=True, nogil=True)
+@entry
 def release(table: Any, order: I64) -> None:
     """Give slots, packets and buffers of flows already copied back to the free lists."""
     control = table.control

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import inner
 
 from trafficllm.core.types import U8
 
@@ -17,23 +17,38 @@ NO_TYPE = 0
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 _MAX_TAGS = 12  # VLAN, MPLS, PPPoE, 802.1ah... one inside the other; deeper stacks are attacks
 
+_ETHERNET, _RAW, _COOKED, _LOOPBACK, _POINT, _HDLC, _WIRELESS, _LLC = range(1, 9)
+_FAMILIES = (
+    (_ETHERNET, (1,)),
+    (_RAW, (12, 14, 101, 228, 229)),
+    (_COOKED, (113, 276)),
+    (_LOOPBACK, (0, 108)),
+    (_POINT, (9, 50, 51)),
+    (_HDLC, (104,)),
+    (_WIRELESS, (105, 119, 127, 163, 192)),
+    (_LLC, (100, 106)),
+)
+_FAMILY = np.zeros(300, dtype=np.uint8)  # by LINKTYPE_ number; 0: no IP is looked for
+for _family, _links in _FAMILIES:
+    _FAMILY[list(_links)] = _family
+
 Place = tuple[Any, Any, Any, Any]
 """position of the network layer, EtherType, VLAN id (-1: none), error code."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def be16(buf: U8, pos: int) -> Any:
     """Big-endian 16 bits."""
     return np.int64(buf[pos]) << 8 | np.int64(buf[pos + 1])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def be32(buf: U8, pos: int) -> Any:
     """Big-endian 32 bits."""
     return be16(buf, pos) << 16 | be16(buf, pos + 2)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _nibble(buf: U8, pos: int, end: int) -> Place:
     if pos >= end:
         return pos, NO_TYPE, -1, TRUNCATED
@@ -45,7 +60,7 @@ def _nibble(buf: U8, pos: int, end: int) -> Place:
     return pos, NO_TYPE, -1, OK
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _ppp(buf: U8, pos: int, end: int) -> Place:
     """PPP (RFC 1661): optional address and control, protocol of one or two bytes."""
     if pos + 2 <= end and buf[pos] == 0xFF and buf[pos + 1] == 0x03:
@@ -69,7 +84,7 @@ def _ppp(buf: U8, pos: int, end: int) -> Place:
     return pos, NO_TYPE, -1, OK
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _loopback(buf: U8, pos: int, end: int) -> Place:
     """BSD loopback: an address family in the byte order of the machine that wrote it, or network order (LOOP)."""
     if pos + 4 > end:
@@ -80,12 +95,12 @@ def _loopback(buf: U8, pos: int, end: int) -> Place:
     pos += 4
     if family == 2:
         return pos, IPV4, -1, OK
-    if family in (24, 28, 30, 10):
+    if (family == 24) | (family == 28) | (family == 30) | (family == 10):
         return pos, IPV6, -1, OK
     return pos, NO_TYPE, -1, OK
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _llc(buf: U8, pos: int, end: int) -> Place:
     """IEEE 802.2 LLC, with SNAP when it says so."""
     if pos + 3 > end:
@@ -101,7 +116,7 @@ def _llc(buf: U8, pos: int, end: int) -> Place:
     return pos + 3, NO_TYPE, -1, OK
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _wlan(buf: U8, pos: int, end: int) -> Place:
     """IEEE 802.11 data frames that are not encrypted; anything else carries no IP."""
     if pos + 24 > end:
@@ -121,13 +136,15 @@ def _wlan(buf: U8, pos: int, end: int) -> Place:
     return _llc(buf, pos + head, end)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _radio(buf: U8, pos: int, end: int, link: int) -> Place:
-    """Radiotap (127), Prism (119), AVS (163) and PPI (192) in front of 802.11."""
+    """802.11 itself (105), or behind Radiotap (127), Prism (119), AVS (163) and PPI (192)."""
+    if link == 105:
+        return _wlan(buf, pos, end)
     if pos + 8 > end:
         return pos, NO_TYPE, -1, TRUNCATED
     skip = np.int64(buf[pos + 2]) | np.int64(buf[pos + 3]) << 8
-    if link in (119, 163):
+    if (link == 119) | (link == 163):
         skip = be32(buf, pos + 4)
         if link == 119 and be32(buf, pos) < 0x80211000:
             skip = 144
@@ -138,7 +155,7 @@ def _radio(buf: U8, pos: int, end: int, link: int) -> Place:
     return _wlan(buf, pos + skip, end)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _cooked(buf: U8, pos: int, end: int, link: int) -> Place:
     """Linux cooked v1 (113) and v2 (276)."""
     head = 16 if link == 113 else 20
@@ -150,36 +167,33 @@ def _cooked(buf: U8, pos: int, end: int, link: int) -> Place:
     return pos + head, kind, -1, OK
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _first(buf: U8, pos: int, end: int, link: int) -> Place:
-    if link == 1:
+    family = np.int64(_FAMILY[link]) if link < _FAMILY.shape[0] else 0
+    if family == _ETHERNET:
         if pos + 14 > end:
             return pos, NO_TYPE, -1, TRUNCATED
         return pos + 14, be16(buf, pos + 12), -1, OK
-    if link in (12, 14, 101, 228, 229):
+    if family == _RAW:
         return _nibble(buf, pos, end)
-    if link in (113, 276):
+    if family == _COOKED:
         return _cooked(buf, pos, end, link)
-    if link in (0, 108):
+    if family == _LOOPBACK:
         return _loopback(buf, pos, end)
-    if link in (9, 50):
-        return _ppp(buf, pos, end)
-    if link == 51:  # PPPoE without Ethernet
-        return _ppp(buf, pos + 6, end)
-    if link == 104:  # Cisco HDLC
+    if family == _POINT:
+        return _ppp(buf, pos + 6 if link == 51 else pos, end)
+    if family == _HDLC:
         if pos + 4 > end:
             return pos, NO_TYPE, -1, TRUNCATED
         return pos + 4, be16(buf, pos + 2), -1, OK
-    if link == 105:
-        return _wlan(buf, pos, end)
-    if link in (119, 127, 163, 192):
+    if family == _WIRELESS:
         return _radio(buf, pos, end, link)
-    if link in (100, 106):  # LLC, ATM with LLC
+    if family == _LLC:
         return _llc(buf, pos, end)
     return pos, NO_TYPE, -1, UNKNOWN
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _mpls(buf: U8, pos: int, end: int) -> Place:
     """Label stack (RFC 3032) to its bottom; what follows is told by its first nibble (RFC 4928)."""
     while pos + 4 <= end:
@@ -194,21 +208,21 @@ def _mpls(buf: U8, pos: int, end: int) -> Place:
     return pos, NO_TYPE, -1, TRUNCATED
 
 
-@njit(cache=True, nogil=True)
+@inner
 def network(buf: U8, pos: int, end: int, link: int) -> Place:
     """Walk from the start of a frame of link type `link` to its network layer."""
     pos, kind, vlan, error = _first(buf, pos, end, link)
     for _ in range(_MAX_TAGS):
-        if error != OK or kind in (IPV4, IPV6, NO_TYPE):
+        if (error != OK) | (kind == IPV4) | (kind == IPV6) | (kind == NO_TYPE):
             return pos, kind, vlan, error
-        if kind in (0x8100, 0x88A8, 0x9100, 0x9200):
+        if (kind == 0x8100) | (kind == 0x88A8) | (kind == 0x9100) | (kind == 0x9200):
             if pos + 4 > end:
                 return pos, kind, vlan, TRUNCATED
             if vlan < 0:
                 vlan = be16(buf, pos) & 0xFFF
             kind = be16(buf, pos + 2)
             pos += 4
-        elif kind in (0x8847, 0x8848):
+        elif (kind == 0x8847) | (kind == 0x8848):
             pos, kind, _tag, error = _mpls(buf, pos, end)
         elif kind == 0x8864:
             pos, kind, _tag, error = _ppp(buf, pos + 6, end)
@@ -217,7 +231,7 @@ def network(buf: U8, pos: int, end: int, link: int) -> Place:
                 return pos, kind, vlan, TRUNCATED
             kind = be16(buf, pos + 4)
             pos += 6
-        elif kind in (0x88E7, 0x8903):  # 802.1ah I-TAG, FabricPath tag: an Ethernet frame inside
+        elif (kind == 0x88E7) | (kind == 0x8903):  # 802.1ah I-TAG, FabricPath tag: an Ethernet frame inside
             skip = 4 if kind == 0x88E7 else 2
             if pos + skip + 14 > end:
                 return pos, kind, vlan, TRUNCATED

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import inner
 
 from trafficllm.capture.flow_table_layout import C_FREE_BUFFERS
 from trafficllm.core.types import U8
@@ -17,7 +17,14 @@ from trafficllm.core.types import U8
 _MAX_PAYLOAD = 5  # P_MAX_PAYLOAD of kernels_flow, which imports this module
 
 
-@njit(cache=True, nogil=True)
+@inner
+def copy_bytes(target: U8, at: int, source: U8, start: int, size: int) -> None:
+    """`target[at:at+size] = source[start:start+size]`; a slice assignment costs 4 s of compilation."""
+    for k in range(size):
+        target[at + k] = source[start + k]
+
+
+@inner
 def _buffer(table: Any, end: Any, limit: int) -> Any:
     number = np.int64(end["buffer"])
     if number < 0:
@@ -26,11 +33,12 @@ def _buffer(table: Any, end: Any, limit: int) -> Any:
             return -1
         table.control[C_FREE_BUFFERS] = table.buffer_next[number]
         end["buffer"] = number
-        table.buffers[number, limit:] = 0
+        for k in range(limit, table.buffers.shape[1]):
+            table.buffers[number, k] = 0
     return number
 
 
-@njit(cache=True, nogil=True)
+@inner
 def append_payload(table: Any, buf: U8, source: int, size: int, end: Any) -> None:
     """Add a datagram's payload behind what is there."""
     limit = table.params[_MAX_PAYLOAD]
@@ -41,11 +49,11 @@ def append_payload(table: Any, buf: U8, source: int, size: int, end: Any) -> Non
     if number < 0:
         return
     at = np.int64(end["prefix"])
-    table.buffers[number, at : at + size] = buf[source : source + size]
+    copy_bytes(table.buffers[number], at, buf, source, size)
     end["prefix"] = at + size
 
 
-@njit(cache=True, nogil=True)
+@inner
 def place_payload(table: Any, buf: U8, source: int, size: int, end: Any, at: int) -> None:
     """Put a TCP segment's bytes at stream offset `at`; holes are filled later, what is there stays."""
     limit = table.params[_MAX_PAYLOAD]
@@ -62,7 +70,7 @@ def place_payload(table: Any, buf: U8, source: int, size: int, end: Any, at: int
         at = known
     row = table.buffers[number]
     if not end["scattered"]:
-        row[at : at + size] = buf[source : source + size]
+        copy_bytes(row, at, buf, source, size)
         if at == known:
             end["prefix"] = known + size
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import entry, inner
 
 from trafficllm.core.types import I64, U8, U32
 
@@ -13,14 +13,14 @@ MAX_CAPLEN = 262144
 """libpcap's MAXIMUM_SNAPLEN: a longer record means the file is damaged there."""
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _u32(buf: U8, pos: int, swapped: bool) -> Any:
     if swapped:
         return np.int64(buf[pos]) << 24 | np.int64(buf[pos + 1]) << 16 | np.int64(buf[pos + 2]) << 8 | np.int64(buf[pos + 3])
     return np.int64(buf[pos + 3]) << 24 | np.int64(buf[pos + 2]) << 16 | np.int64(buf[pos + 1]) << 8 | np.int64(buf[pos])
 
 
-@njit(cache=True, nogil=True)
+@entry
 def walk_records(buf: U8, swapped: bool, scale: int, extra: int, limit: int, offset: I64, caplen: U32, origlen: U32, ts: I64) -> Any:
     """Records in `buf` from its start: (records, bytes used, damaged).
 
@@ -43,7 +43,7 @@ def walk_records(buf: U8, swapped: bool, scale: int, extra: int, limit: int, off
     return n, pos, False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _nanoseconds(value_high: int, value_low: int, face: Any) -> Any:
     """Interface clock to ns: `face` = link, snaplen, units per second, power of two, offset in s."""
     units = face[2]
@@ -61,7 +61,7 @@ def _nanoseconds(value_high: int, value_low: int, face: Any) -> Any:
     return seconds * 1000000000 + fraction
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _packet_block(buf: U8, swapped: bool, kind: int, pos: int, size: int, faces: I64, limit: int) -> Any:
     """(data offset, captured, original, ns, link) of an enhanced (6), obsolete (2) or simple (3) packet block; captured -1: damaged."""
     if kind == 3:
@@ -84,7 +84,7 @@ def _packet_block(buf: U8, swapped: bool, kind: int, pos: int, size: int, faces:
     return pos + 28, captured, original, ts, faces[face, 0]
 
 
-@njit(cache=True, nogil=True)
+@entry
 def walk_blocks(
     buf: U8, swapped: bool, limit: int, faces: I64, offset: I64, caplen: U32, origlen: U32, ts: I64, link: Any
 ) -> Any:
@@ -95,7 +95,7 @@ def walk_blocks(
     end, pos, n = buf.shape[0], np.int64(0), 0
     while pos + 12 <= end:
         kind, size = _u32(buf, pos, swapped), _u32(buf, pos + 4, swapped)
-        if kind in (1, 0x0A0D0D0A) or n >= offset.shape[0]:
+        if (kind == 1) | (kind == 0x0A0D0D0A) | (n >= offset.shape[0]):
             return n, pos, 1
         if size < 12 or size & 3 or size > 1 << 27:
             return n, pos, 3
@@ -103,7 +103,7 @@ def walk_blocks(
             return n, pos, 1
         if _u32(buf, pos + size - 4, swapped) != size:
             return n, pos, 3
-        if kind in (2, 3, 6):
+        if (kind == 2) | (kind == 3) | (kind == 6):
             at, captured, original, when, face_link = _packet_block(buf, swapped, kind, pos, size, faces, limit)
             if captured < 0:
                 return n, pos, 3

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from trafficllm.capture.kernels import inner
 
 from trafficllm.capture.flow_table_layout import (
     ATTEMPT_DELAY,
@@ -19,6 +19,19 @@ from trafficllm.capture.flow_table_layout import (
     HISTORY,
     INACTIVE,
     ISLANDS,
+    L_ACK,
+    L_BAD_SUM,
+    L_DATA,
+    L_FIN,
+    L_FIN_RST,
+    L_FLIP,
+    L_GAP,
+    L_MULTI,
+    L_REXMIT,
+    L_RST,
+    L_SYN,
+    L_SYN_ACK,
+    L_ZERO_WINDOW,
     PARTIAL,
     RESET,
     SYN_ACK_SENT,
@@ -27,23 +40,23 @@ from trafficllm.capture.flow_table_layout import (
 
 FIN_FLAG, SYN_FLAG, RST_FLAG, ACK_FLAG = 1, 2, 4, 16
 _FAR = 1048576  # a SYN or RST further off than 1 MiB does not move the sequence numbers
-H_SYN, H_FIN, H_RST, H_ACK, H_DATA, H_MULTI, H_FIN_RST = 1, 2, 4, 8, 16, 32, 64
+H_SYN, H_FIN, H_RST, H_ACK, H_DATA, H_MULTI, H_FIN_RST = (np.int64(1 << _bit) for _bit in range(7))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def delta32(a: int, b: int) -> Any:
     """Signed distance from b to a in 32-bit sequence space."""
     gap = (a - b) & 0xFFFFFFFF
     return gap - 0x100000000 if gap & 0x80000000 else gap
 
 
-@njit(cache=True, nogil=True)
+@inner
 def relative(end: Any, number: int, last_rel: int) -> Any:
     """A 32-bit number relative to the endpoint's start, unwrapped around `last_rel`."""
     return last_rel + delta32(number, (np.int64(end["start_seq"]) + last_rel) & 0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def letter(flow: Any, history: Any, code: int, originator: bool) -> None:
     """Append a history letter: upper case for the originator, lower for the responder."""
     length = np.int64(flow["hist_len"])
@@ -52,7 +65,7 @@ def letter(flow: Any, history: Any, code: int, originator: bool) -> None:
         flow["hist_len"] = length + 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def once(flow: Any, history: Any, bit: int, code: int, originator: bool) -> Any:
     """Append a letter the first time; True if it had been there."""
     mask = bit if originator else bit << 16
@@ -64,7 +77,7 @@ def once(flow: Any, history: Any, bit: int, code: int, originator: bool) -> Any:
     return False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _scaled(count: int, threshold: int) -> Any:
     """Letters on the 1st, 10th, 100th... occurrence: (threshold afterwards, whether now)."""
     if count == max(threshold, 1):
@@ -72,39 +85,39 @@ def _scaled(count: int, threshold: int) -> Any:
     return threshold, False
 
 
-@njit(cache=True, nogil=True)
+@inner
 def count_gap(flow: Any, history: Any, end: Any, originator: bool) -> None:
     """History 'g'."""
     end["gaps"] = np.int64(end["gaps"]) + 1
     end["gaps_at"], now = _scaled(np.int64(end["gaps"]), np.int64(end["gaps_at"]))
     if now:
-        letter(flow, history, 71, originator)
+        letter(flow, history, L_GAP, originator)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def count_bad_sum(flow: Any, history: Any, end: Any, originator: bool) -> None:
     """History 'c'."""
     end["bad_sums"] = np.int64(end["bad_sums"]) + 1
     end["bad_sums_at"], now = _scaled(np.int64(end["bad_sums"]), np.int64(end["bad_sums_at"]))
     if now:
-        letter(flow, history, 67, originator)
+        letter(flow, history, L_BAD_SUM, originator)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _set_state(end: Any, state: int) -> None:
     if np.int64(end["state"]) != state:
         end["previous"] = end["state"]
         end["state"] = state
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _begin(end: Any, start: int, last: int) -> None:
     end["start_seq"] = start & 0xFFFFFFFF
     end["ack_rel"] = 0
     end["last_rel"] = delta32(last & 0xFFFFFFFF, start & 0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _begin_endpoint(end: Any, flags: int, seq: int, past: int) -> None:
     state = np.int64(end["state"])
     syn = flags & SYN_FLAG
@@ -114,46 +127,44 @@ def _begin_endpoint(end: Any, flags: int, seq: int, past: int) -> None:
         else:  # as if a SYN had come before, so that counting stays the same
             _begin(end, seq - 1, seq)
     elif syn and seq != np.int64(end["start_seq"]):
-        if state in (SYN_SENT, SYN_ACK_SENT, ESTABLISHED, PARTIAL):
-            _begin(end, seq, past)
-        elif state == RESET and np.int64(end["previous"]) == INACTIVE:
+        if state < CLOSED or (state == RESET and end["previous"] == INACTIVE):
             _begin(end, seq, past)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _history(flow: Any, history: Any, end: Any, flags: int, rel: int, length: int, originator: bool) -> None:
     bits = (flags & 1) + (flags >> 1 & 1) + (flags >> 2 & 1)
     if bits > 1:
         if flags & FIN_FLAG and flags & RST_FLAG:
-            once(flow, history, H_FIN_RST, 73, originator)
+            once(flow, history, H_FIN_RST, L_FIN_RST, originator)
         else:
-            once(flow, history, H_MULTI, 81, originator)
+            once(flow, history, H_MULTI, L_MULTI, originator)
     elif flags & SYN_FLAG:
-        code = 72 if flags & ACK_FLAG else 83
+        code = L_SYN_ACK if flags & ACK_FLAG else L_SYN
         if once(flow, history, H_SYN, code, originator) and rel != end["hist_syn"]:
             letter(flow, history, code, originator)
         end["hist_syn"] = rel
     elif flags & FIN_FLAG:
-        if once(flow, history, H_FIN, 70, originator) and rel + length != end["hist_fin"]:
-            letter(flow, history, 70, originator)
+        if once(flow, history, H_FIN, L_FIN, originator) and rel + length != end["hist_fin"]:
+            letter(flow, history, L_FIN, originator)
         end["hist_fin"] = rel + length
     elif flags & RST_FLAG:
-        if once(flow, history, H_RST, 82, originator) and rel != end["hist_rst"]:
-            letter(flow, history, 82, originator)
+        if once(flow, history, H_RST, L_RST, originator) and rel != end["hist_rst"]:
+            letter(flow, history, L_RST, originator)
         end["hist_rst"] = rel
     elif length:
-        once(flow, history, H_DATA, 68, originator)
+        once(flow, history, H_DATA, L_DATA, originator)
     elif flags & ACK_FLAG:
-        once(flow, history, H_ACK, 65, originator)
+        once(flow, history, H_ACK, L_ACK, originator)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def pending(end: Any) -> Any:
     """Data below the FIN is still missing."""
     return end["next_rel"] < end["last_rel"] - 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _absorb(end: Any, islands: Any) -> None:
     """Join stretches that the delivered part now touches."""
     n = np.int64(end["islands"])
@@ -171,7 +182,7 @@ def _absorb(end: Any, islands: Any) -> None:
     end["islands"] = n
 
 
-@njit(cache=True, nogil=True)
+@inner
 def deliver(end: Any, islands: Any, low: int, high: int) -> None:
     """Note bytes [low, high) as received."""
     if high <= end["next_rel"]:
@@ -195,13 +206,13 @@ def deliver(end: Any, islands: Any, low: int, high: int) -> None:
     end["islands"] = n + 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _clean(end: Any) -> Any:
     state = np.int64(end["state"])
     return state == ESTABLISHED or (state == CLOSED and np.int64(end["previous"]) == ESTABLISHED)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def acknowledge(flow: Any, history: Any, end: Any, peer: Any, islands: Any, upto: int, originator: bool) -> None:
     """The peer acknowledged `end`'s bytes below `upto`: what was not seen by now is a gap."""
     if end["fins"] > 0 and upto >= end["fin_rel"]:
@@ -219,7 +230,7 @@ def acknowledge(flow: Any, history: Any, end: Any, peer: Any, islands: Any, upto
         _absorb(end, islands)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def close_side(flow: Any, end: Any, peer: Any) -> None:
     """One side is done; when that ends the connection, set when its state goes away."""
     if pending(end):
@@ -233,7 +244,7 @@ def close_side(flow: Any, end: Any, peer: Any) -> None:
         flow["delete_at"] = flow["last"] + CLOSE_DELAY
 
 
-@njit(cache=True, nogil=True)
+@inner
 def check_eof(flow: Any, end: Any, peer: Any) -> None:
     """Finish a close that waited for missing data."""
     if end["eof"] or pending(end):
@@ -244,7 +255,7 @@ def check_eof(flow: Any, end: Any, peer: Any) -> None:
             close_side(flow, end, peer)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, flags: int, length: int, t: int) -> Any:
     """First packet of a side. True when the connection may close."""
     originator = d == flow["flip"]
@@ -257,7 +268,7 @@ def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, fl
             if not flags & ACK_FLAG and peer["state"] == SYN_ACK_SENT and seq == end["start_seq"]:
                 flow["partial"] = 0  # SYN and SYN-ACK in the wrong order: the sides change roles
                 flow["flip"] = 1 - flow["flip"]
-                letter(flow, history, 94, True)
+                letter(flow, history, L_FLIP, d >= 0)
                 _set_state(peer, ESTABLISHED)
                 flow["first_seen"] = flow["first_seen"] | (1 << d)
             if peer["state"] == SYN_SENT:
@@ -282,7 +293,7 @@ def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, fl
     return close
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _transition(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, flags: int, length: int, t: int) -> Any:
     """Move the endpoint's state; True when its side closes now."""
     state = np.int64(end["state"])
@@ -296,7 +307,7 @@ def _transition(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, 
             return not end["closed"]
         return False
     close = False
-    if state in (ESTABLISHED, PARTIAL):
+    if state >= PARTIAL:
         if flags & SYN_FLAG and not flags & ACK_FLAG and state == PARTIAL and peer["state"] == INACTIVE:
             _set_state(end, SYN_SENT)
         if flags & FIN_FLAG and not flags & RST_FLAG:
@@ -313,7 +324,7 @@ def _transition(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, 
     return close
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _advance(flow: Any, history: Any, end: Any, flags: int, past: int, length: int, originator: bool) -> None:
     """Move the highest sequence number, or note a retransmission."""
     number = relative(end, past, np.int64(end["last_rel"]))
@@ -330,10 +341,10 @@ def _advance(flow: Any, history: Any, end: Any, flags: int, past: int, length: i
         end["rexmit"] = np.int64(end["rexmit"]) + 1
         end["rexmit_at"], now = _scaled(np.int64(end["rexmit"]), np.int64(end["rexmit_at"]))
         if now:
-            letter(flow, history, 84, originator)
+            letter(flow, history, L_REXMIT, originator)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _take_ack(peer: Any, ack: int, rst: int) -> Any:
     """Relative number acknowledged, after starting the peer's counting if it has not spoken."""
     if peer["state"] == INACTIVE:
@@ -348,7 +359,7 @@ def _take_ack(peer: Any, ack: int, rst: int) -> Any:
     return number
 
 
-@njit(cache=True, nogil=True)
+@inner
 def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: int, d: int, row: Any, t: int) -> Any:
     """One TCP packet from side `d`; returns the relative number of its first data byte (1: stream start), 0: none usable."""
     end, peer = ends[2 * slot + d], ends[2 * slot + 1 - d]
@@ -367,7 +378,7 @@ def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: int, d: i
         end["zero_windows"] = np.int64(end["zero_windows"]) + 1
         end["zero_windows_at"], now = _scaled(np.int64(end["zero_windows"]), np.int64(end["zero_windows_at"]))
         if now:
-            letter(flow, history, 87, originator)
+            letter(flow, history, L_ZERO_WINDOW, originator)
     if not end["closed"] or not peer["closed"]:
         flow["last"] = t
     if flags & FIN_FLAG:
