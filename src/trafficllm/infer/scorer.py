@@ -46,9 +46,10 @@ class LLMScorer:
     def _common_beginning(self) -> tuple[int, ...]:
         """Tokens that all prompts of the task begin with: those that two records with nothing in common share."""
         far = (Record(proto=6, ip_version=4), Record(kind="http", text="x"))
-        return shared_prefix(self._ids(far))
+        return shared_prefix(self.ids(far))
 
-    def _ids(self, records: Sequence[Record]) -> list[list[int]]:
+    def ids(self, records: Sequence[Record]) -> list[list[int]]:
+        """Prompt token ids of masked records."""
         asked = [prompts.detection(self.task, record, self.codec) for record in records]
         return self.engine.encoder.prompts(asked) if asked else []
 
@@ -59,7 +60,7 @@ class LLMScorer:
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Calibrated probabilities [n, labels] of masked records, in their order."""
-        ids = self._ids(records)
+        ids = self.ids(records)
         prefix = self._prefix if all(tuple(row[: len(self._prefix)]) == self._prefix for row in ids) else ()
         raw = self.engine.score_ids(
             ids, self._labels, adapter=self.adapter, batch_tokens=self._batch_tokens, prefix=prefix

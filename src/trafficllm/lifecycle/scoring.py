@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BANK = 600
 """Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
+LOOKS = 1000
+"""Validation rows that calibration scores, every n-th of them: a temperature and a 5 % threshold need no more."""
 _CHUNK = 512
 
 
@@ -47,6 +49,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> dict[str
     from trafficllm.evaluate import calibrate as fitting
 
     val, y_val = rows(dataset, "val", scorer.labels)
+    val, y_val = val[:: -(-len(val) // LOOKS) or 1], y_val[:: -(-len(val) // LOOKS) or 1]
     train, y_train = rows(dataset, "train", scorer.labels)
     some = _spread(y_train, BANK)
     known = scorer.score(dataset.records([train[k] for k in some]))
@@ -124,6 +127,8 @@ def quality_of(
 
     test, y = _test_rows(dataset)
     hashes = dataset.hashes(test)
+    seen = set(load_seen(base.path).tolist())
+    shown = [own if own in seen else plain for own, plain in zip(hashes, strict_hashes(dataset, test), strict=True)]
     manifest = dataset.manifest
     return quality.quality(
         labels,
@@ -134,10 +139,20 @@ def quality_of(
         split=manifest["split"]["unit"],
         mask=dataset.profile,
         leaky=manifest["leaky"],
-        seen_by_base=quality.seen_by_base(hashes, set(load_seen(base.path).tolist())),
+        seen_by_base=quality.seen_by_base(shown, seen),
         seeds=[seed],
         probabilities=probabilities,
     )
+
+
+def strict_hashes(dataset: Dataset, indices: Sequence[int]) -> list[int]:
+    """Content hashes of rows under plain `strict`: what a base records, whatever artefact masks the data set adds."""
+    from trafficllm.core.files import hash64
+    from trafficllm.records import masks
+    from trafficllm.records.codec import encode
+
+    plain = (masks.wiped(masks.apply(record, "strict")) for record in dataset.raw_records(indices))
+    return [hash64(encode(record, dataset.codec).encode()) for record in plain]
 
 
 def baselines(dataset: Dataset, base: Base, *, seed: int, budget_s: float) -> dict[str, Any]:
@@ -158,7 +173,7 @@ def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
     from trafficllm.evaluate.learners import Part
 
     indices, y = rows(dataset, name, labels)
-    return Part(dataset.records(indices), y, dataset.raw_records(indices), dataset.meta(indices))
+    return Part(dataset.records(indices), y, dataset.raw_records(indices), dataset.meta(indices), codec=dataset.codec)
 
 
 def threads() -> int:
