@@ -13,12 +13,13 @@ import random
 import shutil
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import trafficllm
 from trafficllm.core.files import hash64, read_json, write_json
 from trafficllm.core.types import Record
 from trafficllm.model.augment import augment
@@ -31,7 +32,17 @@ from trafficllm.records.catalog import get_task
 from trafficllm.records.codec import encode
 from trafficllm.records.dataset import Dataset, build_dataset, load
 
+CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))["traffic"]
+
+
+def bundled_sets(out: Path) -> list[Dataset]:
+    """The data sets the quickstart makes of the bundled captures: nothing is learnt from them, all they hold back is held back here."""
+    made = []
+    for task in ("MTD", "EAC"):
+        build_dataset(CAPTURES / task, task=get_task(task), out=out / task, reserved=CAPTURES / "reserved.csv", seed=RECIPE["seed"])
+        made.append(load(out / task))
+    return made
 
 
 def data_sets(data: Path, out: Path) -> dict[str, Dataset]:
@@ -46,14 +57,29 @@ def data_sets(data: Path, out: Path) -> dict[str, Dataset]:
     return made
 
 
-def held_origins(sets: dict[str, Dataset]) -> set[str]:
-    """Origins that any folder keeps for validation or test: nothing of them is learnt, whatever folder it lies in."""
-    return {
-        meta.origin
-        for data in sets.values()
-        for part in ("val", "test")
-        for meta in data.meta(data.indices(part))
-    }
+def held_back(sets: Iterable[Dataset]) -> tuple[set[str], set[int]]:
+    """Origins and contents that any set keeps for validation or test: nothing of them is learnt, whatever folder it lies in.
+
+    Contents count twice: as plain strict shows them and as the set's own masks do (an artefact mask makes more records equal).
+    """
+    origins: set[str] = set()
+    contents: set[int] = set()
+    for data in sets:
+        for part in ("val", "test"):
+            rows = data.indices(part)
+            origins |= {meta.origin for meta in data.meta(rows)}
+            contents |= set(data.hashes(rows)) | {content(record) for record in strict(data, rows)}
+    return origins, contents
+
+
+def strict(data: Dataset, rows: list[int]) -> list[Record]:
+    """Rows of a data set under the plain strict profile."""
+    return [masks.wiped(masks.apply(record, "strict")) for record in data.raw_records(rows)]
+
+
+def content(record: Record) -> int:
+    """64-bit hash of what a record shows."""
+    return hash64(encode(record).encode())
 
 
 def at_most(rows: list[int], labels: list[str], count: int) -> list[int]:
@@ -67,21 +93,23 @@ def at_most(rows: list[int], labels: list[str], count: int) -> list[int]:
     return kept
 
 
-def training_records(sets: dict[str, Dataset]) -> tuple[list[Record], list[int], dict[str, int]]:
-    """Masked training records, the hashes of their contents under plain strict and their own set's masks, counts."""
-    held = held_origins(sets)
+def training_records(
+    sets: dict[str, Dataset], bundled: list[Dataset]
+) -> tuple[list[Record], list[int], dict[str, int]]:
+    """Masked training records, the hashes of their contents (plain strict, and their own set's masks), counts."""
+    origins, contents = held_back([*sets.values(), *bundled])
     records: list[Record] = []
     seen: list[int] = []
     counts = {}
     for folder, data in sets.items():
         rows = data.indices("train")
-        free = [row for row, meta in zip(rows, data.meta(rows), strict=True) if meta.origin not in held]
+        free = [row for row, meta in zip(rows, data.meta(rows), strict=True) if meta.origin not in origins]
         free = at_most(free, data.labels_of(free), RECIPE["weight"])
-        strict = [masks.wiped(masks.apply(record, "strict")) for record in data.raw_records(free)]
-        seen += [hash64(encode(record).encode()) for record in strict]
-        seen += data.hashes(free)
-        records += strict
-        counts[folder] = len(free)
+        shown = [(record, content(record), own) for record, own in zip(strict(data, free), data.hashes(free), strict=True)]
+        kept = [row for row in shown if not {row[1], row[2]} & contents]
+        records += [row[0] for row in kept]
+        seen += [value for row in kept for value in row[1:]]
+        counts[folder] = len(kept)
     return records, seen, counts
 
 
@@ -126,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(RECIPE["seed"])
     sets = data_sets(options.data, options.out / "data")
-    records, seen, counts = training_records(sets)
+    records, seen, counts = training_records(sets, bundled_sets(options.out / "bundled"))
     print(f"{len(records):,} training records: {counts}", flush=True)
     vocabulary = learn((encode(record) for record in records), RECIPE["vocab_size"], seed=RECIPE["seed"])
     report = make_traffic_base(options.plain, vocabulary, options.out / "extended", name="nano")

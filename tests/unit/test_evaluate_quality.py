@@ -40,8 +40,9 @@ def test_a_thin_class_is_listed_and_never_dropped() -> None:
     assert list(report["not_measurable"]) == ["thin"]
     assert report["per_class"]["thin"]["support"] == 3
     assert not report["per_class"]["thin"]["measurable"]
-    assert report["scored_labels"] == ["a", "b"]
-    assert report["macro_f1"] == pytest.approx((60 / 63 + 1) / 2)
+    assert report["scored_labels"] == ["a", "b", "thin"]
+    assert report["macro_f1"] == pytest.approx((60 / 63 + 1) / 3)
+    assert report["macro_f1_measurable"] == pytest.approx((60 / 63 + 1) / 2)
     assert report["accuracy"] == pytest.approx(60 / 63)
 
 
@@ -94,4 +95,4 @@ def test_one_test_group_is_named_but_measurable() -> None:
     )  # fmt: skip
     assert report["one_group"] == ["b"]
     assert list(report["not_measurable"]) == ["thin"]
-    assert report["macro_f1_all"] < report["macro_f1"]
+    assert report["macro_f1_measurable"] > report["macro_f1"]

@@ -128,24 +128,23 @@ def quality_of_seeds(
 ) -> dict[str, Any]:
     """The quality object of several runs (one a seed) on the same test rows; figures are means over runs.
 
-    `macro_f1` is over the measurable labels of the task, over all labels with rows where none is measurable
-    (`scored_labels` says which), `macro_f1_all` over all labels with rows; `ci95` resamples groups.
+    `macro_f1` is over all labels with test rows (`scored_labels`): thin ones are listed in `not_measurable`, never dropped from
+    the headline; `macro_f1_measurable` leaves them out (None where none is measurable). `ci95` resamples groups.
     `probabilities` [n, labels] adds ECE and Brier.
     """
     if not runs or len(seeds) != len(runs):
         raise ValueError(f"{len(runs)} runs but {len(seeds)} seeds")
     thin = not_measurable(labels, y_true, groups, unique_hashes)
-    scored = [label for label in labels if label not in thin] or [
-        label for label in labels if label in set(y_true)
-    ]
+    present = set(y_true)
+    scored = [label for label in labels if label in present]
+    measurable = [label for label in scored if label not in thin]
     counts = [metrics.confusion(labels, y_true, run) for run in runs]
     scores = [_macro(labels, scored, y_true, run) for run in runs]
-    present = [label for label in labels if label in set(y_true)]
     rows = first_of_each(y_true, unique_hashes)
     tables = [bootstrap.count_groups(scored, y_true, run, groups) for run in runs]
     report: dict[str, Any] = {
         "macro_f1": float(np.mean(scores)),
-        "macro_f1_all": float(np.mean([_macro(labels, present, y_true, run) for run in runs])),
+        "macro_f1_measurable": float(np.mean([_macro(labels, measurable, y_true, run) for run in runs])) if measurable else None,
         "accuracy": float(np.mean([metrics.accuracy(y_true, run) for run in runs])),
         "ci95": list(bootstrap.interval(tables, n_boot=n_boot, seed=0)),
         "per_class": _mean_table(labels, [metrics.per_class(labels, c) for c in counts], thin),

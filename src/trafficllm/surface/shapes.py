@@ -20,7 +20,7 @@ class Quality(Closed):
     """A score with everything that makes it honest: interval, split, masks, leaks, what the base had seen."""
 
     macro_f1: Share
-    macro_f1_all: Share | None = None
+    macro_f1_measurable: Share | None = None
     accuracy: Share
     ci95: list[Share] = Field(min_length=2, max_length=2)
     per_class: dict[str, dict[str, Any]]
