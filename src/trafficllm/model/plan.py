@@ -17,7 +17,6 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.model import lora
 from trafficllm.model.collate import Sample, answer_loss, collate, plan_batches
 from trafficllm.model.load import resolve
-from trafficllm.model.trainer import answer_logits
 from trafficllm.model.tune import TuneOptions
 
 
@@ -85,8 +84,12 @@ def _kept_bytes(model: Any, batch: dict[str, Any]) -> int:
 
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, back):
-        answer_loss(answer_logits(model, batch), batch, full=0.1)
-    return sum(seen.values())
+        # Without the padding mask: choosing its kind reads values, which meta tensors do not have.
+        keep_last = int(batch["target"].shape[1])
+        logits = model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=keep_last).logits
+        answer_loss(logits, batch, full=0.1)
+    rows, width = batch["input_ids"].shape
+    return sum(seen.values()) + rows * width * width
 
 
 def _flops_per_second() -> float:
