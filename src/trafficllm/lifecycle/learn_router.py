@@ -58,12 +58,13 @@ def learn_router(
     *,
     options: TuneOptions,
     limit: int | None = None,
+    held_out: int | None = None,
     progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
     """Tune stage 1 on `base`, register it as the router and return its figures on held-out authors.
 
-    `limit` bounds the training instructions (every n-th is taken). Returns `{"accuracy", "majority", "none_auroc", "n",
-    "examples", "seconds", "tokens_per_second", "version"}`.
+    `limit` bounds the training instructions, `held_out` the scored ones (every n-th is taken). Returns `{"accuracy",
+    "majority", "none_auroc", "n", "examples", "seconds", "tokens_per_second", "version"}` and accuracy by style.
     """
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.router import Router
@@ -73,15 +74,13 @@ def learn_router(
 
     sink = progress or Silent()
     labels = (*load_tasks(), NONE)
-    instructions = load("train")
-    if limit is not None and limit < len(instructions):
-        instructions = instructions[:: -(-len(instructions) // limit)]
+    instructions = _spread(load("train"), limit)
     data = _tune_data(instructions, labels)
     report = tune_instruct(base, data, out, options, sink)
     engine = Engine(base)
     engine.add_adapter(ROUTER, out)
     router = Router(engine, ROUTER, labels[:-1])
-    held = load("heldout")
+    held = _spread(load("heldout"), held_out)
     routes = list(router.stream([row.text for row in held]))
     figures = _figures(held, routes)
     manifest = {
@@ -105,6 +104,11 @@ def learn_router(
         "tokens_per_second": report.tokens_per_second,
         "version": version.version,
     }
+
+
+def _spread(rows: Sequence[Instruction], limit: int | None) -> list[Instruction]:
+    """Every n-th row, so that at most `limit` are left and all authors keep their share."""
+    return list(rows[:: -(-len(rows) // limit)] if limit is not None and limit < len(rows) else rows)
 
 
 def base_facts(base: Base) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _router(job: Run, progress: ProgressSink) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         body = learn_router(
             job.base, job.app.registry, job.workdir / "tune" / "router", options=job.options("router"),
-            limit=job.sizes["instructions"], progress=progress,
+            limit=job.sizes["instructions"], held_out=job.sizes["held_out"], progress=progress,
         )  # fmt: skip
         return {**body, "made": ["registry/ROUTER"]}
 
