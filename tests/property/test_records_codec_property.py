@@ -51,7 +51,7 @@ def make(rng: random.Random) -> Record:
         proto=rng.choice((-1, 1, 6, 6, 6, 17, 58, 47)),
         ports=rng.choice((None, None, (rng.randrange(65536), 443))),
         port_class=rng.choice(("", "ew", "e", "-w", "rr")),
-        dirs=dirs if kind != "cells" else tuple(rng.choice((0, 1)) for _ in range(n) for _ in range(rng.choice((1, 1, 3, 3000)))),
+        dirs=dirs if kind != "cells" else tuple(rng.choice((0, 1)) for _ in range(n) for _ in range(rng.choice((1, 3, 2100 if n < 3 else 2)))),
         sizes=_column(rng, n, 65535),
         iats=_column(rng, n, 4_000_000_000_000),
         flags=_column(rng, n, 255),
@@ -76,11 +76,11 @@ def test_decode_gives_back_what_the_codec_keeps() -> None:
         assert decode(units) == kept
         assert canonical(kept) == kept
         assert encode(kept) == units
-        if case % 5 == 0:
+        if case % 20 == 0:
             state = grammar.run(grammar.start(), units)
             assert grammar.accepts(state) is (record.kind == "flow")
             walked += record.kind == "flow"
-    assert walked > CASES // 10
+    assert walked > CASES // 40
 
 
 @pytest.mark.parametrize("options", [CodecOptions(packets=3, payload=(5, 0)), CodecOptions(packets=0, payload=(1, 2))])
@@ -104,7 +104,7 @@ def test_mutated_strings_are_refused_by_both_or_by_neither() -> None:
     rng = random.Random(9)
     grammar = Grammar()
     refused = 0
-    for _ in range(1000):
+    for _ in range(300):
         units = list(encode(make(rng)))
         units[rng.randrange(len(units))] = rng.choice(u.UNITS)
         text = "".join(units)
@@ -116,4 +116,4 @@ def test_mutated_strings_are_refused_by_both_or_by_neither() -> None:
         refused += not same
         if text.startswith(u.unit("kind:flow")):
             assert accepted == same
-    assert refused > 250
+    assert refused > 75

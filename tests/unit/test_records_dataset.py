@@ -120,7 +120,9 @@ def test_eac_is_split_by_capture_over_all_labels(captures: Path, tmp_path: Path)
 
 
 def test_options_that_loosen_are_named_leaky(small: Path, tmp_path: Path) -> None:
-    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "x", keep=("ttl",), split="flow", cap=20)
+    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "x", keep=("ttl",), split="flow", cap=20, unknown=("FTP",))
+    assert report.manifest["classes"]["FTP"]["train"] == report.manifest["classes"]["FTP"]["val"] == 0
+    assert report.manifest["classes"]["FTP"]["test"] > 0
     assert report.manifest["leaky"] == ["ttl kept", "split by flow as asked"]
     assert max(parts["train"] for parts in report.manifest["classes"].values()) <= 20
     assert any(ttl > 0 for record in load(tmp_path / "x").records([0, 1]) for ttl in record.ttls)

@@ -161,6 +161,9 @@ def test_probe_finds_a_planted_field_and_only_that() -> None:
     assert scores["ttl"].umbrella == 1.0
     assert artefacts(scores, {}, classes=4) == {"ttl": 1.0}
     assert artefacts(scores, {"ttl": "a reason"}, classes=4) == {}
+    malicious = [i for i in range(300, 400) if labels[i].startswith("mal")]
+    lopsided = artefact_probe(records, labels, lambda label: label[:3], range(300), malicious)
+    assert lopsided["flags_first" if "flags_first" in lopsided else "size_first"].umbrella != 1.0
     assert artefact_probe(records, labels, lambda label: None, range(300), range(300, 400))["ttl"].umbrella is None
 
 

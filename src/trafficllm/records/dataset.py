@@ -36,7 +36,7 @@ from trafficllm.records.units import codec_hash
 
 SCHEMA = "trafficllm.dataset/1"
 PARTS = ("train", "val", "test")
-REVISION = 3
+REVISION = 4
 """Raised when the same input would give other rows: older data sets are then built again, not reused."""
 
 
@@ -90,13 +90,15 @@ def build_dataset(
     reserved: str | Path | None = None,
     progress: ProgressSink | None = None,
     cap: int | None = None,
+    unknown: Collection[str] = (),
     codec: CodecOptions = DEFAULT,
     flows: FlowOptions | None = None,
 ) -> BuildReport:
     """Read `<label>/*.pcap`, mask, split, probe for artefacts, and write the data set to `out` (all or nothing).
 
     `keep` shows fields that would be masked ("housekeeping" keeps chores) and makes the data set LEAKY; `reserved` is
-    a list of captures kept for scoring (default: the one in or beside the folder); `cap` bounds training flows a class.
+    a list of captures kept for scoring (default: the one in or beside the folder); `cap` bounds training flows a class;
+    labels in `unknown` are only tested, to measure how what was never learnt is told.
     Raises InputError for unusable folders and labels, UsageError for unknown profiles, fields and units.
     """
     sink = progress or Silent()
@@ -105,7 +107,8 @@ def build_dataset(
     shown_fields = frozenset(keep) - {"housekeeping"}
     masks.hidden_fields(profile, frozenset(), shown_fields)
     options = {
-        "profile": profile, "seed": seed, "split": split, "keep": sorted(keep), "cap": cap, "task": task.model_dump(mode="json"),
+        "profile": profile, "seed": seed, "split": split, "keep": sorted(keep), "cap": cap,
+        "unknown": sorted(unknown), "task": task.model_dump(mode="json"),
         "codec": [codec.packets, *codec.payload, codec.text, codec.bursts], "codec_hash": codec_hash(),
         "version": __version__, "revision": REVISION, "masks": masks.table_hash(),
         "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
@@ -123,8 +126,8 @@ def build_dataset(
         check_labels(rows, source.root)
         unit = source.unit if split == "auto" else split
         shown, scores, found = _mask(rows, task, profile, shown_fields, seed=seed, unit=unit, codec=codec, progress=sink)
-        sides, capped = _cap(shown, rows.labels, cap, seed)
-        rows.dropped.update({**shown.result.dropped, **({"cap": capped} if capped else {})})
+        sides, left_out = _cap(shown, rows.labels, cap, frozenset(unknown), seed)
+        rows.dropped.update({**shown.result.dropped, **left_out})
         manifest = _manifest(rows, shown, sides, scores, found, folder_name=source.root.resolve().name, options=options, key=key)
         manifest["leaky"] = _leaky(manifest, options)
         with atomic_dir(out) as temporary:
@@ -182,21 +185,25 @@ def _mask(
     return shown, scores, found
 
 
-def _cap(shown: _Shown, labels: Sequence[str], cap: int | None, seed: int) -> tuple[list[str], int]:
-    """At most `cap` training flows a class, chosen by content, not by order."""
+def _cap(
+    shown: _Shown, labels: Sequence[str], cap: int | None, unknown: frozenset[str], seed: int
+) -> tuple[list[str], Counter[str]]:
+    """At most `cap` training flows a class, chosen by content, not by order; none of an unknown one."""
     sides = list(shown.result.assignment)
-    if cap is None:
-        return sides, 0
+    left_out: Counter[str] = Counter()
     by_label: dict[str, list[int]] = {}
-    for i in shown.result.indices("train"):
-        by_label.setdefault(labels[i], []).append(i)
-    over = 0
+    for i, side in enumerate(sides):
+        if labels[i] in unknown and side in ("train", "val"):
+            sides[i] = "dropped"
+            left_out["unknown class"] += 1
+        elif side == "train":
+            by_label.setdefault(labels[i], []).append(i)
     for members in by_label.values():
         members.sort(key=lambda i: (hash64(f"{seed} {shown.content[i]}".encode()), i))
-        for i in members[cap:]:
+        for i in members[cap:] if cap is not None else ():
             sides[i] = "dropped"
-            over += 1
-    return sides, over
+            left_out["cap"] += 1
+    return sides, left_out
 
 
 def _manifest(
@@ -220,6 +227,7 @@ def _manifest(
         "kept_fields": sorted(options["keep"]),
         "artefact_masked": [{"field": name, "score": score} for name, score in found.items()],
         "artefact_probe": [{"field": name, "label": round(s.label, 4), "umbrella": _rounded(s.umbrella)} for name, s in scores.items()],
+        "unknown": options["unknown"],
         "records": len(kept),
         "classes": {label: {part: counts[label, part] for part in PARTS} for label in labels},
         "dropped": dict(sorted(rows.dropped.items())),

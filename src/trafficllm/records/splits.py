@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from trafficllm.core.errors import InputError, UsageError
@@ -60,9 +60,13 @@ def split(
     held = list(reserved) if reserved is not None else [False] * len(meta)
     if given is not None and any(given):
         return _given(meta, labels, given, hashes)
-    unit, why = _choose(meta, labels, held) if unit == "auto" else (unit, "asked for")
-    keys = groups_of(meta, labels, unit)
-    sides = _assign(meta, labels, keys, held, unit=unit, seed=seed, fractions=fractions)
+    choices = list(_choices(meta, labels, held)) if unit == "auto" else [(unit, "asked for")]
+    for chosen, reason in choices:
+        keys = groups_of(meta, labels, chosen)
+        sides = _assign(meta, labels, keys, held, unit=chosen, seed=seed, fractions=fractions)
+        unit, why = chosen, reason
+        if _covers(sides, labels):
+            break
     dropped = _settle(sides, labels, hashes) if hashes is not None else {}
     return SplitResult(tuple(sides), tuple(keys), unit, why, dropped, _notes(sides, labels))
 
@@ -95,11 +99,11 @@ def _time_blocks(meta: Sequence[FlowMeta], labels: Sequence[str]) -> list[str]:
     return out
 
 
-def _choose(meta: Sequence[FlowMeta], labels: Sequence[str], held: Sequence[bool]) -> tuple[str, str]:
-    """The strictest unit under which every label has a group for each part it needs.
+def _choices(meta: Sequence[FlowMeta], labels: Sequence[str], held: Sequence[bool]) -> Iterator[tuple[str, str]]:
+    """Units that leave every label a group for each part it needs, strictest first.
 
-    With a reserved list the test part is settled by capture already, so half the labels with a second capture for
-    validation are enough; the others learn from all they have.
+    With a reserved list the test part is settled by capture already, so a quarter of the labels with a second capture
+    for validation is enough; the others learn from all they have.
     """
     names = sorted(set(labels))
     for unit in ("capture", "host", "time"):
@@ -110,11 +114,17 @@ def _choose(meta: Sequence[FlowMeta], labels: Sequence[str], held: Sequence[bool
                 free[name].add(keys[i])
         if any(held):
             able = [name for name in names if len(free[name]) >= 2]
-            if 2 * len(able) >= len(names):
-                return unit, f"{len(able)} of {len(names)} classes have two {unit} groups or more beside the reserved ones"
+            if 4 * len(able) >= len(names):
+                yield unit, f"{len(able)} of {len(names)} classes have two {unit} groups or more beside the reserved ones"
         elif all(len(groups) >= 3 for groups in free.values()):
-            return unit, f"every class has three {unit} groups or more"
-    return "flow", "some class has too few captures, hosts or moments; flows of one 5-tuple stay together"
+            yield unit, f"every class has three {unit} groups or more"
+    yield UNITS[-1], "some class has too few captures, hosts or moments; flows of one 5-tuple stay together"
+
+
+def _covers(sides: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether validation holds two labels at least and a quarter of those that can be learnt."""
+    found = {part: {label for label, side in zip(labels, sides, strict=True) if side == part} for part in ("train", "val")}
+    return len(found["val"]) >= max(2, len(found["train"]) / 4)
 
 
 def _assign(
