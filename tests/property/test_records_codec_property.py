@@ -45,13 +45,14 @@ def make(rng: random.Random) -> Record:
     kind = rng.choice(("flow",) * 6 + ("packet", "http", "cells"))
     payload = tuple(rng.randbytes(rng.choice((0, 1, 40, 300))) for _ in range(2))
     dirs = tuple(rng.randrange(2) for _ in range(n))
+    runs = tuple(d for d in dirs for _ in range(rng.choice((1, 3, 2100 if n < 3 else 2))))
     return Record(
         kind=kind,
         ip_version=rng.choice((0, 4, 6)),
         proto=rng.choice((-1, 1, 6, 6, 6, 17, 58, 47)),
         ports=rng.choice((None, None, (rng.randrange(65536), 443))),
         port_class=rng.choice(("", "ew", "e", "-w", "rr")),
-        dirs=dirs if kind != "cells" else tuple(rng.choice((0, 1)) for _ in range(n) for _ in range(rng.choice((1, 3, 2100 if n < 3 else 2)))),
+        dirs=runs if kind == "cells" else dirs,
         sizes=_column(rng, n, 65535),
         iats=_column(rng, n, 4_000_000_000_000),
         flags=_column(rng, n, 255),

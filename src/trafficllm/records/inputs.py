@@ -41,6 +41,7 @@ class LabelledDir:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The labels, sorted."""
         return tuple(sorted({file.label for file in self.files}))
 
 

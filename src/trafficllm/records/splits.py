@@ -33,6 +33,7 @@ class SplitResult:
     notes: tuple[str, ...] = ()
 
     def indices(self, part: str) -> list[int]:
+        """Positions of the flows of a part."""
         return [i for i, side in enumerate(self.assignment) if side == part]
 
 
