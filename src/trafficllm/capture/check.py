@@ -1,12 +1,17 @@
-"""Check any capture: headers whole, lengths and checksums right, TCP possible."""
+"""Check any capture: headers whole, lengths and checksums right, TCP possible.
+
+Link, network and transport layers are judged; what an application's own parser thinks of its bytes is not.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decode import decode
@@ -42,20 +47,21 @@ def check(paths: Sequence[str | Path]) -> CheckReport:
     Raises InputError for what is no capture. Example: `check(["out.pcap"]).valid`.
     """
     counts = CountsBuilder()
+    kinds: Counter[str] = Counter()
     tcp = TcpCheck()
     wrong = short = unchecked = 0
     for frames in read_frames(paths, counts=counts):
         packets = decode(frames, checksums=True)
-        counts.decoded(packets)
-        bad, cut = _checksums(packets)
-        wrong += bad
-        unchecked += cut
+        cut = frames.caplen < frames.origlen
+        kinds.update(_malformed(packets, cut))
+        wrong += int(((packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)).sum())
         short += int(np.isin(packets["error"], _LENGTH_CODES).sum())
+        unchecked += int(cut.sum())
         tcp.add(packets)
     found = counts.build()
-    valid = not (found.malformed or wrong or short or tcp.found)
+    kinds.update(found.malformed)
     return CheckReport(
-        valid=valid, packets=found.packets, malformed=found.malformed, bad_checksums=wrong, bad_lengths=short,
+        valid=not (kinds or wrong or tcp.found), packets=found.packets, malformed=dict(sorted(kinds.items())), bad_checksums=wrong, bad_lengths=short,
         tcp_violations=tuple(tcp.violations), tcp_unseen=tcp.unseen, unchecked=unchecked,
     )  # fmt: skip
 
@@ -63,7 +69,11 @@ def check(paths: Sequence[str | Path]) -> CheckReport:
 _LENGTH_CODES = np.array([code for code, name in enumerate(ERRORS) if name in LENGTHS], dtype=np.uint8)
 
 
-def _checksums(packets: PacketBatch) -> tuple[int, int]:
-    """(packets with a wrong IP or transport checksum, packets cut before their end)."""
-    bad = (packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)
-    return int(bad.sum()), int((packets.frames.caplen < packets.frames.origlen).sum())
+_CUT_CODES = np.array([code for code, name in enumerate(ERRORS) if name.endswith(".truncated")], dtype=np.uint8)
+
+
+def _malformed(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Malformations by kind; a header that the snap length cut off is the capture's doing, not the packet's."""
+    errors = packets["error"]
+    counted = np.bincount(errors[~(cut & np.isin(errors, _CUT_CODES))], minlength=len(ERRORS))
+    return {ERRORS[code]: int(counted[code]) for code in range(1, len(ERRORS)) if counted[code]}

@@ -15,5 +15,5 @@ def decode(frames: FrameBatch, *, checksums: bool = False) -> PacketBatch:
     With `checksums` the rows' `ip_sum` and `l4_sum` say right or wrong where the whole packet was captured.
     """
     rows = np.zeros(len(frames), dtype=PACKET)
-    decode_frames(frames.buffer, frames.offset, frames.caplen, frames.link, rows, checksums)
+    decode_frames(frames.buffer, frames.offset, frames.caplen, frames.origlen, frames.link, rows, checksums)
     return PacketBatch(frames=frames, rows=rows)

@@ -155,7 +155,7 @@ def _transport(buf: U8, row: Any, start: int, pos: int, end: int, length: int, s
 
 
 @inner
-def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None:
+def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, cut: int, sums: bool) -> None:
     row["l3"] = pos - start
     row["ip_version"] = 4
     if end - pos < 20:
@@ -179,7 +179,7 @@ def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None
         row["error"] = E_IP_HEADER
         return
     if total == 0:  # segmentation offload leaves it empty
-        total = end - pos
+        total = end + cut - pos
     row["ip_len"] = total
     if total < head:
         row["error"] = E_IP_LENGTH
@@ -233,7 +233,7 @@ def _extensions(buf: U8, row: Any, pos: int, end: int) -> Any:
 
 
 @inner
-def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None:
+def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, cut: int, sums: bool) -> None:
     row["l3"] = pos - start
     row["ip_version"] = 6
     if end - pos < 40:
@@ -251,7 +251,7 @@ def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None
         return
     total = be16(buf, pos + 4) + 40
     if total == 40 and end - pos > 65575:  # jumbogram or segmentation offload; less is padding
-        total = end - pos
+        total = end + cut - pos
     row["ip_len"] = total
     end = min(end, pos + total)
     body = _extensions(buf, row, pos + 40, end)
@@ -269,7 +269,7 @@ def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, sums: bool) -> None
 
 
 @inner
-def _decode_one(buf: U8, row: Any, start: int, end: int, link: int, sums: bool) -> None:
+def _decode_one(buf: U8, row: Any, start: int, end: int, cut: int, link: int, sums: bool) -> None:
     pos, kind, vlan, error = network(buf, start, end, link)
     row["vlan"] = vlan
     row["ethertype"] = kind
@@ -277,9 +277,9 @@ def _decode_one(buf: U8, row: Any, start: int, end: int, link: int, sums: bool) 
         row["error"] = error
         return
     if kind == IPV4:
-        _ipv4(buf, row, start, pos, end, sums)
+        _ipv4(buf, row, start, pos, end, cut, sums)
     elif kind == IPV6:
-        _ipv6(buf, row, start, pos, end, sums)
+        _ipv6(buf, row, start, pos, end, cut, sums)
     elif kind == ARP:
         row["l3"] = pos - start
         if end - pos < 28:
@@ -287,7 +287,7 @@ def _decode_one(buf: U8, row: Any, start: int, end: int, link: int, sums: bool) 
 
 
 @entry
-def decode_frames(buf: U8, offset: I64, caplen: U32, link: U16, rows: Any, sums: bool) -> None:
+def decode_frames(buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, rows: Any, sums: bool) -> None:
     """Fill zeroed `rows` (PACKET [n]) from n frames; checksums are verified where `sums` is set."""
     limit = buf.shape[0]
     for index in range(offset.shape[0]):
@@ -300,4 +300,5 @@ def decode_frames(buf: U8, offset: I64, caplen: U32, link: U16, rows: Any, sums:
         if start < 0 or end > limit or end < start:
             row["error"] = 1
             continue
-        _decode_one(buf, row, start, end, np.int64(link[index]), sums)
+        cut = max(np.int64(origlen[index]) - np.int64(caplen[index]), 0)
+        _decode_one(buf, row, start, end, cut, np.int64(link[index]), sums)
