@@ -61,8 +61,8 @@ def check(paths: Sequence[str | Path]) -> CheckReport:
     found = counts.build()
     kinds.update(found.malformed)
     return CheckReport(
-        valid=not (kinds or wrong or tcp.found), packets=found.packets, malformed=dict(sorted(kinds.items())), bad_checksums=wrong, bad_lengths=short,
-        tcp_violations=tuple(tcp.violations), tcp_unseen=tcp.unseen, unchecked=unchecked,
+        valid=not (kinds or wrong or tcp.found), packets=found.packets, malformed=dict(sorted(kinds.items())),
+        bad_checksums=wrong, bad_lengths=short, tcp_violations=tuple(tcp.violations), tcp_unseen=tcp.unseen, unchecked=unchecked,
     )  # fmt: skip
 
 
@@ -70,10 +70,12 @@ _LENGTH_CODES = np.array([code for code, name in enumerate(ERRORS) if name in LE
 
 
 _CUT_CODES = np.array([code for code, name in enumerate(ERRORS) if name.endswith(".truncated")], dtype=np.uint8)
+_UNKNOWN_LINK = ERRORS.index("link.unknown")
 
 
 def _malformed(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> dict[str, int]:
-    """Malformations by kind; a header that the snap length cut off is the capture's doing, not the packet's."""
+    """Malformations by kind; what the snap length cut off or an unknown link type hides is not judged."""
     errors = packets["error"]
-    counted = np.bincount(errors[~(cut & np.isin(errors, _CUT_CODES))], minlength=len(ERRORS))
+    unjudged = (cut & np.isin(errors, _CUT_CODES)) | (errors == _UNKNOWN_LINK)
+    counted = np.bincount(errors[~unjudged], minlength=len(ERRORS))
     return {ERRORS[code]: int(counted[code]) for code in range(1, len(ERRORS)) if counted[code]}

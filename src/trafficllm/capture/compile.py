@@ -109,23 +109,22 @@ def _cleaned(actions: Sequence[Action], repairs: Counter[str]) -> list[Action]:
 def _tcp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     legal = compile_tcp.Legaliser(repairs).run(actions)
     contents = wellformed.tcp_contents(legal, rng, repairs)
-    ports = _ports("tcp", plan, legal, contents, rng, repairs)
+    ports = _ports("tcp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))
     return compile_tcp.Numberer(version, ports, rng).run(legal, contents)
 
 
 def _ports(
-    transport: str, plan: FlowPlan, legal: list[Action], contents: list[bytes], rng: random.Random, repairs: Counter[str]
+    transport: str, plan: FlowPlan, contents: list[bytes], rng: random.Random, repairs: Counter[str], *, speaks_first: bool
 ) -> tuple[int, int]:
     client = services.client_port(transport, plan.orig_p, rng, repairs)
-    first = bool(legal[0].dir)
-    return client, services.service_port(transport, plan.resp_p, contents, repairs, speaks_first=first)
+    return client, services.service_port(transport, plan.resp_p, contents, repairs, speaks_first=speaks_first)
 
 
 def _udp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     limit = MTU - IP_HEADER[version] - 8
     legal = _datagrams(actions, limit, repairs)
     contents = wellformed.udp_contents(legal, plan.resp_p, rng, repairs)
-    ports = _ports("udp", plan, legal, contents, rng, repairs)
+    ports = _ports("udp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))
     ttls = (64, rng.randrange(44, 60))
     packets = []
     now = 0
