@@ -25,7 +25,7 @@ from trafficllm.registry.store import Registry
 
 TASK = get_task("EAC")
 LABELS = ("DNS", "HTTP", "NetBIOS", "QUIC")
-OPTIONS = TuneOptions(max_steps=4, batch_tokens=1024, looks=1, val_limit=20, seed=3)
+OPTIONS = TuneOptions(max_steps=4, batch_tokens=1024, looks=1, seed=3)
 
 
 @pytest.fixture(scope="module", name="made")
@@ -79,6 +79,16 @@ def test_serving_gives_the_scores_of_the_evaluation(made: dict[str, Any]) -> Non
     served = np.array([list(v.probabilities.values()) for v in verdicts])
     assert np.abs(served - scores.probabilities).max() < 1e-5
     assert {v.label for v in verdicts} <= {*data.labels, "unknown"}
+
+
+def test_tuning_and_serving_read_the_same_model(made: dict[str, Any]) -> None:
+    """Validation accuracy as the tuner saw it, from another implementation of the same definition."""
+    data: Dataset = made["data"]
+    model = TaskModel.of(Engine(made["base"]), TASK, made["registry"].live("EAC"))
+    val, y = scoring.rows(data, "val", scoring.labels_of(data))
+    best = model.scorer.score(data.records(val)).logits.argmax(axis=1)
+    right = float(np.mean([model.scorer.labels[k] == label for k, label in zip(best, y, strict=True)]))
+    assert made["body"]["tuning"]["validation"]["val_accuracy"] == pytest.approx(right)
 
 
 def test_a_capture_streams_through(made: dict[str, Any], captures: Path) -> None:
