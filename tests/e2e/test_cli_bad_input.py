@@ -109,10 +109,10 @@ def test_cut_capture_gives_what_is_there(cli: Cli, captures: Path, tmp_path: Pat
 
 def test_unknown_task(cli: Cli, captures: Path, tmp_path: Path) -> None:
     cli("task", "show", "MTDD").refused(2, "did you mean 'MTD'")
-    cli("data", "build", captures / "EAC", "-o", tmp_path / "d", "--task", "EAX").refused(2, "EAC")
+    cli("data", "build", captures / "EAC", "-o", tmp_path / "d", "--task", "EAX").refused(2, "did you mean 'EA")
     cli("analyze", captures / ONE_FLOW, "--task", "MTDD").refused(2, "MTD")
     cli("generate", "--task", "MTX", "--label", "Zeus", "-o", tmp_path / "x.pcap").refused(2, "MT")
-    cli("adapter", "register", captures / "EAC", "--task", "EAX").refused(2, "EAC")
+    cli("adapter", "register", captures / "EAC", "--task", "EAX").refused(2, "did you mean 'EA")
 
 
 def test_no_adapter_yet(cli: Cli, captures: Path) -> None:

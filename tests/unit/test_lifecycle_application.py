@@ -51,13 +51,13 @@ def test_task_of_a_folder(tmp_path: Path, folder: str, task: str) -> None:
 
 def test_tasks_of_ones_own() -> None:
     known = load_tasks()
-    mine = datasets.own_task("CAMERAS", known, ("a", "b"))
-    assert (mine.kind, mine.labels, mine.housekeeping) == ("detection", ("a", "b"), True)
-    assert datasets.own_task("mtd", known, ()).id == "MTD"
+    mine = datasets.own_task("CAMERAS", known)
+    assert (mine.kind, mine.labels, mine.housekeeping) == ("detection", (), True)
+    assert datasets.own_task("mtd", known).id == "MTD"
     with pytest.raises(UsageError, match="MTDD"):
-        datasets.own_task("MTDD", known, ())
+        datasets.own_task("MTDD", known)
     with pytest.raises(InputError):
-        datasets.own_task("../x", known, ())
+        datasets.own_task("../x", known)
 
 
 def test_labels_of_a_generation_task() -> None:

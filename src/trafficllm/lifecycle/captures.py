@@ -62,8 +62,10 @@ def flows(
     from trafficllm.capture.flows import read_flows
     from trafficllm.capture.table import flow_rows
 
+    number = 0
     for batch in read_flows(paths, options=flow_options(config), progress=progress or Silent()):
-        rows = flow_rows(batch)
+        rows = flow_rows(batch, number=number)
+        number += len(batch)
         while part := list(itertools.islice(rows, 4096)):
             yield part
 

@@ -19,7 +19,7 @@ _NEAR = 0.6
 """Names this alike (difflib ratio) are taken for a typo of a known task rather than a new one: MDT, MTDD, mtd2."""
 
 
-def new_task(name: str, labels: Sequence[str] = ()) -> Task:
+def new_task(name: str) -> Task:
     """A detection task of the user's own, named by its id."""
     from trafficllm.records.catalog import Task
 
@@ -29,13 +29,12 @@ def new_task(name: str, labels: Sequence[str] = ()) -> Task:
         title=name,
         kind="detection",
         instruction="label",
-        labels=tuple(labels),
         housekeeping=True,
         notes="made from a folder of captures",
     )
 
 
-def own_task(name: str, known: dict[str, Task], labels: Sequence[str]) -> Task:
+def own_task(name: str, known: dict[str, Task]) -> Task:
     """The catalogue's task, or a new one; UsageError for a name that looks like a typo of a known one."""
     if name in known or name.upper() in known:
         return known.get(name) or known[name.upper()]
@@ -43,7 +42,7 @@ def own_task(name: str, known: dict[str, Task], labels: Sequence[str]) -> Task:
     if near:
         hint = f"did you mean '{near[0]}'? a task of your own needs a name less alike"
         raise UsageError("usage.task", f"no task '{name}'", input="--task", where=name, hint=hint)
-    return new_task(name, labels)
+    return new_task(name)
 
 
 def task_of_folder(folder: Path, known: dict[str, Task]) -> Task:
@@ -65,7 +64,7 @@ def pick_task(folder: Path, task: str, extra: Sequence[Path], *, strict: bool) -
     known = load_tasks(extra)
     if not task:
         return task_of_folder(folder, known)
-    return get_task(task, extra) if strict else own_task(task, known, ())
+    return get_task(task, extra) if strict else own_task(task, known)
 
 
 def build(
@@ -105,27 +104,51 @@ def build(
     )
 
 
-def check(data: Path) -> dict[str, Any]:
-    """Is a data set whole and fit for learning: hash, codec, shared groups, thin classes."""
+def check(folder: Path, task: Task) -> dict[str, Any]:
+    """What is wrong with labelled captures, or with a data set built from them: `ready` when nothing stands in the way."""
+    from trafficllm.records.lint import check_data
+
+    body = _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task)
+    return {
+        "ready": all(row["level"] != "error" for row in body["findings"]),
+        "duplicates": {},
+        "samples": [],
+        "parts": {},
+        **body,
+    }
+
+
+def _check_data_set(folder: Path) -> dict[str, Any]:
+    """Hash and codec (an ArtifactError), shared groups and contents, classes that cannot be learnt or measured."""
     from trafficllm.records.dataset import PARTS, load
 
-    opened = load(data)
+    opened = load(folder)
     rows = {part: opened.indices(part) for part in PARTS}
-    groups = {part: set(opened.groups(rows[part])) for part in PARTS}
-    contents = {part: set(opened.hashes(rows[part])) for part in PARTS}
-    pairs = [("train", "val"), ("train", "test"), ("val", "test")]
+    findings = [
+        _finding("leaky", reason, "loosened when it was built") for reason in opened.manifest["leaky"]
+    ]
+    for kind, of in (("shared_group", opened.groups), ("shared_content", opened.hashes)):
+        values = {part: set(of(rows[part])) for part in PARTS}
+        shared = sum(
+            len(values[a] & values[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
+        )
+        if shared:
+            findings.append(_finding(kind, "parts", f"{shared} lie in more than one part", level="error"))
+    for label, counts in sorted(opened.manifest["classes"].items()):
+        for part, why in (("train", "cannot be learnt"), ("test", "cannot be measured")):
+            if not counts[part]:
+                findings.append(_finding("label_small", label, f"no {part} records: it {why}"))
     classes = opened.manifest["classes"]
     return {
-        "dataset_sha256": opened.sha256,
-        "task": opened.task.id,
-        "records": len(opened),
-        "parts": {part: len(rows[part]) for part in PARTS},
-        "shared_groups": sum(len(groups[a] & groups[b]) for a, b in pairs),
-        "shared_contents": sum(len(contents[a] & contents[b]) for a, b in pairs),
-        "not_trainable": sorted(label for label, counts in classes.items() if not counts["train"]),
-        "not_tested": sorted(label for label, counts in classes.items() if not counts["test"]),
-        "leaky": list(opened.manifest["leaky"]),
+        "findings": findings,
+        "classes": classes,
+        "duplicates": opened.manifest["duplicates"],
+        "parts": {p: len(rows[p]) for p in PARTS},
     }
+
+
+def _finding(kind: str, where: str, message: str, *, level: str = "warning") -> dict[str, str]:
+    return {"kind": kind, "level": level, "where": where, "message": message}
 
 
 def audit(data: Path, *, captures: Path | None, judged: str, seed: int) -> dict[str, Any]:

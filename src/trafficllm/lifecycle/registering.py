@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.datasets import is_data_set, own_task
+from trafficllm.lifecycle.datasets import own_task
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.application import Application
@@ -43,10 +43,8 @@ def register(
     """Build (unless `folder` is a data set), tune, calibrate, evaluate, register; see `Application.register`."""
     from trafficllm.lifecycle import learn
     from trafficllm.lifecycle.tuning import tune_options
-    from trafficllm.records.inputs import scan
 
-    labels = () if is_data_set(folder) else scan(folder).labels
-    chosen = own_task(task, application.tasks(), labels)
+    chosen = own_task(task, application.tasks())
     if chosen.kind == "understanding":
         raise InputError(
             "input.task",

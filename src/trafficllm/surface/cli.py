@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -148,5 +149,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Warnings of libraries are for their developers, not for the log of a pipeline."""
+    if not os.environ.get("TRAFFICLLM_DEBUG"):
+        warnings.simplefilter("ignore")
     sys.exit(run(sys.argv[1:]))

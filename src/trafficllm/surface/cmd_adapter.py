@@ -124,13 +124,13 @@ def promote(
 ) -> None:
     """Make a version live."""
     from trafficllm.lifecycle.application import Application
-    from trafficllm.surface.output import emit, show_pairs
+    from trafficllm.surface.output import emit
 
     emit(
         "adapter.promote",
         Application(registry=registry).promote(task, version),
         as_json=as_json,
-        show=show_pairs,
+        show=_show_change,
     )
 
 
@@ -138,6 +138,19 @@ def promote(
 def rollback(task: TaskArgument, registry: Registry = "", as_json: Json = False) -> None:
     """Make the previously live version live again."""
     from trafficllm.lifecycle.application import Application
-    from trafficllm.surface.output import emit, show_pairs
+    from trafficllm.surface.output import emit
 
-    emit("adapter.rollback", Application(registry=registry).rollback(task), as_json=as_json, show=show_pairs)
+    emit(
+        "adapter.rollback", Application(registry=registry).rollback(task), as_json=as_json, show=_show_change
+    )
+
+
+def _show_change(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.output import show_pairs
+
+    show_pairs(
+        {
+            **{key: body[key] for key in ("task", "version", "status", "parent")},
+            "macro_f1": (body["quality"] or {}).get("macro_f1"),
+        }
+    )

@@ -96,12 +96,33 @@ def _show(body: Mapping[str, Any]) -> None:
 
 
 @app.command()
-def check(data: DataSet, as_json: Json = False) -> None:
-    """Check a built data set: manifest and hash, splits without shared groups, classes with enough records."""
+def check(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Labelled captures, or a data set made by `data build`.")
+    ],
+    task: Annotated[
+        str, typer.Option("--task", metavar="ID", help="Task id; default: a task named after the folder.")
+    ] = "",
+    extra: Tasks = None,
+    as_json: Json = False,
+) -> None:
+    """Look before you train: labels too small, one capture a label, marks of the capture set-up, parts that share flows."""
     from trafficllm.lifecycle import datasets
-    from trafficllm.surface.output import emit, show_pairs
+    from trafficllm.surface.output import emit
 
-    emit("data.check", datasets.check(data), as_json=as_json, show=show_pairs)
+    chosen = datasets.pick_task(folder, task, extra or (), strict=True)
+    emit("data.check", datasets.check(folder, chosen), as_json=as_json, show=_show_check)
+
+
+def _show_check(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.output import note, show_table
+
+    show_table(("label", "holds"), sorted(body["classes"].items()))
+    show_table(
+        ("level", "kind", "where", "what"),
+        ([row[key] for key in ("level", "kind", "where", "message")] for row in body["findings"]),
+    )
+    note("ready to train" if body["ready"] else "not ready: see the errors above")
 
 
 @app.command()

@@ -76,6 +76,7 @@ FLOW = _columns(
     "resp_h address id.resp_h",
     "resp_p port id.resp_p",
     "proto proto",
+    "ip_proto count",
     "duration seconds",
     "orig_bytes count",
     "resp_bytes count",

@@ -108,6 +108,7 @@ class Flow(Closed):
     resp_h: str
     resp_p: int
     proto: str
+    ip_proto: int
     duration: float | None
     orig_bytes: int | None
     resp_bytes: int | None
@@ -201,6 +202,8 @@ class CaptureCheck(Closed):
     bad_checksums: int
     bad_lengths: int
     tcp_violations: list[str]
+    tcp_unseen: int
+    unchecked: int
 
 
 class Analyze(Closed):
@@ -232,18 +235,24 @@ class DataBuild(Closed):
     reused: bool
 
 
-class DataCheck(Closed):
-    """Whether a data set is whole and its parts are apart."""
+class DataFinding(Closed):
+    """One thing that is wrong, or worth a look, in captures or a data set."""
 
-    dataset_sha256: str
-    task: str
-    records: int
+    kind: str
+    level: Literal["error", "warning", "info"]
+    where: str
+    message: str
+
+
+class DataCheck(Closed):
+    """What stands in the way of learning from captures or a data set."""
+
+    ready: bool
+    findings: list[DataFinding]
+    classes: dict[str, Counts]
+    duplicates: dict[str, Any]
+    samples: list[Any]
     parts: Counts
-    shared_groups: int
-    shared_contents: int
-    not_trainable: list[str]
-    not_tested: list[str]
-    leaky: list[str]
 
 
 class TaskRow(Closed):
