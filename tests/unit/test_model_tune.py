@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trafficllm.core.types import Segment
 from trafficllm.model import lora
 from trafficllm.model.base import make_traffic_base
 from trafficllm.model.callbacks import Clock, cosine
+from trafficllm.model.fused import fused
 from trafficllm.model.load import Base, load_base
 from trafficllm.model.tune import TuneData, TuneOptions, TuneReport, tune_generation, tune_instruct, tune_task
 from trafficllm.records.codec import encode
@@ -204,3 +206,24 @@ def test_other_methods_train_and_save(base: Base, tmp_path: Path, method: str) -
         assert load_base(tmp_path / "a", dtype="float32").model is not None
     else:
         lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a")
+
+
+def test_fused_steps_equal_pefts_own(base: Base) -> None:
+    tuned = lora.attach(base.model, method="lora", r=4, lora_alpha=8, dropout=0.0, seed=0)
+    try:
+        for name, value in lora.trainable(tuned).items():
+            if "lora_B" in name:
+                torch.nn.init.normal_(value, std=0.1)
+        ids = torch.arange(24).reshape(2, 12)
+        found = []
+        for block in (contextlib.nullcontext(0), fused(tuned, lora.NAME)):
+            tuned.zero_grad()
+            with block as count:
+                logits = tuned(input_ids=ids).logits
+                logits.square().mean().backward()
+            found.append((logits.detach(), [value.grad.clone() for value in lora.trainable(tuned).values()]))
+        assert count == 14
+        assert torch.allclose(found[0][0], found[1][0], atol=1e-6)
+        assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(found[0][1], found[1][1], strict=True))
+    finally:
+        lora.detach(tuned)

@@ -15,6 +15,7 @@ from trafficllm.model import lora
 from trafficllm.model.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.collate import Sample, StepData
 from trafficllm.model.encode import Encoder
+from trafficllm.model.fused import fused
 from trafficllm.model.load import Base
 from trafficllm.model.trainer import AnswerTrainer, checkpoints, ordered_callbacks
 from trafficllm.model.trie import LabelTrie
@@ -184,7 +185,7 @@ def run(job: Job) -> TuneReport:
         metrics = MetricsFile(out / METRICS, resumed or 0)
         watch = Watch(clock, history, metrics, job.progress, stage=f"tune {job.stage}", options=quiet)
         ordered_callbacks(trainer, [watch])
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), fused(tuned, lora.NAME):
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
             result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
         if trainer.best:
