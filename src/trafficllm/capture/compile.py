@@ -36,14 +36,30 @@ class CompileCounts:
     repairs: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What carries a flow: IP version and the largest IP packet in bytes."""
+
+    version: int
+    mtu: int
+
+
 def compile_flows(
-    plans: Sequence[FlowPlan], *, seed: int, start: int, spread: int, first: int = 0, counts: CompileCounts | None = None
+    plans: Sequence[FlowPlan],
+    *,
+    seed: int,
+    start: int,
+    spread: int,
+    first: int = 0,
+    mtu: int = MTU,
+    counts: CompileCounts | None = None,
 ) -> FrameBatch:
     """Ethernet frames of `plans` on one timeline, sorted by time.
 
     `start` ns since the epoch; flows begin at random times of the `spread` ns after it; `first` is the running
-    number of the first plan, so that plans compiled in several calls with one seed keep apart. The same plans,
-    seed, start and first give the same frames. Never raises for what a plan says: see `CompileCounts.repairs`.
+    number of the first plan, so that plans compiled in several calls with one seed keep apart; `mtu` bytes of an IP
+    packet at most (9000 keeps most segments of captures taken above segmentation offload whole). The same
+    arguments give the same frames. Never raises for what a plan says: see `CompileCounts.repairs`.
 
     >>> plan = FlowPlan(6, 4, 443, (Action("open"), Action("open", 1), Action("ack"), Action("send", size=200)))
     >>> len(compile_flows([plan], seed=1, start=0, spread=0))
@@ -60,11 +76,11 @@ def compile_flows(
         framer = Framer(ends, proto, rng)
         actions = _cleaned(plan.actions, counts.repairs)
         if proto in {1, 58}:
-            packets = icmp_packets(actions, ends, proto, rng, counts.repairs)
+            packets = icmp_packets(actions, ends, proto, rng, counts.repairs, mtu=mtu)
         elif proto == 6:
-            packets = _tcp(plan, actions, version, rng, counts.repairs)
+            packets = _tcp(plan, actions, Wire(version, mtu), rng, counts.repairs)
         else:
-            packets = _udp(plan, actions, version, rng, counts.repairs)
+            packets = _udp(plan, actions, Wire(version, mtu), rng, counts.repairs)
         times += [begin + packet.ts for packet in packets]
         frames += [framer.frame(packet) for packet in packets]
     for kind in [kind for kind, count in counts.repairs.items() if not count]:
@@ -106,11 +122,11 @@ def _cleaned(actions: Sequence[Action], repairs: Counter[str]) -> list[Action]:
     return out
 
 
-def _tcp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
+def _tcp(plan: FlowPlan, actions: list[Action], wire: Wire, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     legal = compile_tcp.Legaliser(repairs).run(actions)
     contents = wellformed.tcp_contents(legal, rng, repairs)
     ports = _ports("tcp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))
-    return compile_tcp.Numberer(version, ports, rng).run(legal, contents)
+    return compile_tcp.Numberer(wire.version, ports, rng, mtu=wire.mtu).run(legal, contents)
 
 
 def _ports(
@@ -120,8 +136,8 @@ def _ports(
     return client, services.service_port(transport, plan.resp_p, contents, repairs, speaks_first=speaks_first)
 
 
-def _udp(plan: FlowPlan, actions: list[Action], version: int, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
-    limit = MTU - IP_HEADER[version] - 8
+def _udp(plan: FlowPlan, actions: list[Action], wire: Wire, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
+    limit = wire.mtu - IP_HEADER[wire.version] - 8
     legal = _datagrams(actions, limit, repairs)
     contents = wellformed.udp_contents(legal, plan.resp_p, rng, repairs)
     ports = _ports("udp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))

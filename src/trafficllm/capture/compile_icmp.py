@@ -39,9 +39,11 @@ class _Talk:
     sequence: int = 0
 
 
-def icmp_packets(actions: Sequence[Action], ends: Ends, proto: int, rng: random.Random, counts: Counter[str]) -> list[Packet]:
+def icmp_packets(
+    actions: Sequence[Action], ends: Ends, proto: int, rng: random.Random, counts: Counter[str], *, mtu: int = MTU
+) -> list[Packet]:
     """Packets of `actions`; an action of another transport is dropped, an unknown type becomes an echo, both counted."""
-    talk = _Talk(ends, proto, rng.randrange(1, 65536), MTU - IP_HEADER[ends.version] - 8, counts)
+    talk = _Talk(ends, proto, rng.randrange(1, 65536), mtu - IP_HEADER[ends.version] - 8, counts)
     ttls = (64, rng.randrange(44, 60))
     packets: list[Packet] = []
     now = 0

@@ -163,8 +163,8 @@ class _End:
 class Numberer:
     """Turns legal actions and their contents into TCP segments with right sequence and acknowledgement numbers."""
 
-    def __init__(self, version: int, ports: tuple[int, int], rng: random.Random) -> None:
-        self.mss = MTU - IP_HEADER[version] - 20
+    def __init__(self, version: int, ports: tuple[int, int], rng: random.Random, *, mtu: int = MTU) -> None:
+        self.mss = mtu - IP_HEADER[version] - 20
         self._rng = rng
         ttls = (64, rng.randrange(44, 60))
         self._ends = [self._end(port, ttl) for port, ttl in zip(ports, ttls, strict=True)]
@@ -201,7 +201,9 @@ class Numberer:
         if action.op in {"open", "reopen"}:
             self._open(action, end)
         elif action.op == "reset":
-            self._put(action, end.nxt, RST | action.flags & ACK, b"")
+            # RFC 9293 section 3.10.7.1: a port that never answered refuses with sequence number 0
+            refused = action.dir == RESP and not self._known[RESP]
+            self._put(action, 0 if refused else end.nxt, RST | action.flags & ACK, b"")
         elif action.op == "retransmit":
             seq, flags, payload = end.last
             self._put(action, seq, flags, payload)

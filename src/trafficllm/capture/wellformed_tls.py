@@ -17,6 +17,11 @@ _MAX_RECORD = 16_384
 _GREASE = 0x0A0A
 _OPAQUE = frozenset({21, 22, 23, 35, 0xFF01, *(0x0A0A + 0x1010 * k for k in range(16))})
 _DONE = 14
+_TICKET = 35
+_CUTTABLE = frozenset((4, 11, 12, 13, 16, 22))
+"""Messages whose content only their real bytes make sense of: ticket, certificate, key exchanges, request, status."""
+_ENDLESS = 0x00FFFF
+"""Length of a message no flow of ours completes: parsers wait for the rest and open nothing."""
 _HELLO_FIXED = 4 + 2 + 32 + 1
 
 
@@ -95,6 +100,9 @@ def _handshake(stream: bytearray, begin: int, length: int, known: int, rng: rand
         elif kind == _DONE and at + 4 <= known:
             size = 0
             stream[at + 1 : at + 4] = bytes(3)
+        elif kind in _CUTTABLE and at + 1 <= known:
+            stream[at + 1 : at + 4] = _ENDLESS.to_bytes(3, "big")
+            return length, HANDSHAKE
         else:
             break
         at += 4 + size
@@ -173,7 +181,7 @@ class _Hello:
             body = s[begin : begin + size]
             if kind == 0 and self.client and size >= 6:
                 s[begin : begin + size] = self._server_name(body, begin)
-            elif not whole or not self._sound(kind, body, begin + size):
+            elif not (self._sound(kind, body, begin + size) if whole else kind == _TICKET and self.at + 2 <= self.known):
                 s[self.at : self.at + 2] = _GREASE.to_bytes(2, "big")
             s[self.at + 2 : self.at + 4] = size.to_bytes(2, "big")
             self.at = begin + size
