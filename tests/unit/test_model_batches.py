@@ -1,0 +1,120 @@
+"""Batches, label tries, answer losses and augmentation: exact on small cases."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_samples import records
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.types import Record
+from trafficllm.model.augment import Strength, augment
+from trafficllm.model.collate import Sample, StepData, answer_loss, collate, plan_batches
+from trafficllm.model.run import even_share
+from trafficllm.model.trie import LabelTrie
+from trafficllm.model.tune import class_weights
+from trafficllm.model.validate import length_batches, macro_f1
+from trafficllm.records.codec import canonical, decode, encode
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(1, 4000), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_row_is_in_one_batch_and_their_number_does_not_change(lengths: list[int], tokens: int, seed: int) -> None:
+    batches = plan_batches(lengths, tokens, seed)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert all(batches)
+    assert len(batches) == len(plan_batches(lengths, tokens, seed + 1))
+
+
+def test_batches_are_little_padded() -> None:
+    chooser = random.Random(0)
+    lengths = [chooser.randint(20, 300) for _ in range(2000)]
+    batches = plan_batches(lengths, 4096, 0)
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    assert padded < 1.25 * sum(lengths)
+
+
+def test_steps_follow_from_seed_and_place_alone() -> None:
+    made: list[tuple[int, int]] = []
+
+    def make(row: int, epoch: int) -> Sample:
+        made.append((row, epoch))
+        return Sample([1] * (row + 1), [2, 0])
+
+    data = StepData([row + 2 for row in range(20)], make, pad=0, batch_tokens=60, epochs=3, seed=4)
+    late = data[len(data) - 1]["input_ids"]
+    assert {epoch for _, epoch in made} == {2}
+    again = StepData(data.lengths, make, pad=0, batch_tokens=60, epochs=3, seed=4)
+    for step in range(len(again)):
+        last = again[step]["input_ids"]
+    assert torch.equal(late, last)
+
+
+def test_the_loss_is_the_tries_and_padding_changes_nothing() -> None:
+    trie = LabelTrie.of(["a", "ab", "c"], [[4], [4, 5], [6, 7]], eos=0)
+    assert trie.paths == ((4, 0), (4, 5), (6, 7))
+    assert [len(trie.choices(k)) for k in range(3)] == [2, 2, 1]
+    assert trie.forced((6,)) == (6, 7)
+    samples = [Sample([1, 2], [*trie.paths[k][:2], 0][:2], trie.choices(k)) for k in range(3)]
+    batch = collate(samples, pad=9)
+    logits = torch.randn(3, 2, 10)
+    expected = []
+    for row, sample in enumerate(samples):
+        for place, children, taken in sample.choices:
+            expected.append(-float(logits[row, place, list(children)].log_softmax(0)[taken]))
+    assert float(answer_loss(logits, batch, full=0.0)) == pytest.approx(sum(expected) / 3, rel=1e-5)
+    wide = torch.cat([torch.randn(3, 4, 10), logits], dim=1)
+    assert torch.equal(answer_loss(wide, batch, full=0.1), answer_loss(logits, batch, full=0.1))
+    smooth = answer_loss(logits, batch, full=0.0, smoothing=0.1)
+    assert torch.isfinite(smooth)
+    assert float(smooth) != pytest.approx(float(answer_loss(logits, batch, full=0.0)))
+
+
+def test_labels_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ArtifactError):
+        LabelTrie.of(["a", "b"], [[1], [1]], eos=0)
+    with pytest.raises(ArtifactError):
+        LabelTrie.of(["a", ""], [[1], []], eos=0)
+
+
+def test_rows_are_left_padded_with_positions() -> None:
+    batch = collate([Sample([5, 6, 7], [8, 0]), Sample([5], [8, 9, 0])], pad=3)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [3, 5, 8, 9]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
+    assert batch["target"].tolist() == [[-100, 8, 0], [8, 9, 0]]
+
+
+def test_weights_balance_and_average_to_one() -> None:
+    answers = ["a"] * 90 + ["b"] * 10
+    full = class_weights(answers, 1.0)
+    assert full["b"] / full["a"] == pytest.approx(9.0)
+    assert sum(full[answer] for answer in answers) == pytest.approx(100.0)
+    share = even_share(answers, 20, seed=0)
+    assert sum(answers[row] == "b" for row in share) == 10
+    assert share == even_share(answers, 20, seed=0)
+
+
+def test_macro_f1_counts_classes_that_occur() -> None:
+    assert macro_f1([0, 1, 1], [0, 1, 1]) == 1.0
+    assert macro_f1([0, 1], [2, 2]) == 0.0
+    assert [sorted(batch) for batch in length_batches([5, 50, 6], 20)] == [[0, 2], [1]]
+
+
+def test_augmented_records_stay_records_and_show_nothing_new() -> None:
+    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1)
+    changed = 0
+    for place, row in enumerate(records()[0]):
+        for strength in (Strength(), always):
+            new = augment(row, random.Random(place), strength)
+            assert new == augment(row, random.Random(place), strength)
+            assert decode(encode(new)) == canonical(new)
+            assert len(new.dirs) <= len(row.dirs)
+            assert all(row.payload[d].startswith(new.payload[d]) for d in (0, 1))
+            changed += new != row
+    assert changed > 400
+    other = Record(kind="http", text="GET / HTTP/1.1")
+    assert augment(other, random.Random(0)) is other
