@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import time
 from collections.abc import Sequence
@@ -126,7 +128,10 @@ def tune_base(
     options = PretrainOptions(
         seed=seed, max_seconds=max_seconds or _SECONDS, batch_size=min(16, len(train)), save_steps=100
     )
-    figures = pretrain(start.model, train, work, held_out=held if len(held) else train[:1], options=options)
+    with contextlib.redirect_stdout(io.StringIO()):  # the trainer prints its log there: stdout carries data
+        figures = pretrain(
+            start.model, train, work, held_out=held if len(held) else train[:1], options=options
+        )
     with atomic_dir(out) as folder:
         shutil.copytree(start.path, folder, dirs_exist_ok=True)
         start.model.save_pretrained(folder)

@@ -1,0 +1,253 @@
+"""The learning commands on a small data set and a base extended in the test: bodies against schemas, verdicts in every format."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pyarrow.parquet as pq
+import pytest
+from cli_runner import REPO, Cli, schema
+
+from trafficllm.surface.cli import run
+
+CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures"
+LABELS = ("FTP", "Neris", "Zeus")
+SECONDS = ("--max-seconds", "1")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Captures of three labels, a data set, an extended base, a registry with one adapter."""
+
+    captures: Path
+    data: Path
+    base: Path
+    registry: Path
+
+    @property
+    def capture(self) -> Path:
+        """A capture that nothing was learnt from."""
+        return CAPTURES / "MTD" / "Zeus" / "Zeus_04.pcap"
+
+
+def _did(*words: object) -> None:
+    assert run([str(word) for word in words]) == 0, words
+
+
+@pytest.fixture(name="bench", scope="module")
+def _bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    root = tmp_path_factory.mktemp("learning")
+    for label in LABELS:
+        (root / "in" / label).mkdir(parents=True)
+        for number in (0, 1, 2):
+            shutil.copyfile(
+                CAPTURES / "MTD" / label / f"{label}_0{number}.pcap",
+                root / "in" / label / f"{label}_0{number}.pcap",
+            )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAFFICLLM_REGISTRY", str(root / "registry"))
+        patch.setenv("TRAFFICLLM_BASE", str(root / "base"))
+        _did("data", "build", root / "in", "-o", root / "data", "--task", "MTD", "--cap", "30")
+        _did(
+            "tokenizer",
+            "extend",
+            "--base",
+            "plain",
+            "--data",
+            root / "data",
+            "-o",
+            root / "base",
+            "--size",
+            "700",
+        )
+        _did("adapter", "register", root / "data", "--task", "MTD", *SECONDS)
+        yield Bench(root / "in", root / "data", root / "base", root / "registry")
+
+
+@pytest.fixture(name="use")
+def _use(cli: Cli, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(bench.registry))
+    monkeypatch.setenv("TRAFFICLLM_BASE", str(bench.base))
+    return cli
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_analyze_gives_every_flow_a_verdict(use: Cli, bench: Bench) -> None:
+    rows = _lines(use("analyze", bench.capture, "-f", "jsonl").out)
+    info = use("capture", "info", bench.capture, "--json").body("capture.info")
+    assert len(rows) == info["flows"] > 10
+    for row in rows:
+        jsonschema.validate(row, schema("analyze.line"))
+        assert math.isclose(sum(row["probabilities"].values()), 1, abs_tol=1e-5)
+        assert row["label"] in {*LABELS, "unknown"}
+        assert (row["task"], row["version"]) == ("MTD", "v0001")
+
+
+def test_analyze_in_every_format(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    rows = _lines(use("analyze", bench.capture, "--task", "MTD", "-f", "jsonl").out)
+    assert use("analyze", bench.capture, "-f", "csv").out.count("\n") == 1 + len(rows)
+    zeek = [
+        line
+        for line in use("analyze", bench.capture, "-f", "zeek").out.splitlines()
+        if not line.startswith("#")
+    ]
+    assert [line.split("\t")[0] for line in zeek] == [row["uid"] for row in rows]
+    assert use("analyze", bench.capture, "-f", "parquet", "-o", tmp_path / "v.parquet").code == 0
+    assert pq.read_table(tmp_path / "v.parquet")["label"].to_pylist() == [row["label"] for row in rows]
+    for event, row in zip(_lines(use("analyze", bench.capture, "-f", "eve").out), rows, strict=True):
+        jsonschema.validate(event, schema("eve.line"))
+        assert (event["event_type"] == "alert") == (row["label"] in {"Neris", "Zeus", "unknown"})
+
+
+def test_analyze_summary_and_pipeline_options(use: Cli, bench: Bench) -> None:
+    body = use("analyze", bench.capture, "--json", "--explain").body("analyze")
+    assert body["flows"] == sum(body["verdicts"]["MTD"].values()) == body["capture"]["flows"]
+    assert body["notable"][0]["evidence"]
+    label = max(body["verdicts"]["MTD"], key=body["verdicts"]["MTD"].__getitem__)
+    hit = use("analyze", bench.capture, "-f", "jsonl", "--only", label, "--fail-on", label)
+    assert hit.code == 7
+    assert {row["label"] for row in _lines(hit.out)} == {label}
+    assert "--fail-on" in hit.err
+    use("analyze", bench.capture, "--fail-on", "Zeuss").refused(2, "did you mean 'Zeus'")
+    assert "verdict" in use("analyze", bench.capture).out
+
+
+def test_same_capture_same_bytes(use: Cli, bench: Bench) -> None:
+    first, again = (use("analyze", bench.capture, "-f", "jsonl").out for _ in range(2))
+    assert first == again
+
+
+def test_a_second_version_and_back(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    shutil.copytree(bench.registry, tmp_path / "r")
+    where = ("--registry", tmp_path / "r")
+    body = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, "--json").body(
+        "adapter.register"
+    )
+    assert (body["version"], body["parent"], body["status"]) == ("v0002", "v0001", "live")
+    assert set(body["baselines"]) == {
+        "majority",
+        "identifier_probe",
+        "artefact_probe",
+        "knn",
+        "lightgbm",
+        "random_forest",
+    }
+    assert use("adapter", "rollback", "MTD", *where, "--json").body("adapter.rollback")["version"] == "v0001"
+    assert (
+        use("adapter", "promote", "MTD", "v0002", *where, "--json").body("adapter.promote")["status"]
+        == "live"
+    )
+    listed = use("adapter", "list", *where, "--json").body("adapter.list")["adapters"]
+    assert [(row["version"], row["status"]) for row in listed] == [("v0001", "candidate"), ("v0002", "live")]
+    shown = use("adapter", "show", "MTD", *where, "--json").body("adapter.show")
+    assert shown["manifest"]["labels"] == list(LABELS)
+    assert list((tmp_path / "r" / ".work").iterdir()) == []
+    use("adapter", "promote", "MTD", "v0009", *where).refused(2, "v0009")
+
+
+def test_evaluate_agrees_with_the_registration(use: Cli, bench: Bench) -> None:
+    body = use("evaluate", "run", bench.data, "--no-baselines", "--json").body("evaluate.run")
+    manifest = use("adapter", "show", "MTD", "--json").body("adapter.show")["manifest"]
+    assert body["macro_f1"] == pytest.approx(manifest["quality"]["macro_f1"], abs=0.02)
+    assert body["n_test"] == manifest["quality"]["n_test"]
+
+
+def test_tune_task_resumes_nothing_twice(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    words = ("tune", "task", bench.data, "--base", bench.base, "-o", tmp_path / "a", *SECONDS, "--json")
+    first, again = (use(*words).body("tune.task") for _ in range(2))
+    assert (first["stage"], first["reused"], again["reused"]) == ("task", False, True)
+    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "a" / "metrics.jsonl").is_file()
+    scored = use("evaluate", "run", bench.data, "--adapter", tmp_path / "a", "--no-baselines", "--json").body(
+        "evaluate.run"
+    )
+    assert scored["version"] == ""
+
+
+def test_tune_instruct(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    words = (
+        "tune",
+        "instruct",
+        "--base",
+        bench.base,
+        "-o",
+        tmp_path / "r",
+        "--task",
+        "MTD",
+        "--task",
+        "EAC",
+        *SECONDS,
+        "--json",
+    )
+    assert use(*words).body("tune.instruct")["stage"] == "instruct"
+    use("tune", "instruct", "--base", bench.base, "-o", tmp_path / "x", "--task", "MTD").refused(
+        2, "two tasks"
+    )
+
+
+def test_tune_base_and_compare(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    words = ("tune", "base", bench.data, "--base", bench.base, "-o", tmp_path / "b", *SECONDS, "--json")
+    assert use(*words).body("tune.base")["steps"] >= 1
+    assert [path.name for path in tmp_path.iterdir() if path.name != "registry"] == ["b"]
+    body = use(
+        "tokenizer", "compare", bench.data, "--base", "plain", "--base", tmp_path / "b", "--json"
+    ).body("tokenizer.compare")
+    plain, extended = body["tokenizers"]
+    assert extended["ratio"] > 2
+    assert plain["traffic_tokens"] == 0 < extended["traffic_tokens"]
+
+
+def test_data_check_and_audit(use: Cli, bench: Bench) -> None:
+    assert use("data", "check", bench.data, "--json").body("data.check")["ready"]
+    body = use("data", "check", bench.captures, "--task", "MTD", "--json").body("data.check")
+    assert {row["kind"] for row in body["findings"]} >= {"conflict"} or body["classes"]
+    assert use("data", "audit", bench.data, "--json").body("data.audit")["verdict"]
+
+
+def test_generate(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    """A generation adapter after two seconds writes nonsense, but valid nonsense."""
+    shutil.copytree(bench.registry, tmp_path / "r")
+    where = ("--registry", tmp_path / "r")
+    made = use("adapter", "register", bench.data, "--task", "MTG", *SECONDS, *where, "--json").body(
+        "adapter.register"
+    )
+    assert made["quality"] is None
+    words = ("generate", "--task", "MTG", "--label", "Neris", "--flows", "3", "--seed", "5", *where, "--json")
+    first = use(*words, "-o", tmp_path / "a.pcap").body("generate")
+    again = use(*words, "-o", tmp_path / "b.pcap").body("generate")
+    assert (first["flows"], first["valid"], first["addresses_outside_documentation"]) == (3, True, 0)
+    assert first["sha256"] == again["sha256"]
+    use("generate", "--task", "MTG", "--label", "Nerys", "-o", tmp_path / "c.pcap", *where).refused(
+        2, "Neris"
+    )
+    use("generate", "--task", "MTD", "--label", "Neris", "-o", tmp_path / "c.pcap", *where).refused(2, "MTG")
+
+
+@pytest.mark.parametrize("what", ["empty", "no/such/folder", "text"])
+def test_base_that_is_no_model(use: Cli, bench: Bench, tmp_path: Path, what: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("hello")
+    use("analyze", bench.capture, "--base", tmp_path / what).refused(4, what)
+    use(
+        "tokenizer", "extend", "--base", tmp_path / what, "--data", bench.data, "-o", tmp_path / "out"
+    ).refused(4, what)
+    assert not (tmp_path / "out").exists()
+
+
+def test_base_that_the_adapter_was_not_made_for(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    use("tokenizer", "extend", "--base", "plain", "--data", bench.data, "-o", tmp_path / "b", "--size", "650")
+    use("analyze", bench.capture, "--base", tmp_path / "b").refused(4, "does not fit")
+
+
+def test_a_hub_name_fetches_nothing(use: Cli, bench: Bench) -> None:
+    use("analyze", bench.capture, "--base", "some/model").refused(4, "from the Hub it would fetch")
