@@ -112,8 +112,9 @@ def _image(data: bytearray) -> int:
 
 
 def _http_line(data: bytearray) -> int:
-    at = data.find(b"HTTP/")
-    return -1 if looks_like(data) else at
+    """The slash of a version in what is no head: letters are compared without case."""
+    at = bytes(data).upper().find(b"HTTP/")
+    return -1 if at < 0 or looks_like(data) else at + 4
 
 
 Signature = Callable[[bytearray], int]
