@@ -16,9 +16,12 @@ from trafficllm.core.types import Segment
 from trafficllm.model import lora
 from trafficllm.model.base import make_traffic_base
 from trafficllm.model.callbacks import Clock, cosine
+from trafficllm.model.encode import Encoder
 from trafficllm.model.fused import fused
 from trafficllm.model.load import Base, load_base
+from trafficllm.model.trie import LabelTrie
 from trafficllm.model.tune import TuneData, TuneOptions, TuneReport, tune_generation, tune_instruct, tune_task
+from trafficllm.model.validate import macro_f1, predict
 from trafficllm.records.codec import encode
 
 
@@ -61,6 +64,13 @@ def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> 
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "tune.json",
     }  # fmt: skip
+    loaded = lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a").eval()
+    encoder = Encoder(base.tokenizer)
+    trie = LabelTrie.of(LABELS, [encoder.label(label) for label in LABELS], encoder.eos)
+    pad = int(base.tokenizer.pad_token_id)
+    named = predict(loaded, encoder.prompts(_data().val_prompts), trie, pad=pad, batch_tokens=2048)
+    truth = [LABELS.index(label) for label in _data().val_answers]
+    assert macro_f1(truth, named) == pytest.approx(report.validation["val_macro_f1"])  # the file holds the best weights
     again = tune_task(base, _data(), tmp_path / "a", QUICK)
     assert again.reused
     assert again.steps == report.steps

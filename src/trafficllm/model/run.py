@@ -29,7 +29,7 @@ from trafficllm.model.tune import (
     class_weights,
     peak_bytes,
 )
-from trafficllm.model.validate import macro_f1, mean_loss, predict
+from trafficllm.model.validate import loss_and_first, macro_f1, predict
 
 
 class Rows:
@@ -97,14 +97,14 @@ def _validator(rows: Rows, data: TuneData, options: TuneOptions, pad: int) -> Ca
     samples = [rows.answer(data.val_answers[k], ids) for k, ids in zip(chosen, prompts, strict=True)]
     samples = [Sample(s.prompt, s.answer, s.choices, 1.0) for s in samples]
     # Wider batches than in training: nothing is kept for a backward pass.
-    settings = {"pad": pad, "batch_tokens": 2 * options.batch_tokens}
+    settings: dict[str, int] = {"pad": pad, "batch_tokens": 2 * options.batch_tokens}
 
     def look(model: Any) -> dict[str, float]:
-        loss = mean_loss(model, samples, **settings, full=0.0 if rows.trie else 1.0)
+        loss, begun = loss_and_first(model, samples, rows.trie, **settings, full=0.0 if rows.trie else 1.0)
         if rows.trie is None:
             return {"val_loss": loss, "score": -loss}
         truth = [rows.places[data.val_answers[k]] for k in chosen]
-        named = predict(model, prompts, rows.trie, **settings)
+        named = predict(model, prompts, rows.trie, **settings, begun=begun)
         score = macro_f1(truth, named)
         hits = sum(a == b for a, b in zip(truth, named, strict=True)) / len(truth)
         # The loss breaks ties between looks of equal F1, which small validation sets have many of.
@@ -190,7 +190,7 @@ def run(job: Job) -> TuneReport:
             result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
         if trainer.best:
             lora.restore(tuned, trainer.best)
-        figures = look(tuned) if look else {}
+        figures = trainer.figures
         _save(tuned, base, out, options)
         count = sum(value.numel() for value in lora.trainable(tuned).values())
     finally:

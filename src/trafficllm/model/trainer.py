@@ -40,6 +40,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         self.clock, self.history, self.validate = clock, history, validate
         self.full, self.smoothing = full, smoothing
         self.best: dict[str, torch.Tensor] = {}
+        self.figures: dict[str, float] = {}
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
 
@@ -63,7 +64,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         found: dict[str, float] = self.validate(self.model)
         self.model.train()
         if self.history.note(found["score"], self.state.global_step):
-            self.best = lora.snapshot(self.model)
+            self.best, self.figures = lora.snapshot(self.model), found
         self.log({key: value for key, value in found.items() if key != "score"})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
         return found
@@ -79,7 +80,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
             save_file(_optimizer_tensors(self.optimizer), str(folder / "optimizer.safetensors"))
             self.state.save_to_json(str(folder / "trainer_state.json"))
             history = {**asdict(self.history), "best": self.history.best if self.history.looks else None}
-            write_json(folder / STATE, {"history": history, "seconds": self.clock.seconds()})
+            write_json(folder / STATE, {"history": history, "seconds": self.clock.seconds(), "figures": self.figures})
         for path in older:
             if path.name != f"checkpoint-{self.state.global_step}":
                 shutil.rmtree(path, ignore_errors=True)
@@ -93,7 +94,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         for key, value in saved["history"].items():
             if value is not None:
                 setattr(self.history, key, value)
-        self.clock.before = float(saved["seconds"])
+        self.clock.before, self.figures = float(saved["seconds"]), saved["figures"]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

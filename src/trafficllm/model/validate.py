@@ -22,32 +22,58 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]
 
 
 def mean_loss(model: Any, samples: Sequence[Sample], *, pad: int, batch_tokens: int, full: float) -> float:
-    """Weighted mean answer loss of samples, in nats."""
+    """Mean answer loss of samples, in nats."""
+    return loss_and_first(model, samples, None, pad=pad, batch_tokens=batch_tokens, full=full)[0]
+
+
+def loss_and_first(
+    model: Any, samples: Sequence[Sample], trie: LabelTrie | None, *, pad: int, batch_tokens: int, full: float
+) -> tuple[float, dict[int, tuple[int, ...]]]:
+    """(mean loss, row -> prefix after the best child at the trie's first branching node), in one pass over the samples."""
     import torch
 
     device = next(model.parameters()).device
     total = weights = 0.0
+    taken: dict[int, tuple[int, ...]] = {}
+    start = trie.forced(()) if trie else ()
+    children = list(trie.children(start)) if trie else []
     model.eval()
     with torch.inference_mode():
         for rows in length_batches([len(sample) for sample in samples], batch_tokens):
             batch = _to(collate([samples[row] for row in rows], pad), device)
+            logits = answer_logits(model, batch)
             weight = float(batch["weight"].sum())
-            total += float(answer_loss(answer_logits(model, batch), batch, full=full)) * weight
+            total += float(answer_loss(logits, batch, full=full)) * weight
             weights += weight
-    return total / max(weights, 1e-12)
+            for place, row in enumerate(rows if trie else ()):
+                column = len(start) - len(samples[row].answer)
+                best = children[int(logits[place, column, children].argmax())]
+                taken[row] = trie.forced((*start, best)) if trie else ()
+    return total / max(weights, 1e-12), taken
 
 
 def _to(batch: dict[str, Any], device: Any) -> dict[str, Any]:
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def predict(model: Any, prompts: Sequence[Sequence[int]], trie: LabelTrie, *, pad: int, batch_tokens: int) -> list[int]:
-    """The label of each prompt, as an index into `trie.labels`, taking the best child at every branching node."""
+def predict(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    *,
+    pad: int,
+    batch_tokens: int,
+    begun: dict[int, tuple[int, ...]] | None = None,
+) -> list[int]:
+    """The label of each prompt, as an index into `trie.labels`, taking the best child at every branching node.
+
+    `begun` holds what `loss_and_first` has decided already.
+    """
     import torch
 
     device = next(model.parameters()).device
     where = {path: index for index, path in enumerate(trie.paths)}
-    at = {row: trie.forced(()) for row in range(len(prompts))}
+    at = dict(begun) if begun else {row: trie.forced(()) for row in range(len(prompts))}
     model.eval()
     with torch.inference_mode():
         while open_rows := [row for row, prefix in at.items() if prefix not in where]:
