@@ -1,3 +1,36 @@
-"""TrafficLLM: adapt any open LLM to network traffic."""
+"""TrafficLLM: adapt any open LLM to network traffic.
+
+>>> import trafficllm as tl
+>>> tl.analyze("x.pcap").to_pandas()  # doctest: +SKIP
+>>> tl.read("x.pcap").to_arrow()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Name -> module, opened when first used: `import trafficllm` must stay within 150 ms.
+_LAZY = {
+    "analyze": "trafficllm.surface.python_api",
+    "read": "trafficllm.surface.python_api",
+    "register": "trafficllm.surface.python_api",
+    "Flows": "trafficllm.surface.flows_api",
+    "Verdicts": "trafficllm.surface.flows_api",
+    "TrafficClassifier": "trafficllm.surface.classifier",
+}
+__all__ = ["Flows", "TrafficClassifier", "Verdicts", "__version__", "analyze", "read", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'trafficllm' has no attribute '{name}'")
+    found = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

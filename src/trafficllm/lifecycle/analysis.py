@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import ProgressSink
+from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record
 from trafficllm.lifecycle.captures import counts_body, flow_options
 
 if TYPE_CHECKING:
@@ -91,13 +91,14 @@ def start(
     question: str,
     explain: bool,
     progress: ProgressSink,
+    flows: FlowStream | None = None,
 ) -> Analysis:
     """Check everything that can be wrong, then hand out verdicts as they are asked for (see `Application.analyze`)."""
     from trafficllm.capture.counts import CountsBuilder
     from trafficllm.capture.read import expand
     from trafficllm.lifecycle.application import UNKNOWN, Analysis
 
-    files = expand(paths)
+    files = expand(paths) if flows is None else []
     tasks, route = choose(application, task, question)
     known = application.tasks()
     live = [application.registry.live(name) for name in tasks]
@@ -106,28 +107,37 @@ def start(
     above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
     detector = open_detector(application, tasks, evidence=EVIDENCE if explain else 0)
     counts = CountsBuilder()
+    read = _read(application, files, counts=counts, progress=progress) if flows is None else flows
     return Analysis(
         tasks,
         route,
-        _batches(application, detector, files, tasks, counts=counts, progress=progress),
+        _batches(detector, read, tasks, progress=progress),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
     )
 
 
-def _batches(
-    application: Application,
-    detector: Detector,
-    files: Sequence[Path],
-    tasks: Sequence[str],
-    *,
-    counts: CountsBuilder,
-    progress: ProgressSink,
-) -> Iterator[list[dict[str, Any]]]:
+def judge(
+    application: Application, rows: Sequence[tuple[Record, FlowMeta]], *, task: str, question: str
+) -> list[dict[str, Any]]:
+    """Verdicts of raw records that came without a capture: each by each task that was named or asked for."""
+    tasks, _ = choose(application, task, question)
+    detector = open_detector(application, tasks, evidence=0)
+    return [verdict.row() for name in tasks for verdict in detector.judge(rows, name)]
+
+
+def _read(
+    application: Application, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink
+) -> FlowStream:
     from trafficllm.capture.flows import read_flows
 
-    flows = read_flows(files, options=flow_options(application.config), counts=counts, progress=progress)
+    return read_flows(files, options=flow_options(application.config), counts=counts, progress=progress)
+
+
+def _batches(
+    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, progress: ProgressSink
+) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     done = 0
     for verdict in detector.stream(flows, tasks):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.config import Config, load_config
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record, Silent
 from trafficllm.lifecycle.learn_router import NONE, ROUTER
 
 if TYPE_CHECKING:
@@ -286,13 +286,31 @@ class Application:
         question: str = "",
         explain: bool = False,
         progress: ProgressSink | None = None,
+        flows: FlowStream | None = None,
     ) -> Analysis:
-        """Verdicts for every flow of the captures, by the task that was named or that the question asks for."""
+        """Verdicts for every flow of the captures, by the task that was named or that the question asks for.
+
+        `flows` stand for captures that were read elsewhere (the server reads uploads in another process).
+        """
         from trafficllm.lifecycle.analysis import start
 
         return start(
-            self, paths, task=task, question=question, explain=explain, progress=progress or Silent()
+            self,
+            paths,
+            task=task,
+            question=question,
+            explain=explain,
+            progress=progress or Silent(),
+            flows=flows,
         )
+
+    def judge(
+        self, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = ""
+    ) -> list[dict[str, Any]]:
+        """Verdicts of raw records that came without a capture (traffic pasted into a chat)."""
+        from trafficllm.lifecycle.analysis import judge
+
+        return judge(self, rows, task=task, question=question)
 
     # Captures
 

@@ -114,6 +114,16 @@ def parse(instruction: str) -> tuple[Record, FlowMeta]:
     return (bits(tail), FlowMeta()) if tail and set(tail) <= {"0", "1"} else (http_record(body.strip()), FlowMeta())
 
 
+def packet_fields(text: str) -> dict[str, str]:
+    """The `field: value` pairs of a pasted packet, tshark's names; empty where there are none.
+
+    >>> packet_fields("what is this? <packet>: ip.ttl: 64, tcp.dstport: 443")
+    {'ip.ttl': '64', 'tcp.dstport': '443'}
+    """
+    _, mark, rest = text.rpartition("<packet>:")
+    return dict(_pairs(rest.strip())) if mark else {}
+
+
 def _request(text: str) -> str:
     try:
         item = {str(k).lower(): str(v) for k, v in json.loads(text).items()}

@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.escape import for_csv, for_zeek
 from trafficllm.core.types import FlowWriter
 from trafficllm.surface.columns import Column, arrow_schema
 from trafficllm.surface.output import json_line, plain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FORMATS = ("table", "jsonl", "csv", "parquet", "zeek", "eve")
 
@@ -53,24 +56,29 @@ class Parquet:
     def __init__(self, stream: BinaryIO, columns: Sequence[Column]) -> None:
         import pyarrow.parquet as pq
 
-        self._schema = arrow_schema(columns)
-        self._writer = pq.ParquetWriter(stream, self._schema, compression="zstd")
+        self._columns = columns
+        self._writer = pq.ParquetWriter(stream, arrow_schema(columns), compression="zstd")
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a batch as a row group."""
-        import pyarrow as pa
-
         if rows:
-            kept = [{name: plain(row.get(name)) for name in self._schema.names} for row in rows]
-            for row in kept:
-                for name in self._schema.names:
-                    if pa.types.is_map(self._schema.field(name).type):
-                        row[name] = list((row[name] or {}).items())
-            self._writer.write_table(pa.Table.from_pylist(kept, schema=self._schema))
+            self._writer.write_table(arrow_table(rows, self._columns))
 
     def close(self) -> None:
         """Write the file's footer."""
         self._writer.close()
+
+
+def arrow_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pa.Table:
+    """Rows as an Arrow table with exactly these columns; captured text escaped as in every other form."""
+    import pyarrow as pa
+
+    schema = arrow_schema(columns)
+    maps = [field.name for field in schema if pa.types.is_map(field.type)]
+    kept = [{name: plain(row.get(name)) for name in schema.names} for row in rows]
+    for row in kept:
+        row.update({name: list((row[name] or {}).items()) for name in maps})
+    return pa.Table.from_pylist(kept, schema=schema)
 
 
 def _csv_text(cells: Sequence[str]) -> str:
