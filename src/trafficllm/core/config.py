@@ -27,7 +27,7 @@ class CaptureConfig(_Strict):
     tcp_timeout: float = Field(300.0, gt=0)
     udp_timeout: float = Field(60.0, gt=0)
     icmp_timeout: float = Field(60.0, gt=0)
-    table_size: int = Field(1 << 20, ge=1024)
+    table_size: int = Field(1 << 17, ge=1024)
 
 
 class RecordsConfig(_Strict):
