@@ -53,9 +53,11 @@ def check(paths: Sequence[str | Path]) -> CheckReport:
     for frames in read_frames(paths, counts=counts):
         packets = decode(frames, checksums=True)
         cut = frames.caplen < frames.origlen
+        overlong = _overlong(packets, cut)
         kinds.update(_malformed(packets, cut))
+        kinds.update({"ip.overlong": overlong} if overlong else {})
         wrong += int(((packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)).sum())
-        short += int(np.isin(packets["error"], _LENGTH_CODES).sum())
+        short += overlong + int(np.isin(packets["error"], _LENGTH_CODES).sum())
         unchecked += int(cut.sum())
         tcp.add(packets)
     found = counts.build()
@@ -71,6 +73,12 @@ _LENGTH_CODES = np.array([code for code, name in enumerate(ERRORS) if name in LE
 
 _CUT_CODES = np.array([code for code, name in enumerate(ERRORS) if name.endswith(".truncated")], dtype=np.uint8)
 _UNKNOWN_LINK = ERRORS.index("link.unknown")
+
+
+def _overlong(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> int:
+    """Packets, otherwise whole, whose IP header claims more bytes than the frame had on the wire."""
+    end = packets["l3"].astype(np.int64) + packets["ip_len"]
+    return int(((packets["error"] == 0) & (packets["l3"] >= 0) & ~cut & (end > packets.frames.origlen)).sum())
 
 
 def _malformed(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> dict[str, int]:

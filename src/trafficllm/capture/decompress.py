@@ -138,7 +138,7 @@ class _Gzip:
 def _decompressed(raw: Any, codec: str, name: str, chunk: int) -> StreamWindow:
     if codec == "gzip":
         return StreamWindow(_Gzip(raw), name, chunk, consumed=raw.tell)
-    import pyarrow as pa  # noqa: PLC0415 - 0.2 s that plain captures need not pay
+    import pyarrow as pa
 
     stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
     return StreamWindow(stream, name, chunk, consumed=raw.tell, block=_SMALL)
@@ -181,7 +181,9 @@ def open_window(path: Path, chunk: int) -> Window:
         return _decompressed(joined, codec, "-", chunk) if codec else StreamWindow(joined, "-", chunk)
     try:
         if path.is_dir():
-            raise InputError("input.directory", "is a folder", input=str(path), hint="name its captures, or the folder itself to read all of them")
+            raise InputError(
+                "input.directory", "is a folder", input=str(path), hint="name its captures, or the folder itself to read all of them",
+            )
         with path.open("rb") as stream:
             head = stream.read(4)
         codec = _codec(head)
@@ -195,6 +197,10 @@ def open_window(path: Path, chunk: int) -> Window:
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
     except PermissionError as error:
-        raise ResourceError("resource.permission", "no permission to read", input=str(path), hint="check the file's owner and mode") from error
+        raise ResourceError(
+            "resource.permission", "no permission to read", input=str(path), hint="check the file's owner and mode",
+        ) from error
     except OSError as error:
-        raise InputError("input.unreadable", f"cannot be read: {error.strerror or error}", input=str(path), hint="check the path") from error
+        raise InputError(
+            "input.unreadable", f"cannot be read: {error.strerror or error}", input=str(path), hint="check the path",
+        ) from error

@@ -6,7 +6,7 @@ Fields carry tshark's names where tshark has one; several values make a tuple of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 
 from trafficllm.capture.facts_dns import dns_facts, dns_tcp_facts, looks_like_dns
 from trafficllm.capture.facts_http import http_facts, looks_like_http
@@ -16,7 +16,8 @@ from trafficllm.core.types import ORIG, RESP, Facts, Span
 _TCP, _UDP = 6, 17
 _DNS_PORTS = frozenset({53, 5353, 5355})
 _QUIC_VERSIONS = frozenset({0x00000001, 0x6B3343CF})
-_UDP_PORTS = {67: "dhcp", 68: "dhcp", 546: "dhcp", 547: "dhcp", 123: "ntp", 137: "netbios", 138: "netbios", 161: "snmp", 162: "snmp", 514: "syslog"}
+_UDP_SERVICES = (("dhcp", (67, 68, 546, 547)), ("ntp", (123,)), ("netbios", (137, 138)), ("snmp", (161, 162)), ("syslog", (514,)))
+_UDP_PORTS = {port: service for service, ports in _UDP_SERVICES for port in ports}
 
 Found = tuple[str, dict[str, int | str | tuple[int, ...]], list[Span]]
 
@@ -48,25 +49,32 @@ def _tcp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
 
 def _banner(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> str:
     """A service by its greeting."""
-    for service, test in _BANNERS:
-        if test(orig, resp, {orig_p, resp_p}):
+    for service, from_orig, from_resp, pattern, ports in _BANNERS:
+        if ports and orig_p not in ports and resp_p not in ports:
+            continue
+        if (from_orig and pattern.match(orig)) or (from_resp and pattern.match(resp)):
             return service
     return ""
 
 
-_BANNERS: tuple[tuple[str, Callable[[bytes, bytes, set[int]], bool]], ...] = (
-    ("ssh", lambda orig, resp, ports: orig.startswith(b"SSH-") or resp.startswith(b"SSH-")),
-    ("smtp", lambda orig, resp, ports: resp.startswith(b"220") and bool(ports & {25, 465, 587} or b"SMTP" in resp[:128].upper())),
-    ("ftp", lambda orig, resp, ports: resp.startswith(b"220") and bool(ports & {21, 2121} or b"FTP" in resp[:128].upper() or orig.startswith(b"USER "))),
-    ("pop3", lambda orig, resp, ports: resp.startswith(b"+OK")),
-    ("imap", lambda orig, resp, ports: resp.startswith(b"* OK")),
-    ("irc", lambda orig, resp, ports: orig[:5] in {b"NICK ", b"USER ", b"PASS "} and bool(ports & set(range(6660, 6670)))),
-    ("smb", lambda orig, resp, ports: orig[4:8] in {b"\xffSMB", b"\xfeSMB"} or resp[4:8] in {b"\xffSMB", b"\xfeSMB"}),
-    ("rdp", lambda orig, resp, ports: orig[:2] == b"\x03\x00" and orig[5:6] == b"\xe0"),
-    ("bittorrent", lambda orig, resp, ports: orig.startswith(b"\x13BitTorrent") or resp.startswith(b"\x13BitTorrent")),
-    ("socks", lambda orig, resp, ports: 1080 in ports and orig[:1] in {b"\x04", b"\x05"}),
-    ("mysql", lambda orig, resp, ports: resp[3:5] == b"\x00\x0a" and 3306 in ports),
-)  # fmt: skip
+_BANNERS = tuple(
+    (service, "o" in sides, "r" in sides, re.compile(pattern, re.DOTALL), frozenset(ports))
+    for service, sides, pattern, ports in (
+        ("ssh", "or", rb"SSH-", ()),
+        ("smtp", "r", rb"220", (25, 465, 587)),
+        ("smtp", "r", rb"220.{0,120}SMTP", ()),
+        ("ftp", "r", rb"220", (21, 2121)),
+        ("ftp", "r", rb"220.{0,120}FTP", ()),
+        ("pop3", "r", rb"\+OK", ()),
+        ("imap", "r", rb"\* OK", ()),
+        ("irc", "o", rb"(NICK|USER|PASS) ", tuple(range(6660, 6670))),
+        ("smb", "or", rb".{4}[\xfe\xff]SMB", ()),
+        ("rdp", "o", rb"\x03\x00.{3}\xe0", ()),
+        ("bittorrent", "or", rb"\x13BitTorrent", ()),
+        ("socks", "o", rb"[\x04\x05]", (1080,)),
+        ("mysql", "r", rb".{3}\x00\x0a", (3306,)),
+    )
+)
 
 
 def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:

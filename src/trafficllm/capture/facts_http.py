@@ -59,7 +59,7 @@ def _message(data: bytes, at: int, direction: int, fields: Fields, spans: list[S
     return _headers(data, found.end(), direction, fields, spans, _RESPONSE_FIELDS, "http.response.header_count")
 
 
-def _headers(
+def _headers(  # noqa: PLR0917 - one call, all from _message
     data: bytes, at: int, direction: int, fields: Fields, spans: list[Span], names: dict[bytes, str], counter: str
 ) -> int:
     length, chunked, count = 0, False, 0

@@ -21,7 +21,9 @@ _MAX_RECORDS = 64
 
 def looks_like_tls(data: bytes) -> bool:
     """A handshake or alert record of SSL 3 to TLS 1.3."""
-    return len(data) >= 6 and data[0] in {_HANDSHAKE, _ALERT} and data[1] == 3 and data[2] <= 4 and (data[0] == _ALERT or data[5] in {0, 1, 2})
+    if len(data) < 6 or data[0] not in {_HANDSHAKE, _ALERT} or data[1] != 3 or data[2] > 4:
+        return False
+    return data[0] == _ALERT or data[5] in {0, 1, 2}
 
 
 @dataclass(slots=True)
@@ -120,7 +122,8 @@ def _greeting(stream: _Stream, body: int) -> int:
 
 def _extensions(stream: _Stream, at: int, end: int) -> tuple[list[tuple[int, int, int]], bool]:
     """(type, start, stop) of each extension seen, and whether all of them were."""
-    data, found = stream.data, []
+    data = stream.data
+    found: list[tuple[int, int, int]] = []
     if at + 2 > min(end, len(data)):
         return found, at >= end and end <= len(data)
     stop = min(at + 2 + _u16(data, at), end)
@@ -221,7 +224,8 @@ def ja4(fields: Fields) -> str:
     ciphers = _numbers(fields, "tls.handshake.ciphersuite")
     extensions = _numbers(fields, "tls.handshake.extension.type")
     alpn = str(fields.get("tls.handshake.extensions_alpn_str", "")).split(",")[0]
-    head = f"t{_JA4_VERSIONS.get(version, '00')}{'d' if _SNI in extensions else 'i'}{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}{_ja4_alpn(alpn)}"
+    counts = f"{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}"
+    head = f"t{_JA4_VERSIONS.get(version, '00')}{'d' if _SNI in extensions else 'i'}{counts}{_ja4_alpn(alpn)}"
     listed = ",".join(sorted(f"{item:04x}" for item in extensions if item not in (_SNI, _ALPN)))
     signatures = ",".join(f"{item:04x}" for item in _numbers(fields, "tls.handshake.sig_hash_alg"))
     second = f"{listed}_{signatures}" if signatures else listed

@@ -37,7 +37,7 @@ class Layer(NamedTuple):
 Reader = Callable[[Layer], str]
 
 
-def _uint(at: int, size: int, shift: int = 0, mask: int = -1, need: int = 0) -> Reader:
+def _uint(at: int, size: int, *, shift: int = 0, mask: int = -1, need: int = 0) -> Reader:
     def read(layer: Layer) -> str:
         if max(at + size, need) > len(layer.data):
             return ""
@@ -46,7 +46,7 @@ def _uint(at: int, size: int, shift: int = 0, mask: int = -1, need: int = 0) -> 
     return read
 
 
-def _hex(at: int, size: int, digits: int, shift: int = 0, mask: int = -1, need: int = 0) -> Reader:
+def _hex(at: int, size: int, digits: int, *, shift: int = 0, mask: int = -1, need: int = 0) -> Reader:
     def read(layer: Layer) -> str:
         if max(at + size, need) > len(layer.data):
             return ""
@@ -228,7 +228,8 @@ def packet_rows(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[
     """
     unknown = [name for name in fields if name not in FIELDS and name not in FRAME_FIELDS]
     if unknown:
-        raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint="known: " + " ".join((*FRAME_FIELDS, *FIELDS)))
+        known = " ".join((*FRAME_FIELDS, *FIELDS))
+        raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=f"known: {known}")
     dissector = _Dissector()
     began: int | None = None
     for frames in read_frames(paths):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from trafficllm.capture.kernels import i64
+
 HISTORY = 40
 """Bytes of history kept for a flow; Zeek's strings grow only with distinct SYN, FIN and RST numbers, 20 is rare."""
 
@@ -116,10 +118,10 @@ QUEUES = 5
 
 # TCP endpoint states, in the words of Zeek's conn_state. np.int64, because numba compiles a function again for every literal
 # argument: 26 compilations fewer.
-INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, CLOSED, RESET = (np.int64(_state) for _state in range(7))
+INACTIVE, SYN_SENT, SYN_ACK_SENT, PARTIAL, ESTABLISHED, CLOSED, RESET = (i64(_state) for _state in range(7))
 _LETTERS = "SHADFRCGTWIQ^"
 (L_SYN, L_SYN_ACK, L_ACK, L_DATA, L_FIN, L_RST, L_BAD_SUM, L_GAP, L_REXMIT, L_ZERO_WINDOW, L_FIN_RST, L_MULTI, L_FLIP) = (
-    np.int64(ord(_letter)) for _letter in _LETTERS
+    i64(ord(_letter)) for _letter in _LETTERS
 )
 
 SECOND = 1_000_000_000

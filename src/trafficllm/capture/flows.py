@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decode import decode
+from trafficllm.capture.flow_table import FlowTable
 from trafficllm.capture.fragments import Reassembler, segments
+from trafficllm.capture.kernels import is_compiled
+from trafficllm.capture.kernels_decode import decode_frames
+from trafficllm.capture.kernels_flow import assign
 from trafficllm.capture.read import CHUNK, read_frames
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
 
@@ -36,7 +42,7 @@ class FlowOptions:
     checksums: bool = False
 
 
-def _params(options: FlowOptions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
     times = (options.tcp_timeout, options.udp_timeout, options.icmp_timeout, options.active_timeout)
     rest = (min(options.max_packets, 60000), options.max_payload, options.flip, 0, options.checksums)
     return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
@@ -44,8 +50,6 @@ def _params(options: FlowOptions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder) -> Iterator[FlowBatch]:
     """Flows of a stream of frames; see `read_flows`."""
-    from trafficllm.capture.flow_table import FlowTable  # noqa: PLC0415 - numba's kernels, 1 s from their cache
-
     table = FlowTable(_params(options), table_size=options.table_size)
     fragments = Reassembler()
     files: tuple[str, ...] = ()
@@ -66,6 +70,14 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
         yield last
 
 
+def _announce(sink: ProgressSink) -> None:
+    """Say why the very first capture takes seconds: kernels are compiled once for a machine."""
+    if not all(is_compiled(kernel) for kernel in (decode_frames, assign)):
+        sink.update("compile", 0, None)
+        if sys.stderr.isatty():
+            sys.stderr.write("compiling the packet kernels for this machine, once: some seconds\n")
+
+
 def read_flows(
     paths: Sequence[str | Path],
     *,
@@ -81,6 +93,8 @@ def read_flows(
     options = options if options is not None else FlowOptions()
     counts = counts if counts is not None else CountsBuilder()
     sink = progress if progress is not None else Silent()
+
+    _announce(sink)
 
     def reported() -> Iterator[FrameBatch]:
         for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def _single(packets: PacketBatch, index: int, raw: bytes, *, checksums: bool) ->
     )
     whole = decode(frame, checksums=checksums)
     whole.rows["vlan"] = packets.rows["vlan"][one]
-    return PacketBatch(frames=FrameBatch(**{name: getattr(frame, name) for name in frame.__slots__} | {"link": frames.link[one]}), rows=whole.rows)
+    return PacketBatch(frames=replace(frame, link=frames.link[one]), rows=whole.rows)
 
 
 def segments(

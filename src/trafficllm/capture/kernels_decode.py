@@ -4,13 +4,14 @@ Nothing here raises: what is cut or wrong sets the row's `error` and leaves the 
 The same source runs with NUMBA_DISABLE_JIT=1.
 """
 
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from trafficllm.capture.kernels import entry, inner
 
+from trafficllm.capture.kernels import Word, entry, i64, inner, merged
 from trafficllm.capture.kernels_link import ARP, IPV4, IPV6, be16, be32, network
 from trafficllm.core.types import I64, U8, U16, U32
 
@@ -23,25 +24,25 @@ _MAX_EXTENSIONS = 16  # RFC 8200 needs about six; a longer chain is an attack on
 
 
 @inner
-def half(buf: U8, pos: int) -> Any:
+def half(buf: U8, pos: Word) -> Word:
     """Eight bytes as a signed 64-bit number, big-endian."""
     return be32(buf, pos) << 32 | be32(buf, pos + 4)
 
 
 @inner
-def ones_sum(buf: U8, pos: int, end: int) -> Any:
+def ones_sum(buf: U8, pos: Word, end: Word) -> Word:
     """Sum of big-endian 16-bit words, the odd byte padded with zero (RFC 1071), not folded."""
-    total = np.int64(0)
+    total = i64(0)
     stop = end - ((end - pos) & 1)
     for place in range(pos, stop, 2):
-        total += np.int64(buf[place]) << 8 | np.int64(buf[place + 1])
+        total += i64(buf[place]) << 8 | i64(buf[place + 1])
     if stop != end:
-        total += np.int64(buf[stop]) << 8
+        total += i64(buf[stop]) << 8
     return total
 
 
 @inner
-def fold(total: int) -> Any:
+def fold(total: Word) -> Word:
     """Fold a one's complement sum to 16 bits."""
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -49,8 +50,8 @@ def fold(total: int) -> Any:
 
 
 @inner
-def _address_sum(row: Any) -> Any:
-    total = np.int64(0)
+def _address_sum(row: Any) -> Word:
+    total = i64(0)
     for shift in range(0, 64, 16):
         total += (row["src_hi"] >> shift & 0xFFFF) + (row["src_lo"] >> shift & 0xFFFF)
         total += (row["dst_hi"] >> shift & 0xFFFF) + (row["dst_lo"] >> shift & 0xFFFF)
@@ -58,9 +59,9 @@ def _address_sum(row: Any) -> Any:
 
 
 @inner
-def _l4_checksum(buf: U8, row: Any, pos: int, length: int) -> Any:
+def _l4_checksum(buf: U8, row: Any, pos: Word, length: Word) -> Word:
     """1 right, 2 wrong: TCP, UDP, ICMPv6 with the pseudo header of RFC 9293 3.1 and RFC 8200 8.1, ICMP without."""
-    proto = np.int64(row["proto"])
+    proto = i64(row["proto"])
     total = ones_sum(buf, pos, pos + length)
     if proto != ICMP:
         total += _address_sum(row) + proto + (length & 0xFFFF) + (length >> 16)
@@ -68,7 +69,7 @@ def _l4_checksum(buf: U8, row: Any, pos: int, length: int) -> Any:
 
 
 @inner
-def _tcp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None:
+def _tcp(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> None:
     if end - pos < 20:
         row["error"] = E_TCP_CUT
         if end - pos >= 4:
@@ -81,7 +82,7 @@ def _tcp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None
     row["ack"] = be32(buf, pos + 8)
     row["flags"] = be16(buf, pos + 12) & 0x1FF
     row["window"] = be16(buf, pos + 14)
-    head = (np.int64(buf[pos + 12]) >> 4) * 4
+    head = (i64(buf[pos + 12]) >> 4) * 4
     if head < 20 or head > length:
         row["error"] = E_TCP_HEADER
         return
@@ -95,7 +96,7 @@ def _tcp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None
 
 
 @inner
-def _udp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None:
+def _udp(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> None:
     if end - pos < 8:
         row["error"] = E_UDP_CUT
         if end - pos >= 4:
@@ -116,7 +117,7 @@ def _udp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None
 
 
 @inner
-def _icmp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> None:
+def _icmp(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> None:
     if end - pos >= 2:
         row["icmp"] = be16(buf, pos)
     if end - pos < 8:
@@ -129,9 +130,9 @@ def _icmp(buf: U8, row: Any, start: int, pos: int, end: int, length: int) -> Non
 
 
 @inner
-def _transport(buf: U8, row: Any, start: int, pos: int, end: int, length: int, sums: bool) -> None:
+def _transport(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word, sums: bool) -> None:
     """`length` is what the IP header leaves for the transport, `end` where the captured part of it stops."""
-    proto = np.int64(row["proto"])
+    proto = i64(row["proto"])
     row["l4"] = pos - start
     if proto == TCP:
         _tcp(buf, row, start, pos, end, length)
@@ -148,20 +149,20 @@ def _transport(buf: U8, row: Any, start: int, pos: int, end: int, length: int, s
     if not sums or row["error"] != 0 or end - pos < length:
         return
     if proto == UDP:
-        length = np.int64(row["payload_len"]) + 8
+        length = i64(row["payload_len"]) + 8
         if be16(buf, pos + 6) == 0 and row["ip_version"] == 4:
             return
     row["l4_sum"] = _l4_checksum(buf, row, pos, length)
 
 
 @inner
-def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, cut: int, sums: bool) -> None:
+def _ipv4(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums: bool) -> None:
     row["l3"] = pos - start
     row["ip_version"] = 4
     if end - pos < 20:
         row["error"] = E_IP_CUT
         return
-    first = np.int64(buf[pos])
+    first = i64(buf[pos])
     head = (first & 15) * 4
     row["tos"] = buf[pos + 1]
     total = be16(buf, pos + 2)
@@ -201,9 +202,9 @@ def _ipv4(buf: U8, row: Any, start: int, pos: int, end: int, cut: int, sums: boo
 
 
 @inner
-def _extensions(buf: U8, row: Any, pos: int, end: int) -> Any:
+def _extensions(buf: U8, row: Any, pos: Word, end: Word) -> Word:
     """Position of the transport header, or -1; sets proto, and for a fragment frag and ip_id (RFC 8200 4)."""
-    proto = np.int64(row["proto"])
+    proto = i64(row["proto"])
     for _ in range(_MAX_EXTENSIONS):
         if not _IS_EXTENSION[proto]:
             row["proto"] = proto
@@ -217,13 +218,13 @@ def _extensions(buf: U8, row: Any, pos: int, end: int) -> Any:
             row["ip_id"] = be32(buf, pos + 4)
             size = 8
         elif proto == 51:
-            size = (np.int64(buf[pos + 1]) + 2) * 4
+            size = (i64(buf[pos + 1]) + 2) * 4
         else:
-            size = (np.int64(buf[pos + 1]) + 1) * 8
+            size = (i64(buf[pos + 1]) + 1) * 8
         if size > end - pos:
             row["error"] = E_EXTENSION
             return -1
-        proto = np.int64(buf[pos])
+        proto = i64(buf[pos])
         pos += size
         if row["frag"]:
             row["proto"] = proto
@@ -233,7 +234,7 @@ def _extensions(buf: U8, row: Any, pos: int, end: int) -> Any:
 
 
 @inner
-def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, cut: int, sums: bool) -> None:
+def _ipv6(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums: bool) -> None:
     row["l3"] = pos - start
     row["ip_version"] = 6
     if end - pos < 40:
@@ -268,8 +269,8 @@ def _ipv6(buf: U8, row: Any, start: int, pos: int, end: int, cut: int, sums: boo
     _transport(buf, row, start, body, end, length, sums)
 
 
-@inner
-def _decode_one(buf: U8, row: Any, start: int, end: int, cut: int, link: int, sums: bool) -> None:
+@merged
+def _decode_one(buf: U8, row: Any, start: Word, end: Word, cut: Word, link: Word, sums: bool) -> None:
     pos, kind, vlan, error = network(buf, start, end, link)
     row["vlan"] = vlan
     row["ethertype"] = kind
@@ -295,10 +296,10 @@ def decode_frames(buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, ro
         row["l3"] = -1
         row["l4"] = -1
         row["payload"] = -1
-        start = np.int64(offset[index])
-        end = start + np.int64(caplen[index])
+        start = i64(offset[index])
+        end = start + i64(caplen[index])
         if start < 0 or end > limit or end < start:
             row["error"] = 1
             continue
-        cut = max(np.int64(origlen[index]) - np.int64(caplen[index]), 0)
-        _decode_one(buf, row, start, end, cut, np.int64(link[index]), sums)
+        cut = max(i64(origlen[index]) - i64(caplen[index]), 0)
+        _decode_one(buf, row, start, end, cut, i64(link[index]), sums)

@@ -4,12 +4,10 @@ All arrays live in a `Table`; everything is bounded, and when something runs out
 grow it, hand finished flows out, or evict. The same source runs with NUMBA_DISABLE_JIT=1.
 """
 
+# ruff: noqa: PLR0917, PLR1714, SIM109 - kernels take arrays by position, and a tuple to search in costs numba half a second
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-
-import numpy as np
-from trafficllm.capture.kernels import entry, inner
 
 from trafficllm.capture.flow_table_layout import (
     C_CLOCK,
@@ -20,6 +18,7 @@ from trafficllm.capture.flow_table_layout import (
     C_FREE_PACKETS,
     C_LIVE,
     C_NUMBER,
+    CLOSED,
     END_ACTIVE,
     END_EOF,
     END_EVICTED,
@@ -28,7 +27,6 @@ from trafficllm.capture.flow_table_layout import (
     END_RST,
     HANDSHAKE_TIMEOUT,
     INACTIVE,
-    CLOSED,
     L_DATA,
     L_FLIP,
     Q_ATTEMPT,
@@ -41,16 +39,15 @@ from trafficllm.capture.flow_table_layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
+from trafficllm.capture.kernels import Word, entry, i64, inner, merged
+from trafficllm.capture.kernels_key import hash_end, icmp_ports, mix, same_flow
 from trafficllm.capture.kernels_payload import append_payload, place_payload
-from trafficllm.capture.kernels_tcp import H_SYN, count_bad_sum, letter, once, tcp_packet
+from trafficllm.capture.kernels_stream import count_bad_sum, letter, once
+from trafficllm.capture.kernels_tcp import H_SYN, tcp_packet
 
 (P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS) = range(9)
 DONE_MARGIN = 256  # room in `done` that a single packet's sweep can never exceed
 _SWEEP = 40
-_ICMP_PAIRS = np.full((2, 256), -1, dtype=np.int16)  # the type that answers, row 0 ICMP, row 1 ICMPv6
-for _version, _pairs in enumerate((((8, 0), (13, 14), (15, 16), (17, 18), (10, 9)), ((128, 129), (133, 134), (135, 136), (130, 131), (139, 140), (144, 145)))):
-    for _one_type, _other_type in _pairs:
-        _ICMP_PAIRS[_version, _one_type], _ICMP_PAIRS[_version, _other_type] = _other_type, _one_type
 
 
 class Table(NamedTuple):
@@ -85,89 +82,47 @@ class Arrivals(NamedTuple):
 
 
 @inner
-def _mix(h: int, word: int) -> Any:
-    h = ((h ^ (word & 0x7FFFFFFF)) & 0x7FFFFFFF) * 0x5BD1E995
-    return (h ^ (h >> 31)) & 0x7FFFFFFF
-
-
-@inner
-def _hash_end(seed: int, high: int, low: int, port: int) -> Any:
-    h = _mix(seed, (high >> 32) ^ port << 13)
-    if low | (high & 0xFFFFFFFF):
-        h = _mix(h, high)
-        h = _mix(h, low >> 32)
-        h = _mix(h, low)
-    return _mix(h, h >> 15)
-
-
-@inner
-def icmp_ports(proto: int, kind: int) -> Any:
-    """(type, counterpart or code, one-way) of an ICMP message: requests and replies make one flow (RFC 792, RFC 4443)."""
-    message = kind >> 8
-    answer = np.int64(_ICMP_PAIRS[0 if proto == 1 else 1, message])
-    if answer < 0:
-        return message, kind & 255, 1
-    return message, answer, 0
-
-
-@inner
-def _same(flow: Any, row: Any, sport: int, dport: int, one_way: int) -> Any:
-    """0 the row was sent by side 0, 1 by side 1, -1 another flow."""
-    if flow["proto"] != row["proto"] or flow["ip_version"] != row["ip_version"] or flow["one_way"] != one_way:
-        return -1
-    if flow["a_p"] == sport and flow["b_p"] == dport and flow["a_hi"] == row["src_hi"] and flow["b_hi"] == row["dst_hi"]:
-        if flow["a_lo"] == row["src_lo"] and flow["b_lo"] == row["dst_lo"]:
-            return 0
-    if one_way:
-        return -1
-    if flow["b_p"] == sport and flow["a_p"] == dport and flow["b_hi"] == row["src_hi"] and flow["a_hi"] == row["dst_hi"]:
-        if flow["b_lo"] == row["src_lo"] and flow["a_lo"] == row["dst_lo"]:
-            return 1
-    return -1
-
-
-@inner
-def _unqueue(table: Table, slot: int) -> None:
-    flow = table.flows[slot]
+def _unqueue(flows: Any, queues: Any, slot: Word) -> None:
+    flow = flows[slot]
     queue, older, newer = flow["queue"], flow["older"], flow["newer"]
     if older >= 0:
-        table.flows[older]["newer"] = newer
+        flows[older]["newer"] = newer
     else:
-        table.queues[queue, 0] = newer
+        queues[queue, 0] = newer
     if newer >= 0:
-        table.flows[newer]["older"] = older
+        flows[newer]["older"] = older
     else:
-        table.queues[queue, 1] = older
+        queues[queue, 1] = older
 
 
 @inner
-def _enqueue(table: Table, slot: int, queue: int) -> None:
-    flow = table.flows[slot]
-    tail = table.queues[queue, 1]
+def _enqueue(flows: Any, queues: Any, slot: Word, queue: Word) -> None:
+    flow = flows[slot]
+    tail = queues[queue, 1]
     flow["queue"] = queue
     flow["older"] = tail
     flow["newer"] = -1
     if tail >= 0:
-        table.flows[tail]["newer"] = slot
+        flows[tail]["newer"] = slot
     else:
-        table.queues[queue, 0] = slot
-    table.queues[queue, 1] = slot
+        queues[queue, 0] = slot
+    queues[queue, 1] = slot
 
 
 @inner
-def finish(table: Table, slot: int, reason: int) -> None:
+def finish(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: Any, slot: Word, reason: Word) -> None:
     """Take a flow out of hash and queue and put it on the list of finished ones."""
-    flow = table.flows[slot]
+    flow = flows[slot]
     bucket = flow["bucket"]
-    here = table.heads[bucket]
+    here = heads[bucket]
     if here == slot:
-        table.heads[bucket] = flow["next"]
+        heads[bucket] = flow["next"]
     else:
-        while table.flows[here]["next"] != slot:
-            here = table.flows[here]["next"]
-        table.flows[here]["next"] = flow["next"]
-    _unqueue(table, slot)
-    one, two = table.ends[2 * slot]["state"], table.ends[2 * slot + 1]["state"]
+        while flows[here]["next"] != slot:
+            here = flows[here]["next"]
+        flows[here]["next"] = flow["next"]
+    _unqueue(flows, queues, slot)
+    one, two = ends[2 * slot]["state"], ends[2 * slot + 1]["state"]
     if flow["proto"] == 6:
         if one == RESET or two == RESET:
             reason = END_RST
@@ -175,75 +130,75 @@ def finish(table: Table, slot: int, reason: int) -> None:
             reason = END_FIN
     flow["end"] = reason
     flow["live"] = 0
-    table.done[table.control[C_DONE]] = slot
-    table.control[C_DONE] += 1
-    table.control[C_LIVE] -= 1
+    done[control[C_DONE]] = slot
+    control[C_DONE] += 1
+    control[C_LIVE] -= 1
 
 
 @inner
-def _waiting(table: Table, slot: int) -> Any:
+def _waiting(flows: Any, ends: Any, slot: Word) -> Word:
     """A lone SYN or SYN-ACK that nothing has answered."""
-    flip = np.int64(table.flows[slot]["flip"])
-    mine, other = table.ends[2 * slot + flip]["state"], table.ends[2 * slot + 1 - flip]["state"]
+    flip = i64(flows[slot]["flip"])
+    mine, other = ends[2 * slot + flip]["state"], ends[2 * slot + 1 - flip]["state"]
     return (mine == SYN_SENT or mine == SYN_ACK_SENT) and other == INACTIVE
 
 
 @inner
-def _due(table: Table, slot: int, t: int) -> Any:
+def _due(flows: Any, ends: Any, params: Any, slot: Word, t: Word) -> Word:
     """Why the flow is over at time t (END_*), or -1."""
-    flow = table.flows[slot]
-    if table.params[P_ACTIVE_TIMEOUT] > 0 and t - flow["start"] >= table.params[P_ACTIVE_TIMEOUT]:
+    flow = flows[slot]
+    if params[P_ACTIVE_TIMEOUT] > 0 and t - flow["start"] >= params[P_ACTIVE_TIMEOUT]:
         return END_ACTIVE
     if flow["proto"] == 6:
         if flow["delete_at"] > 0:
             return END_IDLE if t >= flow["delete_at"] else -1
-        if t >= flow["attempt_at"] and _waiting(table, slot):
+        if t >= flow["attempt_at"] and _waiting(flows, ends, slot):
             return END_IDLE
-        limit = table.params[P_TCP_TIMEOUT]
-        if table.ends[2 * slot]["state"] <= SYN_ACK_SENT and table.ends[2 * slot + 1]["state"] <= SYN_ACK_SENT:
+        limit = params[P_TCP_TIMEOUT]
+        if ends[2 * slot]["state"] <= SYN_ACK_SENT and ends[2 * slot + 1]["state"] <= SYN_ACK_SENT:
             limit = min(limit, HANDSHAKE_TIMEOUT)
     elif flow["proto"] == 17:
-        limit = table.params[P_UDP_TIMEOUT]
+        limit = params[P_UDP_TIMEOUT]
     else:
-        limit = table.params[P_ICMP_TIMEOUT]
+        limit = params[P_ICMP_TIMEOUT]
     return END_IDLE if t - flow["last"] >= limit else -1
 
 
-@inner
-def _sweep(table: Table) -> None:
+@merged
+def _sweep(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: Any, params: Any) -> None:
     """Finish what is over at the heads of the queues, a bounded number at a time."""
-    now = table.control[C_CLOCK]
+    now = control[C_CLOCK]
     for queue in range(QUEUES):
         for _ in range(_SWEEP):
-            slot = np.int64(table.queues[queue, 0])
+            slot = i64(queues[queue, 0])
             if slot < 0:
                 break
-            reason = _due(table, slot, now)
+            reason = _due(flows, ends, params, slot, now)
             if reason < 0:
                 break
-            finish(table, slot, reason)
+            finish(flows, ends, heads, queues, done, control, slot, reason)
 
 
-@inner
-def _flipped(table: Table, row: Any, sport: int, dport: int) -> Any:
+@merged
+def _flipped(params: Any, ports: Any, row: Any, sport: Word, dport: Word) -> Word:
     """Whether the sender is likelier the server: no SYN seen, and its port is a well-known service (Zeek's heuristic)."""
-    if not table.params[P_FLIP] or (row["dst_hi"] >> 32) & 0xFFFFFFFF == 0xFFFFFFFF:
+    if not params[P_FLIP] or (row["dst_hi"] >> 32) & 0xFFFFFFFF == 0xFFFFFFFF:
         return 0
     flags = row["flags"]
     if row["proto"] == 6:
-        if (flags & 2 and not flags & 16) or not table.ports[0, sport]:
+        if (flags & 2 and not flags & 16) or not ports[0, sport]:
             return 0
-        if table.ports[0, dport]:
+        if ports[0, dport]:
             return 1 if flags & 2 or sport < dport else 0
         return 1
     if row["proto"] == 17:
-        return 1 if table.ports[1, sport] and not table.ports[1, dport] else 0
+        return 1 if ports[1, sport] and not ports[1, dport] else 0
     return 0
 
 
-@inner
-def _new(table: Table, arrivals: Arrivals, index: int, bucket: int, sport: int, dport: int, one_way: int) -> Any:
-    slot = np.int64(table.control[C_FREE])
+@merged
+def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Word, dport: Word, one_way: Word) -> Word:
+    slot = i64(table.control[C_FREE])
     flow, row = table.flows[slot], arrivals.rows[index]
     table.control[C_FREE] = flow["next"]
     t = arrivals.ts[index]
@@ -266,42 +221,41 @@ def _new(table: Table, arrivals: Arrivals, index: int, bucket: int, sport: int, 
         end["rexmit_at"], end["gaps_at"], end["zero_windows_at"], end["bad_sums_at"] = 0, 0, 0, 0
         end["fins"], end["state"], end["previous"], end["closed"] = 0, 0, 0, 0
         end["islands"], end["eof"], end["scattered"] = 0, 0, 0
-    if _flipped(table, row, sport, dport):
+    if _flipped(table.params, table.ports, row, sport, dport):
         flow["flip"] = 1
         letter(flow, table.history[slot], L_FLIP, one_way >= 0)
     flow["bucket"] = bucket
     flow["next"] = table.heads[bucket]
     table.heads[bucket] = slot
-    _enqueue(table, slot, Q_TCP if row["proto"] == 6 else (Q_UDP if row["proto"] == 17 else Q_ICMP))
+    _enqueue(table.flows, table.queues, slot, Q_TCP if row["proto"] == 6 else (Q_UDP if row["proto"] == 17 else Q_ICMP))
     table.control[C_LIVE] += 1
     return slot
 
 
-@inner
-def _reused(table: Table, slot: int, row: Any) -> Any:
+@merged
+def _reused(flows: Any, ends: Any, slot: Word, row: Any) -> Word:
     """A SYN that starts another connection on the same ports."""
-    flags = np.int64(row["flags"])
+    flags = i64(row["flags"])
     if row["proto"] != 6 or not flags & 2:
         return False
-    flip = np.int64(table.flows[slot]["flip"])
-    first, second = table.ends[2 * slot + flip], table.ends[2 * slot + 1 - flip]
+    flip = i64(flows[slot]["flip"])
+    first, second = ends[2 * slot + flip], ends[2 * slot + 1 - flip]
     if first["closed"] or second["closed"]:
         return not flags & 16 or first["state"] == INACTIVE
     if flags & 16:
         return first["state"] == INACTIVE and row["seq"] != second["start_seq"]
     if row["seq"] == first["start_seq"]:
         return False
-    if first["state"] == SYN_ACK_SENT and second["state"] == INACTIVE and row["seq"] == second["start_seq"]:
-        return False
-    return True
+    reversed_order = first["state"] == SYN_ACK_SENT and second["state"] == INACTIVE and row["seq"] == second["start_seq"]
+    return not reversed_order
 
 
-@inner
-def _store(table: Table, arrivals: Arrivals, index: int, slot: int, side: int) -> None:
+@merged
+def _store(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Word) -> None:
     flow, row = table.flows[slot], arrivals.rows[index]
     if flow["stored"] >= table.params[P_MAX_PACKETS]:
         return
-    here = np.int64(table.control[C_FREE_PACKETS])
+    here = i64(table.control[C_FREE_PACKETS])
     packet = table.packets[here]
     table.control[C_FREE_PACKETS] = packet["next"]
     packet["ts"], packet["frame"], packet["frame_len"] = arrivals.ts[index], arrivals.number[index], arrivals.origlen[index]
@@ -317,21 +271,22 @@ def _store(table: Table, arrivals: Arrivals, index: int, slot: int, side: int) -
     flow["stored"] = flow["stored"] + 1
 
 
-@inner
-def _deliver(table: Table, arrivals: Arrivals, index: int, slot: int, side: int) -> Any:
+@merged
+def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Word) -> Word:
     """Protocol part of one packet; False when its checksum keeps it from being counted."""
     flow, row, t = table.flows[slot], arrivals.rows[index], arrivals.ts[index]
     end, history = table.ends[2 * slot + side], table.history[slot]
     originator = side == flow["flip"]
-    proto, bad = np.int64(row["proto"]), table.params[P_SUMS] and row["l4_sum"] == 2
-    source = arrivals.offset[index] + np.int64(row["payload"])
+    proto, bad = i64(row["proto"]), table.params[P_SUMS] and row["l4_sum"] == 2
+    source, limit = arrivals.offset[index] + i64(row["payload"]), table.params[P_MAX_PAYLOAD]
     if proto == 6:
         if bad:
             count_bad_sum(flow, history, end, originator)
             return False
         data = tcp_packet(flow, history, table.ends, table.islands, slot, side, row, t)
         if data > 0:
-            place_payload(table, arrivals.buf, source, np.int64(row["payload_cap"]), end, data - 1)
+            size = i64(row["payload_cap"])
+            place_payload(table.buffers, table.buffer_next, table.control, limit, arrivals.buf, source, size, end, data - 1)
         return True
     if bad:
         if proto == 17:
@@ -339,48 +294,48 @@ def _deliver(table: Table, arrivals: Arrivals, index: int, slot: int, side: int)
         return False
     flow["last"] = t
     if (proto == 17) | (proto == 1) | (proto == 58):
-        end["sent"] = max(np.int64(end["sent"]), 0) + np.int64(row["payload_len"])
+        end["sent"] = max(i64(end["sent"]), 0) + i64(row["payload_len"])
         if proto == 17:
             once(flow, history, H_SYN, L_DATA, originator)
-    append_payload(table, arrivals.buf, source, np.int64(row["payload_cap"]), end)
+    append_payload(table.buffers, table.buffer_next, table.control, limit, arrivals.buf, source, i64(row["payload_cap"]), end)
     return True
 
 
-@inner
-def _requeue(table: Table, slot: int) -> None:
+@merged
+def _requeue(table: Table, slot: Word) -> None:
     flow = table.flows[slot]
-    queue = np.int64(flow["queue"])
+    queue = i64(flow["queue"])
     want = queue
     if flow["proto"] == 6:
-        want = Q_CLOSED if flow["delete_at"] > 0 else (Q_ATTEMPT if _waiting(table, slot) else Q_TCP)
+        want = Q_CLOSED if flow["delete_at"] > 0 else (Q_ATTEMPT if _waiting(table.flows, table.ends, slot) else Q_TCP)
     if want == queue and queue >= Q_CLOSED:
         return  # these leave at a time fixed before
-    _unqueue(table, slot)
-    _enqueue(table, slot, want)
+    _unqueue(table.flows, table.queues, slot)
+    _enqueue(table.flows, table.queues, slot, want)
 
 
-@inner
-def _one(table: Table, arrivals: Arrivals, index: int) -> None:
+@merged
+def _one(table: Table, arrivals: Arrivals, index: Word) -> None:
     row, t = arrivals.rows[index], arrivals.ts[index]
-    proto = np.int64(row["proto"])
-    sport, dport, one_way = np.int64(row["sport"]), np.int64(row["dport"]), 0
+    proto = i64(row["proto"])
+    sport, dport, one_way = i64(row["sport"]), i64(row["dport"]), 0
     if (proto == 1 and row["ip_version"] == 4) or (proto == 58 and row["ip_version"] == 6):
-        sport, dport, one_way = icmp_ports(proto, np.int64(row["icmp"]))
+        sport, dport, one_way = icmp_ports(proto, i64(row["icmp"]))
     seed = table.params[P_SEED]
-    h = _hash_end(seed, row["src_hi"], row["src_lo"], sport) + _hash_end(seed, row["dst_hi"], row["dst_lo"], dport)
-    bucket = _mix(h & 0x7FFFFFFF, proto) & (table.heads.shape[0] - 1)
-    slot, side = np.int64(table.heads[bucket]), -1
+    h = hash_end(seed, row["src_hi"], row["src_lo"], sport) + hash_end(seed, row["dst_hi"], row["dst_lo"], dport)
+    bucket = mix(h & 0x7FFFFFFF, proto) & (table.heads.shape[0] - 1)
+    slot, side = i64(table.heads[bucket]), -1
     while slot >= 0:
-        side = _same(table.flows[slot], row, sport, dport, one_way)
+        side = same_flow(table.flows[slot], row, sport, dport, one_way)
         if side >= 0:
             break
-        slot = np.int64(table.flows[slot]["next"])
+        slot = i64(table.flows[slot]["next"])
     if slot >= 0:
-        reason = _due(table, slot, t)
-        if reason < 0 and _reused(table, slot, row):
+        reason = _due(table.flows, table.ends, table.params, slot, t)
+        if reason < 0 and _reused(table.flows, table.ends, slot, row):
             reason = END_IDLE
         if reason >= 0:
-            finish(table, slot, reason)
+            finish(table.flows, table.ends, table.heads, table.queues, table.done, table.control, slot, reason)
             slot = -1
     if slot < 0:
         slot = _new(table, arrivals, index, bucket, sport, dport, one_way)
@@ -388,14 +343,14 @@ def _one(table: Table, arrivals: Arrivals, index: int) -> None:
     if _deliver(table, arrivals, index, slot, side):
         end = table.ends[2 * slot + side]
         end["packets"] += 1
-        end["ip_bytes"] += np.int64(row["ip_len"])
+        end["ip_bytes"] += i64(row["ip_len"])
     _store(table, arrivals, index, slot, side)
     table.flows[slot]["seen"] = t
     _requeue(table, slot)
 
 
 @entry
-def assign(table: Table, arrivals: Arrivals, start: int, stop: int) -> Any:
+def assign(table: Table, arrivals: Arrivals, start: Word, stop: Word) -> Word:
     """Feed rows [start, stop) to the table; returns the first row not taken (something ran out), or `stop`."""
     control = table.control
     room = table.done.shape[0] - DONE_MARGIN
@@ -406,24 +361,24 @@ def assign(table: Table, arrivals: Arrivals, start: int, stop: int) -> Any:
             continue
         if control[C_FREE] < 0 or control[C_FREE_PACKETS] < 0 or control[C_FREE_BUFFERS] < 0 or control[C_DONE] >= room:
             return index
-        if arrivals.ts[index] > control[C_CLOCK]:
-            control[C_CLOCK] = arrivals.ts[index]
+        control[C_CLOCK] = max(control[C_CLOCK], arrivals.ts[index])
         if index & 15 == 0:
-            _sweep(table)
+            _sweep(table.flows, table.ends, table.heads, table.queues, table.done, table.control, table.params)
         _one(table, arrivals, index)
         control[C_NUMBER] += 1
     return stop
 
 
 @entry
-def evict(table: Table, count: int, reason: int) -> None:
-    """Finish up to `count` live flows, the longest silent of each queue first; END_EOF ends the capture, else evictions are counted."""
+def evict(table: Table, count: Word, reason: Word) -> None:
+    """Finish up to `count` live flows, the longest silent of each queue first; only END_EVICTED is counted."""
     for step in range(QUEUES):
         queue = Q_CLOSED - step if step <= Q_CLOSED else Q_ATTEMPT
         while count > 0 and table.queues[queue, 0] >= 0 and table.control[C_DONE] < table.done.shape[0]:
-            slot = np.int64(table.queues[queue, 0])
+            slot = i64(table.queues[queue, 0])
             ended = queue == Q_CLOSED
-            finish(table, slot, END_IDLE if ended and reason == END_EVICTED else reason)
+            why = END_IDLE if ended and reason == END_EVICTED else reason
+            finish(table.flows, table.ends, table.heads, table.queues, table.done, table.control, slot, why)
             if reason == END_EVICTED and not ended:
                 table.control[C_EVICTED] += 1
             count -= 1

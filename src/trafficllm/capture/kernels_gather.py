@@ -1,11 +1,9 @@
 """Finished flows out of the table: sizes and states, packet columns, payload prefixes, and their memory back to the free lists."""
 
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
-from trafficllm.capture.kernels import entry, inner
 
 from trafficllm.capture.flow_table_layout import (
     C_FREE,
@@ -19,6 +17,7 @@ from trafficllm.capture.flow_table_layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
+from trafficllm.capture.kernels import Word, entry, i64, inner
 from trafficllm.capture.kernels_payload import copy_bytes
 from trafficllm.core.types import I64, U8
 
@@ -26,7 +25,7 @@ S0, S1, SF, REJ, S2, S3, RSTO, RSTR, RSTOS0, RSTRH, SH, SHR, OTH = range(13)
 
 
 @inner
-def _lone_reset(history: U8, length: int) -> Any:
+def _lone_reset(history: U8, length: Word) -> Word:
     """History says: a SYN, nothing established, then a RST of the originator."""
     k = 1 if length > 0 and history[0] == 94 else 0
     if k >= length or history[k] != 83:
@@ -41,20 +40,20 @@ def _lone_reset(history: U8, length: int) -> Any:
 
 
 @inner
-def tcp_size(end: Any, peer: Any) -> Any:
+def tcp_size(end: Any, peer: Any) -> Word:
     """Payload bytes by sequence numbers, without the octets of SYN and FIN; never negative."""
-    highest = max(np.int64(end["last_rel"]), np.int64(end["ack_rel"]))
+    highest = max(i64(end["last_rel"]), i64(end["ack_rel"]))
     if end["previous"] == SYN_SENT and end["state"] == RESET and peer["state"] == INACTIVE and end["ack_rel"] != 0:
-        return np.int64(0)
+        return i64(0)
     if highest != 0:
         highest -= 1
     if end["fins"] > 0 and highest != 0:
         highest -= 1
-    return max(highest, np.int64(0))
+    return max(highest, i64(0))
 
 
 @inner
-def tcp_conn_state(one: int, two: int, empty: bool, history: U8, length: int) -> Any:
+def tcp_conn_state(one: Word, two: Word, empty: bool, history: U8, length: Word) -> Word:
     """conn_state from the originator's state `one` and the responder's `two`; `empty`: neither sent a byte."""
     one_silent = (one == INACTIVE) | (one == PARTIAL)
     two_silent = (two == INACTIVE) | (two == PARTIAL)
@@ -81,16 +80,16 @@ def summarize(table: Any, order: I64, sizes: I64, states: U8) -> None:
     for i in range(order.shape[0]):
         slot = order[i]
         flow = table.flows[slot]
-        flip = np.int64(flow["flip"])
+        flip = i64(flow["flip"])
         one, two = table.ends[2 * slot + flip], table.ends[2 * slot + 1 - flip]
         if flow["proto"] == 6:
             sizes[i, 0], sizes[i, 1] = tcp_size(one, two), tcp_size(two, one)
             empty = sizes[i, 0] == 0 and sizes[i, 1] == 0
             states[i] = tcp_conn_state(
-                np.int64(one["state"]), np.int64(two["state"]), empty, table.history[slot], np.int64(flow["hist_len"])
+                i64(one["state"]), i64(two["state"]), empty, table.history[slot], i64(flow["hist_len"])
             )
             continue
-        sizes[i, 0], sizes[i, 1] = max(np.int64(one["sent"]), 0), max(np.int64(two["sent"]), 0)
+        sizes[i, 0], sizes[i, 1] = max(i64(one["sent"]), 0), max(i64(two["sent"]), 0)
         states[i] = OTH
         if flow["proto"] == 17:
             if one["sent"] >= 0:
@@ -105,19 +104,19 @@ def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64,
     for i in range(order.shape[0]):
         slot = order[i]
         flow = table.flows[slot]
-        flip = np.int64(flow["flip"])
-        here, at = np.int64(flow["packet_head"]), pkt_ptr[i]
+        flip = i64(flow["flip"])
+        here, at = i64(flow["packet_head"]), pkt_ptr[i]
         while here >= 0:
             packets[at] = table.packets[here]
-            packets[at]["side"] = np.int64(packets[at]["side"]) ^ flip
+            packets[at]["side"] = i64(packets[at]["side"]) ^ flip
             packets[at]["ts"] -= flow["start"]
-            here = np.int64(table.packets[here]["next"])
+            here = i64(table.packets[here]["next"])
             at += 1
         for d in range(2):
             end = table.ends[2 * slot + (d ^ flip)]
-            size = np.int64(end["prefix"])
+            size = i64(end["prefix"])
             if size > 0:
-                copy_bytes(payload, payload_ptr[i, d], table.buffers[np.int64(end["buffer"])], 0, size)
+                copy_bytes(payload, payload_ptr[i, d], table.buffers[i64(end["buffer"])], 0, size)
 
 
 @entry
@@ -128,10 +127,10 @@ def release(table: Any, order: I64) -> None:
         slot = order[i]
         flow = table.flows[slot]
         if flow["packet_head"] >= 0:
-            table.packets[np.int64(flow["packet_tail"])]["next"] = control[C_FREE_PACKETS]
+            table.packets[i64(flow["packet_tail"])]["next"] = control[C_FREE_PACKETS]
             control[C_FREE_PACKETS] = flow["packet_head"]
         for d in range(2):
-            number = np.int64(table.ends[2 * slot + d]["buffer"])
+            number = i64(table.ends[2 * slot + d]["buffer"])
             if number >= 0:
                 table.buffer_next[number] = control[C_FREE_BUFFERS]
                 control[C_FREE_BUFFERS] = number

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from trafficllm.capture.kernels import inner
 
+from trafficllm.capture.kernels import Word, i64, inner, merged
 from trafficllm.core.types import U8
 
 OK, TRUNCATED, UNKNOWN, DEPTH = 0, 1, 2, 3
@@ -37,22 +37,22 @@ Place = tuple[Any, Any, Any, Any]
 
 
 @inner
-def be16(buf: U8, pos: int) -> Any:
+def be16(buf: U8, pos: Word) -> Word:
     """Big-endian 16 bits."""
-    return np.int64(buf[pos]) << 8 | np.int64(buf[pos + 1])
+    return i64(buf[pos]) << 8 | i64(buf[pos + 1])
 
 
 @inner
-def be32(buf: U8, pos: int) -> Any:
+def be32(buf: U8, pos: Word) -> Word:
     """Big-endian 32 bits."""
     return be16(buf, pos) << 16 | be16(buf, pos + 2)
 
 
 @inner
-def _nibble(buf: U8, pos: int, end: int) -> Place:
+def _nibble(buf: U8, pos: Word, end: Word) -> Place:
     if pos >= end:
         return pos, NO_TYPE, -1, TRUNCATED
-    version = np.int64(buf[pos]) >> 4
+    version = i64(buf[pos]) >> 4
     if version == 4:
         return pos, IPV4, -1, OK
     if version == 6:
@@ -61,13 +61,13 @@ def _nibble(buf: U8, pos: int, end: int) -> Place:
 
 
 @inner
-def _ppp(buf: U8, pos: int, end: int) -> Place:
+def _ppp(buf: U8, pos: Word, end: Word) -> Place:
     """PPP (RFC 1661): optional address and control, protocol of one or two bytes."""
     if pos + 2 <= end and buf[pos] == 0xFF and buf[pos + 1] == 0x03:
         pos += 2
     if pos >= end:
         return pos, NO_TYPE, -1, TRUNCATED
-    proto = np.int64(buf[pos])
+    proto = i64(buf[pos])
     if proto & 1:
         pos += 1
     else:
@@ -85,11 +85,11 @@ def _ppp(buf: U8, pos: int, end: int) -> Place:
 
 
 @inner
-def _loopback(buf: U8, pos: int, end: int) -> Place:
+def _loopback(buf: U8, pos: Word, end: Word) -> Place:
     """BSD loopback: an address family in the byte order of the machine that wrote it, or network order (LOOP)."""
     if pos + 4 > end:
         return pos, NO_TYPE, -1, TRUNCATED
-    family = np.int64(buf[pos]) | np.int64(buf[pos + 1]) << 8
+    family = i64(buf[pos]) | i64(buf[pos + 1]) << 8
     if family == 0:
         family = be16(buf, pos + 2)
     pos += 4
@@ -101,7 +101,7 @@ def _loopback(buf: U8, pos: int, end: int) -> Place:
 
 
 @inner
-def _llc(buf: U8, pos: int, end: int) -> Place:
+def _llc(buf: U8, pos: Word, end: Word) -> Place:
     """IEEE 802.2 LLC, with SNAP when it says so."""
     if pos + 3 > end:
         return pos, NO_TYPE, -1, TRUNCATED
@@ -117,11 +117,11 @@ def _llc(buf: U8, pos: int, end: int) -> Place:
 
 
 @inner
-def _wlan(buf: U8, pos: int, end: int) -> Place:
+def _wlan(buf: U8, pos: Word, end: Word) -> Place:
     """IEEE 802.11 data frames that are not encrypted; anything else carries no IP."""
     if pos + 24 > end:
         return pos, NO_TYPE, -1, TRUNCATED
-    control, flags = np.int64(buf[pos]), np.int64(buf[pos + 1])
+    control, flags = i64(buf[pos]), i64(buf[pos + 1])
     if (control >> 2) & 3 != 2 or flags & 0x40 or control & 0x40:
         return pos, NO_TYPE, -1, OK
     head = 24
@@ -137,13 +137,13 @@ def _wlan(buf: U8, pos: int, end: int) -> Place:
 
 
 @inner
-def _radio(buf: U8, pos: int, end: int, link: int) -> Place:
+def _radio(buf: U8, pos: Word, end: Word, link: Word) -> Place:
     """802.11 itself (105), or behind Radiotap (127), Prism (119), AVS (163) and PPI (192)."""
     if link == 105:
         return _wlan(buf, pos, end)
     if pos + 8 > end:
         return pos, NO_TYPE, -1, TRUNCATED
-    skip = np.int64(buf[pos + 2]) | np.int64(buf[pos + 3]) << 8
+    skip = i64(buf[pos + 2]) | i64(buf[pos + 3]) << 8
     if (link == 119) | (link == 163):
         skip = be32(buf, pos + 4)
         if link == 119 and be32(buf, pos) < 0x80211000:
@@ -156,7 +156,7 @@ def _radio(buf: U8, pos: int, end: int, link: int) -> Place:
 
 
 @inner
-def _cooked(buf: U8, pos: int, end: int, link: int) -> Place:
+def _cooked(buf: U8, pos: Word, end: Word, link: Word) -> Place:
     """Linux cooked v1 (113) and v2 (276)."""
     head = 16 if link == 113 else 20
     if pos + head > end:
@@ -167,9 +167,9 @@ def _cooked(buf: U8, pos: int, end: int, link: int) -> Place:
     return pos + head, kind, -1, OK
 
 
-@inner
-def _first(buf: U8, pos: int, end: int, link: int) -> Place:
-    family = np.int64(_FAMILY[link]) if link < _FAMILY.shape[0] else 0
+@merged
+def _first(buf: U8, pos: Word, end: Word, link: Word) -> Place:
+    family = i64(_FAMILY[link]) if link < _FAMILY.shape[0] else 0
     if family == _ETHERNET:
         if pos + 14 > end:
             return pos, NO_TYPE, -1, TRUNCATED
@@ -194,7 +194,7 @@ def _first(buf: U8, pos: int, end: int, link: int) -> Place:
 
 
 @inner
-def _mpls(buf: U8, pos: int, end: int) -> Place:
+def _mpls(buf: U8, pos: Word, end: Word) -> Place:
     """Label stack (RFC 3032) to its bottom; what follows is told by its first nibble (RFC 4928)."""
     while pos + 4 <= end:
         bottom = buf[pos + 2] & 1
@@ -209,7 +209,7 @@ def _mpls(buf: U8, pos: int, end: int) -> Place:
 
 
 @inner
-def network(buf: U8, pos: int, end: int, link: int) -> Place:
+def network(buf: U8, pos: Word, end: Word, link: Word) -> Place:
     """Walk from the start of a frame of link type `link` to its network layer."""
     pos, kind, vlan, error = _first(buf, pos, end, link)
     for _ in range(_MAX_TAGS):

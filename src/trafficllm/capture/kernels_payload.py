@@ -4,71 +4,68 @@ A pool row holds `max_payload` bytes and behind them one bit a byte, set where b
 wins: a retransmission cannot change what was seen.
 """
 
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from trafficllm.capture.kernels import inner
 
 from trafficllm.capture.flow_table_layout import C_FREE_BUFFERS
-from trafficllm.core.types import U8
-
-_MAX_PAYLOAD = 5  # P_MAX_PAYLOAD of kernels_flow, which imports this module
+from trafficllm.capture.kernels import Word, i64, inner
+from trafficllm.core.types import I64, U8
 
 
 @inner
-def copy_bytes(target: U8, at: int, source: U8, start: int, size: int) -> None:
+def copy_bytes(target: U8, at: Word, source: U8, start: Word, size: Word) -> None:
     """`target[at:at+size] = source[start:start+size]`; a slice assignment costs 4 s of compilation."""
     for k in range(size):
         target[at + k] = source[start + k]
 
 
 @inner
-def _buffer(table: Any, end: Any, limit: int) -> Any:
-    number = np.int64(end["buffer"])
+def _buffer(buffers: U8, buffer_next: Any, control: I64, limit: Word, end: Any) -> Word:
+    number = i64(end["buffer"])
     if number < 0:
-        number = np.int64(table.control[C_FREE_BUFFERS])
+        number = i64(control[C_FREE_BUFFERS])
         if number < 0:
             return -1
-        table.control[C_FREE_BUFFERS] = table.buffer_next[number]
+        control[C_FREE_BUFFERS] = buffer_next[number]
         end["buffer"] = number
-        for k in range(limit, table.buffers.shape[1]):
-            table.buffers[number, k] = 0
+        for k in range(limit, buffers.shape[1]):
+            buffers[number, k] = 0
     return number
 
 
 @inner
-def append_payload(table: Any, buf: U8, source: int, size: int, end: Any) -> None:
+def append_payload(buffers: U8, buffer_next: Any, control: I64, limit: Word, buf: U8, source: Word, size: Word, end: Any) -> None:
     """Add a datagram's payload behind what is there."""
-    limit = table.params[_MAX_PAYLOAD]
     size = min(size, limit - end["prefix"])
     if size <= 0:
         return
-    number = _buffer(table, end, limit)
+    number = _buffer(buffers, buffer_next, control, limit, end)
     if number < 0:
         return
-    at = np.int64(end["prefix"])
-    copy_bytes(table.buffers[number], at, buf, source, size)
+    at = i64(end["prefix"])
+    copy_bytes(buffers[number], at, buf, source, size)
     end["prefix"] = at + size
 
 
 @inner
-def place_payload(table: Any, buf: U8, source: int, size: int, end: Any, at: int) -> None:
+def place_payload(buffers: U8, buffer_next: Any, control: I64, limit: Word, buf: U8, source: Word, size: Word, end: Any, at: Word) -> None:
     """Put a TCP segment's bytes at stream offset `at`; holes are filled later, what is there stays."""
-    limit = table.params[_MAX_PAYLOAD]
     size = min(size, limit - at)
-    known = np.int64(end["prefix"])
+    known = i64(end["prefix"])
     if size <= 0 or at + size <= known:
         return
-    number = _buffer(table, end, limit)
+    number = _buffer(buffers, buffer_next, control, limit, end)
     if number < 0:
         return
     if at < known:
         source += known - at
         size -= known - at
         at = known
-    row = table.buffers[number]
+    row = buffers[number]
     if not end["scattered"]:
         copy_bytes(row, at, buf, source, size)
         if at == known:

@@ -4,28 +4,22 @@ Semantics after the documentation of conn.log and the behaviour of Zeek 7; numbe
 sequence number and do not wrap. `d` is the side that sent the packet, side `flow["flip"]` is the originator.
 """
 
+# ruff: noqa: PLR0917 - kernels take their arrays by position
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
-from trafficllm.capture.kernels import inner
 
 from trafficllm.capture.flow_table_layout import (
     ATTEMPT_DELAY,
     CLOSE_DELAY,
     CLOSED,
     ESTABLISHED,
-    HISTORY,
     INACTIVE,
-    ISLANDS,
     L_ACK,
-    L_BAD_SUM,
     L_DATA,
     L_FIN,
     L_FIN_RST,
     L_FLIP,
-    L_GAP,
     L_MULTI,
     L_REXMIT,
     L_RST,
@@ -37,102 +31,52 @@ from trafficllm.capture.flow_table_layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
+from trafficllm.capture.kernels import Word, i64, inner
+from trafficllm.capture.kernels_stream import (
+    acknowledge,
+    deliver,
+    delta32,
+    letter,
+    once,
+    pending,
+    relative,
+    scaled,
+)
 
 FIN_FLAG, SYN_FLAG, RST_FLAG, ACK_FLAG = 1, 2, 4, 16
 _FAR = 1048576  # a SYN or RST further off than 1 MiB does not move the sequence numbers
-H_SYN, H_FIN, H_RST, H_ACK, H_DATA, H_MULTI, H_FIN_RST = (np.int64(1 << _bit) for _bit in range(7))
+H_SYN, H_FIN, H_RST, H_ACK, H_DATA, H_MULTI, H_FIN_RST = (i64(1 << _bit) for _bit in range(7))
 
 
 @inner
-def delta32(a: int, b: int) -> Any:
-    """Signed distance from b to a in 32-bit sequence space."""
-    gap = (a - b) & 0xFFFFFFFF
-    return gap - 0x100000000 if gap & 0x80000000 else gap
-
-
-@inner
-def relative(end: Any, number: int, last_rel: int) -> Any:
-    """A 32-bit number relative to the endpoint's start, unwrapped around `last_rel`."""
-    return last_rel + delta32(number, (np.int64(end["start_seq"]) + last_rel) & 0xFFFFFFFF)
-
-
-@inner
-def letter(flow: Any, history: Any, code: int, originator: bool) -> None:
-    """Append a history letter: upper case for the originator, lower for the responder."""
-    length = np.int64(flow["hist_len"])
-    if length < HISTORY:
-        history[length] = code if originator else code + 32
-        flow["hist_len"] = length + 1
-
-
-@inner
-def once(flow: Any, history: Any, bit: int, code: int, originator: bool) -> Any:
-    """Append a letter the first time; True if it had been there."""
-    mask = bit if originator else bit << 16
-    seen = np.int64(flow["hist_seen"])
-    if seen & mask:
-        return True
-    flow["hist_seen"] = seen | mask
-    letter(flow, history, code, originator)
-    return False
-
-
-@inner
-def _scaled(count: int, threshold: int) -> Any:
-    """Letters on the 1st, 10th, 100th... occurrence: (threshold afterwards, whether now)."""
-    if count == max(threshold, 1):
-        return max(threshold, 1) * 10, True
-    return threshold, False
-
-
-@inner
-def count_gap(flow: Any, history: Any, end: Any, originator: bool) -> None:
-    """History 'g'."""
-    end["gaps"] = np.int64(end["gaps"]) + 1
-    end["gaps_at"], now = _scaled(np.int64(end["gaps"]), np.int64(end["gaps_at"]))
-    if now:
-        letter(flow, history, L_GAP, originator)
-
-
-@inner
-def count_bad_sum(flow: Any, history: Any, end: Any, originator: bool) -> None:
-    """History 'c'."""
-    end["bad_sums"] = np.int64(end["bad_sums"]) + 1
-    end["bad_sums_at"], now = _scaled(np.int64(end["bad_sums"]), np.int64(end["bad_sums_at"]))
-    if now:
-        letter(flow, history, L_BAD_SUM, originator)
-
-
-@inner
-def _set_state(end: Any, state: int) -> None:
-    if np.int64(end["state"]) != state:
+def _set_state(end: Any, state: Word) -> None:
+    if i64(end["state"]) != state:
         end["previous"] = end["state"]
         end["state"] = state
 
 
 @inner
-def _begin(end: Any, start: int, last: int) -> None:
+def _begin(end: Any, start: Word, last: Word) -> None:
     end["start_seq"] = start & 0xFFFFFFFF
     end["ack_rel"] = 0
     end["last_rel"] = delta32(last & 0xFFFFFFFF, start & 0xFFFFFFFF)
 
 
 @inner
-def _begin_endpoint(end: Any, flags: int, seq: int, past: int) -> None:
-    state = np.int64(end["state"])
+def _begin_endpoint(end: Any, flags: Word, seq: Word, past: Word) -> None:
+    state = i64(end["state"])
     syn = flags & SYN_FLAG
     if state == INACTIVE:
         if syn:
             _begin(end, seq, past)
         else:  # as if a SYN had come before, so that counting stays the same
             _begin(end, seq - 1, seq)
-    elif syn and seq != np.int64(end["start_seq"]):
-        if state < CLOSED or (state == RESET and end["previous"] == INACTIVE):
-            _begin(end, seq, past)
+    elif syn and seq != i64(end["start_seq"]) and (state < CLOSED or (state == RESET and end["previous"] == INACTIVE)):
+        _begin(end, seq, past)
 
 
 @inner
-def _history(flow: Any, history: Any, end: Any, flags: int, rel: int, length: int, originator: bool) -> None:
+def _history(flow: Any, history: Any, end: Any, flags: Word, rel: Word, length: Word, originator: bool) -> None:
     bits = (flags & 1) + (flags >> 1 & 1) + (flags >> 2 & 1)
     if bits > 1:
         if flags & FIN_FLAG and flags & RST_FLAG:
@@ -156,78 +100,6 @@ def _history(flow: Any, history: Any, end: Any, flags: int, rel: int, length: in
         once(flow, history, H_DATA, L_DATA, originator)
     elif flags & ACK_FLAG:
         once(flow, history, H_ACK, L_ACK, originator)
-
-
-@inner
-def pending(end: Any) -> Any:
-    """Data below the FIN is still missing."""
-    return end["next_rel"] < end["last_rel"] - 1
-
-
-@inner
-def _absorb(end: Any, islands: Any) -> None:
-    """Join stretches that the delivered part now touches."""
-    n = np.int64(end["islands"])
-    again = n > 0
-    while again:
-        again = False
-        for i in range(n):
-            if islands[2 * i] <= end["next_rel"]:
-                end["next_rel"] = max(end["next_rel"], islands[2 * i + 1])
-                n -= 1
-                islands[2 * i] = islands[2 * n]
-                islands[2 * i + 1] = islands[2 * n + 1]
-                again = n > 0
-                break
-    end["islands"] = n
-
-
-@inner
-def deliver(end: Any, islands: Any, low: int, high: int) -> None:
-    """Note bytes [low, high) as received."""
-    if high <= end["next_rel"]:
-        return
-    if low <= end["next_rel"]:
-        end["next_rel"] = high
-        _absorb(end, islands)
-        return
-    n = np.int64(end["islands"])
-    for i in range(n):
-        if low <= islands[2 * i + 1] and high >= islands[2 * i]:
-            islands[2 * i] = min(low, islands[2 * i])
-            islands[2 * i + 1] = max(high, islands[2 * i + 1])
-            return
-    if n == ISLANDS:
-        islands[2 * n - 2] = min(low, islands[2 * n - 2])
-        islands[2 * n - 1] = max(high, islands[2 * n - 1])
-        return
-    islands[2 * n] = low
-    islands[2 * n + 1] = high
-    end["islands"] = n + 1
-
-
-@inner
-def _clean(end: Any) -> Any:
-    state = np.int64(end["state"])
-    return state == ESTABLISHED or (state == CLOSED and np.int64(end["previous"]) == ESTABLISHED)
-
-
-@inner
-def acknowledge(flow: Any, history: Any, end: Any, peer: Any, islands: Any, upto: int, originator: bool) -> None:
-    """The peer acknowledged `end`'s bytes below `upto`: what was not seen by now is a gap."""
-    if end["fins"] > 0 and upto >= end["fin_rel"]:
-        upto = end["fin_rel"] - 1
-    if upto <= end["next_rel"] or (upto <= 2 and flow["partial"]):
-        return
-    clean = _clean(end) and _clean(peer)
-    while end["next_rel"] < upto:
-        if clean:
-            count_gap(flow, history, end, originator)
-        low = np.int64(upto)
-        for i in range(np.int64(end["islands"])):
-            low = min(low, islands[2 * i])
-        end["next_rel"] = low
-        _absorb(end, islands)
 
 
 @inner
@@ -256,7 +128,7 @@ def check_eof(flow: Any, end: Any, peer: Any) -> None:
 
 
 @inner
-def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, flags: int, length: int, t: int) -> Any:
+def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: Word, seq: Word, flags: Word, length: Word, t: Word) -> Word:
     """First packet of a side. True when the connection may close."""
     originator = d == flow["flip"]
     close = False
@@ -294,9 +166,9 @@ def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, fl
 
 
 @inner
-def _transition(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, flags: int, length: int, t: int) -> Any:
+def _transition(flow: Any, history: Any, end: Any, peer: Any, d: Word, seq: Word, flags: Word, length: Word, t: Word) -> Word:
     """Move the endpoint's state; True when its side closes now."""
-    state = np.int64(end["state"])
+    state = i64(end["state"])
     if state == INACTIVE:
         return _inactive(flow, history, end, peer, d, seq, flags, length, t)
     if state == RESET:
@@ -325,9 +197,9 @@ def _transition(flow: Any, history: Any, end: Any, peer: Any, d: int, seq: int, 
 
 
 @inner
-def _advance(flow: Any, history: Any, end: Any, flags: int, past: int, length: int, originator: bool) -> None:
+def _advance(flow: Any, history: Any, end: Any, flags: Word, past: Word, length: Word, originator: bool) -> None:
     """Move the highest sequence number, or note a retransmission."""
-    number = relative(end, past, np.int64(end["last_rel"]))
+    number = relative(end, past, i64(end["last_rel"]))
     step = number - end["last_rel"]
     if flags & (SYN_FLAG | RST_FLAG) and (step > _FAR or step < -_FAR):
         return
@@ -338,19 +210,19 @@ def _advance(flow: Any, history: Any, end: Any, flags: int, past: int, length: i
     elif step > 0:
         end["last_rel"] = number
     elif length > 0:
-        end["rexmit"] = np.int64(end["rexmit"]) + 1
-        end["rexmit_at"], now = _scaled(np.int64(end["rexmit"]), np.int64(end["rexmit_at"]))
+        end["rexmit"] = i64(end["rexmit"]) + 1
+        end["rexmit_at"], now = scaled(i64(end["rexmit"]), i64(end["rexmit_at"]))
         if now:
             letter(flow, history, L_REXMIT, originator)
 
 
 @inner
-def _take_ack(peer: Any, ack: int, rst: int) -> Any:
+def _take_ack(peer: Any, ack: Word, rst: Word) -> Word:
     """Relative number acknowledged, after starting the peer's counting if it has not spoken."""
     if peer["state"] == INACTIVE:
         _begin(peer, ack - 1, ack - 1)
         return 1
-    number = relative(peer, ack, np.int64(peer["ack_rel"]))
+    number = relative(peer, ack, i64(peer["ack_rel"]))
     if number < 0:
         return 0
     step = number - peer["ack_rel"]
@@ -360,11 +232,11 @@ def _take_ack(peer: Any, ack: int, rst: int) -> Any:
 
 
 @inner
-def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: int, d: int, row: Any, t: int) -> Any:
+def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: Word, d: Word, row: Any, t: Word) -> Word:
     """One TCP packet from side `d`; returns the relative number of its first data byte (1: stream start), 0: none usable."""
     end, peer = ends[2 * slot + d], ends[2 * slot + 1 - d]
-    flags, seq, ack = np.int64(row["flags"]), np.int64(row["seq"]), np.int64(row["ack"])
-    length = np.int64(row["payload_len"])
+    flags, seq, ack = i64(row["flags"]), i64(row["seq"]), i64(row["ack"])
+    length = i64(row["payload_len"])
     originator = d == flow["flip"]
     if originator and not flow["first_seen"] >> d & 1:
         flow["partial"] = 0 if flags & SYN_FLAG and not flags & ACK_FLAG else 1
@@ -372,19 +244,19 @@ def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: int, d: i
         flow["partial"] = 0 if flags & SYN_FLAG else 1
     past = seq + (flags & 1) + (flags >> 1 & 1) + (0 if flags & RST_FLAG else length)
     _begin_endpoint(end, flags, seq, past)
-    rel = relative(end, seq, np.int64(end["last_rel"]))
+    rel = relative(end, seq, i64(end["last_rel"]))
     _history(flow, history, end, flags, rel, length, originator)
     if row["window"] == 0 and not flags & RST_FLAG and peer["state"] != CLOSED and end["state"] != RESET:
-        end["zero_windows"] = np.int64(end["zero_windows"]) + 1
-        end["zero_windows_at"], now = _scaled(np.int64(end["zero_windows"]), np.int64(end["zero_windows_at"]))
+        end["zero_windows"] = i64(end["zero_windows"]) + 1
+        end["zero_windows_at"], now = scaled(i64(end["zero_windows"]), i64(end["zero_windows_at"]))
         if now:
             letter(flow, history, L_ZERO_WINDOW, originator)
     if not end["closed"] or not peer["closed"]:
         flow["last"] = t
     if flags & FIN_FLAG:
-        end["fins"] = min(np.int64(end["fins"]) + 1, 60000)
+        end["fins"] = min(i64(end["fins"]) + 1, 60000)
         end["fin_rel"] = rel + past - seq
-    rel_ack = np.int64(0)
+    rel_ack = i64(0)
     if flags & ACK_FLAG:
         rel_ack = _take_ack(peer, ack, flags & RST_FLAG)
     _advance(flow, history, end, flags, past & 0xFFFFFFFF, length, originator)
@@ -395,8 +267,8 @@ def tcp_packet(flow: Any, history: Any, ends: Any, islands: Any, slot: int, d: i
     flow["first_seen"] = flow["first_seen"] | (1 << d)
     data = rel + 1 if flags & SYN_FLAG else rel
     usable = length > 0 and not flags & RST_FLAG and rel >= 0
-    if usable and np.int64(row["payload_cap"]) >= length:
-        acked = max(data, np.int64(end["ack_rel"]))
+    if usable and i64(row["payload_cap"]) >= length:
+        acked = max(data, i64(end["ack_rel"]))
         if acked < data + length:
             deliver(end, islands[2 * slot + d], acked, data + length)
     check_eof(flow, end, peer)

@@ -39,10 +39,15 @@ def read_pcap(window: Window, name: str, note: list[str]) -> Iterator[Block]:
     order = "<" if int.from_bytes(head[:4], "little") in _MAGIC else ">"
     scale, extra = _MAGIC[struct.unpack(order + "I", head[:4])[0]]
     if len(head) < 24:
-        raise InputError("input.cut", "ends within the file header", input=name, where="byte 24", hint="the file was cut while it was copied or written")
+        raise InputError(
+            "input.cut", "ends within the file header", input=name, where="byte 24", hint="the file was cut while it was copied or written",
+        )
     major, minor = struct.unpack(order + "HH", head[4:8])
     if major != 2:
-        raise InputError("input.version", f"pcap version {major}.{minor} is unknown", input=name, where="byte 4", hint="the file is damaged or not a capture")
+        raise InputError(
+            "input.version", f"pcap version {major}.{minor} is unknown", input=name, where="byte 4",
+            hint="the file is damaged or not a capture",
+        )
     snaplen, link = struct.unpack(order + "II", head[16:24])
     limit = MAX_CAPLEN if snaplen <= MAX_CAPLEN else min(snaplen, 1 << 27)
     window.skip(24)
@@ -79,4 +84,4 @@ def _larger(window: Window, order: str, extra: int) -> bool:
     if len(head) < 16:
         return False
     need = 16 + extra + int(struct.unpack(order + "I", head[8:12])[0])
-    return window.peek(need).shape[0] >= need
+    return bool(window.peek(need).shape[0] >= need)

@@ -73,7 +73,9 @@ def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
     """Blocks of frames; what ends a file early goes to `note` as "file.cut" or "file.damaged"."""
     order = _order(window.peek(12)[:12].tobytes())
     if not order:
-        raise InputError("input.pcapng", "section header without a byte-order mark", input=name, where="byte 8", hint="the file is damaged at its start")
+        raise InputError(
+            "input.pcapng", "section header without a byte-order mark", input=name, where="byte 8", hint="the file is damaged at its start",
+        )
     interfaces = _Interfaces()
     columns = _columns(0)
     while True:

@@ -43,11 +43,12 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_dir():
             inside = sorted(item for item in path.rglob("*") if item.is_file() and _is_capture(item))
             if not inside:
-                raise InputError("input.no_captures", "no capture in this folder", input=str(given), hint="captures are pcap or pcapng files, also .gz, .zst, .lz4")
+                hint = "captures are pcap or pcapng files, also .gz, .zst, .lz4"
+                raise InputError("input.no_captures", "no capture in this folder", input=str(given), hint=hint)
             found += inside
         elif path.exists():
             found.append(path)
-        elif matches := sorted(glob.glob(str(given), recursive=True)):
+        elif matches := sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207 - patterns may be absolute
             found += [Path(match) for match in matches if Path(match).is_file()]
         else:
             raise InputError("input.missing", "no such file or folder", input=str(given), hint="check the path")
@@ -63,10 +64,13 @@ def _blocks(window: Window, name: str, note: list[str]) -> Iterator[Block]:
     elif is_pcapng(head):
         yield from read_pcapng(window, name, note)
     elif not head:
-        raise InputError("input.empty", "nothing to read", input=name, hint="the file is empty, or its compression is damaged at the start")
+        raise InputError(
+            "input.empty", "nothing to read", input=name, hint="the file is empty, or its compression is damaged at the start",
+        )
     else:
         raise InputError(
-            "input.format", "not a capture: neither pcap nor pcapng", input=name, where="byte 0", hint="convert other formats with editcap or tshark -w"
+            "input.format", "not a capture: neither pcap nor pcapng", input=name, where="byte 0",
+            hint="convert other formats with editcap or tshark -w"
         )
 
 

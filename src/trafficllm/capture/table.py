@@ -79,7 +79,7 @@ def _splt(batch: FlowBatch, i: int) -> list[dict[str, Any]]:
 
 def flows_arrow(batch: FlowBatch, *, number: int = 0) -> pa.Table:
     """The rows of `flow_rows` as an Arrow table (Parquet-ready), with ts and duration in ns as int64."""
-    import pyarrow as pa  # noqa: PLC0415 - 0.2 s
+    import pyarrow as pa
 
     rows = list(flow_rows(batch, number=number))
     names = [name for name in _ARROW_TYPES if name != "splt"]

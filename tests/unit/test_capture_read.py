@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from capture_samples import Talk, enhanced, ethernet, interface, ipv4, pcap, section, udp, write
+
+from trafficllm.capture.counts import CountsBuilder
+from trafficllm.capture.info import capture_info
+from trafficllm.capture.read import expand, read_frames
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import FrameBatch
+
+FRAMES = [(1.5, ethernet(ipv4(17, udp(1000, 53, b"a")))), (2.25, ethernet(ipv4(17, udp(1000, 53, b"bb"))))]
+EXPECTED = [1_500_000_000, 2_250_000_000]
+
+
+def frames_of(path: Path, **options: int) -> list[FrameBatch]:
+    return list(read_frames([path], **options))
+
+
+def contents(path: Path, **options: int) -> list[tuple[int, bytes]]:
+    found = []
+    for batch in frames_of(path, **options):
+        for i in range(len(batch)):
+            start = int(batch.offset[i])
+            found.append((int(batch.ts[i]), batch.buffer[start : start + int(batch.caplen[i])].tobytes()))
+    return found
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("nano", [False, True])
+def test_classic_pcap_of_both_byte_orders_and_clocks(tmp_path: Path, order: str, nano: bool) -> None:
+    found = contents(write(tmp_path, pcap(FRAMES, order=order, nano=nano)))
+    assert found == [(ts, frame) for ts, (_, frame) in zip(EXPECTED, FRAMES, strict=True)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pcapng_interfaces_keep_their_own_clock_and_link(tmp_path: Path, order: str) -> None:
+    data = section(order) + interface(order=order) + interface(101, order=order, resolution=9) + interface(order=order, resolution=0x80 | 10)
+    data += enhanced(1_500_000, FRAMES[0][1], order=order) + enhanced(2_250_000_000, FRAMES[1][1][14:], face=1, order=order)
+    data += enhanced(3 << 10, FRAMES[0][1], face=2, order=order)
+    batch = frames_of(write(tmp_path, data, "x.pcapng"))[0]
+    assert batch.ts.tolist() == [1_500_000_000, 2_250_000_000, 3_000_000_000]
+    assert batch.link.tolist() == [1, 101, 1]
+    assert batch.number.tolist() == [1, 2, 3]
+
+
+def test_pcapng_sections_start_interfaces_anew(tmp_path: Path) -> None:
+    data = section() + interface() + enhanced(1, FRAMES[0][1]) + section(">") + interface(113, order=">") + enhanced(2, FRAMES[1][1], order=">")
+    links = [link for batch in frames_of(write(tmp_path, data, "x.pcapng")) for link in batch.link.tolist()]
+    assert links == [1, 113]
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "lz4"])
+def test_compressed_captures_are_told_by_their_bytes(tmp_path: Path, codec: str) -> None:
+    raw = gzip.compress(pcap(FRAMES)) if codec == "gzip" else pa.Codec(codec).compress(pcap(FRAMES), asbytes=True)
+    assert [ts for ts, _ in contents(write(tmp_path, raw, "x.pcap"))] == EXPECTED
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipe:
+        buffer = io.BytesIO(pcap(FRAMES))
+
+    monkeypatch.setattr(sys, "stdin", Pipe())
+    assert [int(ts) for batch in read_frames(["-"]) for ts in batch.ts] == EXPECTED
+
+
+def test_many_files_are_one_stream_with_their_names(tmp_path: Path) -> None:
+    write(tmp_path, pcap(FRAMES), "b.pcap")
+    write(tmp_path, pcap(FRAMES[:1]), "a.pcap")
+    batches = list(read_frames([str(tmp_path / "*.pcap")]))
+    assert [(b.source[0], len(b)) for b in batches] == [(0, 1), (1, 2)]
+    assert [Path(name).name for name in batches[0].files] == ["a.pcap", "b.pcap"]
+
+
+def test_small_windows_lose_nothing(tmp_path: Path) -> None:
+    talk = Talk().open()
+    for _ in range(400):
+        talk.send(0, 24, b"x" * 1400)
+    path = write(tmp_path, pcap(talk.frames))
+    whole = contents(path)
+    assert whole == contents(path, chunk_bytes=4096)
+    assert len(whole) == 403
+
+
+def test_a_cut_file_gives_what_is_there(tmp_path: Path) -> None:
+    counts = CountsBuilder()
+    path = write(tmp_path, pcap(FRAMES)[:-5])
+    assert sum(len(batch) for batch in read_frames([path], counts=counts)) == 1
+    assert counts.build().malformed == {"file.cut": 1}
+
+
+def test_a_cut_gzip_gives_what_is_there(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    frames = [(float(i), ethernet(ipv4(17, udp(1000 + i, 53, noise.bytes(1000))))) for i in range(100)]
+    path = write(tmp_path, gzip.compress(pcap(frames))[:-3000], "x.pcap.gz")
+    info = capture_info([path])
+    assert info.packets > 0
+    assert info.malformed == {"file.cut": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("empty.pcap", b"", "input.empty"),
+        ("text.pcap", b"GET / HTTP/1.1\r\n\r\n", "input.format"),
+        ("short.pcap", pcap([])[:19], "input.cut"),
+        ("old.pcap", pcap([])[:4] + b"\x63\x00" + pcap([])[6:], "input.version"),
+        ("garbage.pcapng", b"\x0a\x0d\x0d\x0a" + bytes(40), "input.pcapng"),
+    ],
+)
+def test_what_is_no_capture_is_refused_with_a_hint(tmp_path: Path, name: str, data: bytes, code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        list(read_frames([write(tmp_path, data, name)]))
+    assert caught.value.code == code
+    assert caught.value.input.endswith(name)
+    assert caught.value.hint
+
+
+def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:
+    for given, code in ((tmp_path / "no.pcap", "input.missing"), (tmp_path, "input.no_captures"), (tmp_path / "*.pcap", "input.missing")):
+        with pytest.raises(InputError) as caught:
+            expand([given])
+        assert caught.value.code == code
+
+
+def test_a_bomb_is_refused(tmp_path: Path) -> None:
+    record = pcap([(1.0, bytes(1000))])[24:]
+    path = tmp_path / "bomb.pcap.gz"
+    with gzip.open(path, "wb", compresslevel=9) as stream:
+        stream.write(pcap([]))
+        for _ in range(80):
+            stream.write(record * 1000)
+    with pytest.raises(InputError) as caught:
+        capture_info([path])
+    assert caught.value.code == "input.bomb"
+
+
+def test_info_counts_add_up(captures: Path) -> None:
+    counts = capture_info([captures])
+    assert counts.packets > 1000
+    assert counts.flows > 100
+    assert sum(counts.link_types.values()) == counts.packets
+    assert counts.first <= counts.last
