@@ -150,7 +150,8 @@ class Legaliser:
 
 @dataclass(slots=True)
 class _End:
-    """What one side has sent: next sequence number, last segment that took sequence space (seq, flags, payload)."""
+    """What one side has sent: next sequence number, last segment that took sequence space (seq, flags, payload),
+    window it advertised last."""
 
     port: int
     isn: int
@@ -158,6 +159,7 @@ class _End:
     window: int
     ttl: int
     last: tuple[int, int, bytes] = (0, 0, b"")
+    shown: int = -1
 
 
 class Numberer:
@@ -206,6 +208,9 @@ class Numberer:
             self._put(action, 0 if refused else end.nxt, RST | action.flags & ACK, b"")
         elif action.op == "retransmit":
             seq, flags, payload = end.last
+            if len(payload) == 1 and self._ends[1 - action.dir].shown == 0:
+                # one byte against a closed window is read as a probe, not as a repetition
+                seq, flags, payload = end.nxt, ACK, b""
             self._put(action, seq, flags, payload)
         elif action.op == "ack":
             self._put(action, end.nxt, ACK | extra, b"")
@@ -240,9 +245,10 @@ class Numberer:
         ack = peer.nxt if flags & ACK else 0
         options = _syn_options(self.mss) if flags & SYN else b""
         window = action.window if action.window >= 0 else (64240 if flags & SYN else 0 if flags & RST else end.window)
+        end.shown = min(window, 65535)
         urgent = len(payload) if flags & URG else 0
         header = _HEADER.pack(
-            end.port, peer.port, seq, ack, (20 + len(options)) << 2, flags, min(window, 65535), 0, urgent
+            end.port, peer.port, seq, ack, (20 + len(options)) << 2, flags, end.shown, 0, urgent
         )
         self.packets.append(Packet(self._now, action.dir, action.ttl if action.ttl > 0 else end.ttl, header + options + payload))
 

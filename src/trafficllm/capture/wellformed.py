@@ -34,25 +34,44 @@ def tcp_contents(actions: Sequence[Action], rng: random.Random, repairs: Counter
 def _fill_streams(
     actions: Sequence[Action], streams: tuple[list[int], list[int]], contents: list[bytes], rng: random.Random, repairs: Counter[str]
 ) -> None:
-    for indexes in streams:
-        if not indexes:
-            continue
-        known = _known(actions, indexes)
-        stream = bytearray()
-        edges = []
+    """Contents of one connection: each direction's stream is filled and repaired, then fitted to the other's protocol."""
+    made = [_Stream(actions, indexes, rng, repairs) for indexes in streams if indexes]
+    for stream in made:
+        if any(other.protocol == "tls" for other in made):
+            stream.fit_tls()
+        if any(other.protocol == "http" for other in made):
+            stream.fit_http()
+        repairs["payload.lengths"] += stream.data[: stream.known] != stream.shown
+        for k, start, end in zip(stream.indexes, (0, *stream.edges), stream.edges, strict=False):
+            contents[k] = bytes(stream.data[start:end])
+
+
+class _Stream:
+    """One direction of a connection: its bytes, the ends of its sends, how much of it the plan spells out."""
+
+    def __init__(self, actions: Sequence[Action], indexes: Sequence[int], rng: random.Random, repairs: Counter[str]) -> None:
+        self.indexes, self.known = indexes, _known(actions, indexes)
+        self.data, self.edges = bytearray(), list[int]()
         for k in indexes:
-            shown = actions[k].payload[: max(known - len(stream), 0)]
-            repairs["payload.detached"] += shown != actions[k].payload
-            stream += _filled(replace(actions[k], payload=shown), rng, lead=not stream)
-            edges.append(len(stream))
-        before = bytes(stream)
-        repairs["payload.executable"] += wellformed_guise.disarm(stream, rng)
-        _repair_stream(stream, known, edges, rng)
-        repairs["payload.lengths"] += stream[:known] != before[:known]
-        start = 0
-        for k, edge in zip(indexes, edges, strict=True):
-            contents[k] = bytes(stream[start:edge])
-            start = edge
+            part = actions[k].payload[: max(self.known - len(self.data), 0)]
+            repairs["payload.detached"] += part != actions[k].payload
+            self.data += _filled(replace(actions[k], payload=part), rng, lead=not self.data)
+            self.edges.append(len(self.data))
+        self.shown = bytes(self.data[: self.known])
+        repairs["payload.executable"] += wellformed_guise.disarm(self.data, rng)
+        _repair_stream(self.data, self.known, self.edges, rng)
+        http, tls = wellformed_http.looks_like(self.data), wellformed_tls.looks_like(self.data)
+        self.protocol = "http" if http else "tls" if tls else ""
+
+    def fit_tls(self) -> None:
+        """Beside a TLS stream, bytes that begin with a record type but are none must not."""
+        if self.protocol != "tls" and 20 <= self.data[0] <= 24:
+            self.data[0] |= 0x40
+
+    def fit_http(self) -> None:
+        """Beside an HTTP stream, a line end in what is no message would be read as a broken head."""
+        if self.protocol != "http":
+            self.data[:] = self.data.replace(b"\r", b"\x0c").replace(b"\n", b"\x0b")
 
 
 def _known(actions: Sequence[Action], indexes: Sequence[int]) -> int:
@@ -90,26 +109,28 @@ def _disguise_parts(stream: bytearray, starts: Sequence[int]) -> None:
 
 def udp_contents(actions: Sequence[Action], port: int, rng: random.Random, repairs: Counter[str]) -> list[bytes]:
     """Payload of every datagram, each of the action's size; on DNS ports a message wherever one has that size."""
-    contents = []
+    contents: list[bytearray] = []
+    guessed: list[bytearray] = []
     for action in actions:
         content = None
         if port in wellformed_dns.PORTS or wellformed_dns.looks_like(action.payload):
             content = wellformed_dns.message(action.payload, action.size, _is_response(action), rng)
+        data = _datagram(action, rng, repairs) if content is None else bytearray(content)
+        contents.append(data)
         if content is None:
-            content = _datagram(action, rng, repairs)
-        repairs["payload.lengths"] += content[: len(action.payload)] != action.payload
-        contents.append(content)
-    return contents
+            guessed.append(data)
+    wellformed_guise.quic_flow(guessed)
+    for action, data in zip(actions, contents, strict=True):
+        repairs["payload.lengths"] += data[: len(action.payload)] != action.payload
+    return [bytes(data) for data in contents]
 
 
-def _datagram(action: Action, rng: random.Random, repairs: Counter[str]) -> bytes:
+def _datagram(action: Action, rng: random.Random, repairs: Counter[str]) -> bytearray:
     data = bytearray(_filled(action, rng))
     repairs["payload.executable"] += wellformed_guise.disarm(data, rng)
     if not wellformed_guise.stun(data, len(action.payload)):
         wellformed_guise.disguise(data, wellformed_guise.DATAGRAM)
-    if not wellformed_guise.quic(data):
-        data[0] &= 0x7F
-    return bytes(data)
+    return data
 
 
 def _is_response(action: Action) -> bool:

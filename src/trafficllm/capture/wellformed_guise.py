@@ -40,13 +40,27 @@ def stun(data: bytearray, known: int) -> bool:
     return True
 
 
-def quic(data: bytearray) -> bool:
-    """Make a QUIC long header's length reach the datagram's end (RFC 9000 section 17.2); False if it cannot.
+MIN_QUIC = 25
+"""Bytes of the shortest datagram a QUIC endpoint answers (RFC 9000 section 10.3: 21 and a connection id)."""
 
-    True for anything that is no long header: a short one has no length to be wrong.
+
+def quic_flow(datagrams: list[bytearray]) -> None:
+    """Make every datagram of a flow in which a QUIC long header occurs one of QUIC, or take the long headers away.
+
+    Analysers read a whole conversation as QUIC once one datagram looked like it.
     """
-    if len(data) < 7 or not data[0] & 0x80 or not _quic_version(bytes(data[1:5])):
-        return True
+    long = [data for data in datagrams if len(data) > 4 and data[0] & 0x80 and _quic_version(bytes(data[1:5]))]
+    if not long:
+        return
+    whole = min(map(len, datagrams)) >= MIN_QUIC
+    kept = {id(data) for data in long if whole and _quic_length(data)}
+    for data in datagrams:
+        if data and id(data) not in kept:
+            data[0] = data[0] & 0x7F | 0x40
+
+
+def _quic_length(data: bytearray) -> bool:
+    """Make the long header's length reach the datagram's end (RFC 9000 section 17.2); False if it cannot."""
     at = 6 + data[5]
     if data[5] > 20 or at >= len(data) or data[at] > 20 or data[0] & 0x30 == 0x30:
         return False
@@ -96,7 +110,8 @@ def _classic_stun(data: bytearray) -> int:
 
 
 def _cookie(data: bytearray) -> int:
-    return 4 if data[4:8] == _COOKIE else -1
+    """STUN's cookie, in a datagram or behind the length that frames it on TCP (RFC 4571)."""
+    return next((at for at in (4, 6) if data[at : at + 4] == _COOKIE), -1)
 
 
 def _fix(data: bytearray) -> int:
@@ -120,7 +135,7 @@ def _http_line(data: bytearray) -> int:
 Signature = Callable[[bytearray], int]
 DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc)
 """Protocols guessed from a datagram: each gives the offset of the byte to change, -1 where it does not match."""
-STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line)
+STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line, _cookie)
 _EXECUTABLES = (b"This program", b"PE\0\0", b"\x7fELF")
 
 
