@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROTO_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}
 _SECOND = 1_000_000_000
-_ZEEK_FIELDS = (
+ZEEK_FIELDS = (
     ("ts", "time"), ("uid", "string"), ("id.orig_h", "addr"), ("id.orig_p", "port"), ("id.resp_h", "addr"), ("id.resp_p", "port"),
     ("proto", "enum"), ("service", "string"), ("duration", "interval"), ("orig_bytes", "count"), ("resp_bytes", "count"),
     ("conn_state", "string"), ("local_orig", "bool"), ("local_resp", "bool"), ("missed_bytes", "count"), ("history", "string"),
@@ -145,8 +145,8 @@ def zeek_conn_log(batches: Iterable[FlowBatch]) -> Iterator[str]:
     yield "#empty_field\t(empty)"
     yield "#unset_field\t-"
     yield "#path\tconn"
-    yield "\t".join(("#fields", *(name for name, _ in _ZEEK_FIELDS)))
-    yield "\t".join(("#types", *(kind for _, kind in _ZEEK_FIELDS)))
+    yield "\t".join(("#fields", *(name for name, _ in ZEEK_FIELDS)))
+    yield "\t".join(("#types", *(kind for _, kind in ZEEK_FIELDS)))
     number = 0
     for batch in batches:
         for i in range(len(batch)):

@@ -69,8 +69,8 @@ class _Stream:
             self.data[0] |= 0x40
 
     def fit_http(self) -> None:
-        """Beside an HTTP stream, a line end in what is no message would be read as a broken head."""
-        if self.protocol != "http":
+        """Beside an HTTP stream, a line end in what is neither HTTP nor TLS would be read as a broken head."""
+        if not self.protocol:
             self.data[:] = self.data.replace(b"\r", b"\x0c").replace(b"\n", b"\x0b")
 
 

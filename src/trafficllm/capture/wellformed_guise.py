@@ -122,6 +122,11 @@ def _dcerpc(data: bytearray) -> int:
     return 0 if len(data) > 2 and data[0] in {4, 5} and data[1] <= 1 else -1
 
 
+def _thrift(data: bytearray) -> int:
+    compact = len(data) > 1 and data[0] == 0x82 and data[1] & 0x1F == 1
+    return 0 if compact or data[:2] == b"\x80\x01" else -1
+
+
 def _image(data: bytearray) -> int:
     return 0 if bytes(data[:4]) in {b"\x89PNG", b"GIF8", b"PRI "} or data[:2] == b"\xff\xd8" else -1
 
@@ -133,9 +138,9 @@ def _http_line(data: bytearray) -> int:
 
 
 Signature = Callable[[bytearray], int]
-DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc)
+DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc, _thrift)
 """Protocols guessed from a datagram: each gives the offset of the byte to change, -1 where it does not match."""
-STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line, _cookie)
+STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line, _cookie, _thrift)
 _EXECUTABLES = (b"This program", b"PE\0\0", b"\x7fELF")
 
 
@@ -145,7 +150,7 @@ def disguise(data: bytearray, signatures: tuple[Signature, ...]) -> bool:
     for signature in signatures:
         at = signature(data)
         if at >= 0:
-            data[at] = (data[at] ^ 0x20) | 0x40
+            data[at] = (data[at] ^ 0x20) & 0x7F | 0x40
             changed = True
     return changed
 

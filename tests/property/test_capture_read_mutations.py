@@ -1,0 +1,130 @@
+"""Mutated frames and files: nothing but records and clear errors may come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trafficllm.capture.counts import CountsBuilder
+from trafficllm.capture.facts import facts_of
+from trafficllm.capture.flows import FlowOptions, assemble, read_flows
+from trafficllm.capture.read import read_frames
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.types import FlowBatch, FrameBatch
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "captures"
+LINKS = np.array([0, 1, 9, 12, 50, 51, 100, 101, 104, 105, 108, 113, 119, 127, 163, 192, 228, 229, 276, 147, 65535], dtype=np.uint16)
+
+
+def seeds() -> list[tuple[bytes, int]]:
+    found = []
+    for path in sorted(GOLDEN.rglob("*.pcap")):
+        for batch in read_frames([path]):
+            for i in range(min(len(batch), 20)):
+                start = int(batch.offset[i])
+                found.append((batch.buffer[start : start + int(batch.caplen[i])].tobytes(), int(batch.link[i])))
+    assert len(found) > 500
+    return found
+
+
+def mutate(frame: bytes, rng: np.random.Generator) -> bytes:
+    data = bytearray(frame)
+    for _ in range(int(rng.integers(0, 6))):
+        if not data:
+            break
+        at = int(rng.integers(0, min(len(data), 120)))
+        kind = int(rng.integers(0, 5))
+        if kind == 0:
+            data[at] ^= 1 << int(rng.integers(0, 8))
+        elif kind == 1:
+            data[at] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF]))
+        elif kind == 2:
+            del data[at:]
+        elif kind == 3:
+            data[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        else:
+            data[at : at + 8] = data[:8]
+    return bytes(data)
+
+
+def batches(count: int, seed: int, size: int = 5000) -> Iterator[FrameBatch]:
+    rng, originals = np.random.default_rng(seed), seeds()
+    for first in range(0, count, size):
+        picks = rng.integers(0, len(originals), size)
+        frames = [mutate(originals[pick][0], rng) for pick in picks]
+        lengths = np.array([len(frame) for frame in frames], dtype=np.uint32)
+        links = np.array([originals[pick][1] for pick in picks], dtype=np.uint16)
+        strange = rng.random(size) < 0.1
+        links[strange] = rng.choice(LINKS, int(strange.sum()))
+        yield FrameBatch(
+            buffer=np.frombuffer(b"".join(frames), dtype=np.uint8),
+            offset=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]),
+            caplen=lengths,
+            origlen=np.where(rng.random(size) < 0.1, rng.integers(0, 2**32, size, dtype=np.uint32), lengths),
+            ts=rng.integers(0, 2**62, size) if first % (4 * size) == 0 else np.arange(size, dtype=np.int64) * 1_000_000,
+            link=links,
+            source=np.zeros(size, dtype=np.uint32),
+            number=np.arange(first + 1, first + size + 1, dtype=np.int64),
+            files=("mutated",),
+        )
+
+
+def sound(batch: FlowBatch) -> int:
+    assert np.all(np.diff(batch.pkt_ptr) >= 0)
+    assert batch.pkt_ptr[-1] == len(batch.p_dir)
+    assert np.all(batch.duration >= 0)
+    assert np.all(batch.payload_bytes >= 0)
+    for i in range(len(batch)):
+        low, middle, high = batch.payload_ptr[i].tolist()
+        sides = batch.payload[low:middle].tobytes(), batch.payload[middle:high].tobytes()
+        facts = facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *sides)
+        assert all(0 <= span.start <= span.end <= len(sides[span.dir]) for span in facts.spans)
+    return int(batch.pkts.sum())
+
+
+def run(count: int, seed: int) -> None:
+    counts = CountsBuilder()
+
+    def counted() -> Iterator[FrameBatch]:
+        for batch in batches(count, seed):
+            counts.frames(batch)
+            yield batch
+
+    packets = sum(sound(batch) for batch in assemble(counted(), options=FlowOptions(table_size=4096, max_packets=8), counts=counts))
+    result = counts.build()
+    assert result.packets == count
+    assert packets + result.non_flow == count
+    assert result.malformed
+
+
+def test_a_hundred_thousand_mutated_frames() -> None:
+    run(100_000, seed=1)
+
+
+@pytest.mark.soak
+def test_a_million_mutated_frames() -> None:
+    run(1_000_000, seed=2)
+
+
+def test_mutated_files_end_in_records_or_one_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    files = [path for path in sorted(GOLDEN.rglob("*.pcap*")) if path.stat().st_size < 6000]
+    ended = {"records": 0, "error": 0}
+    for number in range(400):
+        data = bytearray(files[number % len(files)].read_bytes())
+        for _ in range(int(rng.integers(1, 8))):
+            data[int(rng.integers(0, min(len(data), 200 if number % 2 else len(data))))] = int(rng.integers(0, 256))
+        path = tmp_path / "x.pcap"
+        path.write_bytes(data[: int(rng.integers(1, len(data) + 1))] if number % 3 == 0 else data)
+        try:
+            for batch in read_flows([path]):
+                sound(batch)
+            ended["records"] += 1
+        except TrafficLLMError as error:
+            assert error.hint
+            ended["error"] += 1
+    assert ended["records"] > 200
+    assert ended["error"] > 5
