@@ -65,7 +65,8 @@ def test_the_manifest_says_what_it_was_made_from(made: dict[str, Any]) -> None:
         assert manifest[key] not in (None, "", {}), key
     assert made["registry"].verify() == {}
     assert str(made["place"]) not in (version.path / "manifest.json").read_text()
-    assert not list(version.path.rglob("*.parquet"))
+    kept = [path.relative_to(version.path).as_posix() for path in version.path.rglob("*.parquet")]
+    assert kept == [f"sample/{manifest['sample']['sha256']}.parquet"]
 
 
 def test_serving_gives_the_scores_of_the_evaluation(made: dict[str, Any]) -> None:

@@ -224,6 +224,37 @@ class Application:
             progress=progress or Silent(),
         )
 
+    def update(
+        self,
+        folder: Path,
+        task: str,
+        *,
+        seed: int = 0,
+        max_seconds: float | None = None,
+        progress: ProgressSink | None = None,
+    ) -> dict[str, Any]:
+        """New captures into a live task (contract: `adapter update`); GateError where its gate refused them."""
+        from trafficllm.lifecycle.registering import update
+
+        return update(self, folder, task, seed=seed, max_seconds=max_seconds, progress=progress or Silent())
+
+    def verify(self, task: str = "") -> dict[str, Any]:
+        """Body of `adapter verify`; ArtifactError with every difference where a version is not as it was registered."""
+        from trafficllm.lifecycle.upkeep import verify
+
+        return verify(self.registry, self.task(task).id if task else None)
+
+    def export(self, task: str, out: Path, *, version: str = "", merged: bool = False) -> dict[str, Any]:
+        """Body of `adapter export`: a folder that stock PEFT loads, or the base with the adapter merged in."""
+        from trafficllm.lifecycle.upkeep import export
+
+        return export(self, task, out, version=version, merged=merged)
+
+    def gc(self, task: str = "", *, keep: int = 3) -> dict[str, Any]:
+        """Body of `adapter gc`: versions removed, all but the live one, the last `keep` and the last `keep` live ones."""
+        chosen = self.task(task).id if task else None
+        return {"registry": str(self.registry_root), "removed": list(self.registry.gc(chosen, keep=keep))}
+
     def evaluate(
         self,
         data: Path,

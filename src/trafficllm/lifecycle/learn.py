@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import ProgressSink, Silent
-from trafficllm.lifecycle import scoring
+from trafficllm.lifecycle import replay, scoring
 from trafficllm.lifecycle.learn_router import base_facts
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def register(
     start = time.monotonic()
     dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
     tuned = tune.tune_task(base, tune_data(dataset, task=task), place, settings, sink)
-    manifest = _manifest(dataset, task, base, tuned, settings)
+    manifest = manifest_of(dataset, task, base, tuned, settings)
     manifest |= _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
     if baselines:
         sink.update("baselines", 0, None)
@@ -65,9 +65,10 @@ def register(
         manifest["baselines"] = scoring.baselines(dataset, base, seed=settings.seed, budget_s=budget)
     live = registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
+    manifest["sample"] = replay.keep(dataset, place)
     version = registry.register(task.id, place, manifest, status=status)
     seconds = round(time.monotonic() - start, 2)
-    return {**_answer(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
+    return {**answer_of(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
 
 
 def open_dataset(
@@ -133,7 +134,7 @@ def _scores(
     return {"calibration": scorer.calibration, "quality": quality, "cost": cost}
 
 
-def _manifest(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
+def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
     """What a version says of its making: base, tokenizer, codec, masks, labels, data, prompts, split, seed, versions."""
     from trafficllm.records import prompts
 
@@ -161,7 +162,7 @@ def _manifest(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, optio
     }
 
 
-def _answer(manifest: Mapping[str, Any], tuned: TuneReport) -> dict[str, Any]:
+def answer_of(manifest: Mapping[str, Any], tuned: TuneReport) -> dict[str, Any]:
     """The keys of `adapter register --json`; a first version passes no gate, so its rows are empty."""
     from trafficllm.model.tune import peak_bytes
 

@@ -62,6 +62,37 @@ def register(
     return body
 
 
+def update(
+    application: Application,
+    folder: Path,
+    task: str,
+    *,
+    seed: int,
+    max_seconds: float | None,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """New captures into a live task; see `Application.update`. GateError where the gate refused them."""
+    from trafficllm.lifecycle import gate
+    from trafficllm.lifecycle.tuning import tune_options
+    from trafficllm.lifecycle.update import update as learn_more
+
+    chosen = application.task(task)
+    facts = f"update {application.registry.live(chosen.id).version} {seed} {max_seconds} {application.base_name}"
+    work = _workdir(application, folder, chosen.id, facts)
+    body = learn_more(
+        folder,
+        task=chosen,
+        base=application.base,
+        registry=application.registry,
+        workdir=work / "adapter",
+        options=tune_options(application.config, seed=seed, max_seconds=max_seconds),
+        progress=progress,
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    gate.raise_if_refused(body)
+    return body
+
+
 def _register_detector(
     application: Application,
     data: Dataset,

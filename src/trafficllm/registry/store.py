@@ -112,12 +112,15 @@ class Registry:
                 self._save(name, _forgotten(pointer, frozenset(self._names(name))))
         return removed
 
-    def export(self, task: str, version: str, out: str | Path) -> Path:
-        """Copy a verified version to `out`, a folder that stock PEFT loads (`PeftModel.from_pretrained`)."""
+    def export(self, task: str, version: str, out: str | Path, *, leave_out: Sequence[str] = ()) -> Path:
+        """Copy a verified version to `out`, a folder that stock PEFT loads (`PeftModel.from_pretrained`).
+
+        Files and folders named in `leave_out` stay here.
+        """
         chosen = self.show(task, version)
         self._raise_if_changed(chosen)
         with atomic_dir(out) as temporary:
-            shutil.copytree(chosen.path, temporary, dirs_exist_ok=True)
+            shutil.copytree(chosen.path, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*leave_out))
         return Path(out)
 
     # reading

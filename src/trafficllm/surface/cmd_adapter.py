@@ -1,4 +1,4 @@
-"""`trafficllm adapter`: register, list, show, promote, rollback."""
+"""`trafficllm adapter`: register, update, list, show, promote, rollback, verify, export, gc."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from trafficllm.surface.options import (
     Folder,
     Json,
     MaxSeconds,
+    Out,
     Profile,
     Quiet,
     Registry,
@@ -74,6 +75,49 @@ def _show_registered(body: Mapping[str, Any]) -> None:
     show_pairs(
         {key: body.get(key) for key in ("task", "version", "parent", "status", "seconds", "peak_bytes")}
     )
+
+
+@app.command()
+def update(
+    folder: Folder,
+    task: Task,
+    base: Base = "",
+    registry: Registry = "",
+    seed: Seed = 0,
+    max_seconds: MaxSeconds = None,
+    extra: Tasks = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Teach a live task new captures, also of new classes; promoted only if old data is answered as well as before.
+
+    Starts from the live version and replays the records it kept. A refused update is kept as a rejected version
+    and ends with exit code 5; too few records to tell leave a candidate.
+    """
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.surface.output import emit
+    from trafficllm.surface.progress import Bar
+
+    application = Application(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    with Bar(quiet=quiet) as bar:
+        body = application.update(folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
+    emit("adapter.update", body, as_json=as_json, show=_show_updated)
+
+
+def _show_updated(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.output import show_pairs, show_table
+
+    rows = [
+        [f"{name} data", side["records"], side["groups"], side["before"], side["after"], side["lower"]]
+        for name, side in body["gate"].items()
+        if side is not None
+    ]
+    columns = ("", "records", "groups", "before", "after", "lower bound")
+    show_table(columns, rows, title="macro-F1 on held-out records", right=columns[1:])
+    keys = ("task", "version", "parent", "status", "why", "added_labels", "replayed", "transfer")
+    cost = {"tuning": f"{body['tuning']['seconds']:.1f} s, the parent's {body['parent_seconds']:.1f} s"}
+    show_pairs({**{key: body[key] for key in keys}, **cost, "seconds": body["seconds"], "peak_bytes": body["peak_bytes"]})
 
 
 @app.command("list")
@@ -154,3 +198,48 @@ def _show_change(body: Mapping[str, Any]) -> None:
             "macro_f1": (body["quality"] or {}).get("macro_f1"),
         }
     )
+
+
+@app.command()
+def verify(
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Compare every file of the registry with the hashes it was registered with."""
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.surface.output import emit, show_pairs
+
+    emit("adapter.verify", Application(registry=registry).verify(task), as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def export(
+    task: TaskArgument,
+    out: Out,
+    version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
+    merged: Annotated[bool, typer.Option("--merged", help="The whole base with the adapter merged in.")] = False,
+    base: Base = "",
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind."""
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.surface.output import emit, show_pairs
+
+    body = Application(base=base, registry=registry).export(task, out, version=version, merged=merged)
+    emit("adapter.export", body, as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def gc(
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
+    keep: Annotated[int, typer.Option("--keep", metavar="N", min=0, help="Latest versions to keep.")] = 3,
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Remove old versions: all but the live one, the latest, and those that were live last."""
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.surface.output import emit, show_pairs
+
+    emit("adapter.gc", Application(registry=registry).gc(task, keep=keep), as_json=as_json, show=show_pairs)

@@ -13,11 +13,15 @@ from pydantic import BaseModel, Field, create_model
 from trafficllm.surface import shapes, shapes_learning
 
 BODIES: dict[str, type[BaseModel]] = {
+    "adapter.export": shapes_learning.AdapterExport,
+    "adapter.gc": shapes_learning.AdapterGc,
     "adapter.list": shapes.AdapterList,
     "adapter.register": shapes_learning.AdapterRegister,
     "adapter.promote": shapes.AdapterChange,
     "adapter.rollback": shapes.AdapterChange,
     "adapter.show": shapes.AdapterShow,
+    "adapter.update": shapes_learning.AdapterUpdate,
+    "adapter.verify": shapes_learning.AdapterVerify,
     "analyze": shapes.Analyze,
     "capture.check": shapes.CaptureCheck,
     "capture.info": shapes.CaptureInfo,

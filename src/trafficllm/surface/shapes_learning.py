@@ -120,6 +120,41 @@ class AdapterRegister(Closed):
     replayed: int
 
 
+class AdapterUpdate(AdapterRegister):
+    """A version made from the live one and new captures: what its gate saw, decided and why."""
+
+    why: str
+    transfer: dict[str, float]
+    added_labels: list[str]
+    dropped: Counts
+    parent_seconds: float
+
+
+class AdapterVerify(Closed):
+    """A registry whose files are all as they were registered."""
+
+    registry: str
+    versions: int
+    tasks: list[str]
+
+
+class AdapterExport(Closed):
+    """A version written for use elsewhere."""
+
+    task: str
+    version: str
+    out: str
+    merged: bool
+    files: list[str]
+
+
+class AdapterGc(Closed):
+    """Versions that were removed, as task/version."""
+
+    registry: str
+    removed: list[str]
+
+
 class EvaluateRun(Quality):
     """An adapter's score on a data set's test part."""
 

@@ -1,0 +1,105 @@
+"""The gate of an update: promoted only where new data is answered better and old data not worse.
+
+Old and new answers to the same held-out rows are compared, resampling groups (evaluate.bootstrap.paired).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trafficllm.core.errors import GateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from trafficllm.registry.versions import Status
+
+MARGIN = 0.01
+"""Macro-F1 that old data may lose at most: 1 point, at the lower end of a one-sided 95 % interval."""
+LEAST_NEW = 10
+"""Fewer new test records than this say nothing: two right answers more would be 20 points."""
+LEAST_GROUPS = 5
+"""From this many old groups on, a mean loss above the margin is believed even where the interval is wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Held-out rows of one kind with the live version's answers and the update's."""
+
+    truth: Sequence[str]
+    before: Sequence[str]
+    after: Sequence[str]
+    groups: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Macro-F1 before and after on one kind of rows; `lower` and `upper` one-sided 95 % bounds of the difference."""
+
+    before: float
+    after: float
+    lower: float
+    upper: float
+    groups: int
+    records: int
+
+    @property
+    def gain(self) -> float:
+        """What the update gained; negative where it lost."""
+        return self.after - self.before
+
+    def as_dict(self) -> dict[str, float]:
+        """The gate's row in `adapter update --json`."""
+        figures = {key: round(getattr(self, key), 6) for key in ("before", "after", "lower")}
+        return {**figures, "groups": self.groups, "records": self.records}
+
+
+def compare(labels: Sequence[str], answers: Answers, *, seed: int = 0, n_boot: int = 2000) -> Side:
+    """Both versions on the same rows; with fewer than two groups the bounds are -1 and 1."""
+    from trafficllm.evaluate.bootstrap import paired
+
+    if not answers.truth:
+        return Side(0.0, 0.0, -1.0, 1.0, 0, 0)
+    found = paired(labels, answers.truth, answers.before, answers.after, answers.groups, n_boot=n_boot, seed=seed)
+    back = paired(labels, answers.truth, answers.after, answers.before, answers.groups, n_boot=n_boot, seed=seed)
+    return Side(found.before, found.after, found.lower, -back.lower, found.groups, len(answers.truth))
+
+
+def decide(old: Side, new: Side) -> tuple[Status, str]:
+    """`live`, `rejected` or, where the records are too few to tell, `candidate`; and why.
+
+    >>> better, same = Side(.5, .9, .2, .6, 9, 40), Side(.9, .9, 0., 0., 9, 40)
+    >>> decide(same, better)[0], decide(better, same)[0]
+    ('live', 'candidate')
+    >>> decide(Side(.9, .6, -.4, -.2, 9, 40), better)[0]
+    'rejected'
+    """
+    shown_old = f"old data {old.before:.3f} -> {old.after:.3f}, lower bound {old.lower:+.3f} over {old.groups} groups"
+    shown_new = f"new data {new.before:.3f} -> {new.after:.3f} on {new.records} records"
+    if old.upper < -MARGIN or (old.groups >= LEAST_GROUPS and old.gain < -MARGIN):
+        return "rejected", f"it forgets: {shown_old}"
+    if new.records >= LEAST_NEW and new.gain < 0:
+        return "rejected", f"it answers new data worse: {shown_new}"
+    if new.records < LEAST_NEW:
+        return "candidate", f"too few new test records to tell: {shown_new}, at least {LEAST_NEW} are needed"
+    if new.gain == 0:
+        return "candidate", f"new data is answered no better: {shown_new}"
+    if old.lower < -MARGIN:
+        return "candidate", f"too few old records to tell: {shown_old}, {-MARGIN:+.3f} is needed"
+    return "live", f"{shown_new}; {shown_old}"
+
+
+def raise_if_refused(body: Mapping[str, Any]) -> None:
+    """GateError for an update whose version was rejected; the live version is as it was."""
+    if body["status"] == "rejected":
+        shown = f"`trafficllm adapter show {body['task']} --version {body['version']}`"
+        raise GateError(
+            "gate.refused",
+            f"the update was refused, {body['parent']} stays live: {body['why']}",
+            input=str(body["task"]),
+            where=str(body["version"]),
+            hint=f"look at the labels of the new captures; {shown} has the figures",
+        )

@@ -1,0 +1,193 @@
+"""`adapter update`: new captures for a live task, also of new classes, learnt on top of the live version.
+
+Live weights -> tuning on new records and a replayed sample of the old -> gate against the live version -> registry. Neither
+old captures nor the data set that the live version was made from are needed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.files import read_json
+from trafficllm.core.types import ProgressSink
+from trafficllm.lifecycle import gate, learn, replay, scoring
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import Scores
+    from trafficllm.infer.scorer import LLMScorer
+    from trafficllm.model.load import Base
+    from trafficllm.model.tune import TuneOptions
+    from trafficllm.records.catalog import Task
+    from trafficllm.registry.store import Registry
+    from trafficllm.registry.versions import Version
+
+SEARCH_SECONDS = 30.0
+"""Estimated search time of each baseline: the sample and the new records are few, and an update should stay cheap."""
+
+
+def update(
+    folder: str | Path,
+    *,
+    task: Task,
+    base: Base,
+    registry: Registry,
+    workdir: str | Path,
+    options: TuneOptions,
+    baselines: bool = True,
+    search_s: float = SEARCH_SECONDS,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """Learn new captures or a data set into the live version; returns the keys of `adapter update --json`.
+
+    `status` says what became of it: live, candidate (too few records to tell) or rejected, and `why`; what is rejected gets
+    no baselines. `workdir` keeps adapter and checkpoints, so that the same call again resumes. Raises ArtifactError where there is no live
+    version, it does not fit the base, or it keeps no sample; InputError for data that cannot be learnt from.
+    """
+    from trafficllm.model import tune
+
+    start, place = time.monotonic(), Path(workdir)
+    live = registry.live(task.id)
+    definition = _checked(live, task, base)
+    kept = replay.read(live)
+    data = _data(Path(folder), live, kept, definition, seed=options.seed, progress=progress)
+    settings = same_shape(options, live)
+    tuned = tune.tune_task(base, learn.tune_data(data, task=definition), place, settings, progress, start_from=live.path)
+    manifest = learn.manifest_of(data, definition, base, tuned, settings)
+    manifest |= _judged(
+        data, len(kept), live, definition, base=base, adapter=place, seed=settings.seed, progress=progress
+    )
+    manifest |= _history(live, data, kept, folder=place)
+    status = manifest["decision"]["status"]
+    if baselines and status != "rejected":
+        progress.update("baselines", 0, None)
+        manifest["baselines"] = scoring.baselines(data, base, seed=settings.seed, budget_s=search_s)
+    current = registry.find_live(task.id)
+    if status == "live" and (current is None or current.version != live.version):
+        status = manifest["decision"]["status"] = "candidate"
+        manifest["decision"]["why"] = f"{live.version} is live no more: another process changed it meanwhile"
+    version = registry.register(task.id, place, manifest, status=status)
+    facts = {key: manifest[key] for key in ("gate", "transfer", "added_labels", "replayed", "parent_seconds")}
+    body = {**learn.answer_of(manifest, tuned), **version.as_dict(), **facts, "path": str(version.path)}
+    seconds = round(time.monotonic() - start, 2)
+    return {**body, "why": manifest["decision"]["why"], "dropped": data.manifest["dropped"], "seconds": seconds}
+
+
+def _checked(live: Version, task: Task, base: Base) -> Task:
+    """The task as the live version learnt it: its prompt must stay the same."""
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.units import codec_hash
+    from trafficllm.registry import fit
+
+    fit.check(live.manifest, base.manifest, codec_hash())
+    if task.kind != "detection":
+        raise InputError("input.task", f"task {task.id} gives no verdicts, so no gate can judge an update", input=task.id,
+                         hint="register it again from all its captures")  # fmt: skip
+    return Task.model_validate(live.manifest.get("task_definition", task.model_dump()))
+
+
+def _data(
+    folder: Path, live: Version, kept: replay.Rows, task: Task, *, seed: int, progress: ProgressSink
+) -> replay.Kept:
+    view = replay.View.of(live.manifest)
+    chores = task.housekeeping or "housekeeping" in live.manifest.get("kept_fields", ())
+    found, unit = replay.fresh(folder, view, task, chores=chores, seed=seed, progress=progress)
+    new, leaks = replay.without_leaks(kept, found)
+    data = replay.joined(kept, new, live, unit=unit, leaks=leaks)
+    if "train" not in data.table["part"].to_pylist()[len(kept) :]:
+        raise InputError(
+            "input.no_train",
+            "nothing new to learn: no record is left for training that the kept sample does not hold elsewhere",
+            input=str(folder),
+            hint="add captures: each label needs enough groups for training, validation and test",
+        )
+    return data
+
+
+def same_shape(options: TuneOptions, live: Version) -> TuneOptions:
+    """The options with the live adapter's method, rank and scale: weights can only go on in an adapter of their shape."""
+    from trafficllm.model.guard import CONFIG
+
+    config = read_json(live.path / CONFIG)
+    method = "rslora" if config.get("use_rslora") else "dora" if config.get("use_dora") else "lora"
+    return options.model_copy(update={"method": method, "r": config["r"], "lora_alpha": config["lora_alpha"]})
+
+
+def _judged(
+    data: replay.Kept, kept: int, live: Version, task: Task, *, base: Base, adapter: Path, seed: int, progress: ProgressSink
+) -> dict[str, Any]:
+    """Calibration, quality and gate of the new weights, the live ones beside them on the same rows."""
+    from trafficllm.infer.engine import Engine
+    from trafficllm.infer.scorer import LLMScorer
+
+    progress.update("gate", 0, None)
+    engine = Engine(base)
+    engine.add_adapter("before", live.path)
+    engine.add_adapter("after", adapter)
+    labels = scoring.labels_of(data)
+    after = LLMScorer(engine, "after", task, labels, codec=data.codec)
+    after.calibration = scoring.calibrate(after, data, seed=seed)
+    before = LLMScorer(engine, "before", task, live.manifest["labels"], codec=data.codec)
+    test, truth = scoring.rows(data, "test", labels)
+    start = time.monotonic()
+    scores = scoring.score_rows(after, data, test)
+    spent = max(time.monotonic() - start, 1e-9)
+    guess, past = _named(scores), _named(scoring.score_rows(before, data, test))
+    groups = data.groups(test)
+
+    def side(rows: Sequence[int]) -> gate.Side:
+        picked = ([column[k] for k in rows] for column in (truth, past, guess, groups))
+        return gate.compare(labels, gate.Answers(*picked), seed=seed)
+
+    old = side([k for k, i in enumerate(test) if i < kept])
+    fresh = [k for k, i in enumerate(test) if i >= kept]
+    new = side(fresh)
+    status, why = gate.decide(old, new)
+    quality = scoring.quality_of(data, base, guess, labels=labels, probabilities=scores.probabilities, seed=seed)
+    forward = new.before - _majority([truth[k] for k in fresh])
+    return {
+        "calibration": after.calibration,
+        "quality": quality,
+        "cost": _cost(after, scores, spent),
+        "gate": {"old": old.as_dict(), "new": new.as_dict(), "router": None},
+        "transfer": {"backward": round(old.gain, 6), "forward": round(forward, 6)},
+        "decision": {"status": status, "why": why},
+    }
+
+
+def _named(scores: Scores) -> list[str]:
+    return [scores.labels[k] for k in scores.probabilities.argmax(axis=1)]
+
+
+def _cost(scorer: LLMScorer, scores: Scores, spent: float) -> dict[str, float]:
+    from trafficllm.infer import calibration as cal
+
+    strange = cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)
+    rate = round(len(strange) / spent, 1)
+    return {"flows_per_second": rate, "seconds": round(spent, 2), "unknown_share": float(strange.mean())}
+
+
+def _majority(truth: Sequence[str]) -> float:
+    """Macro-F1 of always naming the commonest label: what forward transfer is measured from."""
+    if not truth:
+        return 0.0
+    counts = Counter(truth)
+    most = max(counts.values())
+    return 2 * most / (most + len(truth)) / len(counts)
+
+
+def _history(live: Version, data: replay.Kept, kept: replay.Rows, *, folder: Path) -> dict[str, Any]:
+    """What the version says of where it came from, and the sample that the next update replays."""
+    past = set(live.manifest["labels"])
+    return {
+        "parent": live.version,
+        "parent_seconds": float((live.manifest.get("tuning") or {}).get("seconds", 0.0)),
+        "added_labels": [label for label in data.labels if label not in past],
+        "replayed": list(kept.parts).count("train"),
+        "replayed_sha256": live.manifest["sample"]["sha256"],
+        "sample": replay.keep(data, folder),
+    }
