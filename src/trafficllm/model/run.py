@@ -97,7 +97,7 @@ def _validator(rows: Rows, data: TuneData, options: TuneOptions, pad: int) -> Ca
     samples = [rows.answer(data.val_answers[k], ids) for k, ids in zip(chosen, prompts, strict=True)]
     samples = [Sample(s.prompt, s.answer, s.choices, 1.0) for s in samples]
     # Wider batches than in training: nothing is kept for a backward pass.
-    settings: dict[str, int] = {"pad": pad, "batch_tokens": 2 * options.batch_tokens}
+    settings: dict[str, int] = {"pad": pad, "batch_tokens": max(2048, 2 * options.batch_tokens)}
 
     def look(model: Any) -> dict[str, float]:
         loss, begun = loss_and_first(model, samples, rows.trie, **settings, full=0.0 if rows.trie else 1.0)
