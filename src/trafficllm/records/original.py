@@ -121,7 +121,7 @@ def packet_fields(text: str) -> dict[str, str]:
     {'ip.ttl': '64', 'tcp.dstport': '443'}
     """
     _, mark, rest = text.rpartition("<packet>:")
-    return dict(_pairs(rest.strip())) if mark else {}
+    return dict(_pairs(rest.strip())) if mark and _PAIR.search(rest.strip()) else {}
 
 
 def _request(text: str) -> str:

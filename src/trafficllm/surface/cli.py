@@ -23,6 +23,7 @@ from trafficllm.surface import (
     cmd_evaluate,
     cmd_generate,
     cmd_quickstart,
+    cmd_serve,
     cmd_task,
     cmd_tokenizer,
     cmd_tune,
@@ -67,6 +68,7 @@ def _root(
 app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
 app.command("generate")(cmd_generate.generate)
+app.command("serve")(cmd_serve.serve)
 app.command("doctor")(cmd_doctor.doctor)
 for _name, (_app, _help) in _NOUNS.items():
     app.add_typer(_app, name=_name, help=_help, no_args_is_help=True)

@@ -1,0 +1,58 @@
+"""Field questions: "what is the TTL of packet 3?" is read from the decoded packet, no model takes part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+_NAME = re.compile(r"\b[a-z0-9_]+(?:\.[a-z0-9_]+)+\b", re.IGNORECASE)
+_FRAME = re.compile(r"\b(?:packet|frame)\s*(?:number\s*|no\.?\s*|#\s*)?(\d{1,7})\b", re.IGNORECASE)
+_ASKS = r"\b(?:what(?:'s| is| are| was)|value of|give me|tell me|show me|which)\b[^.?\n]{0,40}?\b"
+
+_PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"source (?:ip )?address|source ip|src ip", ("ip.src", "ipv6.src")),
+    (r"destination (?:ip )?address|destination ip|dst ip", ("ip.dst", "ipv6.dst")),
+    (r"source port|src port", ("tcp.srcport", "udp.srcport")),
+    (r"destination port|dst port", ("tcp.dstport", "udp.dstport")),
+    (r"ttl|time.to.live|hop limit", ("ip.ttl", "ipv6.hlim")),
+    (r"window(?: size)?", ("tcp.window_size_value", "tcp.window_size")),
+    (r"tcp flags|flags", ("tcp.flags",)),
+    (r"(?:ip )?protocol number|ip protocol", ("ip.proto", "ipv6.nxt")),
+    (r"(?:frame|packet) (?:length|size)", ("frame.len",)),
+    (r"sequence number", ("tcp.seq_raw", "tcp.seq")),
+    (r"acknowledge?ment number", ("tcp.ack_raw", "tcp.ack")),
+    (r"identification|ip id", ("ip.id",)),
+    (r"icmp type", ("icmp.type", "icmpv6.type")),
+    (r"icmp code", ("icmp.code", "icmpv6.code")),
+)
+
+
+def asked_fields(question: str, known: Collection[str]) -> tuple[str, ...]:
+    """Fields a question is about: tshark names in it, or what a phrase stands for; empty for other questions.
+
+    >>> asked_fields("What is the time to live?", {"ip.ttl", "ip.src"})
+    ('ip.ttl',)
+    """
+    named = [match.group().lower() for match in _NAME.finditer(question)]
+    found = dict.fromkeys(name for name in named if name in known)
+    if not found:
+        for phrase, names in _PHRASES:
+            if re.search(f"{_ASKS}(?:{phrase})\\b", question, re.IGNORECASE):
+                found |= dict.fromkeys(name for name in names if name in known)
+    return tuple(found)
+
+
+def asked_frame(question: str) -> int:
+    """The frame a question names, or the first.
+
+    >>> asked_frame("the ttl of packet 12?")
+    12
+    """
+    match = _FRAME.search(question)
+    return max(1, int(match.group(1))) if match else 1
+
+
+def field_answer(values: Mapping[str, str]) -> str:
+    """Fields that are there as `name: value`, one a line."""
+    there = [f"{name}: {value}" for name, value in values.items() if value]
+    return "\n".join(there) or "The packet has no such field."

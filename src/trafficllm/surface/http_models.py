@@ -1,0 +1,70 @@
+"""Bodies that the server accepts. OpenAI's clients send more than is used here: unknown keys are ignored in chats."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_TEXT = 1 << 18
+
+
+class GenerateRequest(BaseModel):
+    """What to write: a generation task, its label, how many flows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str = Field(max_length=128)
+    label: str = Field(max_length=256)
+    flows: int = Field(10, ge=1, le=200)
+    seed: int = Field(0, ge=0, lt=1 << 32)
+    temperature: float = Field(1.0, ge=0.05, le=2.0)
+
+
+class FileReference(BaseModel):
+    """A capture uploaded to /v1/files."""
+
+    file_id: str = Field(max_length=64)
+
+
+class ContentPart(BaseModel):
+    """A part of a message: text, or a file."""
+
+    type: Literal["text", "file"]
+    text: str = Field("", max_length=_TEXT)
+    file: FileReference | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+
+    def text(self) -> str:
+        """The words."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content if part.type == "text")
+        return self.content or ""
+
+    def files(self) -> list[str]:
+        """Ids of attached captures."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.file.file_id for part in parts if part.file is not None]
+
+
+class ChatRequest(BaseModel):
+    """`POST /v1/chat/completions`: the last user message is answered."""
+
+    model: str = Field(max_length=128)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=256)
+    stream: bool = False
+
+    def question(self) -> str:
+        """The last thing the user said."""
+        return next((message.text() for message in reversed(self.messages) if message.role == "user"), "")
+
+    def file(self) -> str | None:
+        """The capture that was attached last."""
+        named = [mark for message in self.messages if message.role == "user" for mark in message.files()]
+        return named[-1] if named else None

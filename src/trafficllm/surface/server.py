@@ -1,0 +1,120 @@
+"""`trafficllm serve`: the application layer over HTTP (extra `serve`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from trafficllm import __version__
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface.server_guard import Guard
+from trafficllm.surface.server_metrics import Metrics
+from trafficllm.surface.server_replies import RefusedError, reply
+from trafficllm.surface.server_routes import router, unknown_path
+from trafficllm.surface.server_service import Service
+from trafficllm.surface.server_settings import Settings
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.application import Application
+
+_KEEP_ALIVE = 15
+
+
+def create_app(application: Application, settings: Settings | None = None) -> Guard:
+    """The ASGI application: routes behind their guard. UsageError for settings that would leave it open.
+
+    >>> create_app(Application(), Settings())  # doctest: +SKIP
+    """
+    chosen = settings or Settings()
+    chosen.check()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(application, chosen, metrics)
+        app.state.service = service
+        warming = asyncio.create_task(service.warm())
+        try:
+            yield
+        finally:
+            warming.cancel()
+            with suppress(asyncio.CancelledError):
+                await warming
+            service.close()
+
+    app = FastAPI(title="TrafficLLM", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.include_router(router)
+    app.add_exception_handler(TrafficLLMError, _failed)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _bug)
+    return Guard(app, chosen, metrics)
+
+
+def _respond(error: TrafficLLMError) -> Response:
+    status, headers, body = reply(error)
+    return Response(body, status, {name.decode(): value.decode() for name, value in headers})
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, TrafficLLMError)
+    return _respond(error)
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return _respond(unknown_path())
+    response = _respond(RefusedError(error.status_code, "request.http", str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a request; what was sent is not repeated."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    failure = RefusedError(422, "request.invalid", str(first["msg"]), hint="GET /openapi.json describes requests")
+    failure.where = ".".join(str(part) for part in first["loc"])
+    return _respond(failure)
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    return _respond(TrafficLLMError("internal", "this is a bug of ours", hint="the server's log says where"))
+
+
+def serve(application: Application, settings: Settings) -> None:
+    """Listen until SIGTERM or Ctrl-C; requests inside are finished first, at most `drain` seconds."""
+    app = create_app(application, settings)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    own = logging.getLogger("trafficllm.server")
+    own.setLevel(logging.INFO)
+    own.handlers, own.propagate = [handler], False
+    own.info("listening host=%s port=%d key=%s", settings.host, settings.port, "yes" if settings.key_hash else "no")
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        log_level="critical",  # its messages would carry addresses and traces: the guard writes the log
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.drain),
+        limit_concurrency=8 * settings.queue + 64,
+    )
+    uvicorn.Server(config).run()

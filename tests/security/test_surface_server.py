@@ -1,0 +1,290 @@
+"""The server's doors and limits, and what it answers, in this process; uploads are read in real processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample bases live there
+
+import server_samples
+
+from trafficllm.capture.check import check
+from trafficllm.capture.fields import packet_rows
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.lifecycle.application import Application
+from trafficllm.surface.server_settings import Settings, hash_key, read_key
+
+KEY = "correct horse battery staple"
+PACKET = (
+    "What is the time to live of this packet? "
+    "<packet>: ip.src: 192.0.2.77, ip.ttl: 57, ip.proto: 6, tcp.srcport: 44321, tcp.dstport: 443"
+)
+
+
+@pytest.fixture(scope="module", name="place")
+def _place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return server_samples.write(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module", name="client")
+def _client(place: tuple[Path, Path]) -> Iterator[Any]:
+    with server_samples.client(*place) as found:
+        yield found
+
+
+@pytest.fixture(name="capture")
+def _capture(captures: Path) -> Path:
+    return sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2]
+
+
+def _chat(client: Any, content: Any, *, model: str = "trafficllm", **more: Any) -> Any:
+    body = {"model": model, "messages": [{"role": "user", "content": content}], **more}
+    return client.post("/v1/chat/completions", json=body)
+
+
+# Doors
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", ""])
+def test_other_names_are_misdirected(client: Any, host: str) -> None:
+    assert client.get("/healthz", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:1"])
+def test_own_names_are_answered(client: Any, host: str) -> None:
+    assert client.get("/healthz", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [("https://evil.example", 403), ("null", 403), ("http://localhost", 200), ("http://localhost:9", 403)],
+)
+def test_pages_of_other_sites_may_not_ask(client: Any, origin: str, status: int) -> None:
+    found = client.get("/v1/tasks", headers={"origin": origin})
+    assert found.status_code == status
+    assert not [name for name in found.headers if name.startswith("access-control")]
+
+
+def test_preflight_is_not_answered(client: Any) -> None:
+    asked = {"origin": "http://localhost", "access-control-request-method": "POST"}
+    found = client.options("/v1/analyze", headers=asked)
+    assert found.status_code == 405
+    assert not [name for name in found.headers if name.startswith("access-control")]
+
+
+def test_a_key_is_needed_where_there_is_one(place: tuple[Path, Path]) -> None:
+    with server_samples.client(*place, key_hash=hash_key(KEY)) as client:
+        for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}):
+            for path in ("/v1/tasks", "/metrics", "/openapi.json", "/nothing"):
+                found = client.get(path, headers=given)
+                assert found.status_code == 401
+                assert found.headers["www-authenticate"] == "Bearer"
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/v1/tasks", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "server.example"])
+def test_a_server_for_others_needs_a_key(host: str) -> None:
+    with pytest.raises(UsageError, match="API key"):
+        Settings(host=host).check()
+    Settings(host=host, key_hash=hash_key(KEY)).check()
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert read_key("", tmp_path / "key") == read_key(KEY, None) == hash_key(KEY)
+    assert read_key("", None) == b""
+    with pytest.raises(UsageError):
+        read_key("short", None)
+    with pytest.raises(InputError):
+        read_key("", tmp_path / "no")
+
+
+# Limits
+
+
+def test_large_bodies_are_refused_before_and_while_they_are_read(place: tuple[Path, Path]) -> None:
+    with server_samples.client(*place, max_body=10_000) as client:
+        assert client.post("/v1/analyze", files={"file": b"x" * 20_000}).status_code == 413
+        form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n'
+
+        def pieces() -> Iterator[bytes]:
+            yield form
+            for _ in range(30):
+                yield b"x" * 1000
+
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        assert client.post("/v1/analyze", content=pieces(), headers=kind).status_code == 413
+        assert client.post("/v1/generate", content=(b" " * 1000 for _ in range(30))).status_code == 413
+
+
+def test_a_full_queue_says_when_to_come_back(client: Any) -> None:
+    jobs = client.service.jobs
+    jobs.inside += jobs.settings.queue
+    try:
+        found = _chat(client, PACKET)
+    finally:
+        jobs.inside -= jobs.settings.queue
+    assert found.status_code == 429
+    assert int(found.headers["retry-after"]) >= 1
+    assert _chat(client, PACKET).status_code == 200
+
+
+def test_what_takes_too_long_is_ended(place: tuple[Path, Path], capture: Path) -> None:
+    with server_samples.client(*place, deadline=0.2) as client:
+        found = client.post("/v1/analyze", files={"file": capture.read_bytes()})
+        assert found.status_code == 504
+        assert client.service.jobs.inside == 0
+        assert not list(client.service.uploads.folder.iterdir())
+
+
+def test_a_reader_that_needs_too_much_is_stopped(place: tuple[Path, Path], capture: Path) -> None:
+    with server_samples.client(*place, parser_memory=64 << 20) as client:
+        found = client.post("/v1/analyze", files={"file": capture.read_bytes()})
+        assert (found.status_code, found.json()["error"]["code"]) == (422, "input.too_costly")
+
+
+def test_what_is_no_capture_is_refused_without_a_path(client: Any) -> None:
+    found = client.post("/v1/analyze", files={"file": b"GET / HTTP/1.1\r\n\r\n"})
+    assert found.status_code == 422
+    error = found.json()["error"]
+    assert (error["code"], error["input"]) == ("input.format", "upload")
+    assert str(client.service.uploads.folder) not in found.text
+
+
+def test_logs_hold_no_addresses_payloads_or_keys(
+    place: tuple[Path, Path], capture: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="trafficllm.server")
+    with server_samples.client(*place, key_hash=hash_key(KEY)) as client:
+        asked = {"authorization": f"Bearer {KEY}", "x-forwarded-for": "203.0.113.99"}
+        assert _chat(client, PACKET).status_code == 401
+        client.headers.update(asked)
+        assert _chat(client, PACKET).status_code == 200
+        client.post("/v1/analyze?task=EAC&question=canary-question", files={"file": capture.read_bytes()})
+        client.post("/v1/files", files={"file": ("canary-name.pcap", b"canary-payload")})
+        client.get("/canary-path?canary-query")
+        metrics = client.get("/metrics").text
+    text = "\n".join(record.getMessage() for record in caplog.records) + metrics
+    assert "route=/v1/analyze status=200" in text
+    for canary in ("canary", KEY, "192.0.2.77", "203.0.113.99", "testclient", str(capture)):
+        assert canary not in text
+
+
+def test_a_bug_is_named_by_place_only(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr(client.service.application, "task_list", broken)
+    found = client.get("/v1/tasks")
+    assert (found.status_code, found.json()["error"]["code"]) == (500, "internal")
+    assert "canary" not in found.text + caplog.text
+    assert "kind=RuntimeError at=test_surface_server.py:" in caplog.text
+
+
+# Answers
+
+
+def test_verdicts_are_those_of_the_command_line(client: Any, place: tuple[Path, Path], capture: Path) -> None:
+    found = client.post("/v1/analyze?task=EAC", files={"file": capture.read_bytes()})
+    assert found.status_code == 200
+    assert found.headers["content-type"] == "application/x-ndjson"
+    rows = [json.loads(line) for line in found.text.splitlines()]
+    own = Application(base=str(place[0]), registry=str(place[1])).analyze([capture], task="EAC")
+    expected = [row for batch in own.batches for row in batch]
+    assert [row["uid"] for row in rows] == [row["uid"] for row in expected]
+    assert [row["label"] for row in rows] == [row["label"] for row in expected]
+    assert not list(client.service.uploads.folder.iterdir())
+
+
+@pytest.mark.parametrize(("query", "status"), [("task=NOPE", 400), ("task=MTG", 400), ("explain=maybe", 422)])
+def test_wrong_requests(client: Any, capture: Path, query: str, status: int) -> None:
+    found = client.post(f"/v1/analyze?{query}", files={"file": capture.read_bytes()})
+    assert (found.status_code, found.json()["schema"]) == (status, "trafficllm.error/1")
+
+
+def test_promoted_adapters_are_served_at_once(place: tuple[Path, Path], capture: Path) -> None:
+    base, registry = place
+    with server_samples.client(base, registry) as client:
+        models = {row["id"]: row for row in client.get("/v1/models").json()["data"]}
+        assert models["trafficllm"]["parent"] is None
+        assert {models[name]["parent"] for name in ("EAC", "MTG")} == {"trafficllm"}
+        before = models["EAC"]["version"]
+        pasted = "<packet>: ip.ttl: 57, ip.proto: 6, tcp.srcport: 44321, tcp.dstport: 443"
+        assert _chat(client, pasted, model="EAC").json()["trafficllm"]["verdicts"][0]["version"] == before
+        new = server_samples.register(registry.parent, base, "EAC", seed=7)
+        assert _chat(client, pasted, model="EAC").json()["trafficllm"]["verdicts"][0]["version"] == new != before
+        assert f"EAC/{before}" not in client.service.application.engine.adapters
+
+
+def test_field_questions_are_answered_from_the_packet(client: Any, capture: Path) -> None:
+    said = _chat(client, PACKET).json()
+    assert said["choices"][0]["message"]["content"] == "ip.ttl: 57"
+    mark = client.post("/v1/files", files={"file": capture.read_bytes()}, data={"purpose": "user_data"}).json()["id"]
+    parts = [{"type": "text", "text": "What is the source address of packet 2?"}, {"type": "file", "file": {"file_id": mark}}]
+    said = _chat(client, parts).json()
+    truth = list(packet_rows([capture], ("ip.src",)))[1][0]
+    assert said["choices"][0]["message"]["content"] == f"ip.src: {truth}"
+    assert _chat(client, [{"type": "text", "text": "ip.ttl of packet 9999999?"}, parts[1]]).json()["trafficllm"]["fields"] == {}
+    assert client.delete(f"/v1/files/{mark}").json()["deleted"]
+    assert _chat(client, parts).status_code == 404
+
+
+def test_chat_about_a_capture_streams(client: Any, capture: Path) -> None:
+    mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+    parts = [{"type": "text", "text": "Which application is it?"}, {"type": "file", "file": {"file_id": mark}}]
+    whole = _chat(client, parts, model="EAC").json()["choices"][0]["message"]["content"]
+    assert whole.startswith("EAC: ")
+    events = _chat(client, parts, model="EAC", stream=True).text.strip().split("\n\n")
+    assert events[-1] == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]
+    assert "".join(chunk["delta"].get("content", "") for chunk in chunks) == whole
+    assert chunks[-1]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "EAC/v0001", "../x", "\ud800"])
+def test_unknown_models(client: Any, model: str) -> None:
+    found = client.post(
+        "/v1/chat/completions",
+        content=json.dumps({"model": model, "messages": [{"role": "user", "content": "x"}]}),
+        headers={"content-type": "application/json"},
+    )
+    assert found.status_code in {404, 422}
+
+
+@pytest.mark.parametrize("content", ["<packet>:", "<flow>: <pck>zz", "<packet>: {}", "<packet>: ip.ttl: x" + "9" * 5000, None, []])
+def test_strange_chats_are_no_failure(client: Any, content: Any) -> None:
+    assert _chat(client, content, model="EAC").status_code in {200, 422}
+
+
+def test_generated_captures_are_valid(client: Any, tmp_path: Path) -> None:
+    found = client.post("/v1/generate", json={"task": "MTG", "label": "Zeus", "flows": 2, "seed": 3})
+    assert found.status_code == 200
+    (tmp_path / "x.pcap").write_bytes(found.content)
+    assert check([tmp_path / "x.pcap"]).valid
+    assert found.headers["x-trafficllm-flows"] == "2"
+    assert client.post("/v1/generate", json={"task": "MTG", "label": "Nope"}).status_code == 400
+    assert client.post("/v1/generate", json={"task": "MTG", "label": "Zeus", "flows": 10**9}).status_code == 422
+
+
+def test_readiness_follows_the_base(client: Any, tmp_path: Path) -> None:
+    import time
+
+    for _ in range(200):
+        if client.get("/readyz").status_code == 200:
+            break
+        time.sleep(0.05)
+    assert client.get("/readyz").text == "ready"
+    with server_samples.client(tmp_path, tmp_path) as broken:
+        time.sleep(0.3)
+        assert broken.get("/readyz").status_code == 503
+        assert broken.get("/healthz").status_code == 200

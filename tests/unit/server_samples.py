@@ -1,0 +1,47 @@
+"""A server with a tiny random base and two random adapters: a detector (EAC) and a generator (MTG)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import infer_samples as samples
+
+from trafficllm.lifecycle.application import Application
+from trafficllm.lifecycle.learn_router import base_facts
+from trafficllm.model.load import load_base
+from trafficllm.registry.store import Registry
+
+LABELS = ["DNS", "HTTP", "QUIC"]
+
+
+def write(place: Path) -> tuple[Path, Path]:
+    """Base and registry below `place`; returns both folders."""
+    base = samples.write_base(place / "base")
+    register(place, base, "EAC", seed=1)
+    register(place, base, "MTG", seed=2)
+    return base, place / "registry"
+
+
+def register(place: Path, base: Path, task: str, *, seed: int) -> str:
+    """One more live version of a task; its name."""
+    adapter = samples.write_adapter(base, place / f"adapter-{task}-{seed}", seed=seed)
+    labels = LABELS if task == "EAC" else ["Zeus", "Neris"]
+    manifest: dict[str, Any] = {**base_facts(load_base(base)), "labels": labels, "profile": "strict"}
+    return Registry(place / "registry").register(task, adapter, manifest, status="live").version
+
+
+@contextmanager
+def client(base: Path, registry: Path, **settings: Any) -> Iterator[Any]:
+    """A client of a server in this process; its application is `client.app_state`."""
+    from starlette.testclient import TestClient
+
+    from trafficllm.surface.server import create_app
+    from trafficllm.surface.server_settings import Settings
+
+    guard = create_app(Application(base=str(base), registry=str(registry)), Settings(**settings))
+    with TestClient(guard, base_url="http://localhost", raise_server_exceptions=False) as found:
+        found.service = guard.app.state.service  # type: ignore[attr-defined]
+        yield found
