@@ -124,7 +124,7 @@ def _cleaned(actions: Sequence[Action], repairs: Counter[str]) -> list[Action]:
 
 def _tcp(plan: FlowPlan, actions: list[Action], wire: Wire, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     legal = compile_tcp.Legaliser(repairs).run(actions)
-    contents = wellformed.tcp_contents(legal, rng, repairs)
+    contents = wellformed.tcp_contents(legal, rng, repairs, mss=wire.mtu - IP_HEADER[wire.version] - 20)
     ports = _ports("tcp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))
     return compile_tcp.Numberer(wire.version, ports, rng, mtu=wire.mtu).run(legal, contents)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from trafficllm.capture import wellformed_dns, wellformed_guise, wellformed_http, wellformed_tls
@@ -17,30 +17,35 @@ from trafficllm.core.types import RESP, Action
 _CARRIERS = {"send", "close"}
 
 
-def tcp_contents(actions: Sequence[Action], rng: random.Random, repairs: Counter[str]) -> list[bytes]:
-    """Payload of every action of a legal TCP flow (empty for those that carry none), each of the action's size."""
+def tcp_contents(actions: Sequence[Action], rng: random.Random, repairs: Counter[str], *, mss: int = 1460) -> list[bytes]:
+    """Payload of every action of a legal TCP flow (empty for those that carry none), each of the action's size.
+
+    `mss` bytes are the largest segment: parsers may look afresh where one begins.
+    """
     contents = [b""] * len(actions)
     streams: tuple[list[int], list[int]] = ([], [])
     for index, action in enumerate(actions):
         if action.op == "reopen":
-            _fill_streams(actions, streams, contents, rng, repairs)
+            _fill_streams(_made(actions, streams, rng, repairs), contents, mss, repairs)
             streams = ([], [])
         elif action.op in _CARRIERS and action.size:
             streams[action.dir].append(index)
-    _fill_streams(actions, streams, contents, rng, repairs)
+    _fill_streams(_made(actions, streams, rng, repairs), contents, mss, repairs)
     return contents
 
 
-def _fill_streams(
-    actions: Sequence[Action], streams: tuple[list[int], list[int]], contents: list[bytes], rng: random.Random, repairs: Counter[str]
-) -> None:
-    """Contents of one connection: each direction's stream is filled and repaired, then fitted to the other's protocol."""
-    made = [_Stream(actions, indexes, rng, repairs) for indexes in streams if indexes]
+def _made(actions: Sequence[Action], streams: tuple[list[int], list[int]], rng: random.Random, repairs: Counter[str]) -> list[_Stream]:
+    return [_Stream(actions, indexes, rng, repairs) for indexes in streams if indexes]
+
+
+def _fill_streams(made: list[_Stream], contents: list[bytes], mss: int, repairs: Counter[str]) -> None:
+    """Contents of one connection: each direction's repaired stream is fitted to the other's protocol."""
     for stream in made:
         if any(other.protocol == "tls" for other in made):
             stream.fit_tls()
         if any(other.protocol == "http" for other in made):
             stream.fit_http()
+        stream.fit_segments(mss)
         repairs["payload.lengths"] += stream.data[: stream.known] != stream.shown
         for k, start, end in zip(stream.indexes, (0, *stream.edges), stream.edges, strict=False):
             contents[k] = bytes(stream.data[start:end])
@@ -55,7 +60,7 @@ class _Stream:
         for k in indexes:
             part = actions[k].payload[: max(self.known - len(self.data), 0)]
             repairs["payload.detached"] += part != actions[k].payload
-            self.data += _filled(replace(actions[k], payload=part), rng, lead=not self.data)
+            self.data += _filled(replace(actions[k], payload=part), rng)
             self.edges.append(len(self.data))
         self.shown = bytes(self.data[: self.known])
         repairs["payload.executable"] += wellformed_guise.disarm(self.data, rng)
@@ -72,6 +77,13 @@ class _Stream:
         """Beside an HTTP stream, a line end in what is neither HTTP nor TLS would be read as a broken head."""
         if not self.protocol:
             self.data[:] = self.data.replace(b"\r", b"\x0c").replace(b"\n", b"\x0b")
+
+
+    def fit_segments(self, mss: int) -> None:
+        """No later segment of a stream without a protocol may begin like one."""
+        if not self.protocol:
+            for start, end in zip((0, *self.edges), self.edges, strict=False):
+                _disguise_parts(self.data, range(start, end, mss))
 
 
 def _known(actions: Sequence[Action], indexes: Sequence[int]) -> int:
@@ -98,7 +110,7 @@ def _repair_stream(stream: bytearray, known: int, edges: list[int], rng: random.
         stream[begin:] = tail
 
 
-def _disguise_parts(stream: bytearray, starts: Sequence[int]) -> None:
+def _disguise_parts(stream: bytearray, starts: Iterable[int]) -> None:
     """Look at every place where a segment, or an HTTP body, begins: parsers are chosen there."""
     body = stream.find(b"\r\n\r\n") + 4
     for at in (*starts, body) if body > 3 else starts:
@@ -137,10 +149,10 @@ def _is_response(action: Action) -> bool:
     return bool(action.payload[2] & 0x80) if len(action.payload) > 2 else action.dir == RESP
 
 
-def _filled(action: Action, rng: random.Random, *, lead: bool = True) -> bytes:
+def _filled(action: Action, rng: random.Random) -> bytes:
     """The action's payload filled to its size.
 
-    Filler that leads a stream or datagram starts with 16 bytes in 0x58-0x7F: protocols that analysers guess by content
+    Filler that leads a send or datagram starts with 16 bytes in 0x58-0x7F: protocols that analysers guess by content
     (RTCP, QUIC, STUN, CLTP: 1.2 of a thousand random datagrams) have other bytes there.
     """
     need = action.size - len(action.payload)
@@ -151,6 +163,6 @@ def _filled(action: Action, rng: random.Random, *, lead: bool = True) -> bytes:
     raw = rng.randbytes(need)
     if action.fill == "text":
         return action.payload + wellformed_http.filler(raw)
-    if lead and len(action.payload) < 4:
+    if len(action.payload) < 4:
         raw = bytes(0x58 + value % 0x28 for value in raw[:16]) + raw[16:]
     return action.payload + raw

@@ -48,7 +48,7 @@ def looks_like(payload: bytes) -> bool:
     """Whether `payload` begins like a DNS header with few records: analysers guess DNS from that on any port."""
     if len(payload) < HEADER or payload[2] & 0x78:
         return False
-    counts = struct.unpack("!4H", payload[4:12])
+    counts: tuple[int, ...] = struct.unpack("!4H", payload[4:12])
     return counts[0] <= 1 and 0 < sum(counts) < 256
 
 
