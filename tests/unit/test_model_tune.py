@@ -141,7 +141,7 @@ def test_the_time_budget_ends_the_run(base: Base, tmp_path: Path) -> None:
 def test_the_learning_rate_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("trafficllm.model.callbacks.time.monotonic", lambda: now[0])
-    clock = Clock(1000, max_seconds=10.0, before=2.0)
+    clock = Clock(1000, max_seconds=10.0, before=2.0, started=100.0)
     rate = cosine(clock, warmup=0.1)
     assert clock.share(0) == 0.2  # a resumed run goes on where the time was
     now[0] += 3.5
