@@ -43,7 +43,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _add(digest: Any, batch: FlowBatch) -> None:
-    for name in ("p_dir", "p_ts", "p_ip_len", "p_payload", "p_flags", "p_window", "p_ttl", "p_frame", "p_frame_len", "p_type", "vlan", "payload"):
+    names = "p_dir p_ts p_ip_len p_payload p_flags p_window p_ttl p_frame p_frame_len p_type vlan payload"
+    for name in names.split():
         digest.update(getattr(batch, name).tobytes())
     for i in range(len(batch)):
         low, middle, high = batch.payload_ptr[i].tolist()

@@ -22,9 +22,7 @@ def _read(path: Path) -> str:
                 sides = batch.payload[low:middle].tobytes(), batch.payload[middle:high].tobytes()
                 facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *sides)
     except TrafficLLMError as error:
-        assert error.code.startswith("input.")
-        assert error.hint
-        return error.code
+        return f"{error.code} {error.hint}"
     return ""
 
 
@@ -36,6 +34,7 @@ def test_every_hostile_file_ends_in_records_or_one_error(data_dir: Path) -> None
         codes.append(_read(path))
         assert time.monotonic() - began <= 20, path
     assert len(files) >= 900
+    assert all(code.startswith("input.") and len(code.split()) > 1 for code in codes if code)
     assert sum(bool(code) for code in codes) <= ERRORS_EXPECTED
 
 

@@ -44,7 +44,9 @@ def enhanced(units: int, frame: bytes, *, face: int = 0, order: str = "<") -> by
     return block(6, head + frame, order)
 
 
-def ipv4(proto: int, payload: bytes, src: bytes = A, dst: bytes = B, *, ttl: int = 64, frag: int = 0, ident: int = 1, options: bytes = b"") -> bytes:
+def ipv4(
+    proto: int, payload: bytes, src: bytes = A, dst: bytes = B, *, ttl: int = 64, frag: int = 0, ident: int = 1, options: bytes = b""
+) -> bytes:
     """An IPv4 packet; `frag` is the flags and offset word."""
     head = 20 + len(options)
     return struct.pack("!BBHHHBBH4s4s", 0x40 | head // 4, 0, head + len(payload), ident, frag, ttl, proto, 0, src, dst) + options + payload

@@ -21,9 +21,11 @@ def extension(kind: int, data: bytes) -> bytes:
 
 def client_hello(*, ciphers: tuple[int, ...] = (0x0A0A, 0x1301, 0xC02B), session: bytes = b"S" * 32) -> bytes:
     extensions = extension(0x1A1A, b"") + extension(0, vector(b"\x00" + vector(b"www.example.org", 2), 2))
-    extensions += extension(16, vector(vector(b"h2", 1) + vector(b"http/1.1", 1), 2)) + extension(43, vector(b"\x2a\x2a\x03\x04\x03\x03", 1))
-    extensions += extension(13, vector(b"\x04\x03\x08\x04", 2)) + extension(51, vector(b"\x00\x1d" + vector(b"K" * 32, 2), 2)) + extension(35, b"ticket")
-    body = b"\x03\x03" + b"R" * 32 + vector(session, 1) + vector(b"".join(c.to_bytes(2, "big") for c in ciphers), 2) + b"\x01\x00" + vector(extensions, 2)
+    extensions += extension(16, vector(vector(b"h2", 1) + vector(b"http/1.1", 1), 2))
+    extensions += extension(43, vector(b"\x2a\x2a\x03\x04\x03\x03", 1)) + extension(13, vector(b"\x04\x03\x08\x04", 2))
+    extensions += extension(51, vector(b"\x00\x1d" + vector(b"K" * 32, 2), 2)) + extension(35, b"ticket")
+    suites = vector(b"".join(cipher.to_bytes(2, "big") for cipher in ciphers), 2)
+    body = b"\x03\x03" + b"R" * 32 + vector(session, 1) + suites + b"\x01\x00" + vector(extensions, 2)
     return b"\x16\x03\x01" + vector(b"\x01" + vector(body, 3), 2)
 
 
@@ -64,16 +66,16 @@ def test_ja4_counts_without_grease_and_needs_the_whole_hello() -> None:
     assert "tls.handshake.ja4" not in facts_of(6, 1, 443, client_hello()[:120], b"").fields
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(item, 16) for item in text.split())
+
+
 def test_ja4_of_the_published_example() -> None:
     fields: dict[str, int | str | tuple[int, ...]] = {
         "tls.handshake.version": 0x0303,
         "tls.handshake.extensions.supported_version": (0x0304, 0x0303),
-        "tls.handshake.ciphersuite": tuple(
-            int(item, 16) for item in "002f,0035,009c,009d,1301,1302,1303,c013,c014,c02b,c02c,c02f,c030,cca8,cca9".split(",")
-        ),
-        "tls.handshake.extension.type": tuple(
-            int(item, 16) for item in "0000,0010,0005,000a,000b,000d,0012,0015,0017,001b,0023,002b,002d,0033,4469,ff01".split(",")
-        ),
+        "tls.handshake.ciphersuite": numbers("002f 0035 009c 009d 1301 1302 1303 c013 c014 c02b c02c c02f c030 cca8 cca9"),
+        "tls.handshake.extension.type": numbers("0000 0010 0005 000a 000b 000d 0012 0015 0017 001b 0023 002b 002d 0033 4469 ff01"),
         "tls.handshake.sig_hash_alg": (0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601),
         "tls.handshake.extensions_alpn_str": "h2,http/1.1",
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from capture_samples import ACK, A, B, FIN, PSH, RST, SYN, Talk, ethernet, ipv4, ipv6, pcap, tcp, udp, write
+from capture_samples import ACK, FIN, PSH, RST, SYN, A, B, Talk, ethernet, ipv4, ipv6, pcap, tcp, udp, write
 
 from trafficllm.capture.community import community_id
 from trafficllm.capture.counts import CountsBuilder
@@ -206,7 +206,8 @@ def test_wrong_checksums_are_left_out_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_flood_stays_within_the_table(tmp_path: Path) -> None:
-    frames = [(i / 1e5, ethernet(ipv4(6, tcp(i % 60000 + 1, 80, i, 0, ACK), struct.pack("!I", 0x0A000000 + i // 60000)))) for i in range(5000)]
+    segments = [ipv4(6, tcp(i + 1, 80, i, 0, ACK)) for i in range(5000)]
+    frames = [(i / 1e5, ethernet(segment)) for i, segment in enumerate(segments)]
     counts = CountsBuilder()
     path = write(tmp_path, pcap(frames))
     batches = list(read_flows([path], options=FlowOptions(table_size=256), counts=counts))

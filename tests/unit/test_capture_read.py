@@ -42,7 +42,8 @@ def test_classic_pcap_of_both_byte_orders_and_clocks(tmp_path: Path, order: str,
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng_interfaces_keep_their_own_clock_and_link(tmp_path: Path, order: str) -> None:
-    data = section(order) + interface(order=order) + interface(101, order=order, resolution=9) + interface(order=order, resolution=0x80 | 10)
+    data = section(order) + interface(order=order) + interface(101, order=order, resolution=9)
+    data += interface(order=order, resolution=0x80 | 10)
     data += enhanced(1_500_000, FRAMES[0][1], order=order) + enhanced(2_250_000_000, FRAMES[1][1][14:], face=1, order=order)
     data += enhanced(3 << 10, FRAMES[0][1], face=2, order=order)
     batch = frames_of(write(tmp_path, data, "x.pcapng"))[0]
@@ -52,7 +53,8 @@ def test_pcapng_interfaces_keep_their_own_clock_and_link(tmp_path: Path, order: 
 
 
 def test_pcapng_sections_start_interfaces_anew(tmp_path: Path) -> None:
-    data = section() + interface() + enhanced(1, FRAMES[0][1]) + section(">") + interface(113, order=">") + enhanced(2, FRAMES[1][1], order=">")
+    data = section() + interface() + enhanced(1, FRAMES[0][1])
+    data += section(">") + interface(113, order=">") + enhanced(2, FRAMES[1][1], order=">")
     links = [link for batch in frames_of(write(tmp_path, data, "x.pcapng")) for link in batch.link.tolist()]
     assert links == [1, 113]
 

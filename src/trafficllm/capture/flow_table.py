@@ -6,8 +6,9 @@ import secrets
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from trafficllm.capture.community import community_id
+from trafficllm.capture.community import community_ids
 from trafficllm.capture.conn import CONN_STATES, likely_servers
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.flow_table_layout import (
@@ -28,56 +29,42 @@ from trafficllm.capture.flow_table_layout import (
     QUEUES,
     STORED,
 )
-from trafficllm.capture.kernels_flow import DONE_MARGIN, Arrivals, Table, assign, evict
+from trafficllm.capture.kernels_flow import DONE_MARGIN, P_MAX_PAYLOAD, P_SEED, Arrivals, Table, assign, evict
 from trafficllm.capture.kernels_gather import gather, release, summarize
 from trafficllm.capture.packets import PacketBatch, address_rows
-from trafficllm.core.types import I64, FlowBatch
+from trafficllm.core.types import I64, U8, FlowBatch
 
 _FLUSH = 32768  # finished flows that are handed out at once: small captures come sorted as a whole
-_FIRST_FLOWS, _FIRST_PACKETS, _FIRST_BUFFERS = 4096, 16384, 4096
-_POOL_BYTES = 64 << 20  # upper bound of the packet pool and of the payload pool each
+_POOL_BYTES = 64 << 20  # bound of the packet pool and of the payload pool each; memory is touched only as it is used
 
 _STATE_NAMES = np.array(CONN_STATES, dtype=object)
 _END_NAMES = np.array(END_NAMES, dtype=object)
-
-
-def _chain(start: int, stop: int, tail: int) -> I64:
-    links = np.arange(start + 1, stop + 1, dtype=np.int64)
-    links[-1] = tail
-    return links
 
 
 class FlowTable:
     """Flows being assembled. `add` takes packets, `ready`/`drain`/`close` give finished flows, sorted by first packet."""
 
     def __init__(self, params: I64, *, table_size: int, flip: bool = True) -> None:
-        self._limit = max(table_size, 16)
-        self._max_packets, self._max_payload = int(params[4]), int(params[5])
-        width = self._max_payload + (self._max_payload + 7) // 8
-        self._packet_limit = max(_POOL_BYTES // STORED.itemsize, 4096)
-        self._buffer_limit = max(_POOL_BYTES // max(width, 1), 1024)
-        params[7] = secrets.randbits(31)  # bucket order never shows in the output; crafted collisions must not be possible
-        buckets = 1 << max(self._limit - 1, 1).bit_length()
-        none = np.empty(0, dtype=np.int64)
+        limit, max_payload = max(table_size, 16), int(params[P_MAX_PAYLOAD])
+        width = max_payload + (max_payload + 7) // 8
+        buffers = max(_POOL_BYTES // max(width, 1), 1024)
+        params[P_SEED] = secrets.randbits(31)  # bucket order never shows in the output; crafted collisions must not be possible
         self._table = Table(
-            flows=np.zeros(0, dtype=FLOW),
-            ends=np.zeros(0, dtype=ENDPOINT),
-            history=np.zeros((0, HISTORY), dtype=np.uint8),
-            islands=np.zeros((0, 2 * ISLANDS), dtype=np.int64),
-            heads=np.full(buckets, -1, dtype=np.int32),
+            flows=np.zeros(limit, dtype=FLOW),
+            ends=np.zeros(2 * limit, dtype=ENDPOINT),
+            history=np.zeros((limit, HISTORY), dtype=np.uint8),
+            islands=np.zeros((2 * limit, 2 * ISLANDS), dtype=np.int64),
+            heads=np.full(1 << (limit - 1).bit_length(), -1, dtype=np.int32),
             queues=np.full((QUEUES, 2), -1, dtype=np.int32),
-            packets=np.zeros(0, dtype=STORED),
-            buffers=np.zeros((0, width), dtype=np.uint8),
-            buffer_next=none.astype(np.int32),
-            done=np.zeros(max(self._limit, _FLUSH) + DONE_MARGIN + _FLUSH, dtype=np.int32),
+            packets=np.zeros(max(_POOL_BYTES // STORED.itemsize, 4096), dtype=STORED),
+            buffers=np.zeros((buffers, width), dtype=np.uint8),
+            buffer_next=np.zeros(buffers, dtype=np.int32),
+            done=np.zeros(limit + _FLUSH + DONE_MARGIN, dtype=np.int32),
             control=np.zeros(CONTROL, dtype=np.int64),
             params=params,
             ports=likely_servers(),
         )
         self._table.control[[C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS]] = -1
-        self._grow_flows(min(_FIRST_FLOWS, self._limit))
-        self._grow_packets(min(_FIRST_PACKETS, self._packet_limit))
-        self._grow_buffers(min(_FIRST_BUFFERS, self._buffer_limit))
 
     @property
     def evicted(self) -> int:
@@ -88,65 +75,15 @@ class FlowTable:
         """Enough finished flows for a batch."""
         return bool(self._table.control[C_DONE] >= _FLUSH)
 
-    def _grow_flows(self, size: int) -> None:
-        old = self._table.flows.shape[0]
-        if size <= old:
-            return
-        table, more = self._table, size - old
-        flows = np.concatenate([table.flows, np.zeros(more, dtype=FLOW)])
-        flows["next"][old:] = _chain(old, size, int(table.control[C_FREE]))
-        table.control[C_FREE] = old
-        self._table = table._replace(
-            flows=flows,
-            ends=np.concatenate([table.ends, np.zeros(2 * more, dtype=ENDPOINT)]),
-            history=np.concatenate([table.history, np.zeros((more, HISTORY), dtype=np.uint8)]),
-            islands=np.concatenate([table.islands, np.zeros((2 * more, 2 * ISLANDS), dtype=np.int64)]),
-        )
-
-    def _grow_packets(self, size: int) -> None:
-        old = self._table.packets.shape[0]
-        packets = np.concatenate([self._table.packets, np.zeros(size - old, dtype=STORED)])
-        packets["next"][old:] = _chain(old, size, int(self._table.control[C_FREE_PACKETS]))
-        self._table.control[C_FREE_PACKETS] = old
-        self._table = self._table._replace(packets=packets)
-
-    def _grow_buffers(self, size: int) -> None:
-        old, width = self._table.buffers.shape
-        links = _chain(old, size, int(self._table.control[C_FREE_BUFFERS])).astype(np.int32)
-        self._table.control[C_FREE_BUFFERS] = old
-        self._table = self._table._replace(
-            buffers=np.concatenate([self._table.buffers, np.zeros((size - old, width), dtype=np.uint8)]),
-            buffer_next=np.concatenate([self._table.buffer_next, links]),
-        )
-
-    def _make_room(self) -> bool:
-        """Grow what ran out; False when a bound is reached, and finished flows must go first."""
-        table, grown = self._table, False
-        flows, packets, buffers = table.flows.shape[0], table.packets.shape[0], table.buffers.shape[0]
-        if table.control[C_FREE] < 0 and flows < self._limit:
-            self._grow_flows(min(2 * flows, self._limit))
-            grown = True
-        if table.control[C_FREE_PACKETS] < 0 and packets < self._packet_limit:
-            self._grow_packets(min(2 * packets, self._packet_limit))
-            grown = True
-        if table.control[C_FREE_BUFFERS] < 0 and buffers < self._buffer_limit:
-            self._grow_buffers(min(2 * buffers, self._buffer_limit))
-            grown = True
-        return grown
-
     def add(self, packets: PacketBatch, start: int, stop: int) -> int:
         """Feed rows [start, stop); returns the first row not taken: drain, then call again from there."""
         frames = packets.frames
         arrivals = Arrivals(
             frames.buffer, frames.offset, frames.ts, frames.origlen, frames.link, frames.source, frames.number, packets.rows
         )
-        at = start
-        while at < stop:
-            at = int(assign(self._table, arrivals, at, stop))
-            if at < stop and not self._make_room():
-                if self._table.control[C_DONE] == 0:
-                    evict(self._table, max(int(self._table.control[C_LIVE]) // 16, 1), END_EVICTED)
-                return at
+        at = int(assign(self._table, arrivals, start, stop))
+        if at < stop and self._table.control[C_DONE] == 0:
+            evict(self._table, max(int(self._table.control[C_LIVE]) // 16, 1), END_EVICTED)
         return at
 
     def close(self) -> None:
@@ -207,7 +144,7 @@ def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
         conn_state=_STATE_NAMES[states],
         history=_strings(table.history[order], flows["hist_len"]),
         end_reason=_END_NAMES[flows["end"]],
-        community_id=_community(flows),
+        community_id=community_ids(flows),
         link=flows["link"].copy(),
         source=flows["source"].copy(),
         vlan=flows["vlan"].copy(),
@@ -228,17 +165,6 @@ def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
     )
 
 
-def _strings(rows: Any, lengths: Any) -> Any:
-    out = np.empty(rows.shape[0], dtype=object)
-    out[:] = [bytes(row[:n]).decode("ascii") for row, n in zip(rows, lengths.tolist(), strict=True)]
-    return out
-
-
-def _community(flows: Any) -> Any:
-    a, b = address_rows(flows["a_hi"], flows["a_lo"]).tobytes(), address_rows(flows["b_hi"], flows["b_lo"]).tobytes()
-    columns = zip(flows["proto"].tolist(), flows["ip_version"].tolist(), flows["a_p"].tolist(), flows["b_p"].tolist(), strict=True)
-    out = np.empty(flows.shape[0], dtype=object)
-    for i, (proto, version, pa, pb) in enumerate(columns):
-        size = 4 if version == 4 else 16
-        out[i] = community_id(proto, a[16 * i : 16 * i + size], pa, b[16 * i : 16 * i + size], pb)
-    return out
+def _strings(rows: U8, lengths: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
+    kept = np.where(np.arange(HISTORY) < lengths[:, None], rows, 0).astype(np.uint8)
+    return kept.view(f"S{HISTORY}").reshape(-1).astype(str).astype(object)

@@ -18,6 +18,9 @@ from trafficllm.capture.flow_table_layout import (
     C_FREE_PACKETS,
     C_LIVE,
     C_NUMBER,
+    C_TOP,
+    C_TOP_BUFFERS,
+    C_TOP_PACKETS,
     CLOSED,
     END_ACTIVE,
     END_EOF,
@@ -199,8 +202,12 @@ def _flipped(params: Any, ports: Any, row: Any, sport: Word, dport: Word) -> Wor
 @merged
 def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Word, dport: Word, one_way: Word) -> Word:
     slot = i64(table.control[C_FREE])
+    if slot >= 0:
+        table.control[C_FREE] = table.flows[slot]["next"]
+    else:
+        slot = table.control[C_TOP]
+        table.control[C_TOP] = slot + 1
     flow, row = table.flows[slot], arrivals.rows[index]
-    table.control[C_FREE] = flow["next"]
     t = arrivals.ts[index]
     flow["a_hi"], flow["a_lo"], flow["b_hi"], flow["b_lo"] = row["src_hi"], row["src_lo"], row["dst_hi"], row["dst_lo"]
     flow["a_p"], flow["b_p"], flow["one_way"] = sport, dport, one_way
@@ -256,8 +263,12 @@ def _store(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Word
     if flow["stored"] >= table.params[P_MAX_PACKETS]:
         return
     here = i64(table.control[C_FREE_PACKETS])
+    if here >= 0:
+        table.control[C_FREE_PACKETS] = table.packets[here]["next"]
+    else:
+        here = table.control[C_TOP_PACKETS]
+        table.control[C_TOP_PACKETS] = here + 1
     packet = table.packets[here]
-    table.control[C_FREE_PACKETS] = packet["next"]
     packet["ts"], packet["frame"], packet["frame_len"] = arrivals.ts[index], arrivals.number[index], arrivals.origlen[index]
     packet["ip_len"], packet["payload"], packet["window"] = row["ip_len"], row["payload_len"], row["window"]
     packet["flags"], packet["ttl"], packet["type"] = row["flags"] & 255, row["ttl"], row["icmp"]
@@ -359,7 +370,11 @@ def assign(table: Table, arrivals: Arrivals, start: Word, stop: Word) -> Word:
         if row["usable"] != 1 or (table.params[P_SUMS] and row["ip_sum"] == 2):
             control[C_NUMBER] += 1
             continue
-        if control[C_FREE] < 0 or control[C_FREE_PACKETS] < 0 or control[C_FREE_BUFFERS] < 0 or control[C_DONE] >= room:
+        if control[C_DONE] >= room or (control[C_FREE] < 0 and control[C_TOP] >= table.flows.shape[0]):
+            return index
+        if control[C_FREE_PACKETS] < 0 and control[C_TOP_PACKETS] >= table.packets.shape[0]:
+            return index
+        if control[C_FREE_BUFFERS] < 0 and control[C_TOP_BUFFERS] >= table.buffers.shape[0]:
             return index
         control[C_CLOCK] = max(control[C_CLOCK], arrivals.ts[index])
         if index & 15 == 0:

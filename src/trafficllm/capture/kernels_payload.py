@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficllm.capture.flow_table_layout import C_FREE_BUFFERS
+from trafficllm.capture.flow_table_layout import C_FREE_BUFFERS, C_TOP_BUFFERS
 from trafficllm.capture.kernels import Word, i64, inner
 from trafficllm.core.types import I64, U8
 
@@ -28,9 +28,13 @@ def _buffer(buffers: U8, buffer_next: Any, control: I64, limit: Word, end: Any) 
     number = i64(end["buffer"])
     if number < 0:
         number = i64(control[C_FREE_BUFFERS])
-        if number < 0:
+        if number >= 0:
+            control[C_FREE_BUFFERS] = buffer_next[number]
+        elif control[C_TOP_BUFFERS] < buffers.shape[0]:
+            number = i64(control[C_TOP_BUFFERS])
+            control[C_TOP_BUFFERS] = number + 1
+        else:
             return -1
-        control[C_FREE_BUFFERS] = buffer_next[number]
         end["buffer"] = number
         for k in range(limit, buffers.shape[1]):
             buffers[number, k] = 0

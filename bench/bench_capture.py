@@ -1,0 +1,186 @@
+"""Packets per second from capture to flows, against dpkt, scapy, tshark, tcpdump and NFStream where they are installed.
+
+    python bench/bench_capture.py DIR_OR_FILE... [--megabytes 200] [--runs 5] [--json]
+
+One file is made of the given captures, repeated with shifted addresses and times until it has the size asked for; every reader runs
+in a process of its own on one core, in turn, and the medians are compared. scapy and NFStream read a part of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OURS = """
+import sys, time
+from trafficllm.capture.flows import FlowOptions, read_flows
+from trafficllm.capture.facts import facts_of
+facts = sys.argv[2] == "facts"
+def run(path):
+    flows = packets = 0
+    for b in read_flows([path]):
+        flows += len(b); packets += int(b.pkts.sum())
+        if facts:
+            raw, ptr = b.payload.tobytes(), b.payload_ptr.tolist()
+            for i, (p, o, r) in enumerate(zip(b.proto.tolist(), b.orig_p.tolist(), b.resp_p.tolist())):
+                a, m, e = ptr[i]
+                facts_of(p, o, r, raw[a:m], raw[m:e])
+    return flows, packets
+run(sys.argv[3])
+t = time.perf_counter(); flows, packets = run(sys.argv[1]); print(time.perf_counter() - t, flows, packets)
+"""
+DPKT = """
+import sys, time, dpkt
+t = time.perf_counter(); n = 0
+with open(sys.argv[1], "rb") as f:
+    for ts, buf in dpkt.pcap.Reader(f):
+        try: dpkt.ethernet.Ethernet(buf)
+        except Exception: pass
+        n += 1
+print(time.perf_counter() - t, 0, n)
+"""
+SCAPY = """
+import sys, time, logging; logging.disable(50)
+from scapy.all import PcapReader
+t = time.perf_counter(); n = 0
+for packet in PcapReader(sys.argv[1]): n += 1
+print(time.perf_counter() - t, 0, n)
+"""
+NFSTREAM = """
+import sys, time
+from nfstream import NFStreamer
+t = time.perf_counter(); n = p = 0
+for flow in NFStreamer(source=sys.argv[1], n_meters=1, statistical_analysis=False, n_dissections=0): n += 1; p += flow.bidirectional_packets
+print(time.perf_counter() - t, n, p)
+"""
+
+
+def _frames(paths: Sequence[str]) -> tuple[bytes, int]:
+    """Records (pcap, microseconds, Ethernet) of all Ethernet captures, one after the other."""
+    from trafficllm.capture.read import read_frames
+
+    parts, packets = [], 0
+    for batch in read_frames(paths):
+        for i in np.flatnonzero(batch.link == 1).tolist():
+            start, size = int(batch.offset[i]), int(batch.caplen[i])
+            ts = int(batch.ts[i])
+            head = np.array([ts // 10**9 & 0xFFFFFFFF, ts % 10**9 // 1000, size, max(int(batch.origlen[i]), size)], dtype="<u4").tobytes()
+            parts.append(head + batch.buffer[start : start + size].tobytes())
+            packets += 1
+    return b"".join(parts), packets
+
+
+def _make(paths: Sequence[str], target: Path, megabytes: int) -> int:
+    """Write the test file; returns its packets. Each repetition is another day, so that flows are new ones."""
+    body, packets = _frames(paths)
+    records = np.frombuffer(body, dtype=np.uint8)
+    starts, at = [], 0
+    while at < len(body):
+        starts.append(at)
+        at += 16 + int.from_bytes(body[at + 8 : at + 12], "little")
+    places = np.array(starts)
+    total = 0
+    with target.open("wb") as out:
+        out.write(np.array([0xA1B2C3D4, 0x00040002, 0, 0, 262144, 1], dtype="<u4").tobytes())
+        day = 0
+        while total < megabytes << 20:
+            copy = records.copy()
+            seconds = copy[places[:, None] + np.arange(4)].copy().view("<u4").reshape(-1) + np.uint32(day)
+            copy[places[:, None] + np.arange(4)] = seconds.astype("<u4").view(np.uint8).reshape(-1, 4)
+            out.write(copy.tobytes())
+            total += len(body)
+            day += 86400
+    return packets * (total // max(len(body), 1))
+
+
+def _cut(source: Path, target: Path, megabytes: int) -> None:
+    with source.open("rb") as stream:
+        target.write_bytes(stream.read(megabytes << 20))
+
+
+def _python(code: str, *arguments: str) -> tuple[float, int]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    seconds, _, packets = done.stdout.split()
+    return float(seconds), int(packets)
+
+
+def _tool(command: list[str], packets: int) -> tuple[float, int]:
+    began = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began, packets
+
+
+def _measure(paths: Sequence[str], megabytes: int, runs: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        whole, part = Path(folder) / "whole.pcap", Path(folder) / "part.pcap"
+        packets = _make(paths, whole, megabytes)
+        _cut(whole, part, 4)
+        readers: dict[str, Any] = {
+            "trafficllm": lambda: _python(OURS, str(whole), "plain", str(part)),
+            "trafficllm with facts": lambda: _python(OURS, str(whole), "facts", str(part)),
+            "dpkt": lambda: _python(DPKT, str(whole)),
+            "scapy": lambda: _python(SCAPY, str(part)),
+        }
+        if shutil.which("tcpdump"):
+            readers["tcpdump"] = lambda: _tool(["tcpdump", "-nr", str(whole), "-w", os.devnull], packets)
+        if _has("nfstream"):
+            readers["nfstream"] = lambda: _python(NFSTREAM, str(part))
+        speeds: dict[str, list[float]] = {name: [] for name in readers}
+        for _ in range(runs):
+            for name, reader in readers.items():
+                seconds, count = reader()
+                speeds[name].append(count / seconds)
+    return _report(speeds, packets, megabytes)
+
+
+def _has(module: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+
+
+def _report(speeds: dict[str, list[float]], packets: int, megabytes: int) -> dict[str, Any]:
+    rows = {name: {"median": statistics.median(values), "range": [min(values), max(values)]} for name, values in speeds.items()}
+    pairs = [(ours, other) for ours in rows if ours.startswith("trafficllm") for other in rows if not other.startswith("trafficllm")]
+    ratios = {}
+    for ours, other in pairs:
+        values = [a / b for a, b in zip(speeds[ours], speeds[other], strict=True)]
+        ratios[f"{ours} / {other}"] = {"median": statistics.median(values), "range": [min(values), max(values)]}
+    settings = {"packets": packets, "megabytes": megabytes, "cores": 1, "max_packets": 32, "max_payload": 512}
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    return {"schema": "trafficllm.bench_capture/1", "settings": settings, "packets_per_second": rows, "ratios": ratios, "peak_rss_mb": memory}
+
+
+def main() -> None:
+    """Run the comparison and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+")
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    result = _measure(options.paths, options.megabytes, options.runs)
+    if options.json:
+        print(json.dumps(result, indent=1, sort_keys=True))
+        return
+    for name, row in result["packets_per_second"].items():
+        print(f"{name:24s} {row['median']:12,.0f} packets/s")
+    for name, row in result["ratios"].items():
+        print(f"{name:40s} {row['median']:8.1f} x  ({row['range'][0]:.1f} - {row['range'][1]:.1f})")
+
+
+if __name__ == "__main__":
+    main()
