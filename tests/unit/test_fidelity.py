@@ -20,8 +20,8 @@ def _flow(rng: random.Random, base: int) -> Record:
     dirs = tuple(i % 2 for i in range(count))
     return Record(
         proto=6, ip_version=4, port_class="ew", dirs=dirs, sizes=tuple(3 * size if d else size for d in dirs),
-        iats=(0, *(rng.randrange(1000, 10**6) for _ in range(count - 1))), flags=(24,) * count, windows=(65535,) * count, ttls=(-1,) * count,
-        payload=(bytes((base & 255, rng.randrange(256))), b""),
+        iats=(0, *(rng.randrange(1000, 10**6) for _ in range(count - 1))), flags=(24,) * count, windows=(65535,) * count,
+        ttls=(-1,) * count, payload=(bytes((base & 255, rng.randrange(256))), b""),
     )  # fmt: skip
 
 
