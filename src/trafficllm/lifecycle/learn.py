@@ -42,6 +42,7 @@ def register(
     profile: str = "strict",
     baselines: bool = True,
     search_s: float | None = None,
+    augment: bool = True,
     status: Status = "live",
     progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
@@ -49,14 +50,14 @@ def register(
 
     `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` under
     `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
-    SEARCH_SECONDS. Raises InputError for data that cannot be learnt from or scored.
+    SEARCH_SECONDS; `augment`: training records change a little each epoch. Raises InputError for data that cannot be learnt from or scored.
     """
     from trafficllm.model import tune
 
     sink, place, settings = progress or Silent(), Path(workdir), options or tune.TuneOptions()
     start = time.monotonic()
     dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
-    tuned = tune.tune_task(base, tune_data(dataset, task=task), place, settings, sink)
+    tuned = tune.tune_task(base, tune_data(dataset, augment=augment, task=task), place, settings, sink)
     manifest = manifest_of(dataset, task, base, tuned, settings)
     manifest |= _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
     if baselines:

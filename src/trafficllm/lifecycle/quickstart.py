@@ -163,7 +163,8 @@ def _task(job: Run, task: str, data: Mapping[str, Any], progress: ProgressSink) 
     def work() -> dict[str, Any]:
         body = register(
             job.workdir / "data" / task, task=get_task(task), base=job.base, registry=job.app.registry,
-            options=job.options(task), workdir=job.workdir / "tune" / task, progress=progress,
+            options=job.options(task), workdir=job.workdir / "tune" / task, search_s=job.sizes["search_s"],
+            augment=task in job.sizes["augment"], progress=progress,
         )  # fmt: skip
         return {**body, "made": [f"registry/{task}"]}
 

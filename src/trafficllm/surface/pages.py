@@ -71,9 +71,13 @@ def pages() -> dict[str, str]:
 def main() -> None:
     """Write all pages below the folder named on the command line."""
     from trafficllm.core.files import atomic_write
+    from trafficllm.surface.tree import with_tree
 
+    home = Path(sys.argv[1])
     for name, text in pages().items():
-        atomic_write(Path(sys.argv[1]) / name, text)
+        atomic_write(home / name, text)
+    readme = (home / "README.md").read_text(encoding="utf-8")
+    atomic_write(home / "README.md", with_tree(readme, home / "src" / "trafficllm"))
 
 
 if __name__ == "__main__":
