@@ -30,15 +30,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(base: Path, registry: Path, port: int, *more: str) -> subprocess.Popen[str]:
+def _start(base: Path, registry: Path, port: int) -> subprocess.Popen[str]:
+    """The log goes to a file: a pipe that nobody reads would stop the server once it is full."""
     code = "from trafficllm.surface.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--port", str(port), "--base", str(base), "--registry", str(registry), *more]
+    command = [sys.executable, "-c", code, "serve", "--port", str(port), "--base", str(base), "--registry", str(registry)]
     environment = {**os.environ, "TRAFFICLLM_API_KEY": KEY, "PYTHONPATH": str(REPO / "src")}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    with (registry.parent / "log").open("w") as log:
+        return subprocess.Popen(command, env=environment, stderr=log, text=True)
 
 
 @pytest.fixture(scope="module", name="server")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[str], Path]]:
     base, registry = server_samples.write(tmp_path_factory.mktemp("served"))
     port = _free_port()
     process = _start(base, registry, port)
@@ -48,15 +50,15 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, sub
             if httpx.get(f"{url}/readyz").status_code == 200:
                 break
         except httpx.TransportError:
-            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert process.poll() is None, (registry.parent / "log").read_text()
         time.sleep(0.1)
-    yield url, process
+    yield url, process, registry.parent / "log"
     if process.poll() is None:
         process.kill()
-    process.communicate()
+    process.wait()
 
 
-def test_the_official_client(server: tuple[str, Any], captures: Path) -> None:
+def test_the_official_client(server: tuple[str, Any, Path], captures: Path) -> None:
     openai = pytest.importorskip("openai", reason="the openai client is not installed")
     client = openai.OpenAI(base_url=f"{server[0]}/v1", api_key=KEY, max_retries=0)
     models = {model.id: model.parent for model in client.models.list()}
@@ -77,7 +79,7 @@ def test_the_official_client(server: tuple[str, Any], captures: Path) -> None:
     client.close()
 
 
-def test_a_slow_client_holds_nobody_up(server: tuple[str, Any]) -> None:
+def test_a_slow_client_holds_nobody_up(server: tuple[str, Any, Path]) -> None:
     host, port = server[0].removeprefix("http://").split(":")
     slow = [socket.create_connection((host, int(port))) for _ in range(20)]
     form = "Content-Type: multipart/form-data; boundary=b"
@@ -99,8 +101,8 @@ def _resident(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.soak
-def test_ten_thousand_requests_leave_no_memory_behind(server: tuple[str, subprocess.Popen[str]]) -> None:
-    url, process = server
+def test_ten_thousand_requests_leave_no_memory_behind(server: tuple[str, subprocess.Popen[str], Path]) -> None:
+    url, process, _ = server
     bodies = [PACKET, PACKET.replace("what is the TTL?", "which application?")]
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
 
@@ -118,11 +120,11 @@ def test_ten_thousand_requests_leave_no_memory_behind(server: tuple[str, subproc
     assert after - before < 32 << 20, f"{(after - before) >> 20} MiB more after 9,000 requests"
 
 
-def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str]], captures: Path) -> None:
+def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str], Path], captures: Path) -> None:
     """A request that is inside is finished; the log has a line for it, and nothing that was in it."""
     import threading
 
-    url, process = server
+    url, process, logged = server
     capture = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2]
     done: list[int] = []
 
@@ -141,7 +143,8 @@ def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str]], captures: 
     process.send_signal(signal.SIGTERM)
     thread.join()
     assert done == [200]
-    _, log = process.communicate(timeout=60)
+    process.wait(timeout=60)
+    log = logged.read_text()
     assert process.returncode in {0, -signal.SIGTERM}
     assert "route=/v1/analyze status=200" in log
     assert KEY not in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def register(place: Path, base: Path, task: str, *, seed: int) -> str:
 
 
 @contextmanager
-def client(base: Path, registry: Path, **settings: Any) -> Iterator[Any]:
+def client(base: Path, registry: Path, *, wait: bool = False, **settings: Any) -> Iterator[Any]:
     """A client of a server in this process; its application is `client.app_state`."""
     from starlette.testclient import TestClient
 
@@ -44,4 +45,8 @@ def client(base: Path, registry: Path, **settings: Any) -> Iterator[Any]:
     guard = create_app(Application(base=str(base), registry=str(registry)), Settings(**settings))
     with TestClient(guard, base_url="http://localhost", raise_server_exceptions=False) as found:
         found.service = guard.app.state.service  # type: ignore[attr-defined]
+        for _ in range(1200 if wait else 0):
+            if found.get("/readyz").status_code == 200:
+                break
+            time.sleep(0.05)
         yield found

@@ -50,7 +50,7 @@ def create_app(application: Application, settings: Settings | None = None) -> Gu
             warming.cancel()
             with suppress(asyncio.CancelledError):
                 await warming
-            service.close()
+            await service.close()
 
     app = FastAPI(title="TrafficLLM", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(router)

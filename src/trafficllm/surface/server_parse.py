@@ -1,7 +1,8 @@
 """Reads one uploaded capture in a process of its own, with little memory, little time and no secrets.
 
-`python -m trafficllm.surface.server_parse JOB.json`: the job names the upload, the limits, and where batches go. What comes
-back is plain arrays (NPZ without pickles) or rows of JSON, so that a reader that was taken over cannot run code in the server.
+`python -m trafficllm.surface.server_parse WARM.pcap`: it reads that capture of our own to have everything loaded, waits for a
+job's path on stdin, does that one job and ends. The job names the upload, the limits, and where batches go. What comes back is
+plain arrays (NPZ without pickles) or rows of JSON, so that a reader that was taken over cannot run code in the server.
 """
 
 from __future__ import annotations
@@ -85,9 +86,32 @@ def _fields(job: Mapping[str, Any]) -> None:
     (Path(job["out"]) / "fields.json").write_text(json.dumps(found), encoding="utf-8")
 
 
+def _warm(capture: str) -> None:
+    from trafficllm.capture.fields import packet_rows
+    from trafficllm.capture.flows import read_flows
+
+    list(read_flows([capture]))
+    list(packet_rows([capture], ("frame.number",)))
+
+
+def write_warm_capture(path: Path) -> None:
+    """A small capture of our own, TCP and UDP: reading it loads (on a new machine: compiles) all that reading takes."""
+    from trafficllm.capture.compile import compile_flows
+    from trafficllm.capture.write import write_capture
+    from trafficllm.core.types import RESP, Action, FlowPlan
+
+    tcp = (Action("open"), Action("send", size=100), Action("send", RESP, 2000), Action("close"))
+    plans = [FlowPlan(6, 4, 80, tcp), FlowPlan(17, 6, 53, (Action("datagram", size=40),))]
+    write_capture(path, [compile_flows(plans, seed=0, start=0, spread=1)])
+
+
 def main() -> int:
-    """Do one job; the exit code is 0, or 3 with the error's JSON in `error.json`."""
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    """Do one job; the exit code is 0 (also where none came), or 3 with the error's JSON in `error.json`."""
+    _warm(sys.argv[1])
+    named = sys.stdin.readline().strip()
+    if not named:
+        return 0
+    job = json.loads(Path(named).read_text(encoding="utf-8"))
     confine(job["memory"], job["seconds"], job["file_bytes"])
     try:
         {"flows": _flows, "fields": _fields}[job["do"]](job)

@@ -55,14 +55,15 @@ class Service:
 
         try:
             await self.jobs.turn(time.monotonic() + 3600, lambda: self.application.engine)
+            await self.uploads.warm()
             self.ready, self.reason = True, ""
         except TrafficLLMError as error:
             self.reason = error.code
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End work and forget uploads."""
         self.jobs.close()
-        self.uploads.close()
+        await self.uploads.close()
 
     # Adapters
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from asyncio.subprocess import Process
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import FlowBatch, FlowStream
-from trafficllm.surface.server_parse import NAME, read_batch
+from trafficllm.surface.server_parse import NAME, read_batch, write_warm_capture
 from trafficllm.surface.server_replies import RefusedError
 from trafficllm.surface.server_settings import Settings
 
@@ -53,10 +54,24 @@ class Uploads:
         self.folder = Path(tempfile.mkdtemp(prefix="trafficllm-serve-"))
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._parsers = asyncio.Semaphore(settings.parsers)
+        self._spare: Process | None = None
+        self._warm = self.folder / "warm.pcap"
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Forget everything."""
+        if self._spare is not None:
+            await _end(self._spare)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def warm(self) -> None:
+        """Start the reader of the first upload and see that it works: on a new machine its kernels are compiled now."""
+        await self._prepare()
+        _, out = await self.flows(self._warm)
+        shutil.rmtree(out, ignore_errors=True)
+
+    async def _prepare(self) -> None:
+        if not self._warm.is_file():
+            await asyncio.to_thread(write_warm_capture, self._warm)
 
     # Keeping
 
@@ -117,8 +132,9 @@ class Uploads:
         job = {**what, **limits, "file_bytes": 8 * settings.max_body, "capture": str(capture), "out": str(out)}
         (out / "job.json").write_text(json.dumps(job), encoding="utf-8")
         try:
+            await self._prepare()
             async with self._parsers:
-                code = await _child(out / "job.json")
+                code = await self._read(out / "job.json")
             if code:
                 raise _failure(out, code)
         except BaseException:
@@ -127,27 +143,41 @@ class Uploads:
         return out
 
 
-async def _child(job: Path) -> int:
-    """Run the reader; a caller that gives up takes it along."""
+    async def _read(self, job: Path) -> int:
+        """Give a job to the reader that waits, and let the next one get ready; a caller that gives up takes it along."""
+        child, self._spare = self._spare, None
+        if child is None or child.returncode is not None:
+            child = await _start(self._warm)
+        try:
+            await child.communicate(f"{job}\n".encode())
+            if self._spare is None:
+                self._spare = await _start(self._warm)
+        except asyncio.CancelledError:
+            await _end(child)
+            raise
+        return child.returncode or 0
+
+
+async def _end(child: Process) -> None:
+    with suppress(ProcessLookupError):
+        child.kill()
+    await child.communicate()
+
+
+async def _start(warm: Path) -> Process:
     environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    child = await asyncio.create_subprocess_exec(
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "trafficllm.surface.server_parse",
-        str(job),
-        stdin=asyncio.subprocess.DEVNULL,
+        str(warm),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         env={**environment, "OMP_NUM_THREADS": "1"},
-        cwd=job.parent,
+        cwd=warm.parent,
+        start_new_session=True,  # Ctrl-C is for the server, which lets its readers finish
     )
-    try:
-        return await child.wait()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
-        raise
 
 
 def _failure(out: Path, code: int) -> Exception:
