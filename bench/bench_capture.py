@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 OURS = """
-import sys, time
+import sys, time, os
+clock = getattr(time, os.environ["BENCH_CLOCK"])
 from trafficllm.capture.flows import FlowOptions, read_flows
 from trafficllm.capture.facts import facts_of
 facts = sys.argv[2] == "facts"
@@ -40,31 +41,34 @@ def run(path):
                 facts_of(p, o, r, raw[a:m], raw[m:e])
     return flows, packets
 run(sys.argv[3])
-t = time.perf_counter(); flows, packets = run(sys.argv[1]); print(time.perf_counter() - t, flows, packets)
+t = clock(); flows, packets = run(sys.argv[1]); print(clock() - t, flows, packets)
 """
 DPKT = """
-import sys, time, dpkt
-t = time.perf_counter(); n = 0
+import sys, time, os, dpkt
+clock = getattr(time, os.environ["BENCH_CLOCK"])
+t = clock(); n = 0
 with open(sys.argv[1], "rb") as f:
     for ts, buf in dpkt.pcap.Reader(f):
         try: dpkt.ethernet.Ethernet(buf)
         except Exception: pass
         n += 1
-print(time.perf_counter() - t, 0, n)
+print(clock() - t, 0, n)
 """
 SCAPY = """
-import sys, time, logging; logging.disable(50)
+import sys, time, os, logging
+clock = getattr(time, os.environ["BENCH_CLOCK"]); logging.disable(50)
 from scapy.all import PcapReader
-t = time.perf_counter(); n = 0
+t = clock(); n = 0
 for packet in PcapReader(sys.argv[1]): n += 1
-print(time.perf_counter() - t, 0, n)
+print(clock() - t, 0, n)
 """
 NFSTREAM = """
-import sys, time
+import sys, time, os
+clock = getattr(time, os.environ["BENCH_CLOCK"])
 from nfstream import NFStreamer
-t = time.perf_counter(); n = p = 0
+t = clock(); n = p = 0
 for flow in NFStreamer(source=sys.argv[1], n_meters=1, statistical_analysis=False, n_dissections=0): n += 1; p += flow.bidirectional_packets
-print(time.perf_counter() - t, n, p)
+print(clock() - t, n, p)
 """
 
 
@@ -118,9 +122,14 @@ def _python(code: str, *arguments: str) -> tuple[float, int]:
 
 
 def _tool(command: list[str], packets: int) -> tuple[float, int]:
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), _children()
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began, packets
+    return (_children() - cpu if os.environ["BENCH_CLOCK"] == "process_time" else time.perf_counter() - began), packets
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _measure(paths: Sequence[str], megabytes: int, runs: int) -> dict[str, Any]:
@@ -157,9 +166,16 @@ def _report(speeds: dict[str, list[float]], packets: int, megabytes: int) -> dic
     for ours, other in pairs:
         values = [a / b for a, b in zip(speeds[ours], speeds[other], strict=True)]
         ratios[f"{ours} / {other}"] = {"median": statistics.median(values), "range": [min(values), max(values)]}
-    settings = {"packets": packets, "megabytes": megabytes, "cores": 1, "max_packets": 32, "max_payload": 512}
+    settings = {"packets": packets, "megabytes": megabytes, "cores": 1, "clock": os.environ["BENCH_CLOCK"]}
+    settings |= {"max_packets": 32, "max_payload": 512}
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-    return {"schema": "trafficllm.bench_capture/1", "settings": settings, "packets_per_second": rows, "ratios": ratios, "peak_rss_mb": memory}
+    return {
+        "schema": "trafficllm.bench_capture/1",
+        "settings": settings,
+        "packets_per_second": rows,
+        "ratios": ratios,
+        "peak_rss_mb": memory,
+    }
 
 
 def main() -> None:
@@ -168,8 +184,10 @@ def main() -> None:
     parser.add_argument("paths", nargs="+")
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for machines that others use too")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    os.environ["BENCH_CLOCK"] = "process_time" if options.cpu else "perf_counter"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     result = _measure(options.paths, options.megabytes, options.runs)

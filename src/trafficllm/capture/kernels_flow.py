@@ -45,7 +45,7 @@ from trafficllm.capture.flow_table_layout import (
 from trafficllm.capture.kernels import Word, entry, i64, inner, merged
 from trafficllm.capture.kernels_key import hash_end, icmp_ports, mix, same_flow
 from trafficllm.capture.kernels_payload import append_payload, place_payload
-from trafficllm.capture.kernels_stream import count_bad_sum, letter, once
+from trafficllm.capture.kernels_stream import clear_ends, count_bad_sum, letter, once
 from trafficllm.capture.kernels_tcp import H_SYN, tcp_packet
 
 (P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS) = range(9)
@@ -218,16 +218,7 @@ def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Wor
     flow["packet_head"], flow["packet_tail"], flow["stored"] = -1, -1, 0
     flow["hist_seen"], flow["hist_len"] = 0, 0
     flow["flip"], flow["partial"], flow["first_seen"], flow["deferred"], flow["live"] = 0, 0, 0, 0, 1
-    for side in range(2):
-        end = table.ends[2 * slot + side]
-        end["packets"], end["ip_bytes"], end["sent"] = 0, 0, -1
-        end["last_rel"], end["ack_rel"], end["fin_rel"], end["next_rel"] = 0, 0, 0, 1
-        end["hist_syn"], end["hist_fin"], end["hist_rst"] = 0, 0, 0
-        end["prefix"], end["buffer"], end["start_seq"] = 0, -1, 0
-        end["rexmit"], end["gaps"], end["zero_windows"], end["bad_sums"] = 0, 0, 0, 0
-        end["rexmit_at"], end["gaps_at"], end["zero_windows_at"], end["bad_sums_at"] = 0, 0, 0, 0
-        end["fins"], end["state"], end["previous"], end["closed"] = 0, 0, 0, 0
-        end["islands"], end["eof"], end["scattered"] = 0, 0, 0
+    clear_ends(table.ends[2 * slot], table.ends[2 * slot + 1])
     if _flipped(table.params, table.ports, row, sport, dport):
         flow["flip"] = 1
         letter(flow, table.history[slot], L_FLIP, one_way >= 0)

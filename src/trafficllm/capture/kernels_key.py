@@ -20,12 +20,14 @@ for _version, _pairs in enumerate(_ANSWERS):
 
 @inner
 def mix(h: Word, word: Word) -> Word:
+    """One round of a multiplicative hash; stays below 2^31 so that nothing overflows without compilation either."""
     h = ((h ^ (word & 0x7FFFFFFF)) & 0x7FFFFFFF) * 0x5BD1E995
     return (h ^ (h >> 31)) & 0x7FFFFFFF
 
 
 @inner
 def hash_end(seed: Word, high: Word, low: Word, port: Word) -> Word:
+    """Hash of one side of a flow; the sum of both sides is the same in either direction."""
     h = mix(seed, (high >> 32) ^ port << 13)
     if low | (high & 0xFFFFFFFF):
         h = mix(h, high)

@@ -139,3 +139,17 @@ def acknowledge(flow: Any, history: Any, end: Any, peer: Any, islands: Any, upto
             low = min(low, islands[2 * i])
         end["next_rel"] = low
         _absorb(end, islands)
+
+
+@inner
+def clear_ends(one: Any, two: Any) -> None:
+    """Both endpoints of a new flow: nothing sent, nothing seen."""
+    for end in (one, two):
+        end["packets"], end["ip_bytes"], end["sent"] = 0, 0, -1
+        end["last_rel"], end["ack_rel"], end["fin_rel"], end["next_rel"] = 0, 0, 0, 1
+        end["hist_syn"], end["hist_fin"], end["hist_rst"] = 0, 0, 0
+        end["prefix"], end["buffer"], end["start_seq"] = 0, -1, 0
+        end["rexmit"], end["gaps"], end["zero_windows"], end["bad_sums"] = 0, 0, 0, 0
+        end["rexmit_at"], end["gaps_at"], end["zero_windows_at"], end["bad_sums_at"] = 0, 0, 0, 0
+        end["fins"], end["state"], end["previous"], end["closed"] = 0, 0, 0, 0
+        end["islands"], end["eof"], end["scattered"] = 0, 0, 0
