@@ -60,8 +60,9 @@ class Generator:
         """`n` flow plans of a label, a batch at a time. UsageError for a negative temperature or count."""
         from trafficllm.records.plan import plan_of
 
-        for record in self.records(task, label, n, seed=seed, temperature=temperature):
-            yield plan_of(record, label=label)
+        for i, record in enumerate(self.records(task, label, n, seed=seed, temperature=temperature)):
+            # Equal records must not get equal made-up bytes: what hidden runs are filled with differs from flow to flow.
+            yield plan_of(record, label=label, seed=hash64(f"{seed}/{i}".encode()) >> 1)
 
     def records(self, task: Task, label: str, n: int, *, seed: int = 0, temperature: float = 1.0) -> Iterator[Record]:
         """As `plans`, the decoded records themselves. Temperature 0 takes the likeliest allowed token."""

@@ -39,13 +39,21 @@ def _row(name: str, quality: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(quality: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where the score stands against the best honest baseline, on all flows and on unique contents."""
     honest = {name: row for name, row in baselines.items() if name != "identifier_probe"}
     if not honest:
         return ""
-    best = max(honest, key=lambda name: float(honest[name]["macro_f1"]))
-    gap = float(quality["macro_f1"]) - float(honest[best]["macro_f1"])
-    place = "above" if gap > 0 else "below"
-    return f"{abs(gap):.3f} macro-F1 {place} the best baseline on the same masked input ({best})."
+    return f"{_gap('All flows', quality, honest)}; {_gap('unique contents', quality['unique'], _unique(honest))}."
+
+
+def _unique(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {name: row["unique"] for name, row in rows.items()}
+
+
+def _gap(what: str, mine: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
+    best = max(others, key=lambda name: float(others[name]["macro_f1"]))
+    gap = float(mine["macro_f1"]) - float(others[best]["macro_f1"])
+    return f"{what}: {abs(gap):.3f} macro-F1 {'above' if gap > 0 else 'below'} the best baseline on the same masked input ({best})"
 
 
 def _task_view(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trafficllm import __version__
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import sha256_file
 from trafficllm.core.types import FlowPlan, ProgressSink
@@ -95,7 +96,8 @@ def generate(
         progress.update("generating", len(plans), flows)
     counts = CompileCounts()
     frames = compile_flows(plans, seed=seed, start=START, spread=SPREAD * flows, counts=counts)
-    packets = write_capture(out, [frames], format="pcapng" if out.suffix == ".pcapng" else "pcap")
+    mark = f"synthetic traffic: TrafficLLM {__version__}, task {chosen.id}, label {known}, seed {seed}"
+    packets = write_capture(out, [frames], format="pcapng" if out.suffix == ".pcapng" else "pcap", comment=mark)
     return {
         "task": chosen.id,
         "label": known,

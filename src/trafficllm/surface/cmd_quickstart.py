@@ -51,24 +51,20 @@ def _show(body: Mapping[str, Any]) -> None:
 
 
 def _show_data(body: Mapping[str, Any]) -> None:
-    from trafficllm.surface.output import show_table
+    """What was split, dropped and masked, and why: a short paragraph a data set."""
+    from trafficllm.core.escape import for_terminal
 
-    columns = ("task", "records", "dropped", "split", "mask", "artefacts masked")
-    rows = [
-        [
-            name,
-            data.get("records"),
-            data.get("dropped"),
-            data.get("split"),
-            data.get("mask"),
-            data.get("artefact_masked"),
-        ]
-        for name, data in body.get("data", {}).items()
-    ]
-    if rows:
-        show_table(
-            columns, rows, title="Data sets: flows and captures never cross a split, shortcuts are masked"
-        )
+    for name, data in body.get("data", {}).items():
+        split = data["split"]
+        parts = ", ".join(f"{part} {count:,}" for part, count in split["parts"].items())
+        print(f"{name:<18}{parts} flows; split by {split['unit']} ({split['groups']} groups): {split['why']}")
+        dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in data["dropped"].items())
+        print(f"{'':<18}dropped: {dropped or 'nothing'}")
+        found = ", ".join(f"{row['field']} (alone {row['score']:.2f})" for row in data["artefact_masked"])
+        print(f"{'':<18}masked: {data['mask']}{', and as artefacts ' + found if found else ', no artefact found'}")
+        for note in split["notes"]:
+            print(f"{'':<18}note: {for_terminal(note)}")
+    print()
 
 
 def _show_scores(body: Mapping[str, Any]) -> None:
@@ -104,10 +100,11 @@ def _show_tokens(body: Mapping[str, Any]) -> None:
 
 
 def _show_routing(body: Mapping[str, Any]) -> None:
-    from trafficllm.surface.output import show_pairs
-
-    routing = {key: value for key, value in body["routing"].items() if not isinstance(value, list | dict)}
-    show_pairs({f"routing {key}": value for key, value in routing.items()})
+    found = body["routing"]
+    print(
+        f"routing           {found['accuracy']:.3f} of {found['n']} questions by authors never read, all tasks and no other "
+        f"(commonest answer {found['majority']:.3f}, none AUROC {found['none_auroc']:.3f})"
+    )
 
 
 def _show_unseen(body: Mapping[str, Any]) -> None:
