@@ -19,11 +19,12 @@ import torch
 import traffic
 
 from trafficllm.core.files import read_json
-from trafficllm.lifecycle.learn_router import rows_of
+from trafficllm.lifecycle.learn_router import answers
 from trafficllm.model.base import MANIFEST, write_manifest
 from trafficllm.model.load import load_base
 from trafficllm.model.pretrain import PretrainOptions, held_out_loss, pack, pretrain
 from trafficllm.records import instructions, prompts
+from trafficllm.records.catalog import load_tasks
 from trafficllm.records.dataset import load
 
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))["instruct"]
@@ -31,7 +32,8 @@ RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding=
 
 def lines(count: int, seed: int) -> list[str]:
     """`count` shuffled passes over the training instructions as stage 1 would show them, answer included."""
-    rows = rows_of(instructions.load("train"))
+    tasks = load_tasks()
+    rows = [(row.text, task) for row in instructions.load("train") for task in answers(row.tasks, tasks)]
     chooser = random.Random(seed)
     made = []
     for _ in range(count):

@@ -10,9 +10,9 @@ from trafficllm.core.config import Config
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import Silent
 from trafficllm.lifecycle.application import Application, quickstart_registry, registry_root
-from trafficllm.lifecycle.learn_router import NONE
+from trafficllm.lifecycle.learn_router import NONE, answers, instruct_data
 from trafficllm.lifecycle.registering import _workdir, register
-from trafficllm.lifecycle.tuning import answers, instruct_data, tune_options
+from trafficllm.lifecycle.tuning import tune_options
 from trafficllm.records.instructions import Instruction
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,6 @@ _VALIDATION_SHARE = 8
 """One author in eight of the training part is kept for validation: a router that knows only its authors' habits is not kept."""
 
 
-def rows_of(instructions: Sequence[Instruction]) -> list[tuple[str, str]]:
-    """(question, task) pairs: a question that asks for two tasks is a row for each, one that asks for none says so."""
-    return [(row.text, task) for row in instructions for task in (row.tasks or (NONE,))]
-
-
 def by_author(instructions: Sequence[Instruction]) -> tuple[list[Instruction], list[Instruction]]:
     """Training and validation instructions, parted by author."""
     authors = sorted({row.author for row in instructions})
@@ -35,20 +30,30 @@ def by_author(instructions: Sequence[Instruction]) -> tuple[list[Instruction], l
     return train, [row for row in instructions if row.author in kept]
 
 
-def _tune_data(instructions: Sequence[Instruction], labels: tuple[str, ...]) -> TuneData:
+def instruct_data(tasks: Collection[str], rows: Sequence[Instruction]) -> TuneData:
+    """Questions with their task, or "none"; a question for two tasks is given once for each, so that its probability is split.
+
+    Validation has authors of its own.
+    """
     from trafficllm.model.tune import TuneData
     from trafficllm.records.prompts import routing
 
-    train, validation = by_author(instructions)
-    rows = rows_of(train)
-    looks = [(row.text, row.tasks[0] if row.tasks else NONE) for row in validation if len(row.tasks) <= 1]
-    return TuneData(
-        prompts=[routing(text) for text, _ in rows],
-        answers=[task for _, task in rows],
-        labels=labels,
-        val_prompts=[routing(text) for text, _ in looks],
-        val_answers=[task for _, task in looks],
+    train, kept = (
+        [(row.text, answer) for row in part for answer in answers(row.tasks, tasks)]
+        for part in by_author(rows)
     )
+    return TuneData(
+        [routing(text) for text, _ in train],
+        [answer for _, answer in train],
+        (*sorted(tasks), NONE),
+        [routing(text) for text, _ in kept],
+        [answer for _, answer in kept],
+    )
+
+
+def answers(asked: Sequence[str], tasks: Collection[str]) -> list[str]:
+    """The labels of a question that asks for `asked` where only `tasks` can be routed to."""
+    return [name for name in asked if name in tasks] or [NONE]
 
 
 def learn_router(
@@ -73,19 +78,18 @@ def learn_router(
     from trafficllm.records.instructions import load
 
     sink = progress or Silent()
-    labels = (*load_tasks(), NONE)
     instructions = _spread(load("train"), limit)
-    data = _tune_data(instructions, labels)
+    data = instruct_data(load_tasks(), instructions)
     report = tune_instruct(base, data, out, options, sink)
     engine = Engine(base)
     engine.add_adapter(ROUTER, out)
-    router = Router(engine, ROUTER, labels[:-1])
+    router = Router(engine, ROUTER, data.labels[:-1])
     held = _spread(load("heldout"), held_out)
     routes = list(router.stream([row.text for row in held]))
     figures = _figures(held, routes)
     manifest = {
         "task": ROUTER,
-        "labels": list(labels),
+        "labels": list(data.labels),
         "profile": "strict",
         "stage": "instruct",
         "prompt_sha256": sha256_bytes(repr(data.prompts[0]).encode()),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.config import Config, load_config
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.learn_router import NONE, by_author
+from trafficllm.lifecycle.learn_router import instruct_data
 
 if TYPE_CHECKING:
-    from trafficllm.model.tune import TuneData, TuneOptions
-    from trafficllm.records.instructions import Instruction
+    from trafficllm.model.tune import TuneOptions
 
 
 def tune_options(config: Config, *, seed: int, max_seconds: float | None) -> TuneOptions:
@@ -27,32 +26,6 @@ def tune_options(config: Config, *, seed: int, max_seconds: float | None) -> Tun
         seed=seed,
         max_seconds=max_seconds or config.tune.max_seconds,
     )
-
-
-def instruct_data(tasks: Collection[str], rows: Sequence[Instruction]) -> TuneData:
-    """Questions with their task, or "none"; a question for two tasks is given once for each, so that its probability is split.
-
-    Validation has authors of its own.
-    """
-    from trafficllm.model.tune import TuneData
-    from trafficllm.records.prompts import routing
-
-    train, kept = (
-        [(row.text, answer) for row in part for answer in answers(row.tasks, tasks)]
-        for part in by_author(rows)
-    )
-    return TuneData(
-        [routing(text) for text, _ in train],
-        [answer for _, answer in train],
-        (*sorted(tasks), NONE),
-        [routing(text) for text, _ in kept],
-        [answer for _, answer in kept],
-    )
-
-
-def answers(asked: Sequence[str], tasks: Collection[str]) -> list[str]:
-    """The labels of a question that asks for `asked` where only `tasks` can be routed to."""
-    return [name for name in asked if name in tasks] or [NONE]
 
 
 def tune_instruct(

@@ -135,7 +135,8 @@ def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any) -> 
         dataloader_num_workers=0,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,
-        gradient_checkpointing=options.gradient_checkpointing,
+        # Named only when wanted: transformers warns about the option's coming rename whenever it is given.
+        **({"gradient_checkpointing": True} if options.gradient_checkpointing else {}),
         disable_tqdm=True,
     )
     optimizer = torch.optim.AdamW(
