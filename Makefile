@@ -42,7 +42,7 @@ install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 quickstart: install
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR) $(QUICKSTART_ARGS)
+	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR) $(QUICKSTART_ARGS)
 
 # tshark is an oracle of the capture tests, chromium opens the report: tests that need them skip with a reason elsewhere.
 tools:
@@ -69,7 +69,7 @@ soak: install-test tools
 results: install-test
 	@mkdir -p docs/results
 	for script in bench/bench_*.py; do $(BIN)/python $$script --json > docs/results/$$(basename $$script .py).json; done
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json > docs/results/quickstart.json
+	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json > docs/results/quickstart.json
 
 # The pages and schemas that are generated from the program; the tests compare them with what is committed.
 docs: install-test
