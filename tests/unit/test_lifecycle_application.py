@@ -19,6 +19,7 @@ from trafficllm.records.catalog import load_tasks
 def test_registry_root_by_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TRAFFICLLM_REGISTRY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # a quickstart's ./work in the repository would answer first
     assert registry_root() == tmp_path / "trafficllm" / "registry"
     config = Config(registry=str(tmp_path / "c"))
     assert registry_root("", config) == tmp_path / "c"
