@@ -45,7 +45,7 @@ def _verdict(text: str) -> dict[str, Any]:
         "resp_h": "192.0.2.2", "resp_p": 2,
         "proto": "tcp", "packets": 3, "task": text, "label": text, "confidence": 0.5, "probabilities": {text: 0.5,
         "other": 0.5}, "unknown_score": 0.1,
-        "evidence": [{"frame": 1, "field": text, "weight": 0.5}], "adapter": text, "version": "v0001",
+        "evidence": [{"frame": 1, "field": text, "weight": 0.5}], "file": text, "frames": [1, 2], "adapter": text, "version": "v0001",
     }  # fmt: skip
 
 

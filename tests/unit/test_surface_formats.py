@@ -23,6 +23,7 @@ ROW: dict[str, Any] = {
     "orig_p": 49152, "resp_h": "2001:db8::1", "resp_p": 443, "proto": "tcp", "packets": 12, "task": "MTD",
     "label": "Zeus", "confidence": 0.75,
     "probabilities": {"Zeus": 0.75, "Neris": 0.25}, "unknown_score": -1.5, "evidence": [{"frame": 4, "field": "packet", "weight": 0.25}],
+    "file": "a.pcap", "frames": [4, 6],
     "adapter": "MTD", "version": "v0001",
 }  # fmt: skip
 FLOW_ROW: dict[str, Any] = {

@@ -25,6 +25,9 @@ UNKNOWN = "unknown"
 CHUNK = 256
 """Flows scored at once: enough for full batches of like length, small enough for constant memory."""
 
+FRAMES = 8
+"""Frame numbers a verdict's row names: enough to open the flow's beginning in Wireshark."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -61,6 +64,8 @@ class Verdict:
             "probabilities": dict(self.probabilities),
             "unknown_score": self.unknown_score,
             "evidence": [e.row() for e in self.evidence],
+            "file": m.capture,
+            "frames": list(m.frames[:FRAMES]),
             "adapter": self.adapter,
             "version": self.version,
         }

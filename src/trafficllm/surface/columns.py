@@ -23,6 +23,7 @@ _ZEEK_TYPES = {
     "shares": "vector[string]",
     "evidence": "vector[string]",
     "splt": "vector[string]",
+    "frames": "vector[count]",
     "proto": "enum",
 }
 
@@ -63,6 +64,8 @@ VERDICT = _columns(
     "probabilities shares",
     "unknown_score share",
     "evidence evidence",
+    "file text",
+    "frames frames",
     "adapter text",
     "version text",
 )
@@ -110,6 +113,7 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
             pa.struct([("frame", pa.int64()), ("field", pa.string()), ("weight", pa.float64())])
         ),
         "splt": pa.list_(pa.struct([("dir", pa.int64()), ("size", pa.int64()), ("iat", pa.float64())])),
+        "frames": pa.list_(pa.int64()),
         "proto": pa.string(),
     }
     return pa.schema([(column.name, types[column.kind]) for column in columns])

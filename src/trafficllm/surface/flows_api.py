@@ -71,7 +71,7 @@ class _Rows:
         """A notebook shows the first rows once they are read; before that it says how to get them."""
         if self._table is None:
             return f"<code>{for_html(repr(self))}</code>: iterate, or <code>.to_pandas()</code>"
-        names = [column.name for column in self.columns if column.kind not in {"shares", "evidence", "splt"}]
+        names = [column.name for column in self.columns if column.kind not in {"shares", "evidence", "frames", "splt"}]
         head = "".join(f"<th>{for_html(name)}</th>" for name in names)
         rows = self._table.slice(0, _SHOWN).to_pylist()
         body = "".join(

@@ -94,6 +94,8 @@ class Verdict(Closed):
     probabilities: dict[str, Share]
     unknown_score: float
     evidence: list[Part]
+    file: str
+    frames: list[int]
     adapter: str
     version: str
 

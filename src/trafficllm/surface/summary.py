@@ -94,6 +94,6 @@ class Summary:
 
 
 def _line(row: Mapping[str, Any]) -> list[Any]:
-    frames = sorted({item["frame"] for item in row["evidence"]})
+    frames = sorted({item["frame"] for item in row["evidence"]}) or row["frames"]
     who, whom = f"{row['orig_h']}:{row['orig_p']}", f"{row['resp_h']}:{row['resp_p']}"
     return [row["label"], row["confidence"], who, whom, row["proto"], row["packets"], frames[:6]]
