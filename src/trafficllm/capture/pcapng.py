@@ -12,6 +12,7 @@ from trafficllm.capture.decompress import Window
 from trafficllm.capture.kernels_read import MAX_CAPLEN, walk_blocks
 from trafficllm.capture.pcap import Block
 from trafficllm.core.errors import InputError
+from trafficllm.core.types import I64
 
 _SHB = 0x0A0D0D0A
 _IDB = 1
@@ -28,15 +29,26 @@ class _Interfaces:
     """Link type, snaplen and clock of each interface of a section, as the kernel wants them."""
 
     def __init__(self) -> None:
-        self.table = np.zeros((0, 6), dtype=np.int64)
+        self._rows = np.zeros((16, 6), dtype=np.int64)
+        self._count = 0
+
+    @property
+    def table(self) -> I64:
+        """int64 [interfaces, 6]."""
+        return self._rows[: self._count]
+
+    def clear(self) -> None:
+        """A new section begins."""
+        self._count = 0
 
     def add(self, body: bytes, order: str) -> bool:
-        if len(body) < 8 or self.table.shape[0] >= _MAX_INTERFACES:
+        if len(body) < 8 or self._count >= _MAX_INTERFACES:
             return False
+        if self._count == self._rows.shape[0]:  # doubled: 65,536 interfaces cost 65,536 rows, not their square
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
         link, _, snaplen = struct.unpack(order + "HHI", body[:8])
-        multiply, shift, offset = _clock(body[8:], order)
-        row = np.array([[link, snaplen, multiply, shift, offset, 0]], dtype=np.int64)
-        self.table = np.concatenate([self.table, row])
+        self._rows[self._count] = (link, snaplen, *_clock(body[8:], order), 0)
+        self._count += 1
         return True
 
 
@@ -78,8 +90,9 @@ def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
         )
     interfaces = _Interfaces()
     columns = _columns(0)
+    need = 1 << 20
     while True:
-        view = window.peek(1 << 20)
+        view = window.peek(need)
         if view.shape[0] == 0:
             return
         if view.shape[0] // 16 + 1 > columns[0].shape[0]:
@@ -87,41 +100,43 @@ def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
         count, used, stop = walk_blocks(view, order == ">", MAX_CAPLEN, interfaces.table, *columns)
         if count:
             yield Block(view, *(column[:count].copy() for column in columns))
+            need = 1 << 20
         window.skip(int(used))
         if stop == 3:
             note.append("file.damaged")
             return
         if stop == 1 and not count:
-            kind, order = _special(window, order, interfaces, note)
-            if not kind:
+            size, order = _special(window, order, interfaces, note)
+            if not size:
                 return
+            need = max(size, 1 << 20)
 
 
-def _special(window: Window, order: str, interfaces: _Interfaces, note: list[str]) -> tuple[bool, str]:
-    """The block at the window's start: a section, an interface, or one longer than the window. False: the file ends here."""
+def _special(window: Window, order: str, interfaces: _Interfaces, note: list[str]) -> tuple[int, str]:
+    """The block at the window's start: a section, an interface, or one longer than the window: its size. 0: the file ends here."""
     head = window.peek(12)[:12].tobytes()
     if len(head) < 12:
         if head:
             note.append("file.cut")
-        return False, order
+        return 0, order
     kind = int(struct.unpack(order + "I", head[:4])[0])
     if kind == _SHB:
         order = _order(head)
-        interfaces.table = interfaces.table[:0]
+        interfaces.clear()
     if not order:
         note.append("file.damaged")
-        return False, order
+        return 0, order
     size = int(struct.unpack(order + "I", head[4:8])[0])
     if size < 12 or size % 4 or size > _LARGEST:
         note.append("file.damaged")
-        return False, order
+        return 0, order
     block = window.peek(size)
     if block.shape[0] < size:
         note.append("file.cut")
-        return False, order
+        return 0, order
     if kind == _IDB and not interfaces.add(block[8 : size - 4].tobytes(), order):
         note.append("file.damaged")
-        return False, order
+        return 0, order
     if kind in (_SHB, _IDB):
         window.skip(size)
-    return True, order
+    return size, order
