@@ -227,6 +227,16 @@ def test_generate(use: Cli, bench: Bench, tmp_path: Path) -> None:
     again = use(*words, "-o", tmp_path / "b.pcap").body("generate")
     assert (first["flows"], first["valid"], first["addresses_outside_documentation"]) == (3, True, 0)
     assert first["sha256"] == again["sha256"]
+    assert json.loads((tmp_path / "a.pcap.json").read_text())["synthetic"].startswith("synthetic traffic: TrafficLLM")
+    mixed = ("generate", "--task", "MTG", "--mix", "Neris=2,Zeus=1", "--flows", "3", "--start", "2026-03-01", "--duration", "60", *where)
+    body = use(*mixed, "-o", tmp_path / "m.pcapng", "--json").body("generate")
+    assert [(part["label"], part["flows"]) for part in body["parts"]] == [("Neris", 2), ("Zeus", 1)]
+    assert body["valid"]
+    assert use("capture", "info", tmp_path / "m.pcapng", "--json").body("capture.info")["first"] >= 1772323200
+    asked = use("generate", "--task", "MTG", "-q", "give me 2 flows of zeus", "-o", tmp_path / "q.jsonl", *where, "--json").body("generate")
+    assert [line["label"] for line in _lines((tmp_path / "q.jsonl").read_text())] == ["Zeus", "Zeus"]
+    assert (asked["flows"], asked["valid"]) == (2, None)
+    use("generate", "--task", "MTG", "-o", tmp_path / "c.pcap", *where).refused(2, "say what to write")
     use("generate", "--task", "MTG", "--label", "Nerys", "-o", tmp_path / "c.pcap", *where).refused(
         2, "Neris"
     )

@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trafficllm.core.errors import InputError, ResourceError
 
@@ -68,24 +68,30 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
 
     Raises ResourceError on a full disk or missing permission; the old content then still stands.
     """
+    with atomic_stream(path) as stream:
+        stream.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_stream(path: str | Path) -> Iterator[BinaryIO]:
+    """As `atomic_write`, for what is written piece by piece: a stream whose content becomes the file when the block ends well."""
     target = Path(path)
-    raw = data.encode("utf-8") if isinstance(data, str) else data
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(raw)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb", buffering=_BLOCK) as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-        temporary = None
+        temporary.chmod(0o644)
+        temporary.replace(target)
     except OSError as error:
         raise _resource_error(error, target) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -354,18 +354,19 @@ class Application:
         seed: int,
         out: Path,
         temperature: float = 1.0,
+        mix: Sequence[str] = (),
+        question: str = "",
+        start: int | None = None,
+        duration: int | None = None,
         progress: ProgressSink | None = None,
     ) -> dict[str, Any]:
-        """Write a valid synthetic capture (contract: `generate`)."""
-        from trafficllm.lifecycle.synthesis import generate
+        """Write a valid synthetic capture (contract: `generate`): one label, a mix of labels, or what a question asks for.
 
-        return generate(
-            self,
-            task,
-            label,
-            flows=flows,
-            seed=seed,
-            out=out,
-            temperature=temperature,
-            progress=progress or Silent(),
-        )
+        `start` ns since the epoch, `duration` ns over which flows begin. Errors: see `lifecycle.synthesis`.
+        """
+        from trafficllm.lifecycle import synthesis
+
+        parts = synthesis.parts(self, task=task, label=label, mix=mix, question=question, flows=flows)
+        begin = synthesis.START if start is None else start
+        scenario = synthesis.Scenario(parts, seed, temperature, begin, duration)
+        return synthesis.generate(self, scenario, out=out, progress=progress or Silent())

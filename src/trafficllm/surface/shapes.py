@@ -356,19 +356,31 @@ class Doctor(Closed):
     findings: list[Finding]
 
 
+class GeneratedPart(Closed):
+    """Flows of one label in a synthetic capture."""
+
+    task: str
+    label: str
+    flows: int
+
+
 class Generate(Closed):
-    """A synthetic capture and what the model had wrong before the grammar and the compiler put it right."""
+    """A synthetic capture and what the model had wrong before the grammar and the compiler put it right.
+
+    `valid` is null where actions were written instead of packets.
+    """
 
     task: str
     label: str
     version: str
+    parts: list[GeneratedPart]
     file: str
     flows: int
     packets: int
     prevented: Counts
     repairs: Counts
     addresses_outside_documentation: int
-    valid: bool
+    valid: bool | None
     sha256: str
     seed: int
 
