@@ -69,7 +69,7 @@ def test_timeline_is_sorted_bounded_and_the_same_again(tmp_path: Path) -> None:
     plans = [_plan(20_000_000_000 if k % 10 == 0 else 1_000) for k in range(300)]
     start, duration = 10**18, 300 * 10**9
 
-    def made() -> tuple[np.ndarray, list[int]]:  # type: ignore[type-arg]
+    def made() -> tuple[np.ndarray, list[int]]:
         counts = CompileCounts()
         batches = list(timeline(plans, 300, seed=1, start=start, duration=duration, counts=counts))
         assert counts.flows == 300

@@ -57,14 +57,14 @@ def is_data_set(folder: Path) -> bool:
     return (folder / "manifest.json").is_file() and (folder / "records.parquet").is_file()
 
 
-def pick_task(folder: Path, task: str, extra: Sequence[Path], *, strict: bool) -> Task:
-    """The task for a folder of captures: named (`strict`: it must be known), or by the folder's name."""
-    from trafficllm.records.catalog import get_task, load_tasks
+def pick_task(folder: Path, task: str, extra: Sequence[Path]) -> Task:
+    """The task for a folder of captures: the catalogue's or a new one by name, or by the folder's name."""
+    from trafficllm.records.catalog import load_tasks
 
     known = load_tasks(extra)
     if not task:
         return task_of_folder(folder, known)
-    return get_task(task, extra) if strict else own_task(task, known)
+    return own_task(task, known)
 
 
 def build(

@@ -56,7 +56,7 @@ def build(
     from trafficllm.surface.output import emit
     from trafficllm.surface.progress import Bar
 
-    chosen = datasets.pick_task(folder, task, extra or (), strict=True)
+    chosen = datasets.pick_task(folder, task, extra or ())
     with Bar(quiet=quiet) as bar:
         report = datasets.build(
             folder,
@@ -110,7 +110,7 @@ def check(
     from trafficllm.lifecycle import datasets
     from trafficllm.surface.output import emit
 
-    chosen = datasets.pick_task(folder, task, extra or (), strict=True)
+    chosen = datasets.pick_task(folder, task, extra or ())
     emit("data.check", datasets.check(folder, chosen), as_json=as_json, show=_show_check)
 
 
