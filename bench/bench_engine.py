@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from trafficllm.core.types import Record
-from trafficllm.infer.engine import Engine, batches
+from trafficllm.infer.engine import Engine
+from trafficllm.infer.forward import batches
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.model.load import load_base
 from trafficllm.model.lora import attach, detach, save_adapter

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.infer.engine import Engine, batches
+from trafficllm.infer.engine import Engine
+from trafficllm.infer.forward import batches
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.model.load import Base, load_base
 from trafficllm.model.lora import merge

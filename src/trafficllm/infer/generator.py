@@ -18,7 +18,8 @@ import torch
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import hash64
 from trafficllm.core.types import FlowPlan, Record
-from trafficllm.infer.engine import Engine, forward_at
+from trafficllm.infer.engine import Engine
+from trafficllm.infer.forward import forward_at
 from trafficllm.infer.token_mask import TokenMask
 from trafficllm.records import codec, prompts
 from trafficllm.records.catalog import Task

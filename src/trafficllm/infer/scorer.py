@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trafficllm.core.types import Record, Scores
 from trafficllm.infer import calibration as cal
-from trafficllm.infer.engine import BATCH_TOKENS, Engine
+from trafficllm.infer.engine import Engine
 from trafficllm.infer.prefix import shared_prefix
 from trafficllm.records import prompts
 from trafficllm.records.canonical import DEFAULT, CodecOptions
@@ -32,7 +32,7 @@ class LLMScorer:
         calibration: Mapping[str, Any] | None = None,
         *,
         codec: CodecOptions = DEFAULT,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> None:
         self.engine = engine
         self.adapter = adapter
