@@ -1,15 +1,15 @@
-"""Third step of the embedded base: it reads the instruction corpus' training authors, beside traffic and English it knows.
+"""Third step of the embedded base: questions of the instruction corpus' training authors and field questions, beside
+traffic and English it knows.
 
     python recipes/nano/instruct.py --trained runs/traffic --corpus runs/corpus --out runs/instruct
 
-Plain next-token training on "request: ... task: ..." lines, in the very words of stage 1's prompt; held-out authors are never
-read. Stage 1 still has to be tuned on the user's machine: this only gives a base of a few million parameters the words.
+Questions are in the very words of stage 1's prompt, each alone in its row, the loss at the answer; held-out authors are never
+read. Stage 1 still has to be tuned on the user's machine: this gives a base of a few million parameters the words.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import shutil
 import tomllib
 from pathlib import Path
@@ -17,29 +17,37 @@ from pathlib import Path
 import numpy as np
 import torch
 import traffic
+from mixture import Mixture
 
 from trafficllm.core.files import read_json
-from trafficllm.lifecycle.learn_router import answers
+from trafficllm.core.types import Record
 from trafficllm.model.base import MANIFEST, write_manifest
-from trafficllm.model.load import load_base
-from trafficllm.model.pretrain import PretrainOptions, held_out_loss, pack, pretrain
-from trafficllm.records import instructions, prompts
-from trafficllm.records.catalog import load_tasks
-from trafficllm.records.dataset import load
+from trafficllm.model.load import Base, load_base
+from trafficllm.model.pretrain import PretrainOptions, continue_on, held_out_loss, pack
+from trafficllm.records import instructions
+from trafficllm.records.dataset import Dataset, load
 
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))["instruct"]
 
 
-def lines(count: int, seed: int) -> list[str]:
-    """`count` shuffled passes over the training instructions as stage 1 would show them, answer included."""
-    tasks = load_tasks()
-    rows = [(row.text, task) for row in instructions.load("train") for task in answers(row.tasks, tasks)]
-    chooser = random.Random(seed)
-    made = []
-    for _ in range(count):
-        chooser.shuffle(rows)
-        made += [prompts.render(prompts.routing(text)) + task for text, task in rows]
-    return made
+def material(trained: Path) -> tuple[dict[str, Dataset], list[Record], list[Record]]:
+    """The second step's data sets, its masked training records and the same flows unmasked, as field questions need them."""
+    sets = {name: load(trained / "data" / name) for name in traffic.RECIPE["folders"]}
+    bundled = [load(trained / "bundled" / task) for task in ("MTD", "EAC")]
+    rows = traffic.training_rows(sets, bundled)
+    records = [record for name, kept in rows.items() for record in traffic.strict(sets[name], kept)]
+    return sets, records, [record for name, kept in rows.items() for record in sets[name].raw_records(kept)]
+
+
+def english(base: Base, corpus: Path, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of English to replay, at most `limit` tokens, and held-out ones (every 50th document, as in plain.py)."""
+    texts = [part for part in (corpus / "corpus.txt").read_text(encoding="utf-8").split("\f") if part.strip()]
+    eos, block = base.tokenizer.eos_token_id, traffic.RECIPE["block"]
+    held, train = texts[::50], [text for place, text in enumerate(texts) if place % 50]
+    chooser = np.random.default_rng(RECIPE["seed"])
+    picked = [train[place] for place in chooser.permutation(len(train))[: len(train) // 8]]
+    kept = pack(base.tokenizer(picked, add_special_tokens=False)["input_ids"], block=block, eos=eos)[: limit // block]
+    return kept, pack(base.tokenizer(held, add_special_tokens=False)["input_ids"], block=block, eos=eos)[:100]
 
 
 def main() -> None:
@@ -52,33 +60,33 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(RECIPE["seed"])
     base = load_base(options.trained / "final", dtype="float32")
-    tokenizer = base.tokenizer
-    eos, block = tokenizer.eos_token_id, traffic.RECIPE["block"]
-    asked = pack(tokenizer(lines(RECIPE["passes"], RECIPE["seed"]), add_special_tokens=False)["input_ids"], block=block, eos=eos)
-    sets = {name: load(options.trained / "data" / name) for name in traffic.RECIPE["folders"]}
-    bundled = [load(options.trained / "bundled" / task) for task in ("MTD", "EAC")]
-    records, _, _ = traffic.training_records(sets, bundled)
-    known = traffic.blocks_of(base, traffic.passes(records, 1, RECIPE["seed"] + 1), options.corpus / "corpus.txt", RECIPE["seed"] + 1)
-    chooser = np.random.default_rng(RECIPE["seed"])
-    known = known[chooser.permutation(len(known))[: int(RECIPE["replay"] * len(asked))]]
-    blocks = np.concatenate([asked, known])
-    held = pack(tokenizer(traffic.validation_strings(sets), add_special_tokens=False)["input_ids"], block=block, eos=eos)[:200]
-    print(f"{asked.size:,} tokens of instructions, {known.size:,} of what it knows", flush=True)
+    sets, records, raw = material(options.trained)
+    natural, held_english = english(base, options.corpus, RECIPE["english_tokens"])
+    rows = instructions.load("train")
+    recipe = {**RECIPE, "block": traffic.RECIPE["block"]}
+    mixture = Mixture(base.tokenizer, rows, records, raw, english=natural, recipe=recipe)
+    held = pack(
+        base.tokenizer(traffic.validation_strings(sets), add_special_tokens=False)["input_ids"],
+        block=traffic.RECIPE["block"], eos=base.tokenizer.eos_token_id,
+    )[:200]  # fmt: skip
+    before = {"traffic": held_out_loss(base.model, held, 16), "english": held_out_loss(base.model, held_english, 16)}
+    print(f"{len(rows):,} questions, {len(records):,} records, {len(mixture.asked):,} to ask about; before {before}", flush=True)
     base.model.train()
     run = PretrainOptions(
-        batch_size=RECIPE["batch_size"], learning_rate=RECIPE["learning_rate"], max_steps=len(blocks) // RECIPE["batch_size"],
-        max_seconds=options.max_seconds, seed=RECIPE["seed"],
+        learning_rate=RECIPE["learning_rate"], max_steps=RECIPE["max_steps"], max_seconds=options.max_seconds,
+        save_steps=200, log_steps=100, seed=RECIPE["seed"],
     )  # fmt: skip
-    figures = pretrain(base.model, blocks, options.out / "checkpoints", held_out=held, options=run)
+    figures = continue_on(base.model, mixture, options.out / "checkpoints", options=run)
+    base.model.eval()
+    after = {"traffic": held_out_loss(base.model, held, 16), "english": held_out_loss(base.model, held_english, 16)}
     final = options.out / "final"
     shutil.rmtree(final, ignore_errors=True)
     shutil.copytree(options.trained / "final", final)
-    base.model.eval()
-    print("traffic held-out loss", held_out_loss(base.model, held, RECIPE["batch_size"]))
     base.model.to(torch.bfloat16).save_pretrained(final)
     earlier = read_json(final / MANIFEST)["training"]
-    write_manifest(final, training={**earlier, "instruct": {**figures, "instruction_tokens": int(asked.size)}})
-    print(figures)
+    facts = {**figures, "questions": len(rows), "held_out_loss_before": before, "held_out_loss": after}
+    write_manifest(final, training={**earlier, "instruct": facts})
+    print(facts)
 
 
 if __name__ == "__main__":

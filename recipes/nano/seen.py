@@ -23,16 +23,8 @@ def trained_uids(folder: Path) -> set[tuple[str, str]]:
     """(origin, uid) of every flow the run in `folder` learnt from: its data sets, its exclusions."""
     sets = {name: load(folder / "data" / name) for name in traffic.RECIPE["folders"]}
     bundled = [load(folder / "bundled" / task) for task in ("MTD", "EAC")]
-    origins, contents = traffic.held_back([*sets.values(), *bundled])
-    learnt = set()
-    for data in sets.values():
-        rows = data.indices("train")
-        free = [row for row, meta in zip(rows, data.meta(rows), strict=True) if meta.origin not in origins]
-        free = traffic.at_most(free, data.labels_of(free), traffic.RECIPE["weight"])
-        shown = zip(free, traffic.strict(data, free), data.hashes(free), strict=True)
-        kept = [row for row, record, own in shown if not {traffic.content(record), own} & contents]
-        learnt |= {(meta.origin, meta.uid) for meta in data.meta(kept)}
-    return learnt
+    rows = traffic.training_rows(sets, bundled)
+    return {(meta.origin, meta.uid) for name, kept in rows.items() for meta in sets[name].meta(kept)}
 
 
 def main() -> None:

@@ -93,23 +93,31 @@ def at_most(rows: list[int], labels: list[str], count: int) -> list[int]:
     return kept
 
 
-def training_records(
-    sets: dict[str, Dataset], bundled: list[Dataset]
-) -> tuple[list[Record], list[int], dict[str, int]]:
-    """Masked training records, the hashes of their contents (plain strict, and their own set's masks), counts."""
+def training_rows(sets: dict[str, Dataset], bundled: list[Dataset]) -> dict[str, list[int]]:
+    """The rows of each folder's data set that may be learnt from."""
     origins, contents = held_back([*sets.values(), *bundled])
-    records: list[Record] = []
-    seen: list[int] = []
-    counts = {}
+    allowed = {}
     for folder, data in sets.items():
         rows = data.indices("train")
         free = [row for row, meta in zip(rows, data.meta(rows), strict=True) if meta.origin not in origins]
         free = at_most(free, data.labels_of(free), RECIPE["weight"])
-        shown = [(record, content(record), own) for record, own in zip(strict(data, free), data.hashes(free), strict=True)]
-        kept = [row for row in shown if not {row[1], row[2]} & contents]
-        records += [row[0] for row in kept]
-        seen += [value for row in kept for value in row[1:]]
-        counts[folder] = len(kept)
+        shown = zip(free, strict(data, free), data.hashes(free), strict=True)
+        allowed[folder] = [row for row, record, own in shown if not {content(record), own} & contents]
+    return allowed
+
+
+def training_records(
+    sets: dict[str, Dataset], bundled: list[Dataset]
+) -> tuple[list[Record], list[int], dict[str, int]]:
+    """Masked training records, the hashes of their contents (plain strict, and their own set's masks), counts."""
+    records: list[Record] = []
+    seen: list[int] = []
+    counts = {}
+    for folder, rows in training_rows(sets, bundled).items():
+        shown = strict(sets[folder], rows)
+        records += shown
+        seen += [value for record, own in zip(shown, sets[folder].hashes(rows), strict=True) for value in (content(record), own)]
+        counts[folder] = len(rows)
     return records, seen, counts
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,30 +71,13 @@ def _schedule(options: PretrainOptions, clock: dict[str, float]) -> Any:
     return factor
 
 
-def pretrain(
-    model: Any, blocks: Blocks, out: Path, *, held_out: Blocks, options: PretrainOptions, resume: bool = True
-) -> dict[str, float]:
-    """Train `model` in place on next-token prediction and return its figures.
-
-    Returns `{"steps", "tokens", "seconds", "tokens_per_second", "train_loss", "held_out_loss"}`; losses are nats a token.
-    """
+def _arguments(out: Path, options: PretrainOptions, *, batch_size: int, skip: bool = False) -> Any:
     import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainingArguments
 
-    clock = {"start": time.monotonic(), "before": 0.0}
-
-    class Budget(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if time.monotonic() - clock["start"] + clock["before"] >= options.max_seconds:
-                control.should_training_stop = True
-
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(out),
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=batch_size,
         max_steps=options.max_steps,
         learning_rate=options.learning_rate,
         seed=options.seed,
@@ -108,10 +91,35 @@ def pretrain(
         max_grad_norm=1.0,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        ignore_data_skip=skip,
     )
+
+
+def pretrain(
+    model: Any, blocks: Blocks, out: Path, *, held_out: Blocks, options: PretrainOptions, resume: bool = True
+) -> dict[str, float]:
+    """Train `model` in place on next-token prediction and return its figures.
+
+    Returns `{"steps", "tokens", "seconds", "tokens_per_second", "train_loss", "held_out_loss"}`; losses are nats a token.
+    """
+    import torch
+    from transformers import Trainer, TrainerCallback
+
+    clock = {"start": time.monotonic(), "before": 0.0}
+
+    class Budget(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if time.monotonic() - clock["start"] + clock["before"] >= options.max_seconds:
+                control.should_training_stop = True
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=_arguments(out, options, batch_size=options.batch_size),
         train_dataset=_BlockData(blocks),
         optimizers=(optimizer, scheduler),
         callbacks=[Budget()],
@@ -129,6 +137,77 @@ def pretrain(
         "train_loss": float(result.training_loss),
         "held_out_loss": held_out_loss(model, held_out, options.batch_size),
     }
+
+
+class _Steps:
+    """Batches by their number, from `start` on: a resumed run asks for none that came before."""
+
+    def __init__(self, make: Callable[[int], dict[str, Any]], total: int, start: int) -> None:
+        self.make, self.total, self.start = make, total, start
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.make(index + self.start)
+
+
+def continue_on(
+    model: Any, make: Callable[[int], dict[str, Any]], out: Path, *, options: PretrainOptions, resume: bool = True
+) -> dict[str, float]:
+    """Train `model` in place on a mixture: `make(step)` gives a step's batch, as a function of the step alone.
+
+    A batch with `target` is learnt at its answers (model.collate), any other by next-token prediction. The same call
+    resumes, its seconds counted on. Returns `{"steps", "seconds", "train_loss"}`.
+    """
+    import torch
+    from transformers import Trainer, TrainerCallback
+
+    from trafficllm.core.files import read_json, write_json
+    from trafficllm.model.collate import answer_loss, first
+    from trafficllm.model.trainer import answer_logits
+
+    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])) if resume else []
+    spent = float(read_json(out / "seconds.json")["seconds"]) if found else 0.0
+    start = int(found[-1].name.split("-")[1]) if found else 0
+    clock = {"start": time.monotonic(), "before": spent}
+
+    def seconds() -> float:
+        return time.monotonic() - clock["start"] + clock["before"]
+
+    class Budget(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if seconds() >= options.max_seconds:
+                control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            write_json(out / "seconds.json", {"seconds": seconds()})
+
+    class Mixed(Trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            if "target" not in inputs:
+                outputs = model(**inputs)
+                return (outputs.loss, outputs) if return_outputs else outputs.loss
+            logits = answer_logits(model, inputs)
+            loss = answer_loss(logits, inputs, full=1.0)
+            return (loss, logits) if return_outputs else loss
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
+    )
+    trainer = Mixed(
+        model=model,
+        args=_arguments(out, options, batch_size=1, skip=True),
+        data_collator=first,
+        train_dataset=_Steps(make, options.max_steps, start),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))),
+        callbacks=[Budget()],
+    )
+    result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    return {"steps": int(result.global_step), "seconds": seconds(), "train_loss": float(result.training_loss)}
 
 
 def held_out_loss(model: Any, blocks: Blocks, batch_size: int) -> float:

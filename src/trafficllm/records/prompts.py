@@ -39,8 +39,9 @@ def traffic_prompt(task: Task, units: str) -> Prompt:
 
 
 def routing(question: str) -> Prompt:
-    """A person's question, then where the task is to be named."""
-    return (Segment("instruction", "request: "), Segment("question", question), Segment("instruction", "\ntask: "))
+    """A person's question in small letters, then where the task is to be named: case says nothing of the task, and a small
+    vocabulary would spend three entries on "Malware", "malware" and "MALWARE"."""
+    return (Segment("instruction", "request: "), Segment("question", question.lower()), Segment("instruction", "\ntask: "))
 
 
 def generation(task: Task, label: str) -> Prompt:
@@ -100,31 +101,60 @@ def question_text(text: str, forbidden: frozenset[str] = frozenset()) -> str:
     """A person's words with nothing in them that a tokenizer takes for control."""
     flat = "".join(" " if _is_space(char) else char for char in text[:QUESTION_LIMIT] if not _is_noise(char))
     flat = _PLANE16.sub(lambda match: f"U+{ord(match.group()):X}", re.sub(" +", " ", flat).strip())
-    surfaces = _surfaces(forbidden)
+    finder = _finder(forbidden)
     for _ in range(4):
-        if not _holds(flat, surfaces):
+        found = finder.within(flat)
+        folded = unicodedata.normalize("NFKC", flat)
+        if not found and not finder.within(folded) and not finder.within(folded.lower()):
             return flat
-        for surface in surfaces:
+        for surface in found:
             flat = flat.replace(surface, _BREAK.join(surface) if len(surface) > 1 else _BREAK)
         folded = unicodedata.normalize("NFKC", flat)
-        if _holds(folded, surfaces):
+        if finder.within(folded) or finder.within(folded.lower()):
             flat = folded
-    return _SAFE.sub(" ", flat)
+    return only_safe(flat)
+
+
+def only_safe(text: str) -> str:
+    """The text with everything outside the safe alphabet as spaces: what no tokenizer can take for control.
+
+    >>> only_safe("is <s> bad?")
+    'is  s  bad '
+    """
+    return _SAFE.sub(" ", text)
+
+
+class _Finder:
+    """Which control surfaces a text holds, in time linear in the text: a look-up a length, not a search a surface.
+
+    Gemma has 6,400 of them: searched one by one a question of 80 letters took 1.2 ms.
+    """
+
+    def __init__(self, forbidden: frozenset[str]) -> None:
+        self._surfaces = frozenset(surface for surface in forbidden if surface.strip())
+        self._lengths: dict[str, tuple[int, ...]] = {}
+        for first in {surface[0] for surface in self._surfaces}:
+            sizes = {len(surface) for surface in self._surfaces if surface[0] == first}
+            self._lengths[first] = tuple(sorted(sizes, reverse=True))
+
+    def within(self, text: str) -> list[str]:
+        """The surfaces in the text, longest first."""
+        found = set()
+        for at, char in enumerate(text):
+            for size in self._lengths.get(char, ()):
+                if text[at : at + size] in self._surfaces:
+                    found.add(text[at : at + size])
+        return sorted(found, key=lambda surface: (-len(surface), surface))
 
 
 @lru_cache(maxsize=64)
-def _surfaces(forbidden: frozenset[str]) -> tuple[str, ...]:
-    return tuple(sorted((surface for surface in forbidden if surface.strip()), key=lambda surface: (-len(surface), surface)))
-
-
-def _holds(text: str, surfaces: tuple[str, ...]) -> bool:
-    """Whether a surface occurs in the text as it is, or as a normalising tokenizer would see it."""
-    seen = (text, unicodedata.normalize("NFKC", text), unicodedata.normalize("NFKC", text).lower())
-    return any(surface in form for surface in surfaces for form in seen)
+def _finder(forbidden: frozenset[str]) -> _Finder:
+    return _Finder(forbidden)
 
 
 def _is_space(char: str) -> bool:
-    return char in "\t\n\r\v\f" or unicodedata.category(char) in {"Zs", "Zl", "Zp"}
+    """Spaces of every kind; U+2581 is how SentencePiece writes one, so typed it would be one."""
+    return char in "\t\n\r\v\f▁" or unicodedata.category(char) in {"Zs", "Zl", "Zp"}
 
 
 def _is_noise(char: str) -> bool:

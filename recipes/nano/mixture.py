@@ -1,0 +1,114 @@
+"""Batches of the third step, each a function of (seed, step): questions to route, fields to read, traffic, English."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import fields
+import numpy as np
+import torch
+
+from trafficllm.core.types import Record
+from trafficllm.lifecycle.learn_router import answers
+from trafficllm.model.augment import augment
+from trafficllm.model.collate import Sample, collate
+from trafficllm.model.encode import Encoder
+from trafficllm.records import prompts
+from trafficllm.records.catalog import get_task, load_tasks
+from trafficllm.records.codec import encode
+from trafficllm.records.instructions import Instruction
+
+NEIGHBOUR = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxsdghgujkkmnbipoeaydviecxz", strict=False))
+
+
+def slip(word: str, chooser: random.Random) -> str:
+    """A word with one slip of the finger: letters swapped, lost, doubled or hit beside."""
+    at = chooser.randrange(1, len(word) - 1)
+    kind = chooser.randrange(4)
+    middle = (word[at + 1] + word[at], word[at + 1], word[at] * 2 + word[at + 1], NEIGHBOUR.get(word[at], word[at]) + word[at + 1])[kind]
+    return word[:at] + middle + word[at + 2 :]
+
+
+def disturbed(text: str, chooser: random.Random, *, words: float, slips: float) -> str:
+    """A question in small letters with some words left out (in seven of ten) and some misspelt."""
+    text = re.sub(r"\b[a-z]{4,}\b", lambda found: slip(found[0], chooser) if chooser.random() < slips else found[0], text.lower())
+    parts = text.split(" ")
+    if len(parts) > 3 and chooser.random() < 0.7:
+        parts = [part for part in parts if chooser.random() >= words] or parts
+    return " ".join(parts)
+
+
+class Mixture:
+    """Callable as `mixture(step)`; `shares` maps "route", "field", "traffic", "english" to their part of the steps."""
+
+    def __init__(
+        self, tokenizer: Any, rows: Sequence[Instruction], records: Sequence[Record], raw: Sequence[Record], *,
+        english: np.ndarray, recipe: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.encoder, self.recipe, self.english = Encoder(tokenizer), recipe, english
+        self.splitter = tokenizer.backend_tokenizer.model
+        self.pad = int(tokenizer.pad_token_id)
+        self.records = records
+        tasks = load_tasks()
+        self.ends = {name: [*self.encoder.label(name), self.encoder.eos] for name in (*tasks, "none")}
+        self.questions = [(row.text, answers(row.tasks, tasks)) for row in rows]
+        lengths = [len(ids) for ids in self.encoder.prompts([prompts.routing(text) for text, _ in self.questions])]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        self.questions = [self.questions[k] for k in order]
+        self.lengths = np.cumsum([lengths[k] + 3 for k in order])
+        self.asked = [(record, found) for record in map(fields.shown, raw) if (found := dict(fields.questions(record)))]
+        self.task = get_task("FIELD")
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """The batch of a step."""
+        chooser = random.Random(f"{self.recipe['seed']}/{step}")
+        kinds = self.recipe["shares"]
+        kind = chooser.choices(list(kinds), list(kinds.values()))[0]
+        return {"route": self.route, "field": self.field, "traffic": self.traffic, "english": self.natural}[kind](chooser)
+
+    def route(self, chooser: random.Random) -> dict[str, Any]:
+        """Questions of like length, words left out and misspelt, pieces split by BPE dropout (Provilkov et al. 2020)."""
+        total, wanted = int(self.lengths[-1]), self.recipe["tokens"]
+        start = int(np.searchsorted(self.lengths, chooser.randrange(total)))
+        end = int(np.searchsorted(self.lengths, self.lengths[start] + wanted))
+        start = max(0, min(start, len(self.questions) - max(end - start, 4)))
+        rows = self.questions[start : max(end, start + 4)]
+        texts = [disturbed(text, chooser, words=self.recipe["word_dropout"], slips=self.recipe["slips"]) for text, _ in rows]
+        self.splitter.dropout = self.recipe["bpe_dropout"]
+        try:
+            ids = self.encoder.prompts([prompts.routing(text) for text in texts])
+        finally:
+            self.splitter.dropout = None
+        return collate([Sample(row, self.ends[chooser.choice(names)]) for row, (_, names) in zip(ids, rows, strict=True)], self.pad)
+
+    def field(self, chooser: random.Random) -> dict[str, Any]:
+        """Records with one field asked for, rare fields as often as common ones among a record's own."""
+        samples: list[Sample] = []
+        while sum(map(len, samples)) < self.recipe["tokens"]:
+            record, found = self.asked[chooser.randrange(len(self.asked))]
+            name = chooser.choice(list(found))
+            answer = [*self.encoder.label(found[name]), self.encoder.eos]
+            samples.append(Sample(self.encoder.prompt(prompts.understanding(self.task, name, record)), answer))
+        return collate(samples, self.pad)
+
+    def traffic(self, chooser: random.Random) -> dict[str, Any]:
+        """Blocks of records, a third as they are, the others augmented."""
+        block, eos = self.recipe["block"], self.encoder.eos
+        stream: list[int] = []
+        wanted = block * self.recipe["blocks"]
+        while len(stream) < wanted:
+            record = self.records[chooser.randrange(len(self.records))]
+            stream += [*self.encoder.units(encode(record if chooser.random() < 1 / 3 else augment(record, chooser))), eos]
+        return _next_token(np.asarray(stream[:wanted]).reshape(-1, block))
+
+    def natural(self, chooser: random.Random) -> dict[str, Any]:
+        """Blocks of English."""
+        return _next_token(self.english[[chooser.randrange(len(self.english)) for _ in range(self.recipe["blocks"])]])
+
+
+def _next_token(rows: np.ndarray) -> dict[str, Any]:
+    ids = torch.from_numpy(rows.astype(np.int64))
+    return {"input_ids": ids, "labels": ids}
