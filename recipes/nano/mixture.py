@@ -42,7 +42,8 @@ def disturbed(text: str, chooser: random.Random, *, words: float, slips: float) 
 
 
 class Mixture:
-    """Callable as `mixture(step)`; `shares` maps "route", "field", "traffic", "english" to their part of the steps."""
+    """Callable as `mixture(step)`: a function of the step, but for BPE dropout, which draws from the tokenizer's own generator.
+    `shares` maps "route", "field", "traffic", "english" to their part of the steps."""
 
     def __init__(
         self, tokenizer: Any, rows: Sequence[Instruction], records: Sequence[Record], raw: Sequence[Record], *,
@@ -70,14 +71,14 @@ class Mixture:
         return {"route": self.route, "field": self.field, "traffic": self.traffic, "english": self.natural}[kind](chooser)
 
     def route(self, chooser: random.Random) -> dict[str, Any]:
-        """Questions of like length, words left out and misspelt, pieces split by BPE dropout (Provilkov et al. 2020)."""
+        """Questions of like length, words left out and misspelt, pieces split by BPE dropout (arXiv 1910.13267)."""
         total, wanted = int(self.lengths[-1]), self.recipe["tokens"]
         start = int(np.searchsorted(self.lengths, chooser.randrange(total)))
         end = int(np.searchsorted(self.lengths, self.lengths[start] + wanted))
         start = max(0, min(start, len(self.questions) - max(end - start, 4)))
         rows = self.questions[start : max(end, start + 4)]
         texts = [disturbed(text, chooser, words=self.recipe["word_dropout"], slips=self.recipe["slips"]) for text, _ in rows]
-        self.splitter.dropout = self.recipe["bpe_dropout"]
+        self.splitter.dropout = self.recipe["bpe_dropout"] or None
         try:
             ids = self.encoder.prompts([prompts.routing(text) for text in texts])
         finally:

@@ -38,7 +38,7 @@ def data_set(
     chooser = random.Random(seed)
     rows = [(kind, part, f"{seed}/{kind}/{g}") for kind in kinds for g, part in enumerate(PARTS) for _ in range(each)]
     raw = [flow(KINDS.index(kind), chooser) for kind, _, _ in rows]
-    meta = [FlowMeta(orig_h=f"192.0.2.{k % 200}", host=f"192.0.2.{k % 200}") for k in range(len(rows))]
+    meta = [FlowMeta(orig_h=f"192.0.2.{k % 200}", host=f"192.0.2.{k % 200}", origin=row[2]) for k, row in enumerate(rows)]
     labels = [(names or {}).get(kind, kind) for kind, _, _ in rows]
     units = [codec.encode(masks.wiped(masks.apply(record, "strict"))) for record in raw]
     table = store.table_of(

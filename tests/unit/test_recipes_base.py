@@ -1,0 +1,164 @@
+"""The embedded base's recipes in small: mixed batches, a run that resumes to the same weights, the `small` base end to end."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import learn_samples as samples
+import pytest
+import torch
+
+from trafficllm.core.files import read_json
+from trafficllm.core.types import Facts, Record
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "recipes" / name) for name in ("nano", "small")]
+
+import fields  # noqa: E402 - the recipes are scripts beside each other
+import mixture  # noqa: E402
+import small  # noqa: E402
+
+SHARES = {"route": 0.4, "field": 0.2, "traffic": 0.3, "english": 0.1}
+MIX = {"word_dropout": 0.1, "slips": 0.05, "bpe_dropout": 0.1, "block": 16, "blocks": 2, "tokens": 128, "shares": SHARES}
+TINY: dict[str, Any] = {
+    "tokenizer": {"vocab_size": 400},
+    "model": {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256
+    },
+    "plain": {"block": 32, "batch_size": 2, "learning_rate": 1e-3, "max_seconds": 0.3},
+    "traffic": {
+        **MIX, "vocab_size": 700, "learning_rate": 1e-3, "english_tokens": 2000, "max_steps": 6, "max_seconds": 60.0, "seed": 0
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", name="runs")
+def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the nano recipe leaves, in small: a corpus, one folder's data set, the bundled ones."""
+    place = tmp_path_factory.mktemp("runs")
+    chooser = random.Random(0)
+    words = ("packet", "resolver", "window", "session", "route", "label", "the", "of", "sends", "drops")
+    (place / "corpus").mkdir()
+    texts = [" ".join(chooser.choices(words, k=60)) for _ in range(200)]
+    (place / "corpus" / "corpus.txt").write_text("\f".join(texts), encoding="utf-8")
+    (place / "corpus" / "manifest.json").write_text('{"parts": []}', encoding="utf-8")
+    samples.data_set(place / "traffic" / "data" / "ONE", samples.KINDS, seed=1)
+    for seed, task in enumerate(("MTD", "EAC"), 2):
+        samples.data_set(place / "traffic" / "bundled" / task, samples.KINDS, seed=seed)
+    return place
+
+
+@pytest.fixture(scope="module", name="made")
+def _made(runs: Path) -> Path:
+    """The small recipe run with tiny sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(small.nano_traffic.RECIPE, "folders", {"ONE": "EAC"})
+        patch.setitem(small.nano_traffic.RECIPE, "block", 16)
+        small.main(["--runs", str(runs), "--out", str(runs / "small")], TINY)
+    return runs / "small"
+
+
+def test_the_small_recipe_ends_in_a_stock_checkpoint(made: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(made / "final"), AutoTokenizer.from_pretrained(made / "final")
+    assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer) > 400
+    facts = read_json(made / "final" / "trafficllm.json")["training"]
+    assert facts["steps"] == 6
+    assert facts["records"] == {"ONE": 96}
+    assert 0 < facts["held_out_loss"] < 20
+    assert (made / "final" / "seen.bin").stat().st_size > 0
+
+
+def test_a_finished_small_recipe_is_left_alone(made: Path, runs: Path) -> None:
+    before = (made / "final" / "model.safetensors").stat().st_mtime_ns
+    small.main(["--runs", str(runs), "--out", str(made)], TINY)
+    assert (made / "final" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_small_recipe_is_of_the_promised_size() -> None:
+    model = small.RECIPE["model"]
+    rows = small.RECIPE["tokenizer"]["vocab_size"] + small.RECIPE["traffic"]["vocab_size"]
+    width = model["hidden_size"]
+    layer = 4 * width**2 + 3 * width * model["intermediate_size"] + 2 * width
+    assert rows * width + model["num_hidden_layers"] * layer + width <= 30_000_000
+    assert small.RECIPE["plain"]["max_seconds"] + small.RECIPE["traffic"]["max_seconds"] <= 460
+
+
+def _mixture(made: Path, runs: Path) -> tuple[Any, Any]:
+    from trafficllm.model.load import load_base
+    from trafficllm.records import instructions
+    from trafficllm.records.dataset import load
+
+    base = load_base(made / "extended", dtype="float32")
+    data = load(runs / "traffic" / "data" / "ONE")
+    rows = data.indices("train")
+    english = torch.randint(5, 300, (8, 16), generator=torch.Generator().manual_seed(0)).numpy()
+    asked = instructions.load("train")[::40]
+    recipe = {**MIX, "bpe_dropout": 0.0, "seed": 0}
+    return base, mixture.Mixture(base.tokenizer, asked, data.records(rows), data.raw_records(rows), english=english, recipe=recipe)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(made: Path, runs: Path, tmp_path: Path) -> None:
+    from trafficllm.model.pretrain import PretrainOptions, continue_on
+
+    options = PretrainOptions(learning_rate=1e-3, max_steps=8, max_seconds=1e9, save_steps=2, log_steps=4)
+    whole, mix = _mixture(made, runs)
+    whole.model.train()
+    assert continue_on(whole.model, mix, tmp_path / "whole", options=options)["steps"] == 8
+
+    def dies(step: int) -> dict[str, Any]:
+        if step == 5:
+            raise KeyboardInterrupt
+        return mix(step)
+
+    for make in (dies, mix):
+        broken, _ = _mixture(made, runs)
+        broken.model.train()
+        try:
+            continue_on(broken.model, make, tmp_path / "broken", options=options)
+        except KeyboardInterrupt:
+            assert make is dies
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(broken.model.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_follow_the_step_and_ask_at_the_answer_only(made: Path, runs: Path) -> None:
+    _, mix = _mixture(made, runs)
+    kinds = set()
+    for step in range(40):
+        batch, again = mix(step), mix(step)
+        assert all(torch.equal(batch[key], again[key]) for key in batch)
+        kinds.add("target" in batch)
+        if "target" in batch:
+            answers = batch["target"]
+            assert (answers[:, -1] == mix.encoder.eos).all()
+            assert batch["input_ids"].shape[1] > answers.shape[1]
+    assert kinds == {True, False}
+    assert mix.splitter.dropout is None
+
+
+def test_a_disturbed_question_keeps_most_of_its_letters() -> None:
+    chooser = random.Random(1)
+    text = "Is there any malware in the capture of the reception computer"
+    seen = {mixture.disturbed(text, chooser, words=0.1, slips=0.1) for _ in range(30)}
+    assert len(seen) > 10
+    assert all(word == word.lower() and len(word) > len(text) / 3 for word in seen)
+    assert mixture.disturbed(text, chooser, words=0.0, slips=0.0) == text.lower()
+
+
+def test_field_questions_are_answered_as_tshark_prints_them() -> None:
+    record = Record(
+        proto=6, ports=(50000, 443), dirs=(0, 1), sizes=(0, 1460), flags=(0x02, 0x12), iats=(0, 5), ttls=(64, 55),
+        facts=Facts("tls", {"tls.handshake.version": 0x0303}),
+    )  # fmt: skip
+    asked = dict(fields.questions(record))
+    assert asked["tcp.dstport"] == "443"
+    assert asked["tcp.flags of packet 2"] == "0x0012"
+    assert asked["tcp.len of packet 2"] == "1460"
+    assert asked["ip.ttl"] == "64"
+    assert asked["tls.handshake.version"] == "0x0303"
+    assert not list(fields.questions(Record(kind="http", proto=-1, text="GET /")))
