@@ -31,6 +31,10 @@ class TrafficLLMError(Exception):
         self.where = where
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A copy that crosses to another process keeps its code, place and hint."""
+        return _again, (type(self), self.as_dict())
+
     def as_dict(self) -> dict[str, str]:
         """The `error` object of the `trafficllm.error/1` envelope."""
         return {
@@ -45,6 +49,10 @@ class TrafficLLMError(Exception):
         place = f"{self.input}: " if self.input else ""
         at = f" (at {self.where})" if self.where else ""
         return f"{place}{self.message}{at}"
+
+
+def _again(kind: type[TrafficLLMError], parts: dict[str, str]) -> TrafficLLMError:
+    return kind(**parts)
 
 
 class UsageError(TrafficLLMError):

@@ -6,6 +6,7 @@ Masks come later; a raw record carries ports, TTLs, exact windows and every fact
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 
@@ -30,8 +31,16 @@ def records_of(batch: FlowBatch) -> list[tuple[Record, FlowMeta]]:
     At most 32 packets a record and the payload prefix as assembled; `facts.spans` hold where identifiers lie,
     the flow's own addresses in binary among them (kind "address").
     """
-    rows = _Rows(batch)
-    return [(rows.record(i), rows.meta(i)) for i in range(len(batch))]
+    return list(records_in(batch, 0, len(batch)))
+
+
+def records_in(batch: FlowBatch, start: int, stop: int, *, capture: str = "", origin: str = "") -> Iterator[tuple[Record, FlowMeta]]:
+    """Raw records `start` to `stop` of a batch, one at a time.
+
+    `capture` and `origin` stand in for the file's own name in every FlowMeta.
+    """
+    rows = _Rows(batch, start, min(stop, len(batch)), capture=capture, origin=origin)
+    return ((rows.record(i), rows.meta(i)) for i in range(rows.count))
 
 
 def housekeeping(record: Record) -> str:
@@ -46,30 +55,39 @@ def housekeeping(record: Record) -> str:
 
 
 class _Rows:
-    """Columns of a batch as Python lists: indexing numpy scalars one by one costs ten times as much."""
+    """Columns of a part of a batch as Python lists: indexing numpy scalars one by one costs ten times as much."""
 
-    def __init__(self, batch: FlowBatch) -> None:
-        self.batch = batch
-        self.ptr = batch.pkt_ptr.tolist()
-        self.dirs = batch.p_dir.tolist()
-        self.sizes = batch.p_payload.tolist()
-        self.times = batch.p_ts.tolist()
-        self.flags = batch.p_flags.tolist()
-        self.windows = batch.p_window.tolist()
-        self.ttls = batch.p_ttl.tolist()
-        self.types = batch.p_type.tolist()
-        self.frames = batch.p_frame.tolist()
-        self.payload = batch.payload.tobytes()
-        self.payload_ptr = batch.payload_ptr.tolist()
-        self.ts = batch.ts.tolist()
-        self.duration = batch.duration.tolist()
-        self.version = batch.ip_version.tolist()
-        self.proto = batch.proto.tolist()
-        self.ports = list(zip(batch.orig_p.tolist(), batch.resp_p.tolist(), strict=True))
-        self.hosts = [(bytes(a), bytes(b)) for a, b in zip(batch.orig_h, batch.resp_h, strict=True)]
-        self.packets = batch.pkts.sum(axis=1).tolist()
-        self.link = batch.link.tolist()
-        self.source = batch.source.tolist()
+    def __init__(self, batch: FlowBatch, start: int, stop: int, *, capture: str, origin: str) -> None:
+        flows = slice(start, stop)
+        first, last = (int(batch.pkt_ptr[i]) for i in (start, max(stop, start)))
+        packets = slice(first, last)
+        self.count = max(stop - start, 0)
+        self.ptr = (batch.pkt_ptr[start : stop + 1] - first).tolist()
+        self.dirs = batch.p_dir[packets].tolist()
+        self.sizes = batch.p_payload[packets].tolist()
+        self.times = batch.p_ts[packets].tolist()
+        self.flags = batch.p_flags[packets].tolist()
+        self.windows = batch.p_window[packets].tolist()
+        self.ttls = batch.p_ttl[packets].tolist()
+        self.types = batch.p_type[packets].tolist()
+        self.frames = batch.p_frame[packets].tolist()
+        pointers = batch.payload_ptr[flows]
+        base, top = (int(pointers[0, 0]), int(pointers[-1, 2])) if self.count else (0, 0)
+        self.payload = batch.payload[base:top].tobytes()
+        self.payload_ptr = (pointers - base).tolist()
+        self.ts = batch.ts[flows].tolist()
+        self.duration = batch.duration[flows].tolist()
+        self.version = batch.ip_version[flows].tolist()
+        self.proto = batch.proto[flows].tolist()
+        self.ports = list(zip(batch.orig_p[flows].tolist(), batch.resp_p[flows].tolist(), strict=True))
+        orig, resp = batch.orig_h[flows].tobytes(), batch.resp_h[flows].tobytes()
+        self.hosts = [(orig[k : k + 16], resp[k : k + 16]) for k in range(0, 16 * self.count, 16)]
+        self.packets = batch.pkts[flows].sum(axis=1).tolist()
+        self.link = batch.link[flows].tolist()
+        self.community = batch.community_id[flows].tolist()
+        self.files = [capture or name for name in batch.files] or [capture]
+        self.origins = [origin or name.rsplit("/", 1)[-1] for name in self.files]
+        self.source = batch.source[flows].tolist() if batch.files else [0] * self.count
 
     def record(self, i: int) -> Record:
         start, end = self.ptr[i], min(self.ptr[i + 1], self.ptr[i] + MAX_PACKETS)
@@ -104,7 +122,7 @@ class _Rows:
         width = 4 if self.version[i] == 4 else 16
         for host in self.hosts[i]:
             needle = host[:width]
-            if not any(needle):
+            if not needle.strip(b"\0"):
                 continue
             for d in (0, 1):
                 at = payload[d].find(needle)
@@ -114,25 +132,25 @@ class _Rows:
         return out
 
     def meta(self, i: int) -> FlowMeta:
-        orig, resp = (_address(self.version[i], host) for host in self.hosts[i])
-        community = str(self.batch.community_id[i])
-        file = self.batch.files[self.source[i]] if self.batch.files else ""
-        rows = slice(self.ptr[i], min(self.ptr[i + 1], self.ptr[i] + MAX_PACKETS))
+        version, hosts = self.version[i], self.hosts[i]
+        orig, resp = _address(version, hosts[0]), _address(version, hosts[1])
+        community, ports, source = str(self.community[i]), self.ports[i], self.source[i]
+        start, end = self.ptr[i], min(self.ptr[i + 1], self.ptr[i] + MAX_PACKETS)
         return FlowMeta(
             uid=_uid(community, self.ts[i]),
-            capture=file,
-            origin=file.rsplit("/", 1)[-1],
+            capture=self.files[source],
+            origin=self.origins[source],
             host=orig,
             ts=self.ts[i],
             duration=self.duration[i],
             community_id=community,
             orig_h=orig,
-            orig_p=self.ports[i][0],
+            orig_p=ports[0],
             resp_h=resp,
-            resp_p=self.ports[i][1],
+            resp_p=ports[1],
             proto=self.proto[i],
             packets=self.packets[i],
-            frames=tuple(self.frames[rows]),
+            frames=tuple(self.frames[start:end]),
             link=self.link[i],
         )
 

@@ -23,6 +23,11 @@ def sequence_hash(record: Record) -> int | None:
 
 def twins(records: Sequence[Record], content: Sequence[int]) -> list[int]:
     """One number for all records that are equal in masked content or in sequence."""
+    return joined(content, [sequence_hash(record) for record in records])
+
+
+def joined(content: Sequence[int], sequences: Sequence[int | None]) -> list[int]:
+    """`twins` of records known by their content and sequence hashes."""
     parent: dict[tuple[str, int], tuple[str, int]] = {}
 
     def find(key: tuple[str, int]) -> tuple[str, int]:
@@ -32,8 +37,7 @@ def twins(records: Sequence[Record], content: Sequence[int]) -> list[int]:
             key = parent[key]
         return key
 
-    for record, value in zip(records, content, strict=True):
-        sequence = sequence_hash(record)
+    for sequence, value in zip(sequences, content, strict=True):
         if sequence is not None:
             a, b = sorted((find(("content", value)), find(("sequence", sequence))))
             parent[b] = a

@@ -2,105 +2,96 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trafficllm.capture.flows import FlowOptions, read_flows
 from trafficllm.core.errors import InputError
-from trafficllm.core.files import sha256_file
-from trafficllm.core.types import FlowBatch, FlowMeta, ProgressSink, Record
-from trafficllm.records.build import housekeeping, records_of
-from trafficllm.records.inputs import LabelledDir, LabelledFile, origin_of
+from trafficllm.core.types import FlowMeta, Record
+from trafficllm.records.build import housekeeping, records_in
+from trafficllm.records.inputs import LabelledFile, origin_of
 from trafficllm.records.reserved import Reserved
 
-_READ_AHEAD = 2
+PIECE = 4096
+"""Records held at a time while a file is read: about 20 MB."""
 
 
 @dataclass(slots=True)
 class Gathered:
-    """Parallel lists, a row a record, and what was left out and read."""
+    """Parallel lists, a row a record, and what was left out and read.
+
+    `row` is a record's place in its file, whatever the masks or options: the first frame of a flow, the number of a
+    request or a sequence (1-based). With the file's hash it names the record in a split file.
+    """
 
     records: list[Record] = field(default_factory=list)
     meta: list[FlowMeta] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     given: list[str] = field(default_factory=list)
     reserved: list[bool] = field(default_factory=list)
+    row: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     normalised: Counter[str] = field(default_factory=Counter)
+    malformed: list[str] = field(default_factory=list)
     files: list[dict[str, object]] = field(default_factory=list)
 
-    def add(self, record: Record, meta: FlowMeta, label: str, *, given: str = "", reserved: bool = False) -> None:
+    def add(self, record: Record, meta: FlowMeta, label: str, row: int, *, given: str = "", reserved: bool = False) -> None:
         """One record more."""
         self.records.append(record)
         self.meta.append(meta)
         self.labels.append(label)
         self.given.append(given)
         self.reserved.append(reserved)
+        self.row.append(row)
+
+    def extend(self, other: Gathered) -> None:
+        """All of another piece."""
+        for name in ("records", "meta", "labels", "given", "reserved", "row", "malformed", "files"):
+            getattr(self, name).extend(getattr(other, name))
+        self.dropped.update(other.dropped)
+        self.normalised.update(other.normalised)
 
 
-def gather(
-    folder: LabelledDir, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions, progress: ProgressSink
-) -> Gathered:
-    """Read every capture of the folder.
+def capture_pieces(
+    file: LabelledFile, root: Path, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions
+) -> Iterator[Gathered]:
+    """The records of one capture, a piece at a time; the file stands alone: equal 5-tuples of two files are two flows.
 
-    Reserved shares count over all flows of a file, housekeeping included, before any is dropped.
+    Reserved shares count over all flows of the file, housekeeping included, before any is dropped.
     """
-    out = Gathered()
-    for done, (file, batches) in enumerate(_ahead(folder.files, options)):
-        progress.update("reading", done, len(folder.files))
-        pairs = _pairs(file, batches)
-        mark = reserved.mark(file.rel_to(folder.root), [meta.ts for _, meta in pairs]) if reserved else [False] * len(pairs)
-        kept = 0
-        for (record, meta), held in zip(pairs, mark, strict=True):
-            chore = "" if keep_chores else housekeeping(record)
-            if chore:
-                out.dropped[f"housekeeping: {chore}"] += 1
-                continue
-            out.add(record, meta, file.label, given=file.split, reserved=held)
-            kept += 1
-        out.files.append({"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": len(pairs), "kept": kept})
-    progress.update("reading", len(folder.files), len(folder.files))
-    return out
-
-
-def _ahead(files: Sequence[LabelledFile], options: FlowOptions) -> Iterator[tuple[LabelledFile, list[FlowBatch]]]:
-    """Each file's flows, two files read ahead in a thread: the reader's kernels run without the interpreter's lock.
-
-    Each file on its own: equal 5-tuples of two files are two flows.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        waiting: deque[tuple[LabelledFile, Future[list[FlowBatch]]]] = deque()
-        try:
-            for file in files:
-                waiting.append((file, pool.submit(lambda path: list(read_flows([path], options=options)), file.path)))
-                if len(waiting) > _READ_AHEAD:
-                    first, flows = waiting.popleft()
-                    yield first, flows.result()
-            while waiting:
-                first, flows = waiting.popleft()
-                yield first, flows.result()
-        finally:
-            for _, flows in waiting:
-                flows.cancel()
-
-
-def _pairs(file: LabelledFile, batches: Sequence[FlowBatch]) -> list[tuple[Record, FlowMeta]]:
     origin = origin_of(file)
-    pairs = [pair for batch in batches for pair in records_of(batch)]
-    return [(record, dataclasses.replace(meta, capture=file.rel, origin=origin)) for record, meta in pairs]
+    share = reserved.share(file.rel_to(root)) if reserved else 0.0
+    held = _held(file, root, reserved, options) if reserved and 0 < share < 1 else None
+    at = 0
+    for batch in read_flows([file.path], options=options):
+        for start in range(0, len(batch), PIECE):
+            out = Gathered()
+            for record, meta in records_in(batch, start, start + PIECE, capture=file.rel, origin=origin):
+                mark = held[at] if held is not None else share > 0
+                at += 1
+                chore = "" if keep_chores else housekeeping(record)
+                if chore:
+                    out.dropped[f"housekeeping: {chore}"] += 1
+                    continue
+                out.add(record, meta, file.label, meta.frames[0] if meta.frames else 0, given=file.split, reserved=mark)
+            yield out
 
 
-def check_labels(gathered: Gathered, root: Path) -> None:
+def _held(file: LabelledFile, root: Path, reserved: Reserved, options: FlowOptions) -> Sequence[bool]:
+    """Reserved marks of a capture whose last part is kept: its start times are read first."""
+    starts = [ts for batch in read_flows([file.path], options=options) for ts in batch.ts.tolist()]
+    return reserved.mark(file.rel_to(root), starts)
+
+
+def check_labels(labels: Sequence[str], reserved: Sequence[bool], root: Path) -> None:
     """Raise InputError unless there are two labels or more and each has two flows, or only reserved ones."""
-    counts = Counter(gathered.labels)
+    counts = Counter(labels)
     if len(counts) < 2:
         hint = "put captures into one folder a label, two labels at least"
         raise InputError("input.one_label", f"{len(counts)} label with flows", input=str(root), hint=hint)
-    held = Counter(label for label, mark in zip(gathered.labels, gathered.reserved, strict=True) if mark)
+    held = Counter(label for label, mark in zip(labels, reserved, strict=True) if mark)
     for label, count in sorted(counts.items()):
         if count == 1 and not held[label]:
             hint = "add captures to this label, or take its folder away: one flow cannot be both learnt from and tested on"

@@ -5,25 +5,34 @@ Each finding is `{"kind", "level", "where", "message"}`; level "error" stops `da
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trafficllm.capture.flows import FlowOptions
-from trafficllm.core.errors import TrafficLLMError
+from trafficllm.capture.read import read_frames
+from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64
-from trafficllm.core.types import Record, Silent
-from trafficllm.records import masks, sources
+from trafficllm.core.types import F64, Record, Silent
+from trafficllm.records import marks, masks, sources
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec import encode, pretty
 from trafficllm.records.duplicates import duplicates
 from trafficllm.records.gather import Gathered
+from trafficllm.records.inputs import LabelledFile
 from trafficllm.records.reserved import Reserved
 
 SMALL = 20
+FEW_TCP = 5
+"""TCP flows of a label from which a lack of handshakes says something."""
 SYN = 0x02
+_PAYLOAD_KEPT = 512
 
 
 @dataclass(slots=True)
@@ -40,31 +49,71 @@ class Lint:
 def check_data(directory: str | Path, *, task: Task, profile: str = "strict", samples: int = 3) -> dict[str, Any]:
     """Read a folder and say what is wrong with it: `findings`, `classes` (flows and captures each), `duplicates`, `samples`.
 
-    A folder that cannot be read at all is one finding of level error, not an exception.
+    Files that cannot be read are findings, one each, and the rest is checked all the same. Raises InputError where there
+    is no folder, or nothing in it that is labelled.
     """
     lint = Lint()
-    try:
-        source = sources.find(directory)
-        rows = sources.read(
-            source, task, keep_chores=task.housekeeping, reserved=Reserved.find(directory), options=FlowOptions(), progress=Silent()
-        )
-    except TrafficLLMError as error:
-        lint.add(error.code, f"{error.input} {error.where}".strip(), f"{error.message}; {error.hint}", level="error")
+    source = sources.find(directory)
+    rows = _read(source, task, lint)
+    if rows is None or not rows.records:
+        lint.add("no_records", str(source.root), "nothing in this folder can be read", level="error")
         return {"findings": lint.findings, "classes": {}, "duplicates": {}, "samples": []}
     masked = [masks.apply(record, profile) for record in rows.records]
     units = [encode(record) for record in masked]
     _sizes(rows, lint)
     _captures(rows, lint)
-    _set_up(rows, lint)
+    _set_up(rows, lint, marks.marks_of(source.root, rows.meta)["cut_at"])
     twice = duplicates([hash64(text.encode()) for text in units], rows.labels)
     if twice["conflicting"]:
         lint.add("conflict", "", f"{twice['conflicting']:.1%} of the records equal one of another label: ceiling {twice['ceiling']}")
-    return {
-        "findings": lint.findings,
-        "classes": _classes(rows),
-        "duplicates": twice,
-        "samples": [{"label": rows.labels[i], "record": pretty(units[i])} for i in _spread(rows.labels, samples)],
-    }
+    shown = [_sample(rows.labels[i], rows.records[i], units[i], masked[i]) for i in _spread(rows.labels, samples)]
+    return {"findings": lint.findings, "classes": _classes(rows), "duplicates": twice, "samples": shown}
+
+
+def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered | None:
+    """The rows of every file that can be read; the others are findings."""
+    reserved = Reserved.find(source.root)
+    if source.form == "captures":
+        source = dataclasses.replace(source, files=tuple(file for file in source.files if _readable(file, lint)))
+    try:
+        return sources.read(
+            source, task, keep_chores=task.housekeeping, reserved=reserved, options=FlowOptions(), progress=Silent()
+        )
+    except InputError as error:
+        lint.add("unreadable", f"{error.input} {error.where}".strip(), f"{error.message}; {error.hint}", level="error")
+        return None
+
+
+def _readable(file: LabelledFile, lint: Lint) -> bool:
+    try:
+        for _ in read_frames([file.path]):
+            pass
+    except (InputError, OSError) as error:
+        what = f"{error.message}; {error.hint}" if isinstance(error, InputError) else str(error.strerror)
+        lint.add("unreadable", file.rel, what, level="error")
+        return False
+    return True
+
+
+def _sample(label: str, raw: Record, units: str, masked: Record) -> dict[str, Any]:
+    """A record as a model sees it, and token by token what the masks took away and put in its place."""
+    return {"label": label, "record": pretty(units), "tokens": token_states(encode(raw), units), "masked": sorted(masked.masked)}
+
+
+def token_states(raw: str, shown: str) -> list[dict[str, str]]:
+    """Tokens of a raw and of the masked record in one row: `{"token", "state"}`, state "shown", "hidden" or "instead".
+
+    >>> token_states(encode(Record(proto=17, ports=(53, 53))), encode(masks.apply(Record(proto=17, ports=(53, 53)))))[2:4]
+    [{'token': 'ip4', 'state': 'shown'}, {'token': 'ports', 'state': 'hidden'}]
+    """
+    before, after = pretty(raw).split(), pretty(shown).split()
+    out: list[tuple[str, str]] = []
+    for what, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if what == "equal":
+            out += [(word, "shown") for word in after[c:d]]
+        else:
+            out += [(word, "hidden") for word in before[a:b]] + [(word, "instead") for word in after[c:d]]
+    return [{"token": token, "state": state} for token, state in out]
 
 
 def _classes(rows: Gathered) -> dict[str, dict[str, int]]:
@@ -95,27 +144,30 @@ def _captures(rows: Gathered, lint: Lint) -> None:
             lint.add("one_capture", label, "all flows come from one capture: host and day cannot be told from the class")
 
 
-def _set_up(rows: Gathered, lint: Lint) -> None:
+def _set_up(rows: Gathered, lint: Lint, cut_at: F64) -> None:
     """Marks of the capture set-up: link types that differ, payload cut short, handshakes missing, labels in conflict."""
     links: dict[str, set[int]] = defaultdict(set)
     cut: Counter[str] = Counter()
     tcp: Counter[str] = Counter()
     opened: Counter[str] = Counter()
     where: dict[tuple[str, int, str], set[str]] = defaultdict(set)
-    for record, meta, label in zip(rows.records, rows.meta, rows.labels, strict=True):
+    for record, meta, label, snapped in zip(rows.records, rows.meta, rows.labels, np.nan_to_num(cut_at) > 0, strict=True):
         links[label].add(meta.link)
-        cut[label] += _is_cut(record)
+        cut[label] += bool(snapped) or _is_cut(record)
         if record.proto == 6:
             tcp[label] += 1
             opened[label] += any(f >= 0 and f & SYN for f in record.flags)
         where[meta.origin, meta.ts, meta.community_id].add(label)
+    every = ", ".join(map(str, sorted(set().union(*links.values()))))
     if len({tuple(sorted(kinds)) for kinds in links.values()}) > 1:
-        lint.add("link_type", "", "link types differ between labels: the capture set-up tells the class")
+        lint.add("link_type", "", f"link types {every} differ between labels: the capture set-up tells the class")
+    elif "," in every:
+        lint.add("link_type", "", f"link types {every} are mixed within each label")
     counts = Counter(rows.labels)
     for label in sorted(counts):
         if cut[label] * 2 > counts[label]:
             lint.add("truncated", label, f"payload is cut in {cut[label]} of {counts[label]} flows")
-        if tcp[label] >= SMALL and opened[label] * 2 < tcp[label]:
+        if tcp[label] >= FEW_TCP and opened[label] * 2 < tcp[label]:
             lint.add("no_handshake", label, f"{tcp[label] - opened[label]} of {tcp[label]} TCP flows start in the middle")
     both = sum(len(labels) > 1 for labels in where.values())
     if both:
@@ -126,7 +178,7 @@ def _is_cut(record: Record) -> bool:
     """Whether the headers declare more payload at the flow's beginning than was captured."""
     for d in (0, 1):
         declared = sum(s for s, to in zip(record.sizes, record.dirs, strict=True) if to == d and s > 0)
-        if len(record.payload[d]) < min(declared, 512):
+        if len(record.payload[d]) < min(declared, _PAYLOAD_KEPT):
             return True
     return False
 

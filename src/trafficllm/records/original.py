@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,23 +16,32 @@ from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records.frames import record_of_frames
+from trafficllm.records.gather import Gathered
 from trafficllm.records.sequences import bits
 from trafficllm.records.texts import http_record, read_text
 
 _NAME = re.compile(r"(?P<data>.+?)_(?P<kind>detection|generation)_(?P<unit>packet|flow)_(?P<part>train|test|valid)\.json")
 _PAIR = re.compile(r"(?:^|, )([a-z0-9_]+(?:\.[a-z0-9_]+)+): ", re.IGNORECASE)
+_QUOTED = re.compile(r"""['"]([a-z0-9_]+(?:\.[a-z0-9_]+)+)['"]\s*:\s*['"]?([^'",}]*)""", re.IGNORECASE)
+_GENERATE = re.compile(
+    r"(?i)\b(?:packets?|flows?|headers?|payloads?|traffic) (?:of|for|from) (?:the )?(.+?)"
+    r"(?: (?:traffic|application|class|flow|packet))*[.!]?\s*$"
+)
+_STOPS = ".\u3002\uff0e\uff61 \t"
+"""A label may end in a stop, a full-width one too."""
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _SENTENCE = re.compile(r"(?i)(?:recogni[sz]ed|classified|identified|labelled) as ([^.]+)|(?:is|as) ([\w-]+)\.?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One object of a file as a record, with its normalised label; `changed` when normalising did something."""
+    """One object of a file as a record, with its normalised label; `changed` when normalising did something; `number`: its line."""
 
     record: Record
     meta: FlowMeta
     label: str
     changed: bool
+    number: int = 0
 
 
 def is_original(path: Path) -> bool:
@@ -60,22 +68,79 @@ def labels_beside(path: Path) -> tuple[str, ...]:
     return tuple(str(label) for label in table) if isinstance(table, dict) else ()
 
 
-def rows(path: Path, known: Collection[str] = ()) -> Iterator[Row]:
-    """Every object of a detection file. Raises InputError with the line at fault."""
+def rows(path: Path, known: Collection[str] = (), report: Gathered | None = None) -> Iterator[Row]:
+    """Every object of a detection or generation file; lines of another form are counted in `report` and left out.
+
+    Raises InputError with the first line at fault where no line can be read.
+    """
     names = tuple(labels_beside(path)) or tuple(known)
-    for number, line in enumerate(read_text(path).decode("utf-8", "replace").splitlines(), 1):
+    seen = Gathered() if report is None else report
+    generation = kind_of(path) == "generation"
+    good = 0
+    for number, line in enumerate(read_text(path).decode("utf-8", "replace").split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            item = json.loads(line)
-            instruction, output = str(item["instruction"]), str(item["output"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            hint = 'each line is {"instruction": "...", "output": "..."}'
-            message = "not an object of the original's form"
-            raise InputError("input.json", message, input=str(path), where=f"line {number}", hint=hint) from error
-        label = normal_label(output, names)
-        record, meta = parse(instruction)
-        yield Row(record, _placed(meta, path, number), label, label != output)
+        row = _row(line, number, path, names, generation=generation)
+        if row is None:
+            seen.malformed.append(f"{path.name} line {number}")
+            seen.dropped["malformed line"] += 1
+            continue
+        good += 1
+        if row.changed:
+            seen.normalised[row.label] += 1
+        yield row
+    if not good and seen.malformed:
+        hint = 'each line is {"instruction": "...", "output": "..."}'
+        where = seen.malformed[0].rsplit(" line ", 1)[1]
+        raise InputError("input.json", "no line is of the original's form", input=str(path), where=f"line {where}", hint=hint)
+
+
+def _row(line: str, number: int, path: Path, names: tuple[str, ...], *, generation: bool) -> Row | None:
+    """One line as a record and its label; None where it is no object with the two keys, or holds no traffic."""
+    try:
+        item = json.loads(line)
+        instruction, output = item["instruction"], item["output"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not isinstance(instruction, str) or not isinstance(output, str) or not output.strip():
+        return None
+    said = _asked_for(instruction) if generation else output
+    label = normal_label(said, names)
+    try:
+        record, meta = parse_generated(output) if generation else parse(instruction)
+    except (ValueError, OverflowError):
+        return None
+    return Row(record, _placed(meta, path, number), label, label != said, number) if label else None
+
+
+def kind_of(path: Path) -> str:
+    """"detection" or "generation", as the file's name says; "" for a name that is none of the original's."""
+    match = _NAME.fullmatch(path.name)
+    return match["kind"] if match else ""
+
+
+def _asked_for(instruction: str) -> str:
+    """The label in "Please generate a packet of Neris traffic."; "" where the sentence names none."""
+    match = _GENERATE.search(instruction)
+    return match[1].strip() if match else ""
+
+
+def parse_generated(output: str) -> tuple[Record, FlowMeta]:
+    """The packet or flow in the answer of a generation row: `field: value` pairs, a dict of them, or payload hex.
+
+    >>> parse_generated("{'ip.ttl': '64', 'ip.proto': '17', 'udp.length': '12'}")[0].sizes
+    (4,)
+    """
+    text = output.strip()
+    if "<pck>" in text:
+        return parse(f"<flow>: {text}")
+    pairs = {m[1]: m[2].strip() for m in _QUOTED.finditer(text)} or dict(_pairs(text.strip("{}")))
+    if pairs:
+        return _packet(pairs)
+    payload = _octets(text)
+    if not payload or re.search(r"[^0-9a-fA-Fx:,\s]", text):
+        raise ValueError("neither fields nor hex")
+    return Record(kind="packet", dirs=(0,), sizes=(len(payload),), iats=(0,), payload=(payload, b"")), FlowMeta()
 
 
 def normal_label(output: str, known: Collection[str] = ()) -> str:
@@ -84,16 +149,16 @@ def normal_label(output: str, known: Collection[str] = ()) -> str:
     >>> normal_label("The traffic category is likely to be recognized as benign.")
     'benign'
     """
-    text = output.strip().rstrip(".").strip()
+    text = output.strip().rstrip(_STOPS).strip()
     by_case = {name.lower(): name for name in known}
     if text.lower() in by_case:
         return by_case[text.lower()]
     if " " not in text:
         return text
-    found = [by_case[word.lower().rstrip(".")] for word in _WORD.findall(text) if word.lower().rstrip(".") in by_case]
+    found = [by_case[word.lower().rstrip(_STOPS)] for word in _WORD.findall(text) if word.lower().rstrip(_STOPS) in by_case]
     if len(set(found)) == 1:
         return found[0]
-    match = _SENTENCE.search(output.strip())
+    match = _SENTENCE.search(text)
     return next(g for g in match.groups() if g).strip() if match else text
 
 
@@ -194,8 +259,3 @@ def _placed(meta: FlowMeta, path: Path, number: int) -> FlowMeta:
     """Rows without addresses are groups of their own; the file is the capture as far as anyone can know."""
     flow = meta.community_id or f"{path.name} {number}"
     return replace(meta, uid=f"C{hash64(f'{path.name} {number}'.encode()):016x}", capture=path.name, origin="", community_id=flow)
-
-
-def changes(found: Collection[Row]) -> dict[str, int]:
-    """How many labels of each class were normalised."""
-    return dict(sorted(Counter(row.label for row in found if row.changed).items()))

@@ -6,13 +6,12 @@ task declares it causal. Measured on USTC: TTL 1.00, padding 1.00, window .96 (r
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trafficllm.core.types import ORIG, RESP, Record
+from trafficllm.core.types import I64, ORIG, RESP, Record
 from trafficllm.records import units as u
 from trafficllm.records.canonical import runs
 from trafficllm.records.masks import FACT
@@ -86,6 +85,18 @@ FIELD_OF = {"window_orig": "window", "window_resp": "window"}
 """What is masked when a probe strikes, where the names differ."""
 
 
+Columns = dict[str, list[Hashable]]
+"""Probe values by name, one a record; those of facts ("fact:" and the name) may be shorter: absent ones are None."""
+
+
+def values_of(records: Sequence[Record]) -> Columns:
+    """Every probe's value of every record, and of each fact that one of them has."""
+    columns: Columns = {name: [value_of(record) for record in records] for name, value_of in PROBES.items()}
+    for name in sorted({name for record in records for name in record.facts.fields if name in u.FACTS}):
+        columns[FACT + name] = [record.facts.fields.get(name) for record in records]
+    return columns
+
+
 def artefact_probe(
     records: Sequence[Record],
     labels: Sequence[str],
@@ -97,20 +108,37 @@ def artefact_probe(
 
     A value seen in training answers with its commonest label there, another with the commonest of all.
     """
+    return probe_columns(values_of(records), labels, umbrella, train_idx, val_idx)
+
+
+def probe_columns(
+    columns: Mapping[str, Sequence[Hashable]],
+    labels: Sequence[str],
+    umbrella: Callable[[str], str | None],
+    train_idx: Sequence[int],
+    val_idx: Sequence[int],
+) -> dict[str, FieldScore]:
+    """`artefact_probe` of records known by their probe values (`values_of`)."""
     if not len(train_idx) or not len(val_idx):
         return {}
-    answers = [umbrella(label) for label in labels]
+    answer_of = {label: umbrella(label) for label in set(labels)}
+    answers = [answer_of[label] for label in labels]
+    facts = {name for name, column in columns.items() if name.startswith(FACT) and any(column[i] is not None for i in train_idx)}
     if {answers[i] for i in val_idx} != {answers[i] for i in train_idx}:
         train_idx, val_idx = _fourths(train_idx, val_idx)
     whole = all(answers[i] is not None for i in (*train_idx, *val_idx)) and len({answers[i] for i in train_idx}) > 1
+    rows = np.array([*train_idx, *val_idx], dtype=np.int64)
+    by_label = _codes([labels[i] for i in rows.tolist()])
+    by_answer = _codes([str(answers[i]) for i in rows.tolist()])
     scores = {}
-    for name, value_of in _probes(records, train_idx).items():
-        values = {i: value_of(records[i]) for i in (*train_idx, *val_idx)}
-        if len(set(values.values())) < 2:
+    for name, column in columns.items():
+        if name.startswith(FACT) and name not in facts:
             continue
-        by_label = _score(values, labels, train_idx, val_idx)
-        by_umbrella = _score(values, [str(a) for a in answers], train_idx, val_idx) if whole else None
-        scores[name] = FieldScore(by_label, by_umbrella)
+        values = _codes([column[i] for i in rows.tolist()])
+        if values.max() < 1:
+            continue
+        label_score = _score(values, by_label, len(train_idx))
+        scores[name] = FieldScore(label_score, _score(values, by_answer, len(train_idx)) if whole else None)
     return dict(sorted(scores.items(), key=lambda kv: (-(kv[1].umbrella or 0.0), -kv[1].label, kv[0])))
 
 
@@ -134,38 +162,34 @@ def _fourths(train: Sequence[int], val: Sequence[int]) -> tuple[list[int], list[
     return [i for k, i in enumerate(both) if k % 4], both[::4]
 
 
-def _probes(records: Sequence[Record], train_idx: Sequence[int]) -> dict[str, Callable[[Record], Hashable]]:
-    seen = {name for i in train_idx for name in records[i].facts.fields if name in u.FACTS}
-    return PROBES | {FACT + name: _fact(name) for name in sorted(seen)}
+def _codes(values: Sequence[Hashable]) -> I64:
+    """Values as numbers; text in its order, so that a tie falls to the first name, anything else as it comes."""
+    names = sorted(set(values)) if all(isinstance(value, str) for value in values) else dict.fromkeys(values)  # type: ignore[type-var]
+    number = {value: k for k, value in enumerate(names)}
+    return np.fromiter((number[value] for value in values), dtype=np.int64, count=len(values))
 
 
-def _fact(name: str) -> Callable[[Record], Hashable]:
-    return lambda record: record.facts.fields.get(name)
-
-
-def _score(values: Mapping[int, Hashable], labels: Sequence[str], train: Sequence[int], val: Sequence[int]) -> float:
-    counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
-    overall: Counter[str] = Counter()
-    for i in train:
-        counts[values[i]][labels[i]] += 1
-        overall[labels[i]] += 1
-    fallback = _commonest(overall)
-    answer = {value: _commonest(counter) for value, counter in counts.items()}
-    return macro_f1([labels[i] for i in val], [answer.get(values[i], fallback) for i in val])
-
-
-def _commonest(counter: Counter[str]) -> str:
-    return min(counter, key=lambda label: (-counter[label], label))
+def _score(values: I64, answers: I64, fitted: int) -> float:
+    """Macro-F1 on the rows from `fitted` on of the commonest answer to each value in the rows before."""
+    kinds = int(answers.max()) + 1
+    counts = np.bincount(values[:fitted] * kinds + answers[:fitted], minlength=(int(values.max()) + 1) * kinds).reshape(-1, kinds)
+    overall = int(counts.sum(axis=0).argmax())
+    guess = np.where(counts.any(axis=1), counts.argmax(axis=1), overall)[values[fitted:]]
+    return _macro(answers[fitted:], guess, kinds)
 
 
 def macro_f1(truth: Sequence[str], guess: Sequence[str]) -> float:
     """Macro-F1 over the labels that occur in `truth`, 0 where nothing is right."""
     names = sorted(set(truth) | set(guess))
     index = {name: k for k, name in enumerate(names)}
-    matrix = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(matrix, ([index[t] for t in truth], [index[g] for g in guess]), 1)
+    sides = [np.array([index[name] for name in side], dtype=np.int64) for side in (truth, guess)]
+    return _macro(sides[0], sides[1], len(names))
+
+
+def _macro(truth: I64, guess: I64, kinds: int) -> float:
+    matrix = np.bincount(truth * kinds + guess, minlength=kinds * kinds).reshape(kinds, kinds)
     right = np.diag(matrix)
     total = matrix.sum(axis=0) + matrix.sum(axis=1)
     present = matrix.sum(axis=1) > 0
-    f1 = np.divide(2 * right, total, out=np.zeros(len(names)), where=total > 0)
+    f1 = np.divide(2 * right, total, out=np.zeros(kinds), where=total > 0)
     return float(f1[present].mean()) if present.any() else 0.0

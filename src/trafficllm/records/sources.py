@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trafficllm.capture.flows import FlowOptions
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64, sha256_file
-from trafficllm.core.types import FlowMeta, ProgressSink
+from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.records import original, sequences, texts
 from trafficllm.records.catalog import Task
-from trafficllm.records.gather import Gathered, gather
+from trafficllm.records.gather import PIECE, Gathered, capture_pieces
 from trafficllm.records.inputs import LabelledFile, scan
 from trafficllm.records.reserved import Reserved
 
 _TEXT = (".txt", ".txt.gz")
 _TABLE = (".tsv", ".tsv.gz")
-
-
-@dataclass(frozen=True, slots=True)
-class _Into:
-    """What a reader of one file needs beside the file."""
-
-    source: Source
-    task: Task
-    reserved: Reserved | None
-    out: Gathered
-
-    @property
-    def folder(self) -> str:
-        return self.source.root.resolve().name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +54,8 @@ def _is_requests(path: Path) -> bool:
 
 
 _FORMS: tuple[tuple[str, Callable[[Path], bool], str], ...] = (
-    ("original", lambda path: original.is_original(path) and "_detection_" in path.name, "flow"),
+    ("original", lambda path: original.kind_of(path) == "detection", "flow"),
+    ("original", lambda path: original.kind_of(path) == "generation", "flow"),
     ("requests", _is_requests, "flow"),
     ("sequences", lambda path: path.name.endswith(_TABLE), "capture"),
 )
@@ -78,64 +65,119 @@ def _plain(root: Path, files: Sequence[Path]) -> tuple[LabelledFile, ...]:
     return tuple(LabelledFile("", file, file.relative_to(root).as_posix(), original.part_of(file)) for file in files)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the files of a source are read: what is needed beside the file itself."""
+
+    source: Source
+    task: Task
+    keep_chores: bool = False
+    reserved: Reserved | None = None
+    options: FlowOptions = field(default_factory=FlowOptions)
+
+    @property
+    def folder(self) -> str:
+        """The folder's own name, by which lists of reserved files know it."""
+        return self.source.root.resolve().name
+
+    def pieces(self, file: LabelledFile) -> Iterator[Gathered]:
+        """The records of one file, some thousands at a time; the last piece carries the file's row of the manifest."""
+        flows = kept = 0
+        last = Gathered()
+        for piece in _READERS[self.source.form](file, self):
+            kept += len(piece.records)
+            flows += len(piece.records) + piece.dropped.total()
+            yield piece
+        last.files.append({"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": flows, "kept": kept})
+        yield last
+
+
 def read(
     source: Source, task: Task, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions, progress: ProgressSink
 ) -> Gathered:
-    """All rows of a source."""
-    if source.form == "captures":
-        folder = scan(source.root)
-        return gather(folder, keep_chores=keep_chores, reserved=reserved, options=options, progress=progress)
+    """All rows of a source at once: for folders that fit in memory (`data check`, adapter updates)."""
+    reading = Reading(source, task, keep_chores, reserved, options)
     out = Gathered()
     for done, file in enumerate(source.files):
         progress.update("reading", done, len(source.files))
-        before = len(out.records)
-        _READERS[source.form](file, _Into(source, task, reserved, out))
-        kept = len(out.records) - before
-        out.files.append({"file": file.rel, "label": "", "sha256": sha256_file(file.path), "flows": kept, "kept": kept})
-    if not out.records:
-        raise InputError("input.no_records", "no records in these files", input=str(source.root), hint="look at the first lines")
+        for piece in reading.pieces(file):
+            out.extend(piece)
+    progress.update("reading", len(source.files), len(source.files))
+    if not out.records and source.form != "captures":
+        raise nothing(source)
     return out
 
 
-def _original(file: LabelledFile, into: _Into) -> None:
+def nothing(source: Source) -> InputError:
+    """The error for a source whose files hold no record."""
+    return InputError("input.no_records", "no records in these files", input=str(source.root), hint="look at the first lines")
+
+
+def _cut(rows: Iterable[tuple[Record, FlowMeta, str, int, str, bool]]) -> Iterator[Gathered]:
+    """Rows (record, meta, label, row, given, reserved) in pieces."""
+    out = Gathered()
+    for record, meta, label, row, given, held in rows:
+        out.add(record, meta, label, row, given=given, reserved=held)
+        if len(out.records) == PIECE:
+            yield out
+            out = Gathered()
+    yield out
+
+
+def _captures(file: LabelledFile, into: Reading) -> Iterator[Gathered]:
+    return capture_pieces(
+        file, into.source.root, keep_chores=into.keep_chores, reserved=into.reserved, options=into.options
+    )
+
+
+def _original(file: LabelledFile, into: Reading) -> Iterator[Gathered]:
     alone = len({part.split for part in into.source.files}) < 2
-    for row in original.rows(file.path, into.task.labels):
-        into.out.add(row.record, row.meta, row.label, given="" if alone else file.split)
-        if row.changed:
-            into.out.normalised[row.label] += 1
+    report = Gathered()
+    rows = original.rows(file.path, into.task.labels, report)
+    yield from _cut((row.record, row.meta, row.label, row.number, "" if alone else file.split, False) for row in rows)
+    yield report
 
 
-def _requests(file: LabelledFile, into: _Into) -> None:
+def _requests(file: LabelledFile, into: Reading) -> Iterator[Gathered]:
     label = file.path.name.split("_", 1)[0]
-    held = into.reserved is not None and into.reserved.covers_requests(into.folder)
-    for number, text in enumerate(texts.requests(file.path)):
-        same = f"{hash64(texts.canonical_request(text).encode()):016x}"
-        meta = FlowMeta(uid=_uid(file.rel, number), capture=file.rel, community_id=same)
-        into.out.add(texts.http_record(text), meta, label, reserved=held and texts.is_reserved_request(text))
+    covered = into.reserved is not None and into.reserved.covers_requests(into.folder)
+
+    def rows() -> Iterator[tuple[Record, FlowMeta, str, int, str, bool]]:
+        for number, text in enumerate(texts.requests(file.path)):
+            plain = texts.canonical_request(text)
+            meta = FlowMeta(uid=_uid(file.rel, number), capture=file.rel, community_id=f"{hash64(plain.encode()):016x}")
+            yield texts.http_record(text), meta, label, number + 1, "", covered and texts.is_reserved_request(text)
+
+    return _cut(rows())
 
 
-def _sequences(file: LabelledFile, into: _Into) -> None:
-    rows = list(sequences.sequences(file.path))
-    last: dict[str, int] = defaultdict(int)
-    for row in rows:
-        last[row.label] = max(last[row.label], row.load)
+def _sequences(file: LabelledFile, into: Reading) -> Iterator[Gathered]:
     reserved = into.reserved
     whole = reserved is not None and reserved.share(file.rel_to(into.source.root.resolve())) >= 1
     by_load = reserved is not None and reserved.covers_loads(into.folder)
+    last: dict[str, int] = defaultdict(int)
+    if by_load:
+        for row in sequences.sequences(file.path):
+            last[row.label] = max(last[row.label], row.load)
     single = len(into.source.files) == 1
-    for row in rows:
-        meta = FlowMeta(
-            uid=_uid(file.rel, row.label, row.load), capture=file.rel, origin=f"load {row.load}" if single else file.rel,
-            ts=row.load if single else 0, community_id=f"{row.label} {row.load}", packets=len(row.record.dirs),
-        )  # fmt: skip
-        into.out.add(row.record, meta, row.label, reserved=whole or (by_load and row.load == last[row.label]))
+
+    def rows() -> Iterator[tuple[Record, FlowMeta, str, int, str, bool]]:
+        for number, row in enumerate(sequences.sequences(file.path), 1):
+            meta = FlowMeta(
+                uid=_uid(file.rel, row.label, row.load), capture=file.rel, origin=f"load {row.load}" if single else file.rel,
+                ts=row.load if single else 0, community_id=f"{row.label} {row.load}", packets=len(row.record.dirs),
+            )  # fmt: skip
+            yield row.record, meta, row.label, number, "", whole or (by_load and row.load == last[row.label])
+
+    return _cut(rows())
 
 
 def _uid(*parts: object) -> str:
     return f"C{hash64(' '.join(map(str, parts)).encode()):016x}"
 
 
-_READERS: dict[str, Callable[[LabelledFile, _Into], None]] = {
+_READERS: dict[str, Callable[[LabelledFile, Reading], Iterator[Gathered]]] = {
+    "captures": _captures,
     "original": _original,
     "requests": _requests,
     "sequences": _sequences,

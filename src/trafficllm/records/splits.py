@@ -22,7 +22,7 @@ _LEAST_FOR_VAL = 8
 class SplitResult:
     """`assignment` of each flow ("train", "val", "test", "dropped"), its `groups`, the `unit` chosen and `why`.
 
-    `dropped` counts by reason; `notes` name classes that a part lacks.
+    `dropped` counts by reason; `notes` name classes that a part lacks; `leaky` what crosses although it should not.
     """
 
     assignment: tuple[str, ...]
@@ -31,6 +31,7 @@ class SplitResult:
     why: str
     dropped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    leaky: tuple[str, ...] = ()
 
     def indices(self, part: str) -> list[int]:
         """Positions of the flows of a part."""
@@ -68,8 +69,8 @@ def split(
         unit, why = chosen, reason
         if _covers(sides, labels):
             break
-    dropped = _settle(sides, labels, hashes) if hashes is not None else {}
-    return SplitResult(tuple(sides), tuple(keys), unit, why, dropped, _notes(sides, labels))
+    dropped = settle(sides, labels, hashes) if hashes is not None else {}
+    return SplitResult(tuple(sides), tuple(keys), unit, why, dropped, notes(sides, labels))
 
 
 def groups_of(meta: Sequence[FlowMeta], labels: Sequence[str], unit: str) -> list[str]:
@@ -150,11 +151,11 @@ def _assign(
     scored = {label for label, h in zip(labels, held, strict=True) if h}
     for part, fraction in (("test", fractions[2]), ("val", fractions[1])):
         names = sorted(set(labels) - scored) if part == "test" else sorted(set(labels))
-        _take(part, fraction, names, labels, members=members, order=order, sides=sides)
+        take(part, fraction, names, labels, members=members, order=order, sides=sides)
     return sides
 
 
-def _take(
+def take(
     part: str,
     fraction: float,
     names: Sequence[str],
@@ -198,7 +199,7 @@ def _candidates(name: str, keys: Sequence[str], size: dict[str, Counter[str]], t
     return fitting + rest
 
 
-def _settle(sides: list[str], labels: Sequence[str], hashes: Sequence[int]) -> dict[str, int]:
+def settle(sides: list[str], labels: Sequence[str], hashes: Sequence[int]) -> dict[str, int]:
     """Equal contents on one side: copies of test contents leave training and validation; of contents in both of these,
     a quarter (by hash) stays in validation and leaves training, the others the other way round.
 
@@ -245,12 +246,13 @@ def _given(
     meta: Sequence[FlowMeta], labels: Sequence[str], given: Sequence[str], hashes: Sequence[int] | None
 ) -> SplitResult:
     sides = [side or "train" for side in given]
-    dropped = _settle(sides, labels, hashes) if hashes is not None else {}
+    dropped = settle(sides, labels, hashes) if hashes is not None else {}
     keys = tuple(m.capture for m in meta)
-    return SplitResult(tuple(sides), keys, "given", "the folders name the parts", dropped, _notes(sides, labels))
+    return SplitResult(tuple(sides), keys, "given", "the folders name the parts", dropped, notes(sides, labels))
 
 
-def _notes(sides: Sequence[str], labels: Sequence[Hashable]) -> tuple[str, ...]:
+def notes(sides: Sequence[str], labels: Sequence[Hashable]) -> tuple[str, ...]:
+    """The classes that a part lacks, in words."""
     out = []
     for part in ("train", "val", "test"):
         present = {label for label, side in zip(labels, sides, strict=True) if side == part}

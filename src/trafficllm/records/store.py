@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
         ("link", pa.uint16()),
     ]
 )
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _PACKETS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
 _PLAIN = ("kind", "ip_version", "proto", "ports", "port_class", "icmp")
 _META = (
@@ -68,9 +69,15 @@ RECORD_COLUMNS = [*_PLAIN, *_PACKETS, "payload_orig", "payload_resp", "text", "s
 META_COLUMNS = [*_META, "proto"]
 
 
-def table_of(records: Sequence[Record], meta: Sequence[FlowMeta], **columns: Sequence[Any]) -> pa.Table:
-    """Raw records and where they came from, beside `label`, `part`, `group`, `content` and `units`."""
-    data: dict[str, Sequence[Any]] = dict(columns)
+GIVEN = ("label", "part", "group", "content")
+"""Columns that are known only when all records are: the split's."""
+ROWS = pa.schema([entry for entry in SCHEMA if entry.name not in GIVEN and entry.name != "units"])
+"""What is known of a record by itself: the columns of `rows_of`."""
+
+
+def rows_of(records: Sequence[Record], meta: Sequence[FlowMeta]) -> pa.Table:
+    """Raw records and where they came from, without split, content hash and units."""
+    data: dict[str, Sequence[Any]] = {}
     for name in (*_PLAIN, *_PACKETS):
         data[name] = [getattr(record, name) for record in records]
     data["payload_orig"] = [record.payload[0] for record in records]
@@ -81,7 +88,21 @@ def table_of(records: Sequence[Record], meta: Sequence[FlowMeta], **columns: Seq
     data["spans"] = [[(s.dir, s.start, s.end, s.kind) for s in record.facts.spans] for record in records]
     for name in _META:
         data[name] = [getattr(row, name) for row in meta]
-    return pa.Table.from_arrays([_array(entry, data[entry.name]) for entry in SCHEMA], schema=SCHEMA)
+    return pa.Table.from_arrays([_array(entry, data[entry.name]) for entry in ROWS], schema=ROWS)
+
+
+def whole(rows: pa.Table, **columns: Sequence[Any] | pa.Array) -> pa.Table:
+    """Rows with `label`, `part`, `group`, `content` and `units` beside them: the columns of records.parquet."""
+    arrays = [columns[entry.name] if entry.name in columns else rows[entry.name] for entry in SCHEMA]
+    return pa.Table.from_arrays(
+        [a if isinstance(a, pa.Array | pa.ChunkedArray) else pa.array(a, type=e.type) for a, e in zip(arrays, SCHEMA, strict=True)],
+        schema=SCHEMA,
+    )
+
+
+def table_of(records: Sequence[Record], meta: Sequence[FlowMeta], **columns: Sequence[Any]) -> pa.Table:
+    """Records with their split, content hashes and units: records.parquet in one go."""
+    return whole(rows_of(records, meta), **columns)
 
 
 def _array(entry: pa.Field, values: Sequence[Any]) -> pa.Array:
@@ -105,7 +126,7 @@ def _spans_array(rows: Sequence[Sequence[tuple[int, int, int, str]]]) -> pa.Arra
 
 
 def _facts_text(facts: Facts) -> str:
-    return json.dumps(dict(facts.fields), sort_keys=True, separators=(",", ":")) if facts.fields else ""
+    return _ENCODE(dict(facts.fields)) if facts.fields else ""
 
 
 def records_from(table: pa.Table) -> list[Record]:
