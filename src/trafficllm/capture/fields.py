@@ -1,7 +1,7 @@
 """Packet header fields under tshark's names and in tshark's formats (`tshark -T fields`), one row a packet.
 
 A field that occurs several times in a packet (stacked tags, the packet quoted by an ICMP error) gives its values joined by commas,
-as tshark does.
+as tshark does. Formats are those of tshark 4.0.
 """
 
 from __future__ import annotations
@@ -9,30 +9,16 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from trafficllm.capture.decode import decode
-from trafficllm.capture.fragments import Reassembler
-from trafficllm.capture.packets import FRAGMENT, PacketBatch
+from trafficllm.capture.fields_layers import Dissector, Layer
 from trafficllm.capture.read import read_frames
 from trafficllm.core.errors import UsageError
 
 _NS = 1_000_000_000
-_VLAN_TYPES = frozenset({0x8100, 0x88A8, 0x9100})
-_ICMP_ERRORS = {1: frozenset({3, 4, 5, 11, 12}), 58: frozenset({1, 2, 3, 4})}
-_IP_IN_IP = {4: "ip", 41: "ipv6"}
-_EXTENSIONS = frozenset({0, 43, 51, 60, 135})
-_MAX_DEPTH = 8
+_ICMP_SHOWN = 6  # tshark reads the identifier before it shows the type
+_MAC_HARDWARE = (b"\0\1", b"\0\6")  # Ethernet, IEEE 802
 _TCP_SHOWN = 16  # of a header cut before the window tshark shows the ports only
-
-
-class Layer(NamedTuple):
-    """A header inside a frame: its protocol, bytes, and for transports the length the IP header leaves."""
-
-    kind: str
-    data: bytes
-    length: int = 0
-
 
 Reader = Callable[[Layer], str]
 
@@ -69,12 +55,59 @@ def _address(at: int, size: int) -> Reader:
     return read
 
 
+def _tcp(read: Reader, *, hidden: frozenset[str] = frozenset(), bogus: bool = False) -> Reader:
+    """A TCP field, `hidden` where one of these quotes it; of a header that calls itself shorter than 20 bytes only `bogus` fields show."""
+
+    def shown(layer: Layer) -> str:
+        data = layer.data
+        if len(data) < _TCP_SHOWN or layer.quoted in hidden or (data[12] < 0x50 and not bogus):
+            return ""
+        return read(layer)
+
+    return shown
+
+
 def _tcp_len(layer: Layer) -> str:
-    return str(layer.length - (layer.data[12] >> 4) * 4) if len(layer.data) >= 20 and layer.data[12] >> 4 >= 5 else ""
+    left = layer.length - (layer.data[12] >> 4) * 4
+    return str(left) if left >= 0 else ""
 
 
-def _frag_offset(layer: Layer) -> str:
-    return str((int.from_bytes(layer.data[6:8], "big") & 0x1FFF) * 8) if len(layer.data) >= 8 else ""
+def _arp(side: int, *, hardware: bool) -> Reader:
+    """An address of ARP, which says how long its addresses are (RFC 826); shown when all four are there."""
+
+    def read(layer: Layer) -> str:
+        data = layer.data
+        if len(data) < 8 or len(data) < 8 + 2 * (data[4] + data[5]):
+            return ""
+        at = 8 + side * (data[4] + data[5])
+        if hardware:
+            return _mac(at)(layer) if data[:2] in _MAC_HARDWARE and data[4] == 6 else ""
+        return _address(at + data[4], 4)(layer) if data[2:4] == b"\x08\x00" and data[5] == 4 else ""
+
+    return read
+
+
+def _ip(read: Reader, *, total_matters: bool = True, options: bool = False) -> Reader:
+    """An IPv4 field: an impossible header length or total hides what follows it, options that are cut hide the target."""
+
+    def shown(layer: Layer) -> str:
+        data = layer.data
+        head, total = (data[0] & 15) * 4 if data else 0, int.from_bytes(data[2:4], "big")
+        if head < 20 or data[0] >> 4 != 4 or (total_matters and 0 < total < head) or (options and len(data) < head):
+            return ""
+        return read(layer)
+
+    return shown
+
+
+def _ip6(read: Reader) -> Reader:
+    """An IPv6 field behind the version, if that is 6."""
+    return lambda layer: read(layer) if layer.data and layer.data[0] >> 4 == 6 else ""
+
+
+def _udp(read: Reader) -> Reader:
+    """A UDP field behind the length, which hides it when it is shorter than the header."""
+    return lambda layer: "" if 0 < int.from_bytes(layer.data[4:6], "big") < 8 else read(layer)
 
 
 def _ip_len(layer: Layer) -> str:
@@ -93,134 +126,58 @@ FIELDS: dict[str, tuple[str, Reader]] = {
     "vlan.id": ("vlan", _uint(0, 2, mask=0xFFF)),
     "vlan.priority": ("vlan", _uint(0, 2, shift=13)),
     "vlan.etype": ("vlan", _hex(2, 2, 4)),
+    "ieee8021ad.id": ("8021ad", _uint(0, 2, mask=0xFFF, need=4)),
+    "ieee8021ad.priority": ("8021ad", _uint(0, 2, shift=13, need=4)),
     "ip.version": ("ip ipv6", _uint(0, 1, shift=4)),
-    "ip.hdr_len": ("ip", lambda layer: str((layer.data[0] & 15) * 4) if layer.data else ""),
-    "ip.dsfield": ("ip", _hex(1, 1, 2)),
-    "ip.len": ("ip", _ip_len),
-    "ip.id": ("ip", _hex(4, 2, 4)),
-    "ip.flags": ("ip", _hex(6, 1, 2, shift=5)),
-    "ip.frag_offset": ("ip", _frag_offset),
-    "ip.ttl": ("ip", _uint(8, 1)),
-    "ip.proto": ("ip", _uint(9, 1)),
-    "ip.checksum": ("ip", _hex(10, 2, 4)),
-    "ip.src": ("ip", _address(12, 4)),
-    "ip.dst": ("ip", _address(16, 4)),
+    "ip.hdr_len": ("ip", lambda layer: str((layer.data[0] & 15) * 4) if layer.data and layer.data[0] >> 4 == 4 else ""),
+    "ip.dsfield": ("ip", _ip(_hex(1, 1, 2), total_matters=False)),
+    "ip.len": ("ip", _ip(_ip_len, total_matters=False)),
+    "ip.id": ("ip", _ip(_hex(4, 2, 4))),
+    "ip.flags": ("ip", _ip(_hex(6, 1, 2, shift=5, need=8))),
+    "ip.frag_offset": ("ip", _ip(_uint(6, 2, mask=0x1FFF))),
+    "ip.ttl": ("ip", _ip(_uint(8, 1))),
+    "ip.proto": ("ip", _ip(_uint(9, 1))),
+    "ip.checksum": ("ip", _ip(_hex(10, 2, 4))),
+    "ip.src": ("ip", _ip(_address(12, 4))),
+    "ip.dst": ("ip", _ip(_address(16, 4), options=True)),
     "ipv6.version": ("ipv6", _uint(0, 1, shift=4)),
-    "ipv6.flow": ("ipv6", _hex(1, 3, 6, mask=0xFFFFF)),
-    "ipv6.plen": ("ipv6", _uint(4, 2)),
-    "ipv6.nxt": ("ipv6", _uint(6, 1)),
-    "ipv6.hlim": ("ipv6", _uint(7, 1)),
-    "ipv6.src": ("ipv6", _address(8, 16)),
-    "ipv6.dst": ("ipv6", _address(24, 16)),
-    "tcp.srcport": ("tcp", _uint(0, 2)),
+    "ipv6.flow": ("ipv6", _ip6(_hex(1, 3, 6, mask=0xFFFFF))),
+    "ipv6.plen": ("ipv6", _ip6(_uint(4, 2, need=7))),
+    "ipv6.nxt": ("ipv6", _ip6(_uint(6, 1))),
+    "ipv6.hlim": ("ipv6", _ip6(_uint(7, 1))),
+    "ipv6.src": ("ipv6", _ip6(_address(8, 16))),
+    "ipv6.dst": ("ipv6", _ip6(_address(24, 16))),
+    "tcp.srcport": ("tcp", _uint(0, 2, need=4)),
     "tcp.dstport": ("tcp", _uint(2, 2)),
-    "tcp.seq_raw": ("tcp", _uint(4, 4, need=_TCP_SHOWN)),
-    "tcp.ack_raw": ("tcp", _uint(8, 4, need=_TCP_SHOWN)),
-    "tcp.hdr_len": ("tcp", lambda layer: str((layer.data[12] >> 4) * 4) if len(layer.data) >= _TCP_SHOWN else ""),
-    "tcp.flags": ("tcp", _hex(12, 2, 4, mask=0xFFF, need=_TCP_SHOWN)),
-    "tcp.window_size_value": ("tcp", _uint(14, 2)),
-    "tcp.checksum": ("tcp", _hex(16, 2, 4)),
-    "tcp.urgent_pointer": ("tcp", _uint(18, 2)),
-    "tcp.len": ("tcp", _tcp_len),
-    "udp.srcport": ("udp", _uint(0, 2)),
+    "tcp.seq_raw": ("tcp", _tcp(_uint(4, 4), hidden=frozenset({"icmp"}), bogus=True)),
+    "tcp.ack_raw": ("tcp", _tcp(_uint(8, 4))),
+    "tcp.hdr_len": ("tcp", _tcp(lambda layer: str((layer.data[12] >> 4) * 4), bogus=True)),
+    "tcp.flags": ("tcp", _tcp(_hex(12, 2, 4, mask=0xFFF))),
+    "tcp.window_size_value": ("tcp", _tcp(_uint(14, 2))),
+    "tcp.checksum": ("tcp", _tcp(_hex(16, 2, 4))),
+    "tcp.urgent_pointer": ("tcp", _tcp(_uint(18, 2))),
+    "tcp.len": ("tcp", _tcp(_tcp_len, hidden=frozenset({"icmp", "icmpv6"}), bogus=True)),
+    "udp.srcport": ("udp", _uint(0, 2, need=4)),
     "udp.dstport": ("udp", _uint(2, 2)),
     "udp.length": ("udp", _uint(4, 2)),
-    "udp.checksum": ("udp", _hex(6, 2, 4)),
-    "icmp.type": ("icmp", _uint(0, 1)),
-    "icmp.code": ("icmp", _uint(1, 1)),
-    "icmp.checksum": ("icmp", _hex(2, 2, 4)),
+    "udp.checksum": ("udp", _udp(_hex(6, 2, 4))),
+    "icmp.type": ("icmp", _uint(0, 1, need=_ICMP_SHOWN)),
+    "icmp.code": ("icmp", _uint(1, 1, need=_ICMP_SHOWN)),
+    "icmp.checksum": ("icmp", _hex(2, 2, 4, need=_ICMP_SHOWN)),
     "icmpv6.type": ("icmpv6", _uint(0, 1)),
     "icmpv6.code": ("icmpv6", _uint(1, 1)),
     "icmpv6.checksum": ("icmpv6", _hex(2, 2, 4)),
     "arp.hw.type": ("arp", _uint(0, 2)),
     "arp.proto.type": ("arp", _hex(2, 2, 4)),
     "arp.opcode": ("arp", _uint(6, 2)),
-    "arp.src.hw_mac": ("arp", _mac(8)),
-    "arp.src.proto_ipv4": ("arp", _address(14, 4)),
-    "arp.dst.hw_mac": ("arp", _mac(18)),
-    "arp.dst.proto_ipv4": ("arp", _address(24, 4)),
+    "arp.src.hw_mac": ("arp", _arp(0, hardware=True)),
+    "arp.src.proto_ipv4": ("arp", _arp(0, hardware=False)),
+    "arp.dst.hw_mac": ("arp", _arp(1, hardware=True)),
+    "arp.dst.proto_ipv4": ("arp", _arp(1, hardware=False)),
 }
 """Field -> (layer, reader). The frame.* fields are made from the record headers."""
 
 FRAME_FIELDS = ("frame.number", "frame.time_epoch", "frame.time_relative", "frame.len", "frame.cap_len")
-_TRANSPORTS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}
-
-
-def _transport(proto: int, data: bytes, length: int, layers: list[Layer]) -> None:
-    """A transport header, and what an ICMP error or IP in IP carries; within the length the header above gives."""
-    kind = _TRANSPORTS.get(proto, "")
-    if proto in _IP_IN_IP:
-        _network(_IP_IN_IP[proto], data, layers)
-    if not kind or (kind == "tcp" and len(data) < 1):
-        return
-    layers.append(Layer(kind, data, length))
-    if data and proto in _ICMP_ERRORS and data[0] in _ICMP_ERRORS[proto] and len(data) > 8:
-        _network("ip" if proto == 1 else "ipv6", data[8:], layers)
-
-
-def _network(kind: str, data: bytes, layers: list[Layer]) -> None:
-    """An IP header that is not the frame's own: quoted or tunnelled."""
-    if len(layers) > _MAX_DEPTH or not data:
-        return
-    if kind == "ip":
-        head = (data[0] & 15) * 4
-        if data[0] >> 4 != 4 or head < 20:
-            return
-        layers.append(Layer(kind, data))
-        total = int.from_bytes(data[2:4], "big") or len(data)
-        if len(data) >= head and not int.from_bytes(data[6:8], "big") & 0x1FFF:
-            _transport(data[9], data[head:total], total - head, layers)
-        return
-    if data[0] >> 4 != 6 or len(data) < 40:
-        return
-    layers.append(Layer(kind, data))
-    length, proto, at = int.from_bytes(data[4:6], "big"), data[6], 40
-    while proto in _EXTENSIONS and at + 8 <= len(data):
-        size = (data[at + 1] + 2) * 4 if proto == 51 else (data[at + 1] + 1) * 8
-        proto, at = data[at], at + size
-    _transport(proto, data[at : 40 + length], 40 + length - at, layers)
-
-
-def _link_layers(frame: bytes, link: int) -> list[Layer]:
-    if link != 1:
-        return []
-    layers, at = [Layer("eth", frame)], 12
-    while int.from_bytes(frame[at : at + 2], "big") in _VLAN_TYPES and at + 6 <= len(frame) and len(layers) < _MAX_DEPTH:
-        layers.append(Layer("vlan", frame[at + 2 :]))
-        at += 4
-    return layers
-
-
-class _Dissector:
-    """Layers of each row of a batch; whole datagrams stand with the fragment that completed them."""
-
-    def __init__(self) -> None:
-        self._fragments = Reassembler()
-
-    def layers(self, packets: PacketBatch, index: int) -> list[Layer]:
-        frames, row = packets.frames, packets.rows[index]
-        start = int(frames.offset[index])
-        frame = frames.buffer[start : start + int(frames.caplen[index])].tobytes()
-        layers = _link_layers(frame, int(frames.link[index]))
-        l3, l4, version = int(row["l3"]), int(row["l4"]), int(row["ip_version"])
-        if l3 < 0:
-            return layers
-        if version == 0:
-            layers.append(Layer("arp", frame[l3:]))
-            return layers
-        layers.append(Layer("ip" if version == 4 else "ipv6", frame[l3:], int(row["ip_len"])))
-        if int(row["usable"]) == FRAGMENT:
-            whole, _ = self._fragments.add(packets, index)
-            if whole:
-                inner: list[Layer] = []
-                _network(layers[-1].kind, whole, inner)
-                layers += inner[1:]
-        elif l4 >= 0:
-            length = int(row["ip_len"]) - (l4 - l3)
-            _transport(int(row["proto"]), frame[l4 : l3 + int(row["ip_len"])], length, layers)
-        return layers
-
-
 def packet_rows(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Values of `fields`, one tuple of str a packet, in tshark's formats; an absent field is "".
 
@@ -230,7 +187,7 @@ def packet_rows(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[
     if unknown:
         known = " ".join((*FRAME_FIELDS, *FIELDS))
         raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=f"known: {known}")
-    dissector = _Dissector()
+    dissector = Dissector()
     began: int | None = None
     for frames in read_frames(paths):
         packets = decode(frames)

@@ -76,6 +76,10 @@ def _order(head: bytes) -> str:
     return {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}.get(head[8:12], "")
 
 
+def _major(head: bytes, order: str) -> int:
+    return int(struct.unpack(order + "H", head[12:14])[0]) if len(head) >= 14 else 0
+
+
 def _columns(size: int) -> tuple[Any, ...]:
     n = size // 16 + 1
     return (np.empty(n, np.int64), np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n, np.int64), np.empty(n, np.uint16))
@@ -133,6 +137,9 @@ def _special(window: Window, order: str, interfaces: _Interfaces, note: list[str
     block = window.peek(size)
     if block.shape[0] < size:
         note.append("file.cut")
+        return 0, order
+    if kind == _SHB and _major(block[:16].tobytes(), order) != 1:
+        note.append("file.damaged")  # a section of another major version has another layout (section 4.1 of the draft)
         return 0, order
     if kind == _IDB and not interfaces.add(block[8 : size - 4].tobytes(), order):
         note.append("file.damaged")
