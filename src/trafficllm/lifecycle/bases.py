@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trafficllm.core.errors import InputError
+from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import atomic_dir
 from trafficllm.core.types import ProgressSink, Record
 
@@ -20,27 +20,36 @@ _SECONDS = 600.0
 
 
 def extend(
-    base: str, data: Path, out: Path, *, size: int, seed: int, progress: ProgressSink
+    base: str, data: Path | None, out: Path, *, size: int, seed: int, progress: ProgressSink, vocabulary: Path | None = None
 ) -> dict[str, Any]:
-    """Learn traffic tokens from a data set's training part and write the extended base (contract: `tokenizer extend`)."""
+    """Learn traffic tokens from a data set's training part and write the extended base (contract: `tokenizer extend`).
+
+    `vocabulary` is a file of `tokenizer train`, taken instead of learning; without `data` the cost of a flow is not counted.
+    """
+    from trafficllm.lifecycle.vocabulary import read
     from trafficllm.model.base import make_traffic_base
     from trafficllm.model.learn_tokens import learn
     from trafficllm.model.load import resolve
     from trafficllm.records.dataset import load
 
     source = resolve(base)
-    opened = load(data)
-    progress.update("learning tokens", 0, None)
-    tokens = learn(opened.units(_some(opened.indices("train"), data)), size, seed=seed)
+    if data is None and vocabulary is None:
+        raise UsageError("usage.vocabulary", "nothing to learn from", hint="give --data D, or --vocabulary FILE")
+    opened = load(data) if data is not None else None
+    if vocabulary is not None:
+        tokens = read(vocabulary)
+    elif opened is not None and data is not None:
+        progress.update("learning tokens", 0, None)
+        tokens = learn(opened.units(_some(opened.indices("train"), data)), size, seed=seed)
     progress.update("writing the base", 0, None)
     report = make_traffic_base(source, tokens, out, name=source.name)
-    held = opened.records(opened.indices("val") or opened.indices("train"))
+    held = opened.records(opened.indices("val") or opened.indices("train")) if opened else []
     progress.update("comparing", 0, None)
     return {
         "out": str(out),
         "vocab_size": report.tokenizer.vocab_size,
         "tokens_added": report.tokenizer.tokens_added,
-        "tokens_per_flow": tokens_per_flow(source, out, held),
+        "tokens_per_flow": tokens_per_flow(source, out, held) if held else None,
         "base_sha256": report.base_sha256,
         "rows": report.rows,
         "linked": report.linked,
@@ -58,26 +67,40 @@ def tokens_per_flow(plain: Path, extended: Path, records: Sequence[Record]) -> d
 def compare(data: Path, bases: Sequence[str]) -> dict[str, Any]:
     """What a flow costs under each tokenizer, on held-out records (contract: none; `tokenizer compare`).
 
-    `ratio` is the first tokenizer's cost over this one's. A tokenizer without traffic tokens reads readable text, as it would have to.
+    `ratio` is the first tokenizer's cost over this one's. A tokenizer without traffic tokens reads readable text, as it would have to;
+    that text and the original system's form are counted for every tokenizer, and whether all records came back.
     """
-    from trafficllm.model.compare import plain_text
+    from trafficllm.model.compare import original_text, plain_text
     from trafficllm.model.load import resolve
-    from trafficllm.model.tokenizer import load_auto, traffic_ids
+    from trafficllm.model.tokenizer import load_auto, record_text, traffic_ids
     from trafficllm.records.codec import encode
     from trafficllm.records.dataset import load
 
     opened = load(data)
     part = next((name for name in ("val", "train", "test") if opened.indices(name)), "val")
     records = opened.records(_some(opened.indices(part), data))
+    forms = {
+        "units": [encode(record) for record in records],
+        "readable": [plain_text(record) for record in records],
+        "original": [original_text(record) for record in records],
+    }
     rows: list[dict[str, Any]] = []
     for name in bases:
         tokenizer = load_auto(resolve(name))
         known = traffic_ids(tokenizer)
-        texts = [encode(record) if known else plain_text(record) for record in records]
-        mean = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]) / len(texts)
+        ids = {form: tokenizer(texts, add_special_tokens=False)["input_ids"] for form, texts in forms.items()}
+        cost = {form: sum(map(len, found)) / len(records) for form, found in ids.items()}
+        mean = cost["units"] if known else cost["readable"]
         first = rows[0]["tokens_per_flow"] if rows else mean
-        facts = {"tokenizer": name, "vocab_size": len(tokenizer), "traffic_tokens": len(known)}
-        rows.append({**facts, "tokens_per_flow": round(mean, 2), "ratio": round(first / mean, 3)})
+        came_back = all(record_text(tokenizer, row) == text for row, text in zip(ids["units"], forms["units"], strict=True))
+        rows.append(
+            {
+                "tokenizer": name, "vocab_size": len(tokenizer), "traffic_tokens": len(known),
+                "tokens_per_flow": round(mean, 2), "ratio": round(first / mean, 3),
+                "readable": round(cost["readable"], 2), "native_ratio": round(cost["readable"] / mean, 3),
+                "original_form": round(cost["original"], 2), "exact": came_back if known else None,
+            }
+        )  # fmt: skip
     return {"part": part, "flows": len(records), "tokenizers": rows}
 
 

@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_dir, hash64, read_json, sha256_bytes, sha256_file, write_json
+from trafficllm.model.cards import base_card
 from trafficllm.model.tokenizer import COMPANIONS, FILE, TokenizerReport, extend, load_auto
 from trafficllm.records.units import CODEC_VERSION, codec_hash, meaning
 
 MANIFEST = "trafficllm.json"
 SEEN = "seen.bin"
+CARD = "README.md"
 INDEX = "model.safetensors.index.json"
 ROW_MULTIPLE = 64
 """Vocabulary rows are padded to this: odd sizes cost matrix speed, and real checkpoints do the same."""
@@ -93,6 +95,8 @@ def write_manifest(folder: str | Path, *, seen: Sequence[int] = (), **facts: Any
         "seen": len(known),
     }
     write_json(place / MANIFEST, manifest)
+    if (place / CARD).is_file():
+        (place / CARD).write_text(base_card(manifest), encoding="utf-8")
     return manifest
 
 
@@ -207,6 +211,15 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors: the sum of the files without their headers (8 bytes of length, then that many)."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            total += path.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
+    return total
+
+
 def _write_config(base: Path, folder: Path, rows: int, rows_before: int) -> None:
     config = read_json(base / "config.json")
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -214,7 +227,9 @@ def _write_config(base: Path, folder: Path, rows: int, rows_before: int) -> None
             part["vocab_size"] = rows
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if (base / INDEX).is_file():
-        shutil.copyfile(base / INDEX, folder / INDEX)
+        index = read_json(base / INDEX)
+        index["metadata"] = {**(index.get("metadata") or {}), "total_size": _tensor_bytes(folder)}
+        write_json(folder / INDEX, index)
     if (base / "generation_config.json").is_file():
         shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
 
@@ -248,6 +263,7 @@ def make_traffic_base(
         _write_config(base, folder, rows, rows_before)
         source = {"name": name or base.name, "sha256": weights_sha256(base), "tokenizer_sha256": report.base_sha256}
         manifest = write_manifest(folder, source=source, init=init, rows=rows, tokenizer=report.as_dict())
+        (folder / CARD).write_text(base_card(manifest), encoding="utf-8")
     return BaseReport(
         str(out_dir), rows_before, rows, tuple(tensors), linked, str(manifest["base_sha256"]), report
     )

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.types import Prompt
+from trafficllm.core.types import Prompt, Segment
 from trafficllm.model.tokenizer import forgeable, traffic_ids
-from trafficllm.records.prompts import render, safe_text
+from trafficllm.records.prompts import only_safe, render, safe_text
 
 _SENTINEL = "TRAFFICLLM-CONTENT"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -22,10 +22,15 @@ _TEMPLATE_DATE = "01 Jan 2025"
 """Some chat templates print today's date; a fixed one keeps ids equal from day to day."""
 
 
+def _is_word(token: Any) -> bool:
+    """Whether an added token is vocabulary, not control: Phi's runs of spaces, Gemma's of line breaks, DeepSeek's letters."""
+    return not token.special and all(char.isalnum() or char.isspace() or char == "▁" for char in token.content)
+
+
 def control_surfaces(tokenizer: Any) -> frozenset[str]:
-    """Every surface that stands for control in a tokenizer: added tokens other than traffic, specials, byte pieces."""
+    """Every surface that stands for control in a tokenizer: added tokens other than traffic and words, specials, byte pieces."""
     traffic = traffic_ids(tokenizer)
-    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if not _is_word(token)}
     special = set(tokenizer.all_special_tokens)
     pieces = {token for token in tokenizer.get_vocab() if _BYTE_PIECE.fullmatch(token)}
     return frozenset((added | special | pieces) - traffic.keys())
@@ -34,8 +39,8 @@ def control_surfaces(tokenizer: Any) -> frozenset[str]:
 class Encoder:
     """Token ids of prompts and labels for one tokenizer.
 
-    `forbidden` are its control surfaces; `bos` the ids put first when it has no chat template; `eos` ends an answer.
-    Raises ArtifactError where a control surface could be spelt in the safe alphabet.
+    `forbidden` are its control surfaces, `control` the ids that act; `bos` the ids put first when it has no chat template;
+    `eos` ends an answer. Raises ArtifactError where a control surface could be spelt in the safe alphabet.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -51,6 +56,10 @@ class Encoder:
             )
         self.before, self.after = _template(tokenizer)
         self.bos = [] if self.before or self.after else _bos(tokenizer)
+        # A tokenizer falls back to byte pieces and <unk> for letters it lacks: those two may stand in any text.
+        acting = {surface for surface in self.forbidden if not _BYTE_PIECE.fullmatch(surface)} - {tokenizer.unk_token}
+        self.control = frozenset(int(tokenizer.convert_tokens_to_ids(surface)) for surface in acting)
+        self._own: dict[str, list[int]] = {}
         eos = tokenizer.eos_token_id
         self.eos = int(eos if eos is not None else tokenizer.pad_token_id or 0)
 
@@ -64,8 +73,27 @@ class Encoder:
         return self.prompts([prompt])[0]
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Ids of many prompts, as `prompt` of each."""
-        return [self.bos + ids for ids in self._ids([self.text(prompt) for prompt in prompts])]
+        """Ids of many prompts, as `prompt` of each.
+
+        A question that still turned into control, by a normaliser nobody foresaw, keeps its safe alphabet only.
+        """
+        found = self._ids([self.text(prompt) for prompt in prompts])
+        for place, prompt in enumerate(prompts):
+            if any(segment.kind == "question" for segment in prompt) and self._acts(prompt, found[place]):
+                found[place] = self._ids([self.text(_plain(prompt))])[0]
+        return [self.bos + ids for ids in found]
+
+    def _acts(self, prompt: Prompt, ids: Sequence[int]) -> bool:
+        """Whether ids hold other control ids than the same prompt without its questions."""
+        if self.control.isdisjoint(ids):
+            return False
+        text = self.text(tuple(Segment(s.kind, "" if s.kind == "question" else s.value) for s in prompt))
+        if text not in self._own:
+            self._own[text] = self._control(self._ids([text])[0])
+        return self._control(ids) != self._own[text]
+
+    def _control(self, ids: Sequence[int]) -> list[int]:
+        return [index for index in ids if index in self.control]
 
     def label(self, label: str) -> list[int]:
         """Ids of a label as an answer, without the end token; what is not in the safe alphabet becomes byte units."""
@@ -78,6 +106,11 @@ class Encoder:
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return [list(ids) for ids in found]
+
+
+def _plain(prompt: Prompt) -> Prompt:
+    """The prompt with its questions cut down to the safe alphabet."""
+    return tuple(Segment(s.kind, only_safe(s.value)) if s.kind == "question" else s for s in prompt)
 
 
 def _bos(tokenizer: Any) -> list[int]:

@@ -7,6 +7,7 @@ Candidates come from byte-pair merges on a bounded sample; then the vocabulary i
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from trafficllm.core.errors import UsageError
 from trafficllm.records.units import UNIT_NAMES, UNITS, is_byte
 
-SAMPLE_UNITS = 16_000_000
-"""Units held while learning: constant memory (about 64 MB) whatever the corpus' size."""
+SAMPLE_UNITS = 4_000_000
+"""Units held while learning, whatever the corpus' size (bench/bench_tokenizer.py has the memory curve): about 35,000 records."""
 MAX_TOKEN_UNITS = 24
 MIN_COUNT = 4
 SHRINK = 0.7
@@ -75,21 +76,27 @@ class Matcher:
 
 
 def _sample(strings: Iterable[str], limit: int, seed: int) -> Counter[str]:
-    """Word counts of a reservoir of records that holds about `limit` units."""
+    """Word counts of a random sample of the records that never holds more than `limit` units.
+
+    Each record draws a number; the largest numbers leave when room is short, so every record had the same chance.
+    """
     chooser = random.Random(seed)
-    kept: list[str] = []
+    kept: list[tuple[float, int, str]] = []
     held = 0
-    for seen, text in enumerate(strings, 1):
-        if held + len(text) <= limit:
-            kept.append(text)
-            held += len(text)
-        elif kept and chooser.random() < len(kept) / seen:
-            place = chooser.randrange(len(kept))
-            held += len(text) - len(kept[place])
-            kept[place] = text
+    bar = 1.0
+    for place, text in enumerate(strings):
+        draw = chooser.random()
+        if draw >= bar:
+            continue
+        heapq.heappush(kept, (-draw, place, text))
+        held += len(text)
+        while held > limit:
+            gone = heapq.heappop(kept)
+            held -= len(gone[2])
+            bar = -gone[0]
     counts: Counter[str] = Counter()
-    for text in kept:
-        counts.update(words(text))
+    while kept:
+        counts.update(words(kept.pop()[2]))
     return counts
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json
 from trafficllm.model.base import MANIFEST, weight_files
+from trafficllm.model.hub import cached
 from trafficllm.model.tokenizer import load_auto, traffic_ids
 from trafficllm.records.units import codec_hash
 
@@ -51,7 +52,8 @@ def _embedded(kind: str) -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """The local folder of a base name: "default", "plain", or a folder. A Hub name is refused with what it would fetch."""
+    """The local folder of a base name: "default", "plain", or a folder. A Hub name is taken
+    from the local Hub cache where all of it lies there, and refused with what it would fetch otherwise."""
     name = str(path)
     if name in {"default", ""}:
         return default_base()
@@ -69,9 +71,12 @@ def resolve(path: str | Path) -> Path:
             "artifact.model", "is a file, not a model folder", input=name, hint="name the folder that holds config.json"
         )
     if name.count("/") <= 1 and not name.startswith((".", "~", os.sep)):
+        here = cached(name)
+        if not here.missing and here.folder is not None:
+            return here.folder
         raise ArtifactError(
             "artifact.not_local",
-            f"is not here; from the Hub it would fetch config.json, tokenizer.json and *.safetensors of '{name}'",
+            f"is not here; from the Hub it would fetch {', '.join(here.missing)} of '{name}'",
             input=name,
             hint=f"nothing is fetched unasked: run `hf download {name} --local-dir DIR` and give --base DIR",
         )

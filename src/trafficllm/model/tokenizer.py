@@ -7,6 +7,7 @@ rebuild the normalizer on load and would write the rebuilt one back.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Collection, Iterable, Sequence
@@ -23,6 +24,8 @@ COMPANIONS = (
     "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "vocab.txt",
 )  # fmt: skip
 """Files beside tokenizer.json that a tokenizer class may read; copied as they are."""
+MOST_HOLES = 4096
+"""More unused ids than this are no oversight but a broken file."""
 _PLANE16 = re.compile("[\U00100000-\U0010ffff]")
 _SAFE = re.compile(r"[A-Za-z0-9 .\-_/:=]*")
 """The alphabet that untrusted text keeps (records.prompts): a control surface made of it alone could be forged."""
@@ -82,6 +85,26 @@ def load_auto(folder: str | Path) -> Any:
             input=str(folder),
             hint="name a folder that holds tokenizer.json",
         ) from error
+
+
+def fill_holes(raw: Any) -> tuple[Any, int]:
+    """(the tokenizer with an unreachable entry at every unused id, how many); the library would give those ids away twice.
+
+    o200k-style files have such holes between their pieces and their control tokens. Only models that keep ids in a
+    table (BPE, WordPiece) can be filled; others come back as they are.
+    """
+    used = set(raw.get_vocab(with_added_tokens=True).values())
+    holes = sorted(set(range(max(used, default=-1) + 1)) - used)
+    state = json.loads(raw.to_str()) if holes else {}
+    if not holes or len(holes) > MOST_HOLES or not isinstance(state["model"].get("vocab"), dict):
+        return raw, 0
+    from tokenizers import Tokenizer
+
+    # Raw spaces: byte-level pipelines write a space as another letter, marked ones as U+2581, so no text reaches these.
+    state["model"]["vocab"].update({f"<unused id {index}>": index for index in holes})
+    for entry in state["added_tokens"]:
+        state["model"]["vocab"].setdefault(entry["content"], entry["id"])
+    return Tokenizer.from_str(json.dumps(state)), len(holes)
 
 
 def check_base(raw: Any, name: str) -> None:
@@ -144,8 +167,11 @@ def extend(base_dir: str | Path, tokens: Sequence[str], out_dir: str | Path) -> 
                 if (base / name).is_file():
                     shutil.copyfile(base / name, folder / name)
         source_hash = sha256_file(folder / FILE)
-        raw = load_raw(folder)
+        raw, holes = fill_holes(load_raw(folder))
         check_base(raw, str(base))
+        if holes:
+            raw.save(str(folder / FILE))
+            auto = load_auto(folder)
         _sync_class_tokens(raw, auto, str(base))
         loose = forgeable({token.content for token in auto.added_tokens_decoder.values() if token.special})
         if loose:
