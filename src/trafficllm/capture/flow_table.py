@@ -28,9 +28,10 @@ from trafficllm.capture.flow_table_layout import (
     ISLANDS,
     QUEUES,
     STORED,
+    SUMMARY,
 )
 from trafficllm.capture.kernels_flow import DONE_MARGIN, P_MAX_PAYLOAD, P_SEED, Arrivals, Table, assign, evict
-from trafficllm.capture.kernels_gather import gather, release, summarize
+from trafficllm.capture.kernels_gather import gather, summarize
 from trafficllm.capture.packets import PacketBatch, address_rows
 from trafficllm.core.types import I64, U8, FlowBatch
 
@@ -67,6 +68,11 @@ class FlowTable:
         self._table.control[[C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS]] = -1
 
     @property
+    def arrays(self) -> Table:
+        """What the kernels work on."""
+        return self._table
+
+    @property
     def evicted(self) -> int:
         """Flows thrown out because the table was full."""
         return int(self._table.control[C_EVICTED])
@@ -96,58 +102,48 @@ class FlowTable:
         slots = table.done[: int(table.control[C_DONE])].astype(np.int64)
         order = slots[np.argsort(table.flows["first"][slots], kind="stable")]
         batch = _batch(table, order, files)
-        release(table, order)
         table.control[C_DONE] = 0
         counts.flows += len(batch)
         counts.evicted = self.evicted
         return batch
 
 
-def _pointers(sizes: I64) -> I64:
+def _pointers(sizes: npt.NDArray[Any]) -> I64:
     out = np.zeros(sizes.shape[0] + 1, dtype=np.int64)
     np.cumsum(sizes, out=out[1:])
     return out
 
 
 def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
+    """The flows in `order` as columns; their places in the table are free afterwards."""
     n = order.shape[0]
-    flows = table.flows[order]
-    flip = flows["flip"].astype(np.int64)
-    ends = (table.ends[2 * order + flip], table.ends[2 * order + 1 - flip])
-    sizes, states = np.zeros((n, 2), dtype=np.int64), np.zeros(n, dtype=np.uint8)
-    summarize(table, order, sizes, states)
-    pkt_ptr = _pointers(flows["stored"].astype(np.int64))
-    prefixes = np.stack([ends[0]["prefix"], ends[1]["prefix"]], axis=1).astype(np.int64)
-    edges = _pointers(prefixes.reshape(-1))
+    rows, history = np.zeros(n, dtype=SUMMARY), np.zeros((n, HISTORY), dtype=np.uint8)
+    summarize(table, order, rows, history)
+    pkt_ptr = _pointers(rows["stored"])
+    edges = _pointers(_pair(rows, "prefix").reshape(-1))
     payload_ptr = np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1) if n else np.zeros((0, 3), dtype=np.int64)
     packets = np.zeros(int(pkt_ptr[-1]), dtype=STORED)
     payload = np.zeros(int(edges[-1]), dtype=np.uint8)
     gather(table, order, pkt_ptr, packets, payload_ptr, payload)
-    sides = (address_rows(flows["a_hi"], flows["a_lo"]), address_rows(flows["b_hi"], flows["b_lo"]))
-    turned = flip.astype(bool)
-    orig_h = np.where(turned[:, None], sides[1], sides[0])
-    resp_h = np.where(turned[:, None], sides[0], sides[1])
-    orig_p = np.where(turned, flows["b_p"], flows["a_p"]).astype(np.uint16)
-    resp_p = np.where(turned, flows["a_p"], flows["b_p"]).astype(np.uint16)
     return FlowBatch(
-        ts=flows["start"].copy(),
-        duration=np.maximum(flows["last"] - flows["start"], 0),
-        ip_version=flows["ip_version"].copy(),
-        proto=flows["proto"].copy(),
-        orig_h=orig_h,
-        resp_h=resp_h,
-        orig_p=orig_p,
-        resp_p=resp_p,
-        pkts=np.stack([ends[0]["packets"], ends[1]["packets"]], axis=1),
-        payload_bytes=sizes,
-        ip_bytes=np.stack([ends[0]["ip_bytes"], ends[1]["ip_bytes"]], axis=1),
-        conn_state=_STATE_NAMES[states],
-        history=_strings(table.history[order], flows["hist_len"]),
-        end_reason=_END_NAMES[flows["end"]],
-        community_id=community_ids(flows),
-        link=flows["link"].copy(),
-        source=flows["source"].copy(),
-        vlan=flows["vlan"].copy(),
+        ts=rows["ts"].copy(),
+        duration=rows["duration"].copy(),
+        ip_version=rows["ip_version"].copy(),
+        proto=rows["proto"].copy(),
+        orig_h=address_rows(rows["orig_hi"], rows["orig_lo"]),
+        resp_h=address_rows(rows["resp_hi"], rows["resp_lo"]),
+        orig_p=rows["orig_p"].copy(),
+        resp_p=rows["resp_p"].copy(),
+        pkts=_pair(rows, "pkts"),
+        payload_bytes=_pair(rows, "bytes"),
+        ip_bytes=_pair(rows, "ip"),
+        conn_state=_STATE_NAMES[rows["state"]],
+        history=_strings(history),
+        end_reason=_END_NAMES[rows["end"]],
+        community_id=community_ids(rows),
+        link=rows["link"].copy(),
+        source=rows["source"].copy(),
+        vlan=rows["vlan"].copy(),
         pkt_ptr=pkt_ptr,
         p_dir=packets["side"].copy(),
         p_ts=packets["ts"].copy(),
@@ -165,6 +161,16 @@ def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
     )
 
 
-def _strings(rows: U8, lengths: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
-    kept = np.where(np.arange(HISTORY) < lengths[:, None], rows, 0).astype(np.uint8)
-    return kept.view(f"S{HISTORY}").reshape(-1).astype(str).astype(object)
+def _pair(rows: npt.NDArray[Any], name: str) -> I64:
+    """Originator's and responder's column as int64 [n, 2]."""
+    out = np.empty((rows.shape[0], 2), dtype=np.int64)
+    out[:, 0], out[:, 1] = rows[f"orig_{name}"], rows[f"resp_{name}"]
+    return out
+
+
+def _strings(rows: U8) -> npt.NDArray[np.object_]:
+    """History rows as str: few are different, so each text is made once."""
+    texts: dict[bytes, str] = {}
+    out = np.empty(rows.shape[0], dtype=object)
+    out[:] = [texts.get(raw) or texts.setdefault(raw, raw.decode("ascii")) for raw in rows.view(f"S{HISTORY}").reshape(-1).tolist()]
+    return out

@@ -106,6 +106,38 @@ STORED = np.dtype(
     align=True,
 )
 
+SUMMARY = np.dtype(
+    [
+        ("ts", "<i8"),
+        ("duration", "<i8"),
+        ("orig_hi", "<i8"),
+        ("orig_lo", "<i8"),
+        ("resp_hi", "<i8"),
+        ("resp_lo", "<i8"),
+        ("orig_pkts", "<i8"),
+        ("resp_pkts", "<i8"),
+        ("orig_bytes", "<i8"),  # payload
+        ("resp_bytes", "<i8"),
+        ("orig_ip", "<i8"),
+        ("resp_ip", "<i8"),
+        ("orig_prefix", "<i4"),
+        ("resp_prefix", "<i4"),
+        ("vlan", "<i4"),
+        ("source", "<u4"),
+        ("stored", "<i4"),
+        ("orig_p", "<u2"),
+        ("resp_p", "<u2"),
+        ("link", "<u2"),
+        ("ip_version", "u1"),
+        ("proto", "u1"),
+        ("one_way", "u1"),
+        ("state", "u1"),
+        ("end", "u1"),
+    ],
+    align=True,
+)
+"""A finished flow as it leaves the table, the originator first."""
+
 CONTROL = 16
 """int64 slots shared between Python and the kernels."""
 (C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS, C_TOP, C_TOP_PACKETS, C_TOP_BUFFERS, C_DONE, C_NUMBER, C_CLOCK, C_LIVE, C_EVICTED) = range(11)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,8 @@ from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decode import decode
 from trafficllm.capture.flow_table import FlowTable
 from trafficllm.capture.fragments import Reassembler, segments
-from trafficllm.capture.kernels import is_compiled
-from trafficllm.capture.kernels_decode import decode_frames
-from trafficllm.capture.kernels_flow import assign
 from trafficllm.capture.read import CHUNK, read_frames
+from trafficllm.capture.warm import compile_kernels
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
 
 _SECOND = 1_000_000_000
@@ -70,14 +67,6 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
         yield last
 
 
-def _announce(sink: ProgressSink) -> None:
-    """Say why the very first capture takes seconds: kernels are compiled once for a machine."""
-    if not all(is_compiled(kernel) for kernel in (decode_frames, assign)):
-        sink.update("compile", 0, None)
-        if sys.stderr.isatty():
-            sys.stderr.write("compiling the packet kernels for this machine, once: some seconds\n")
-
-
 def read_flows(
     paths: Sequence[str | Path],
     *,
@@ -94,7 +83,7 @@ def read_flows(
     counts = counts if counts is not None else CountsBuilder()
     sink = progress if progress is not None else Silent()
 
-    _announce(sink)
+    compile_kernels(sink)
 
     def reported() -> Iterator[FrameBatch]:
         for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts):

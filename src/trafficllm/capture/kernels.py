@@ -1,7 +1,6 @@
 """How kernels are compiled: entry points are cached on disk, inner functions are only part of them.
 
-Measured on two cores: with wrappers, reference counting and a cache file for every function the first call took 22 s of CPU,
-so inner functions have none of these. With NUMBA_DISABLE_JIT=1 both decorators return the Python function.
+With NUMBA_DISABLE_JIT=1 both decorators return the Python function. See `kernels_pipeline` for what makes the first call short.
 """
 
 from __future__ import annotations
@@ -37,35 +36,41 @@ def _stamp(dispatcher: Any) -> Any:
     return dispatcher
 
 
+def _jit(function: Kernel, *, part: bool, cache: bool) -> Any:
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True, "no_cpython_wrapper": part}
+    try:
+        from trafficllm.capture.kernels_pipeline import Part, Whole
+
+        options["pipeline_class"] = Part if part else Whole
+    except (ImportError, AttributeError):  # another numba with other insides: its usual pipeline takes twice as long
+        pass
+    return njit(cache=cache, **options)(function)
+
+
 def entry(function: Kernel) -> Kernel:
     """A kernel that Python calls."""
-    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
     try:
-        return cast(Kernel, _stamp(njit(cache=True, **options)(function)))
+        return cast(Kernel, _stamp(_jit(function, part=False, cache=True)))
     except RuntimeError:  # nowhere to write a cache, neither beside the package nor in the user's cache folder
-        return cast(Kernel, njit(**options)(function))
+        return cast(Kernel, _jit(function, part=False, cache=False))
+
+
+def is_cached(kernel: Any) -> bool:
+    """Whether what is compiled of the entry point goes to disk; False where kernels run as plain Python."""
+    return hasattr(getattr(kernel, "_cache", None), "cache_path") and bool(kernel._cache.cache_path)
 
 
 def is_compiled(kernel: Any) -> bool:
     """Whether a call of the entry point finds it in memory or on disk; True where kernels run as plain Python."""
     if not hasattr(kernel, "overloads") or kernel.overloads:
         return True
-    path = getattr(kernel._cache, "cache_path", None)
-    return path is not None and any(Path(path).glob(f"*.{kernel.py_func.__name__}-*.nbi"))
+    index = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    return index is not None and bool(index._load_index())  # nothing is in an index that older sources have written
 
 
 def inner(function: Kernel) -> Kernel:
     """A kernel that only other kernels call."""
-    options = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True, "no_cpython_wrapper": True}
-    return cast(Kernel, njit(**options)(function))
-
-
-def merged(function: Kernel) -> Kernel:
-    """A kernel with one caller: becomes part of that caller before types are inferred, and is not compiled by itself.
-
-    Every separately compiled level of calls is optimized and emitted again with each of its callers.
-    """
-    return cast(Kernel, njit(nogil=True, error_model="numpy", _nrt=False, inline="always")(function))
+    return cast(Kernel, _jit(function, part=True, cache=False))
 
 
 _SOURCES = _sources()

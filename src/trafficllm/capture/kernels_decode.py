@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficllm.capture.kernels import Word, entry, i64, inner, merged
+from trafficllm.capture.kernels import Word, entry, i64, inner
 from trafficllm.capture.kernels_link import ARP, IPV4, IPV6, be16, be32, network
 from trafficllm.core.types import I64, U8, U16, U32
 
@@ -269,7 +269,7 @@ def _ipv6(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums:
     _transport(buf, row, start, body, end, length, sums)
 
 
-@merged
+@inner
 def _decode_one(buf: U8, row: Any, start: Word, end: Word, cut: Word, link: Word, sums: bool) -> None:
     pos, kind, vlan, error = network(buf, start, end, link)
     row["vlan"] = vlan

@@ -42,7 +42,7 @@ from trafficllm.capture.flow_table_layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
-from trafficllm.capture.kernels import Word, entry, i64, inner, merged
+from trafficllm.capture.kernels import Word, entry, i64, inner
 from trafficllm.capture.kernels_key import hash_end, icmp_ports, mix, same_flow
 from trafficllm.capture.kernels_payload import append_payload, place_payload
 from trafficllm.capture.kernels_stream import clear_ends, count_bad_sum, letter, once
@@ -167,7 +167,7 @@ def _due(flows: Any, ends: Any, params: Any, slot: Word, t: Word) -> Word:
     return END_IDLE if t - flow["last"] >= limit else -1
 
 
-@merged
+@inner
 def _sweep(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: Any, params: Any) -> None:
     """Finish what is over at the heads of the queues, a bounded number at a time."""
     now = control[C_CLOCK]
@@ -182,7 +182,7 @@ def _sweep(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: A
             finish(flows, ends, heads, queues, done, control, slot, reason)
 
 
-@merged
+@inner
 def _flipped(params: Any, ports: Any, row: Any, sport: Word, dport: Word) -> Word:
     """Whether the sender is likelier the server: no SYN seen, and its port is a well-known service (Zeek's heuristic)."""
     if not params[P_FLIP] or (row["dst_hi"] >> 32) & 0xFFFFFFFF == 0xFFFFFFFF:
@@ -199,7 +199,7 @@ def _flipped(params: Any, ports: Any, row: Any, sport: Word, dport: Word) -> Wor
     return 0
 
 
-@merged
+@inner
 def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Word, dport: Word, one_way: Word) -> Word:
     slot = i64(table.control[C_FREE])
     if slot >= 0:
@@ -230,7 +230,7 @@ def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Wor
     return slot
 
 
-@merged
+@inner
 def _reused(flows: Any, ends: Any, slot: Word, row: Any) -> Word:
     """A SYN that starts another connection on the same ports."""
     flags = i64(row["flags"])
@@ -248,7 +248,7 @@ def _reused(flows: Any, ends: Any, slot: Word, row: Any) -> Word:
     return not reversed_order
 
 
-@merged
+@inner
 def _store(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Word) -> None:
     flow, row = table.flows[slot], arrivals.rows[index]
     if flow["stored"] >= table.params[P_MAX_PACKETS]:
@@ -273,7 +273,7 @@ def _store(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Word
     flow["stored"] = flow["stored"] + 1
 
 
-@merged
+@inner
 def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Word) -> Word:
     """Protocol part of one packet; False when its checksum keeps it from being counted."""
     flow, row, t = table.flows[slot], arrivals.rows[index], arrivals.ts[index]
@@ -303,20 +303,20 @@ def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Wo
     return True
 
 
-@merged
+@inner
 def _requeue(table: Table, slot: Word) -> None:
     flow = table.flows[slot]
     queue = i64(flow["queue"])
     want = queue
     if flow["proto"] == 6:
         want = Q_CLOSED if flow["delete_at"] > 0 else (Q_ATTEMPT if _waiting(table.flows, table.ends, slot) else Q_TCP)
-    if want == queue and queue >= Q_CLOSED:
-        return  # these leave at a time fixed before
+    if want == queue and (queue >= Q_CLOSED or flow["newer"] < 0):
+        return  # these leave at a time fixed before, or the flow is the newest already
     _unqueue(table.flows, table.queues, slot)
     _enqueue(table.flows, table.queues, slot, want)
 
 
-@merged
+@inner
 def _one(table: Table, arrivals: Arrivals, index: Word) -> None:
     row, t = arrivals.rows[index], arrivals.ts[index]
     proto = i64(row["proto"])

@@ -74,33 +74,53 @@ def tcp_conn_state(one: Word, two: Word, empty: bool, history: U8, length: Word)
     return S1 if one == ESTABLISHED and two == ESTABLISHED else OTH
 
 
+@inner
+def _sides(flow: Any, one: Any, two: Any, row: Any) -> None:
+    """Addresses, ports and counters, the originator's first."""
+    if flow["flip"]:
+        row["orig_hi"], row["orig_lo"], row["orig_p"] = flow["b_hi"], flow["b_lo"], flow["b_p"]
+        row["resp_hi"], row["resp_lo"], row["resp_p"] = flow["a_hi"], flow["a_lo"], flow["a_p"]
+    else:
+        row["orig_hi"], row["orig_lo"], row["orig_p"] = flow["a_hi"], flow["a_lo"], flow["a_p"]
+        row["resp_hi"], row["resp_lo"], row["resp_p"] = flow["b_hi"], flow["b_lo"], flow["b_p"]
+    row["orig_pkts"], row["resp_pkts"] = one["packets"], two["packets"]
+    row["orig_ip"], row["resp_ip"] = one["ip_bytes"], two["ip_bytes"]
+    row["orig_prefix"], row["resp_prefix"] = one["prefix"], two["prefix"]
+
+
 @entry
-def summarize(table: Any, order: I64, sizes: I64, states: U8) -> None:
-    """Payload bytes [n, 2] (originator, responder) and conn_state codes [n] of the flows in `order`."""
+def summarize(table: Any, order: I64, rows: Any, history: U8) -> None:
+    """Fill `rows` (SUMMARY) and zeroed `history` [n, HISTORY] from the flows in `order`."""
     for i in range(order.shape[0]):
         slot = order[i]
-        flow = table.flows[slot]
-        flip = i64(flow["flip"])
+        flow, row, letters = table.flows[slot], rows[i], table.history[slot]
+        flip, length = i64(flow["flip"]), i64(flow["hist_len"])
         one, two = table.ends[2 * slot + flip], table.ends[2 * slot + 1 - flip]
+        _sides(flow, one, two, row)
+        row["ts"], row["duration"] = flow["start"], max(i64(flow["last"]) - i64(flow["start"]), 0)
+        row["vlan"], row["source"], row["link"] = flow["vlan"], flow["source"], flow["link"]
+        row["ip_version"], row["proto"], row["one_way"] = flow["ip_version"], flow["proto"], flow["one_way"]
+        row["stored"], row["end"] = flow["stored"], flow["end"]
+        copy_bytes(history[i], 0, letters, 0, length)
         if flow["proto"] == 6:
-            sizes[i, 0], sizes[i, 1] = tcp_size(one, two), tcp_size(two, one)
-            empty = sizes[i, 0] == 0 and sizes[i, 1] == 0
-            states[i] = tcp_conn_state(
-                i64(one["state"]), i64(two["state"]), empty, table.history[slot], i64(flow["hist_len"])
-            )
+            row["orig_bytes"], row["resp_bytes"] = tcp_size(one, two), tcp_size(two, one)
+            empty = row["orig_bytes"] == 0 and row["resp_bytes"] == 0
+            row["state"] = tcp_conn_state(i64(one["state"]), i64(two["state"]), empty, letters, length)
             continue
-        sizes[i, 0], sizes[i, 1] = max(i64(one["sent"]), 0), max(i64(two["sent"]), 0)
-        states[i] = OTH
+        row["orig_bytes"], row["resp_bytes"] = max(i64(one["sent"]), 0), max(i64(two["sent"]), 0)
+        row["state"] = OTH
         if flow["proto"] == 17:
             if one["sent"] >= 0:
-                states[i] = SF if two["sent"] >= 0 else S0
+                row["state"] = SF if two["sent"] >= 0 else S0
             elif two["sent"] >= 0:
-                states[i] = SHR
+                row["state"] = SHR
 
 
 @entry
 def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64, payload: U8) -> None:
-    """Copy stored packets (STORED rows, `side` made the direction) and prefixes of the flows in `order`."""
+    """Copy stored packets (STORED rows, `side` made the direction) and prefixes of the flows in `order`, then give
+    their slots, packets and buffers back to the free lists."""
+    control = table.control
     for i in range(order.shape[0]):
         slot = order[i]
         flow = table.flows[slot]
@@ -112,25 +132,14 @@ def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64,
             packets[at]["ts"] -= flow["start"]
             here = i64(table.packets[here]["next"])
             at += 1
-        for d in range(2):
-            end = table.ends[2 * slot + (d ^ flip)]
-            size = i64(end["prefix"])
-            if size > 0:
-                copy_bytes(payload, payload_ptr[i, d], table.buffers[i64(end["buffer"])], 0, size)
-
-
-@entry
-def release(table: Any, order: I64) -> None:
-    """Give slots, packets and buffers of flows already copied back to the free lists."""
-    control = table.control
-    for i in range(order.shape[0]):
-        slot = order[i]
-        flow = table.flows[slot]
         if flow["packet_head"] >= 0:
             table.packets[i64(flow["packet_tail"])]["next"] = control[C_FREE_PACKETS]
             control[C_FREE_PACKETS] = flow["packet_head"]
         for d in range(2):
-            number = i64(table.ends[2 * slot + d]["buffer"])
+            end = table.ends[2 * slot + (d ^ flip)]
+            size, number = i64(end["prefix"]), i64(end["buffer"])
+            if size > 0:
+                copy_bytes(payload, payload_ptr[i, d], table.buffers[number], 0, size)
             if number >= 0:
                 table.buffer_next[number] = control[C_FREE_BUFFERS]
                 control[C_FREE_BUFFERS] = number

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trafficllm.capture.kernels import Word, i64, inner, merged
+from trafficllm.capture.kernels import Word, i64, inner
 from trafficllm.core.types import U8
 
 OK, TRUNCATED, UNKNOWN, DEPTH = 0, 1, 2, 3
@@ -167,7 +167,7 @@ def _cooked(buf: U8, pos: Word, end: Word, link: Word) -> Place:
     return pos + head, kind, -1, OK
 
 
-@merged
+@inner
 def _first(buf: U8, pos: Word, end: Word, link: Word) -> Place:
     family = i64(_FAMILY[link]) if link < _FAMILY.shape[0] else 0
     if family == _ETHERNET:

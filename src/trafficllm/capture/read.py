@@ -12,7 +12,7 @@ from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decompress import StreamWindow, Window, open_window
 from trafficllm.capture.pcap import Block, is_pcap, read_pcap
 from trafficllm.capture.pcapng import is_pcapng, read_pcapng
-from trafficllm.core.errors import InputError
+from trafficllm.core.errors import InputError, TrafficLLMError
 from trafficllm.core.types import FrameBatch
 
 CHUNK = 8 << 20
@@ -21,13 +21,18 @@ _SUFFIXES = frozenset({".pcap", ".pcapng", ".cap", ".ntar", ".dmp", ".gz", ".zst
 
 
 def _is_capture(path: Path) -> bool:
+    """Whether a folder's file is read: by its first bytes, which of a compressed file are those inside (a .csv.gz is none)."""
     try:
         with path.open("rb") as stream:
             head = stream.read(4)
-    except OSError:
+        compressed = head[:2] == b"\x1f\x8b" or head in {b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"}
+        if compressed and path.suffix.lower() in _SUFFIXES:
+            window = open_window(path, 64)
+            head = window.peek(4)[:4].tobytes()
+            window.close()
+    except (OSError, TrafficLLMError):
         return False
-    compressed = head[:2] == b"\x1f\x8b" or head in {b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"}
-    return is_pcap(head) or is_pcapng(head) or (compressed and path.suffix.lower() in _SUFFIXES)
+    return is_pcap(head) or is_pcapng(head)
 
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:
