@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 from safetensors.torch import load_file, save_file
 
@@ -79,6 +80,10 @@ def test_every_architecture_goes_the_whole_way(name: str, tmp_path: Path) -> Non
     shutil.copy(tmp_path / "traffic/tokenizer.json", tmp_path / "merged/tokenizer.json")
     shutil.copy(tmp_path / "traffic/tokenizer_config.json", tmp_path / "merged/tokenizer_config.json")
     assert _predicted(base, load_base(tmp_path / "merged", dtype="float32").model) == named
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", local_files_only=True).eval()
+    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged", local_files_only=True)
+    reader.pad_token = reader.pad_token or reader.eos_token
+    assert _predicted(Base(stock, reader, tmp_path / "merged"), stock) == named
 
 
 def test_padded_rows_are_used_and_shards_without_vocabulary_are_linked(tmp_path: Path) -> None:
@@ -94,6 +99,9 @@ def test_padded_rows_are_used_and_shards_without_vocabulary_are_linked(tmp_path:
     (tmp_path / "plain/model.safetensors").unlink()
     report = make_traffic_base(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
     assert (report.rows, report.linked) == (8192, 1)  # real checkpoints are padded: new ids start inside the matrix
+    index = read_json(tmp_path / "traffic/model.safetensors.index.json")
+    held = [load_file(str(tmp_path / "traffic" / file)) for file in shards]
+    assert index["metadata"]["total_size"] == sum(value.nbytes for part in held for value in part.values())
     assert (tmp_path / "traffic/b.safetensors").samefile(tmp_path / "plain/b.safetensors")
     base = load_base(tmp_path / "traffic", dtype="float32")
     first = report.tokenizer.first_id
@@ -112,6 +120,12 @@ def test_manifest_holds_hashes_and_seen_records(tmp_path: Path) -> None:
     assert load_seen(tmp_path / "traffic").tolist() == [7, 2**63 + 5]
     assert write_manifest(tmp_path / "traffic", seen=[9])["seen"] == 3
     assert np.array_equal(load_seen(tmp_path), np.zeros(0, dtype=np.uint64))
+    card = (tmp_path / "traffic/README.md").read_text()
+    assert "# nano, extended for network traffic" in card
+    assert manifest["base_sha256"] in card
+    assert "| traffic records read | 3 " in card
+    write_manifest(tmp_path / "traffic", training={"held_out_loss": 1.5, "held_out_loss_before": 9.0, "tokens": 1000})
+    assert "1,000 tokens; held-out loss 1.500 nats a token (before 9.000)" in (tmp_path / "traffic/README.md").read_text()
     again = make_traffic_base(tmp_path / "plain", traffic_tokens(), tmp_path / "second", name="nano")
     assert again.base_sha256 == manifest["base_sha256"]
 
@@ -141,6 +155,26 @@ def test_folders_that_are_no_base_are_refused(tmp_path: Path) -> None:
     assert resolve(tmp_path / "pickled") == tmp_path / "pickled"
 
 
+def test_a_hub_name_is_taken_from_the_cache_or_refused_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ArtifactError, match=r"config.json, tokenizer.json, tokenizer_config.json, model.safetensors \(or its shards"):
+        resolve("org/model")
+    home = tmp_path / "models--org--model"
+    snapshot = home / "snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs/main").write_text("abc")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (snapshot / name).write_text("{}")
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    write_json(snapshot / "model.safetensors.index.json", {"weight_map": shards, "metadata": {"total_size": 16_100_000_000}})
+    (snapshot / "model-1.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"model-2.safetensors \(1 of 2 shards; all together 16.1 GB\)"):
+        resolve("org/model")
+    (snapshot / "model-2.safetensors").write_bytes(b"")
+    assert resolve("org/model") == snapshot
+
+
 def test_a_base_of_another_codec_is_refused(tmp_path: Path) -> None:
     save_tokenizer("gpt2", tmp_path / "plain")
     save_model(tmp_path / "plain")
@@ -159,5 +193,6 @@ def test_the_forecast_counts_without_weights(tmp_path: Path) -> None:
     assert found.rows == 40
     assert found.steps == 3
     double = plan(tmp_path / "plain", [50] * 40, SHORT.model_copy(update={"batch_tokens": 1024}))
-    assert 1.7 < double.activations / found.activations < 2.3
-    assert found.total == found.weights + found.states + found.activations + found.program
+    assert 1.7 < double.memory.activations / found.memory.activations < 2.3
+    held = found.memory
+    assert held.total == held.weights + held.states + held.activations + held.program

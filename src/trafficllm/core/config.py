@@ -39,14 +39,31 @@ class RecordsConfig(_Strict):
 
 
 class TuneConfig(_Strict):
-    """Stage 1 and stage 2 tuning; names as in PEFT and transformers."""
+    """Stage 1 and stage 2 tuning; names as in PEFT and transformers.
 
-    method: Literal["lora", "rslora", "dora", "full"] = "lora"
+    `precision` "auto" takes the faster of float32 and bfloat16 by a probe; `shard` splits the parameters over the processes of a
+    launcher (FSDP2) instead of copying them; `batch_tokens` padded tokens a step; `balance` exponent of the inverse class
+    frequency; `patience` looks at validation without gain that end the run (0: never).
+    """
+
+    method: Literal["lora", "rslora", "dora", "qlora", "prefix", "full"] = "lora"
     r: int = Field(16, ge=1, le=256)
     lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    prefix_tokens: int = Field(16, ge=1, le=512)
     learning_rate: float = Field(2e-3, gt=0)
+    batch_tokens: int = Field(512, ge=1)
     epochs: float = Field(8.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
     max_seconds: float | None = Field(None, gt=0)
+    balance: float = Field(0.5, ge=0, le=1)
+    patience: int = Field(0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    shard: bool = False
+    save_steps: int = Field(100, ge=1)
+    logging_steps: int = Field(10, ge=1)
+    report_to: tuple[str, ...] = ()
     seed: int = 0
 
 

@@ -12,17 +12,26 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from trafficllm.core.files import atomic_write
 from trafficllm.core.types import ProgressSink
 
 
 @dataclass
 class Clock:
-    """Time and steps spent of a run's budget, over all its resumed parts. `before` seconds were spent by earlier parts."""
+    """Time and steps spent of a run's budget, over all its resumed parts. `before` seconds were spent by earlier parts; `agree`
+    gives the first process's time in all of them."""
 
     total_steps: int
     max_seconds: float | None = None
     before: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    agree: Callable[[float], float] | None = None
+    now: float = 0.0
+
+    def tick(self) -> None:
+        """With a time budget and several processes (`agree`): take the first one's time until the next tick."""
+        if self.agree is not None:
+            self.now = self.agree(self.seconds())
 
     def seconds(self) -> float:
         """Seconds spent so far."""
@@ -31,7 +40,8 @@ class Clock:
     def share(self, step: int) -> float:
         """Share of the budget that is spent: by steps, or by time where that is further on."""
         by_step = step / max(self.total_steps, 1)
-        by_time = self.seconds() / self.max_seconds if self.max_seconds else 0.0
+        spent = self.seconds() if self.agree is None else self.now
+        by_time = spent / self.max_seconds if self.max_seconds else 0.0
         return min(1.0, max(by_step, by_time))
 
 
@@ -68,20 +78,26 @@ class History:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a line a logged step or validation look; a resumed run cuts what lies beyond its checkpoint."""
+    """`metrics.jsonl`: a line a logged step or validation look; a resumed run cuts what lies beyond its checkpoint.
 
-    def __init__(self, path: Path, resume_step: int) -> None:
+    Of several processes the first writes (`path` is None in the others).
+    """
+
+    def __init__(self, path: Path | None, resume_step: int) -> None:
         self.path = path
+        if path is None:
+            return
         kept = []
         if resume_step and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             rows = [(_row(line), line) for line in lines]
             kept = [line for row, line in rows if row is not None and row["step"] <= resume_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        atomic_write(path, "".join(f"{line}\n" for line in kept))  # a kill while rewriting must not lose the kept lines
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row; floats are rounded to 8 significant digits."""
+        if self.path is None:
+            return
         clean = {key: float(f"{value:.8g}") if isinstance(value, float) else value for key, value in row.items()}
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(clean, sort_keys=True) + "\n")
@@ -103,17 +119,20 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.clock, self.history, self.metrics = clock, history, metrics
         self.progress, self.stage, self.options = progress, stage, options
+        # A logged loss is a mean since the last logged step: a checkpoint between two would cut that mean in half.
+        self.save_every = math.ceil(options.save_steps / options.logging_steps) * options.logging_steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After a step: is it time to look, save or stop?"""
         step = int(state.global_step)
+        self.clock.tick()
         share = self.clock.share(step)
         last = share >= 1.0
         self.progress.update(self.stage, int(1000 * share), 1000)
         looks = self.options.looks
         due = int(share * looks) if share * looks >= self.options.first_look * looks else 0
         control.should_evaluate = bool(looks) and (due > self.history.looks or last)
-        control.should_save = not last and step % self.options.save_steps == 0
+        control.should_save = not last and step % self.save_every == 0
         control.should_training_stop = control.should_training_stop or last
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

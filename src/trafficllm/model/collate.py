@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trafficllm.model.trie import Choice
@@ -52,7 +52,8 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int, seed: int) -> list[l
 class StepData:
     """All batches of a run as one map-style data set: item k is the k-th batch, made from (seed, epoch, rows) alone.
 
-    So a resumed run skips to its step without building what came before. `make(row, epoch)` gives a row's sample.
+    So a resumed run skips to its step without building what came before. `make(row, epoch)` gives a row's sample. Of several
+    processes (`part` = rank, world) each makes its rows of the batch; `weigh(row)` is then the row's weight in the loss.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class StepData:
         batch_tokens: int,
         epochs: int,
         seed: int,
+        part: tuple[int, int] = (0, 1),
+        weigh: Callable[[int], float] = lambda _: 1.0,
     ) -> None:
+        self.part, self.weigh = part, weigh
         self.lengths, self.make, self.pad = lengths, make, pad
         self.batch_tokens, self.epochs, self.seed = batch_tokens, epochs, seed
         self._epoch = -1
@@ -83,8 +87,15 @@ class StepData:
         return self._plan[step % self.per_epoch]
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        epoch = step // self.per_epoch
-        return collate([self.make(row, epoch) for row in self.rows(step)], self.pad)
+        epoch, rows = step // self.per_epoch, self.rows(step)
+        rank, world = self.part
+        if world == 1:
+            return collate([self.make(row, epoch) for row in rows], self.pad)
+        # A process without a row of its own runs the first at weight 0: every process must take part in every step.
+        mine = [self.make(row, epoch) for row in rows[rank::world]] or [replace(self.make(rows[0], epoch), weight=0.0)]
+        batch = collate(mine, self.pad)
+        batch["total"] = batch["weight"].new_tensor(sum(self.weigh(row) for row in rows) / world)
+        return batch
 
 
 def first(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,7 +161,8 @@ def answer_loss(logits: Any, batch: dict[str, Any], *, full: float, smoothing: f
     """Weighted mean over rows of the trie loss, plus `full` times the whole-vocabulary loss a token of the answer.
 
     `logits` [rows, keep, vocabulary] are those of the last `keep` positions. Rows without a branching node carry the
-    whole-vocabulary loss alone, at weight 1 (generation).
+    whole-vocabulary loss alone, at weight 1 (generation). A batch that is one process's part carries `total`, the whole batch's
+    weight over the number of processes: the mean of their losses is then the whole batch's.
     """
     import torch
     from torch.nn import functional
@@ -169,4 +181,4 @@ def answer_loss(logits: Any, batch: dict[str, Any], *, full: float, smoothing: f
             spread = (picked.log_softmax(dim=1).masked_fill(children < 0, 0).sum(dim=1)) / (children >= 0).sum(dim=1)
             nodes = (1 - smoothing) * nodes - smoothing * spread
         rows = (full * rows).index_add(0, at[:, 0], nodes)
-    return (rows * weight).sum() / weight.sum()
+    return (rows * weight).sum() / batch.get("total", weight.sum())

@@ -42,10 +42,10 @@ class _LoraStep(torch.autograd.Function):
 
 
 def _forward(layer: Any, name: str) -> Any:
-    base = layer.base_layer
-    low, high, scaling = layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
+    base, scaling = layer.base_layer, float(layer.scaling[name])
 
     def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        low, high = layer.lora_A[name].weight, layer.lora_B[name].weight  # at each call: sharding swaps them
         flat = x.reshape(-1, x.shape[-1])
         out = _LoraStep.apply(flat, base.weight, base.bias, low, high, scaling)  # type: ignore[no-untyped-call]
         return out.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ _CODE = (".py", ".so", ".pyc", ".sh")
 _NAME = re.compile(
     r"base_model\.model\.(?P<layer>[\w.]+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.\w+)?(\.weight)?"
 )
+_PREFIX = "prompt_embeddings"
+KINDS = ("LORA", "PREFIX_TUNING")
+"""Kinds of adapter that can be tuned here. The engine serves the first: many of them at once on one base."""
 _TYPES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
-def _config(folder: Path, reasons: list[str]) -> dict[str, Any]:
+def _config(folder: Path, kinds: Sequence[str], reasons: list[str]) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         reasons.append(f"no {CONFIG}")
@@ -41,15 +45,16 @@ def _config(folder: Path, reasons: list[str]) -> dict[str, Any]:
         return {}
     if config.get("auto_mapping") or config.get("auto_map"):
         reasons.append("its config names code to import")
-    if config.get("peft_type") != "LORA":
-        reasons.append(f"peft_type is {config.get('peft_type')!r}, not LORA")
+    if config.get("peft_type") not in kinds:
+        reasons.append(f"peft_type is {config.get('peft_type')!r}, not {' or '.join(kinds)}")
     if config.get("modules_to_save"):
         reasons.append("it replaces whole modules (modules_to_save)")
     if config.get("trainable_token_indices"):
         reasons.append("it changes embeddings (trainable_token_indices)")
-    rank = config.get("r")
+    size = "num_virtual_tokens" if config.get("peft_type") == "PREFIX_TUNING" else "r"
+    rank = config.get(size)
     if not isinstance(rank, int) or not 1 <= rank <= 4096:
-        reasons.append(f"rank {rank!r} is out of range")
+        reasons.append(f"{size} {rank!r} is out of range")
     return config
 
 
@@ -121,6 +126,18 @@ def _shape_reasons(header: dict[str, Any], config: dict[str, Any], layers: dict[
     return reasons
 
 
+def _prefix_reasons(header: dict[str, Any], config: dict[str, Any], model: Any) -> list[str]:
+    """A prefix is one table [virtual tokens, layers x keys and values x heads x head size]."""
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    want = [config.get("num_virtual_tokens"), text.num_hidden_layers * 2 * heads * size]
+    entry = header.get(_PREFIX, {})
+    if set(header) != {_PREFIX} or entry.get("shape") != want or entry.get("dtype") not in _TYPES:
+        return [f"a prefix for this base is one tensor {_PREFIX} of shape {want}, not {sorted(header)[:3]} {entry.get('shape')}"]
+    return []
+
+
 def _value_reasons(folder: Path) -> list[str]:
     """Tensors with values that are not finite, opened one at a time."""
     import torch
@@ -131,11 +148,12 @@ def _value_reasons(folder: Path) -> list[str]:
         return [f"{name} is not finite" for name in names if not torch.isfinite(stream.get_tensor(name)).all()]
 
 
-def check_adapter(folder: str | Path, base: Any) -> None:
+def check_adapter(folder: str | Path, base: Any, *, kinds: Sequence[str] = KINDS[:1]) -> None:
     """Refuse an adapter folder that could harm or does not fit `base` (a Base, a transformers model or None: folder only).
 
-    Raises ArtifactError with every reason found: files that hold pickles or code, a config that names code or touches more than
-    linear layers, tensors of unknown name, wrong shape or type, values that are not finite.
+    `kinds` are the PEFT kinds that the caller can use. Raises ArtifactError with every reason found: files that hold pickles
+    or code, a config that names code or touches more than linear layers, tensors of unknown name, wrong shape or type, values
+    that are not finite.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -145,10 +163,11 @@ def check_adapter(folder: str | Path, base: Any) -> None:
         for path in sorted(place.iterdir())
         if path.suffix in (*_PICKLED, *_CODE)
     ]
-    config, header = _config(place, reasons), _header(place, reasons)
+    config, header = _config(place, kinds, reasons), _header(place, reasons)
     model = getattr(base, "model", base) if not hasattr(base, "get_output_embeddings") else base
     if header and config and model is not None:
-        reasons += _shape_reasons(header, config, _layers(model))
+        prefix = config.get("peft_type") == "PREFIX_TUNING"
+        reasons += _prefix_reasons(header, config, model) if prefix else _shape_reasons(header, config, _layers(model))
     if header and not reasons:
         reasons += _value_reasons(place)
     if reasons:

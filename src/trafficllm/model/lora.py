@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from trafficllm.core.errors import ArtifactError
+from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_write, read_json
-from trafficllm.model.guard import CONFIG, WEIGHTS, check_adapter
+from trafficllm.model.guard import CONFIG, KINDS, WEIGHTS, check_adapter
+from trafficllm.model.processes import like, rank, whole
+from trafficllm.model.quantize import quantize
 
-Method = Literal["lora", "rslora", "dora", "full"]
+Method = Literal["lora", "rslora", "dora", "qlora", "prefix", "full"]
 NAME = "default"
 _ROUTERS = ("router", "gate")
 """Last name of a mixture's routing layer: choosing experts is left as it was trained."""
@@ -51,20 +53,32 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def attach(model: Any, *, method: Method, r: int, lora_alpha: int, dropout: float, seed: int) -> Any:
-    """A PEFT model around `model` with a fresh adapter; for "full" the model itself, all its weights trainable."""
+def attach(
+    model: Any, *, method: Method, r: int, lora_alpha: int, dropout: float, seed: int, prefix_tokens: int = 16
+) -> Any:
+    """A PEFT model around `model` with a fresh adapter; for "full" the model itself, all its weights trainable.
+
+    "qlora" stores the model's linear layers in 4 bits first, in place. "prefix" learns keys and values of `prefix_tokens`
+    virtual tokens in every layer (P-tuning v2, Liu et al. 2021; Li and Liang 2021).
+    """
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
     torch.manual_seed(seed)
     if method == "full":
-        return model.requires_grad_(True)
+        return model.float().requires_grad_(True)  # Adam's small steps vanish in bfloat16 weights
+    if method == "prefix":
+        config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=prefix_tokens)
+        return get_peft_model(model, config)
+    names = target_modules(model)
+    if method == "qlora":
+        quantize(model, names)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=dropout,
-        target_modules=short_targets(model, target_modules(model)),
+        target_modules=short_targets(model, names),
         use_rslora=method == "rslora",
         use_dora=method == "dora",
         bias="none",
@@ -77,6 +91,8 @@ def detach(tuned: Any) -> Any:
     """The base model without its adapter, as it was before `attach`; a fully tuned model is returned as it is."""
     if not hasattr(tuned, "peft_config"):
         return tuned.requires_grad_(False)
+    if tuned.peft_config[NAME].is_prompt_learning:
+        return tuned.get_base_model().requires_grad_(False)
     return tuned.unload().requires_grad_(False)
 
 
@@ -87,7 +103,7 @@ def trainable(model: Any) -> dict[str, Any]:
 
 def snapshot(model: Any) -> dict[str, Any]:
     """A copy of the trainable parameters."""
-    return {name: value.detach().clone().contiguous() for name, value in trainable(model).items()}
+    return {name: whole(value) for name, value in trainable(model).items()}
 
 
 def restore(model: Any, state: dict[str, Any]) -> None:
@@ -106,13 +122,13 @@ def restore(model: Any, state: dict[str, Any]) -> None:
         )
     with torch.no_grad():
         for name, value in mine.items():
-            value.copy_(state[name])
+            value.copy_(like(value, state[name]))
 
 
 def save_adapter(tuned: Any, out: str | Path, *, base_name: str, half: bool = False) -> None:
     """Write a stock PEFT folder: adapter_config.json and adapter_model.safetensors, byte-equal for equal weights.
 
-    `half` stores bfloat16. `base_name` goes into the config instead of this machine's path.
+    Of several processes the first writes. `half` stores bfloat16. `base_name` goes into the config instead of this machine's path.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -121,7 +137,9 @@ def save_adapter(tuned: Any, out: str | Path, *, base_name: str, half: bool = Fa
     folder = Path(out)
     state = get_peft_model_state_dict(tuned, save_embedding_layers=False)
     dtype = torch.bfloat16 if half else torch.float32
-    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in sorted(state.items())}
+    tensors = {name: whole(value).to("cpu", dtype) for name, value in sorted(state.items())}
+    if rank():
+        return
     atomic_write(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     config = tuned.peft_config[NAME].to_dict()
     config.update(base_model_name_or_path=base_name, inference_mode=True, revision=None)
@@ -136,7 +154,7 @@ def load_adapter(model: Any, folder: str | Path, *, name: str = NAME, trainable:
     """A PEFT model with the adapter of a folder on it, checked first (guard.check_adapter)."""
     from peft import PeftModel
 
-    check_adapter(folder, model)
+    check_adapter(folder, model, kinds=KINDS)
     with _quiet():
         return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
 
@@ -146,9 +164,15 @@ def start_from(tuned: Any, folder: str | Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    check_adapter(folder, tuned.get_base_model())
+    if not hasattr(tuned, "peft_config"):
+        raise UsageError(
+            "usage.method", "method 'full' starts from a base, not from an adapter", input=str(folder),
+            hint="merge the adapter first (`adapter export --merged`) and give the result as --base",
+        )  # fmt: skip
+    check_adapter(folder, tuned.get_base_model(), kinds=KINDS)
     mine, theirs = tuned.peft_config[NAME], read_json(Path(folder) / CONFIG)
-    wrong = [key for key in ("r", "lora_alpha", "use_dora", "use_rslora") if getattr(mine, key) != theirs.get(key)]
+    keys = ("peft_type", "r", "lora_alpha", "use_dora", "use_rslora", "num_virtual_tokens")
+    wrong = [key for key in keys if getattr(mine, key, None) != theirs.get(key)]
     if wrong:
         raise ArtifactError(
             "artifact.adapter",

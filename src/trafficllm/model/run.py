@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trafficllm.core.files import hash64
-from trafficllm.core.types import Prompt
-from trafficllm.model import lora
+from trafficllm.core.errors import ResourceError, UsageError
+from trafficllm.core.files import atomic_dir, hash64
+from trafficllm.core.types import Prompt, Silent
+from trafficllm.model import lora, processes
 from trafficllm.model.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.collate import Sample, StepData
 from trafficllm.model.encode import Encoder
@@ -113,7 +114,24 @@ def _validator(rows: Rows, data: TuneData, options: TuneOptions, pad: int) -> Ca
     return look
 
 
-def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any) -> AnswerTrainer:
+def reporters(names: Sequence[str]) -> list[str]:
+    """`report_to` as transformers takes it; refused before the run where it does not know a name or its package is missing."""
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+    if unknown := [name for name in names if name not in INTEGRATION_TO_CALLBACK]:
+        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+        raise UsageError("usage.report_to", f"'{unknown[0]}' is no reporter", input="report_to", hint=f"one of: {known}")
+    for name in names:
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ResourceError(
+                "resource.extra", f"'{name}' cannot report: {error}", input="report_to", hint=f"pip install {name}"
+            ) from error
+    return list(names)
+
+
+def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any, *, half: bool) -> AnswerTrainer:
     import torch
     from transformers import TrainingArguments
 
@@ -130,8 +148,10 @@ def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any) -> 
         logging_steps=options.logging_steps,
         eval_strategy="no",
         save_strategy="no",
-        report_to=list(options.report_to),
+        report_to=reporters(options.report_to),
         use_cpu=not cuda,
+        bf16=half,
+        ddp_find_unused_parameters=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=cuda,
         remove_unused_columns=False,
@@ -153,68 +173,126 @@ def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any) -> 
         validate=look,
         full=options.full_weight,
         smoothing=options.label_smoothing,
+        sharded=options.shard,
     )
 
 
-def run(job: Job) -> TuneReport:
-    """Attach, train or resume, keep the best weights, write the adapter; the base is left as it was."""
-    base, data, out, options = job.base, job.data, job.out, job.options
-    encoder = Encoder(base.tokenizer)
-    pad = int(base.tokenizer.pad_token_id)
-    rows = Rows(data, encoder, options)
-    lengths = [len(rows.answer(answer, ids)) for answer, ids in zip(data.answers, rows.fixed, strict=True)]
-    epochs = options.epochs if options.max_steps is None else 1_000_000
-    steps = StepData(lengths, rows, pad=pad, batch_tokens=options.batch_tokens, epochs=epochs, seed=options.seed)
-    clock = Clock(min(len(steps), options.max_steps or len(steps)), options.max_seconds)
-    found = checkpoints(out / CHECKPOINTS)
-    resumed = int(found[-1].name.split("-")[1]) if found else None
+def _steps(rows: Rows, options: TuneOptions, pad: int) -> StepData:
+    """The run's batches; of several processes, this one's part of each."""
+    answers = rows.data.answers
+    lengths = [len(rows.answer(answer, ids)) for answer, ids in zip(answers, rows.fixed, strict=True)]
+    return StepData(
+        lengths,
+        rows,
+        pad=pad,
+        batch_tokens=options.batch_tokens,
+        epochs=options.epochs if options.max_steps is None else 1_000_000,
+        seed=options.seed,
+        part=(processes.rank(), processes.world()),
+        weigh=lambda row: rows.weights.get(answers[row], 1.0),
+    )
+
+
+def _attach(job: Job) -> Any:
+    """The base with a fresh or a given adapter on it, its parameters sharded where that is asked for."""
+    options = job.options
     tuned = lora.attach(
-        base.model,
+        job.base.model,
         method=options.method,
         r=options.r,
         lora_alpha=options.lora_alpha,
         dropout=options.lora_dropout,
         seed=options.seed,
+        prefix_tokens=options.prefix_tokens,
     )
     try:
         if job.start is not None:
             lora.start_from(tuned, job.start)
-        look = _validator(rows, data, options, pad)
-        quiet = options if look else options.model_copy(update={"looks": 0})
-        trainer = _trainer(job, tuned, steps, clock, look)
-        history = trainer.history
-        metrics = MetricsFile(out / METRICS, resumed or 0)
-        watch = Watch(clock, history, metrics, job.progress, stage=f"tune {job.stage}", options=quiet)
-        ordered_callbacks(trainer, [watch])
-        with warnings.catch_warnings(), fused(tuned, lora.NAME):
-            warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
-            result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
-        if trainer.best:
-            lora.restore(tuned, trainer.best)
-        figures = trainer.figures
-        _save(tuned, base, out, options)
+        if options.shard and processes.world() > 1:
+            processes.shard(tuned)
+    except BaseException:
+        lora.detach(tuned)
+        raise
+    return tuned
+
+
+def _train(job: Job, tuned: Any, rows: Rows, steps: StepData, clock: Clock, *, half: bool) -> tuple[AnswerTrainer, int]:
+    """Train or resume, with the best weights left on the model: (trainer, steps done)."""
+    out, options = job.out, job.options
+    found = checkpoints(out / CHECKPOINTS)
+    resumed = _step_of(found)
+    look = _validator(rows, job.data, options, steps.pad)
+    trainer = _trainer(job, tuned, steps, clock, look, half=half)
+    metrics = MetricsFile(None if processes.rank() else out / METRICS, resumed or 0)
+    quiet = options if look else options.model_copy(update={"looks": 0})
+    sink = Silent() if processes.rank() else job.progress
+    watch = Watch(clock, trainer.history, metrics, sink, stage=f"tune {job.stage}", options=quiet)
+    ordered_callbacks(trainer, [watch])
+    with warnings.catch_warnings(), fused(tuned, lora.NAME):
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
+        result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    if trainer.best:
+        lora.restore(tuned, trainer.best)
+    return trainer, int(result.global_step)
+
+
+def _step_of(found: Sequence[Path]) -> int | None:
+    return int(found[-1].name.split("-")[1]) if found else None
+
+
+def run(job: Job) -> TuneReport:
+    """Attach, train or resume, keep the best weights, write the adapter; the base is left as it was.
+
+    Methods "full" and "qlora" and a sharded run change the base's own weights: open it anew afterwards.
+    """
+    import torch
+
+    base, data, options = job.base, job.data, job.options
+    half = base.model.dtype == torch.bfloat16
+    rows = Rows(data, Encoder(base.tokenizer), options)
+    steps = _steps(rows, options, int(base.tokenizer.pad_token_id))
+    clock = Clock(min(len(steps), options.max_steps or len(steps)), options.max_seconds)
+    if options.max_seconds and processes.world() > 1:
+        clock.agree = lambda seconds: processes.agreed([seconds])[0]
+    resumed = _step_of(checkpoints(job.out / CHECKPOINTS))
+    tuned = _attach(job)
+    try:
+        trainer, done = _train(job, tuned, rows, steps, clock, half=half)
+        _save(tuned, base, job.out, options)
         count = sum(value.numel() for value in lora.trainable(tuned).values())
     finally:
         lora.detach(tuned).eval()
-    seconds = clock.seconds()
+    seconds, history = clock.seconds(), trainer.history
     return TuneReport(
         stage=job.stage,
-        steps=int(result.global_step),
+        steps=done,
         tokens=history.tokens,
         tokens_per_second=round(history.tokens / max(seconds, 1e-9), 1),
         seconds=round(seconds, 3),
         peak_bytes=peak_bytes(),
         resumed_from=resumed,
         trainable=count,
-        best_step=history.best_step or int(result.global_step),
-        validation={key: value for key, value in figures.items() if key != "score" and math.isfinite(value)},
+        best_step=history.best_step or done,
+        precision="bfloat16" if half else "float32",
+        processes=processes.world(),
+        validation={key: value for key, value in trainer.figures.items() if key != "score" and math.isfinite(value)},
     )
 
 
 def _save(tuned: Any, base: Base, out: Path, options: TuneOptions) -> None:
-    name = str(base.manifest.get("name") or base.manifest.get("source", {}).get("name") or base.path.name)
-    if options.method == "full":
-        tuned.save_pretrained(out)
-        base.tokenizer.save_pretrained(out)
-    else:
+    """An adapter's folder, or the whole model's with its tokenizer; each file appears whole."""
+    if options.method != "full":
+        name = str(base.manifest.get("name") or base.manifest.get("source", {}).get("name") or base.path.name)
         lora.save_adapter(tuned, out, base_name=name)
+        return
+    # Tied weights are named once: whole copies no longer share storage, and would be written twice.
+    state = {name: processes.whole(value) for name, value in tuned.named_parameters()} if options.shard else None
+    with processes.in_turn() as first:
+        if not first:
+            return
+        with atomic_dir(out / ".whole") as folder:
+            tuned.save_pretrained(folder, **({"state_dict": state} if state else {}))
+            base.tokenizer.save_pretrained(folder)
+        for path in sorted((out / ".whole").iterdir()):
+            path.replace(out / path.name)
+        (out / ".whole").rmdir()

@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, ProgressCallback
 
 from trafficllm.core.files import atomic_dir, read_json, write_json
-from trafficllm.model import lora
+from trafficllm.model import lora, processes
 from trafficllm.model.callbacks import Clock, History
 from trafficllm.model.collate import answer_loss, first
 
@@ -35,8 +35,12 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     control: Any
 
-    def __init__(self, *, clock: Clock, history: History, validate: Any, full: float, smoothing: float, **kwargs: Any) -> None:
+    def __init__(
+        self, *, clock: Clock, history: History, validate: Any, full: float, smoothing: float, sharded: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(data_collator=first, **kwargs)
+        # The parameters reduce their own gradients then: accelerate must not wrap the model in DDP.
+        self.is_distributed_loading_by_transformers = sharded
         self.clock, self.history, self.validate = clock, history, validate
         self.full, self.smoothing = full, smoothing
         self.best: dict[str, torch.Tensor] = {}
@@ -44,13 +48,15 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return torch.utils.data.SequentialSampler(self.train_dataset)
+    def get_train_dataloader(self) -> Any:
+        """The batches in their order; each process makes its own part, so nothing is dealt out here."""
+        pin = self.args.dataloader_pin_memory
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=first, pin_memory=pin)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """One step; dropout, where there is any, is drawn from (seed, step) so that a resumed run draws the same."""
-        torch.manual_seed(self.args.seed * 1_000_003 + self.state.global_step)
-        self.history.tokens += int(inputs["attention_mask"].sum())
+        torch.manual_seed((self.args.seed * 1_000_003 + self.state.global_step) * processes.world() + processes.rank())
+        self.history.tokens += int(processes.total(int(inputs["attention_mask"].sum())))
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -61,7 +67,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Look at validation and keep the weights if they are the best so far."""
-        found: dict[str, float] = self.validate(self.model)
+        mine: dict[str, float] = self.validate(self.model)
+        found = dict(zip(mine, processes.agreed(list(mine.values())), strict=True))
         self.model.train()
         if self.history.note(found["score"], self.state.global_step):
             self.best, self.figures = lora.snapshot(self.model), found
@@ -71,13 +78,18 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Trainable weights, best weights, optimizer and counters in one atomic folder; older ones go afterwards."""
-        run = Path(self.args.output_dir)
+        weights, moments = lora.snapshot(self.model), _optimizer_tensors(self.optimizer)
+        with processes.in_turn() as first_process:
+            if first_process:
+                self._write(Path(self.args.output_dir), weights, moments)
+
+    def _write(self, run: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]) -> None:
         older = checkpoints(run)
         with atomic_dir(run / f"checkpoint-{self.state.global_step}") as folder:
-            save_file(lora.snapshot(self.model), str(folder / "weights.safetensors"))
+            save_file(weights, str(folder / "weights.safetensors"))
             if self.best:
                 save_file(self.best, str(folder / "best.safetensors"))
-            save_file(_optimizer_tensors(self.optimizer), str(folder / "optimizer.safetensors"))
+            save_file(moments, str(folder / "optimizer.safetensors"))
             self.state.save_to_json(str(folder / "trainer_state.json"))
             history = {**asdict(self.history), "best": self.history.best if self.history.looks else None}
             write_json(folder / STATE, {"history": history, "seconds": self.clock.seconds(), "figures": self.figures})
@@ -102,9 +114,11 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         tensors = load_file(str(Path(checkpoint) / "optimizer.safetensors"))
         state = self.optimizer.state_dict()
         state["state"] = {}
+        trained = [value for group in self.optimizer.param_groups for value in group["params"]]
         for name, value in tensors.items():
             place, key = name.split(".", 1)
-            state["state"].setdefault(int(place), {})[key] = value
+            laid = processes.like(trained[int(place)], value) if value.dim() else value
+            state["state"].setdefault(int(place), {})[key] = laid
         self.optimizer.load_state_dict(state)
         step = int(read_json(Path(checkpoint) / "trainer_state.json")["global_step"])
         self.lr_scheduler.last_epoch = step
@@ -119,7 +133,7 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
 
 def _optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
     return {
-        f"{place}.{key}": value.detach().clone().contiguous()
+        f"{place}.{key}": processes.whole(value)
         for place, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
         if isinstance(value, torch.Tensor)

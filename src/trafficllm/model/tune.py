@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trafficllm.core.errors import InputError
+from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import read_json, sha256_bytes, write_json
 from trafficllm.core.types import ProgressSink, Prompt, Record, Silent
 from trafficllm.model.load import Base
@@ -33,7 +33,8 @@ NONE = "none"
 class TuneOptions(BaseModel):
     """Settings of one run. `batch_tokens` padded tokens a step; `warmup`, `first_look` shares of the budget; `looks` at validation
     over the run (0: none, the last weights are kept); `patience` looks without gain end it (0: never); `full_weight` of the
-    whole-vocabulary loss beside the trie's; `balance` exponent of the inverse class frequency in the loss.
+    whole-vocabulary loss beside the trie's; `balance` exponent of the inverse class frequency in the loss; `prefix_tokens` virtual
+    tokens of method "prefix"; `shard` the parameters over the processes (FSDP2) instead of copying them (DDP).
 
     Measured on the embedded base, malware families, 123 k tokens in all, macro-F1: 512 tokens a step at 2e-3 .81, at 3e-3 .77; 1024 at
     3e-3 .67; 2048 at 5e-3 .63, at 2e-3 .47; at 1e-2 it diverges. Steps cost no more for being small, so many small ones win; rank 32
@@ -41,7 +42,8 @@ class TuneOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Literal["lora", "rslora", "dora", "full"] = "lora"
+    method: Literal["lora", "rslora", "dora", "qlora", "prefix", "full"] = "lora"
+    prefix_tokens: int = Field(16, ge=1, le=512)
     r: int = Field(16, ge=1, le=256)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -63,6 +65,7 @@ class TuneOptions(BaseModel):
     save_steps: int = Field(100, ge=1)
     logging_steps: int = Field(10, ge=1)
     gradient_checkpointing: bool = False
+    shard: bool = False
     report_to: tuple[str, ...] = ()
     seed: int = 0
 
@@ -99,6 +102,8 @@ class TuneReport:
     resumed_from: int | None
     trainable: int
     best_step: int
+    precision: str = "float32"
+    processes: int = 1
     validation: dict[str, float] = field(default_factory=dict)
     reused: bool = False
 
@@ -189,6 +194,21 @@ def _check(data: TuneData) -> None:
         raise InputError("input.labels", "all rows have one label: nothing to learn", hint="add a second class")
 
 
+def _check_options(options: TuneOptions) -> None:
+    """UsageError for settings that exclude each other."""
+    if options.method == "prefix" and options.gradient_checkpointing:
+        raise UsageError(
+            "usage.method",
+            "a prefix lives in the attention cache, which gradient checkpointing drops",
+            input="gradient_checkpointing",
+            hint="tune with another method, or without gradient checkpointing",
+        )
+    if options.shard and options.method in {"qlora", "prefix"}:
+        raise UsageError(
+            "usage.method", f"method '{options.method}' cannot be sharded", input="shard", hint="use lora, rslora, dora or full"
+        )
+
+
 def _fingerprint(job: Job) -> str:
     """Hash of everything the result depends on: a run is resumed or reused only where it is the same."""
     data, start = job.data, job.start
@@ -208,22 +228,34 @@ def _stable(records: Sequence[Record]) -> list[str]:
 
 
 def _run(job: Job) -> TuneReport:
+    from trafficllm.model import processes
     from trafficllm.model.run import run
 
     _check(job.data)
+    _check_options(job.options)
+    processes.join(next(job.base.model.parameters()).device)
     out, mark = job.out, _fingerprint(job)
     done = read_json(out / REPORT) if (out / REPORT).is_file() else {}
     if done.get("fingerprint") == mark:
         return TuneReport(**{**done["report"], "reused": True})
-    begun = out / CHECKPOINTS / "run.json"
-    if not begun.is_file() or read_json(begun).get("fingerprint") != mark:
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-        write_json(begun, {"fingerprint": mark})
+    with processes.in_turn() as first:
+        if first:
+            _begin(out / CHECKPOINTS, mark)
     report = run(job)
-    facts = {"fingerprint": mark, "options": job.options.model_dump(mode="json"), "labels": list(job.data.labels)}
-    write_json(out / REPORT, {**facts, "rows": len(job.data.answers), "report": report.as_dict()})
-    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    with processes.in_turn() as first:
+        if first:
+            facts = {"fingerprint": mark, "options": job.options.model_dump(mode="json"), "labels": list(job.data.labels)}
+            write_json(out / REPORT, {**facts, "rows": len(job.data.answers), "report": report.as_dict()})
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return report
+
+
+def _begin(checkpoints: Path, mark: str) -> None:
+    """Drop the checkpoints of any other run, and say whose the next ones are."""
+    begun = checkpoints / "run.json"
+    if not begun.is_file() or read_json(begun).get("fingerprint") != mark:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        write_json(begun, {"fingerprint": mark})
 
 
 def peak_bytes() -> int:

@@ -38,8 +38,11 @@ BODIES: dict[str, type[BaseModel]] = {
     "task.show": shapes.TaskShow,
     "tokenizer.compare": shapes_learning.TokenizerCompare,
     "tokenizer.extend": shapes_learning.TokenizerExtend,
+    "tokenizer.show": shapes_learning.TokenizerShow,
+    "tokenizer.train": shapes_learning.TokenizerTrain,
     "tune.base": shapes_learning.Tune,
     "tune.instruct": shapes_learning.Tune,
+    "tune.plan": shapes_learning.TunePlan,
     "tune.task": shapes_learning.Tune,
 }
 """Bodies of the `--json` envelopes, by command."""

@@ -35,20 +35,59 @@ class TokenizerExtend(Closed):
     out: str
     vocab_size: int
     tokens_added: int
-    tokens_per_flow: Tokens
+    tokens_per_flow: Tokens | None
     base_sha256: str
     rows: int
     linked: int
 
 
 class TokenizerRow(Closed):
-    """What a flow costs under one tokenizer; `ratio` against the first."""
+    """What a flow costs under one tokenizer; `ratio` against the first, `native_ratio` against its own readable text."""
 
     tokenizer: str
     vocab_size: int
     traffic_tokens: int
     tokens_per_flow: float
     ratio: float
+    readable: float
+    native_ratio: float
+    original_form: float
+    exact: bool | None
+
+
+class TokenizerTrain(Closed):
+    """A vocabulary file that was written."""
+
+    out: str
+    size: int
+    units: int
+    records: int
+    longest: int
+
+
+class Pieces(Closed):
+    """How a tokenizer reads a question."""
+
+    ids: list[int]
+    tokens: list[str]
+
+
+class TokenizerShow(Closed):
+    """A vocabulary file, or a base's tokenizer (which has the last four)."""
+
+    name: str
+    kind: str
+    traffic_tokens: int
+    units: int
+    learnt: int
+    mean_length: float
+    longest: int
+    codec_hash: str
+    most_useful: list[str]
+    vocab_size: int | None = None
+    control: list[str] | None = None
+    chat_template: bool | None = None
+    text: Pieces | None = None
 
 
 class TokenizerCompare(Closed):
@@ -57,6 +96,37 @@ class TokenizerCompare(Closed):
     part: str
     flows: int
     tokenizers: list[TokenizerRow]
+
+
+class TuneMemory(Closed):
+    """Bytes a process will need: base weights, state of the trained part, activations of the largest batch, the program."""
+
+    weights: int
+    states: int
+    activations: int
+    program: int
+    total: int
+
+
+class TunePlan(Closed):
+    """What a tuning run will need; nothing was trained."""
+
+    stage: str
+    base: str
+    method: str
+    precision: str
+    processes: int
+    parameters: int
+    trainable: int
+    rows: int
+    labels: int
+    tokens_per_epoch: int
+    longest: int
+    steps: int
+    tokens: int
+    memory: TuneMemory
+    seconds: float
+    tokens_per_second: float
 
 
 class Tune(Closed):
@@ -72,8 +142,11 @@ class Tune(Closed):
     validation: dict[str, float]
     trainable: int
     best_step: int
+    precision: str = "float32"
+    processes: int = 1
     reused: bool
     out: str
+    plot: str | None = None
 
 
 class TuneRun(Closed):
@@ -89,6 +162,8 @@ class TuneRun(Closed):
     validation: dict[str, float]
     trainable: int
     best_step: int
+    precision: str = "float32"
+    processes: int = 1
     reused: bool
 
 
@@ -165,23 +240,85 @@ class EvaluateRun(Quality):
     baselines: dict[str, Baseline]
 
 
-class DataAudit(Closed):
-    """Shortcuts found in a data set, and the score that may be believed."""
+class AuditFinding(Closed):
+    """A leak; `hidden`: the split or the masks of this data set keep it from a model."""
 
-    findings: list[dict[str, Any]]
+    kind: str
+    field: str
+    score: Share
+    question: str
+    hidden: bool
+
+
+class AuditScore(Closed):
+    """A quality object without its confusion matrix; a baseline's with its choice and cost."""
+
+    macro_f1: Share
+    macro_f1_measurable: Share | None
+    accuracy: Share
+    ci95: list[Share]
+    per_class: dict[str, dict[str, Any]]
+    n_test: int
+    n_test_unique: int
+    unique: dict[str, Share]
+    groups: int
+    not_measurable: dict[str, str]
+    one_group: list[str]
+    split: str
+    mask: str
+    leaky: list[str]
+    seen_by_base: str | int
+    seeds: list[int]
+    ece: Share | None = None
+    brier: float | None = None
+    params: dict[str, Any] | None = None
+    seconds: float | None = None
+    flows_per_s: float | None = None
+
+
+class AuditField(Closed):
+    """What one unmasked field tells, cross-validated by group."""
+
+    field: str
+    label: Share
+    umbrella: Share | None
+    hidden: bool
+
+
+class DataAudit(Closed):
+    """Shortcuts found in a data set, and the score that may be believed.
+
+    `honest` and `leaky` are the macro-F1 of `per_packet`, where their quality objects stand with split, masks and interval.
+    """
+
+    findings: list[AuditFinding]
     not_checked: list[str]
+    flows: int
+    classes: dict[str, Counts]
+    not_measurable: dict[str, str]
     duplicates: dict[str, Any]
     shared_groups: int
+    shared: Counts
     identifier_probe: Share | None
     artefact_probe: dict[str, Any]
-    baselines: dict[str, Any]
+    fields: list[AuditField]
+    baselines: dict[str, AuditScore]
     honest: Share
     leaky: Share
+    per_packet: dict[str, AuditScore]
     forge: dict[str, Any]
     payload: dict[str, Any]
     judged: str
     split: str
     mask: str
+    cap: dict[str, int | None]
+    masked_fields: list[str]
+    artefact_masked: list[dict[str, Any]]
+    causal: dict[str, str]
+    task: str
+    dataset_sha256: str
+    dropped: Counts
+    leaky_options: list[str]
     verdict: str
 
 
@@ -221,7 +358,7 @@ class Quickstart(Closed):
     size: str
     data: dict[str, Any]
     tasks: list[QuickstartTask]
-    tokens_per_flow: Tokens
+    tokens_per_flow: Tokens | None
     family: dict[str, Any]
     routing: dict[str, Any]
     unseen: list[Unseen]
