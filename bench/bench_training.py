@@ -1,6 +1,6 @@
 """Training tokens/s of stage 2 against a plain Trainer loop with full logits and random batches; medians of 5, alternating.
 
-    python bench/bench_training.py [--base PATH] [--rows 320] [--threads 1] [--json]
+    python bench/bench_training.py [--base PATH] [--data D] [--rows 100] [--threads 1] [--json]
 
 Same base, rows, LoRA settings, precision, epochs, threads and number of rows a step. Both sides are timed from prompts to the
 adapter's folder, encoding and writing included, and both count the tokens that are no padding. The plain side is what the
@@ -38,14 +38,17 @@ CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" /
 Figures = dict[str, float]
 
 
-def rows(count: int, folder: Path) -> TuneData:
-    """Prompts and labels of the bundled malware captures, repeated up to `count` rows."""
-    build_dataset(CAPTURES, task=get_task("MTD"), out=folder / "data", profile="strict", seed=0, progress=Silent())
-    made = tune_data(load(folder / "data"), augment=False)
+def rows(count: int, data: Path | None, folder: Path) -> tuple[TuneData, str]:
+    """Prompts and labels of a data set's training part, or of the bundled malware captures, repeated up to `count` rows; its hash."""
+    if data is None:
+        data = folder / "data"
+        build_dataset(CAPTURES, task=get_task("MTD"), out=data, profile="strict", seed=0, progress=Silent())
+    opened = load(data)
+    made = tune_data(opened, augment=False)
     pairs = list(zip(made.prompts, made.answers, strict=True))
     random.Random(0).shuffle(pairs)
     chosen = (pairs * -(-count // len(pairs)))[:count]
-    return TuneData([prompt for prompt, _ in chosen], [answer for _, answer in chosen], made.labels)
+    return TuneData([prompt for prompt, _ in chosen], [answer for _, answer in chosen], made.labels), opened.sha256
 
 
 class _Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
@@ -148,7 +151,8 @@ def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="default")
-    parser.add_argument("--rows", type=int, default=320)
+    parser.add_argument("--data", type=Path, help="a data set made by `data build`; default: built from the bundled captures")
+    parser.add_argument("--rows", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one line instead of indented text")
@@ -156,10 +160,11 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     base = load_base(chosen.base, dtype="float32")
     with tempfile.TemporaryDirectory() as name:
-        data = rows(chosen.rows, Path(name))
+        data, sha256 = rows(chosen.rows, chosen.data, Path(name))
         found = measure(base, data, chosen.epochs, Path(name))
     settings = {
         "base": base.path.name, "dtype": "float32", "threads": chosen.threads, "rows": chosen.rows, "runs": RUNS, "method": "lora",
+        "dataset_sha256": sha256,
     }  # fmt: skip
     print(json.dumps({"settings": settings, **found}, indent=None if chosen.json else 1))
 
