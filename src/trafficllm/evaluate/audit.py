@@ -3,59 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trafficllm.core.types import F64, Record
-from trafficllm.evaluate import baselines, quality, robust
-from trafficllm.evaluate.leaks import AuditRows, Finding, find
-from trafficllm.evaluate.marks import marks_of
-from trafficllm.evaluate.packets import leaky_and_honest
+from trafficllm.evaluate import baselines, probes, quality, robust
+from trafficllm.evaluate.audit_rows import capped, class_table, rows_of, shared_groups, shared_units
+from trafficllm.evaluate.audit_words import verdict
+from trafficllm.evaluate.features import identifier_names, identifiers
+from trafficllm.evaluate.leaks import AuditRows, codes, find, mark_columns, questions
+from trafficllm.evaluate.packets import side_by_side
 from trafficllm.records.dataset import Dataset
 from trafficllm.records.duplicates import duplicates
-from trafficllm.records.probe import artefact_probe
+from trafficllm.records.probe import FIELD_OF, artefact_probe
 
-_WORDS = {
-    "same_flow": "packets of one flow are on both sides of the split",
-    "same_session": "flows between the same two hosts are on both sides of the split",
-    "duplicate": "equal masked contents are on both sides of the split",
-    "address": "addresses alone tell the answer",
-    "time": "the time of capture alone tells the answer",
-    "sequence": "initial sequence numbers alone tell the answer",
-    "ttl": "the TTL alone tells the answer",
-    "link_type": "the link type alone tells the answer",
-    "padding": "padding behind the IP packet alone tells the answer",
-    "truncation": "whether frames were cut alone tells the answer",
-}
+_BOOT = 300
+_KEPT = (
+    *quality.REQUIRED, "macro_f1_measurable", "unique", "groups", "not_measurable", "one_group", "ece", "brier",
+)  # fmt: skip
 
 
-def rows_of(dataset: Dataset, captures: str | Path | None = None) -> AuditRows:
-    """The audit's view of a built data set; `captures` is the folder it was built from, for marks that no record carries."""
-    everything = list(range(len(dataset)))
-    meta = dataset.meta(everything)
-    parts = {i: part for part in ("train", "val", "test") for i in dataset.indices(part)}
-    raw = dataset.raw_records(everything)
-    return AuditRows(
-        y=dataset.labels_of(everything),
-        part=[parts.get(i, "dropped") for i in everything],
-        raw=raw,
-        masked=[dataset.mask(record) for record in raw],
-        meta=meta,
-        groups=dataset.groups(everything),
-        content=dataset.hashes(everything),
-        umbrella=dataset.task.umbrella_of,
-        marks=marks_of(captures, meta) if captures else {},
-        masked_fields=frozenset(dataset.masked_fields),
-        codec=dataset.codec,
-    )
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an audit is run: what split and masks its rows come from, which part is judged, and how much work is spent.
 
+    `most` training flows at most (capped a class), half as many judged ones; `budget_s` of estimated work a learner.
+    """
 
-def shared_groups(rows: AuditRows) -> int:
-    """Groups with flows in more than one part."""
-    parts: dict[str, set[str]] = {}
-    for group, part in zip(rows.groups, rows.part, strict=True):
-        parts.setdefault(group, set()).add(part)
-    return sum(len(sides - {"dropped"}) > 1 for sides in parts.values())
+    split: str = "given"
+    profile: str = "strict"
+    leaky: tuple[str, ...] = ()
+    judged: str = "test"
+    seed: int = 0
+    threads: int = 1
+    budget_s: float = 20.0
+    most: int = 6000
 
 
 def _part(rows: AuditRows, idx: Sequence[int]) -> baselines.Part:
@@ -68,123 +51,140 @@ def _part(rows: AuditRows, idx: Sequence[int]) -> baselines.Part:
     )
 
 
-def _scorer(
-    rows: AuditRows, labels: Sequence[str], judged: Sequence[int], context: Mapping[str, Any]
-) -> Callable[..., dict[str, Any]]:
-    y, groups = [rows.y[i] for i in judged], [rows.groups[i] for i in judged]
-    hashes = [rows.content[i] for i in judged]
+def _judge(
+    rows: AuditRows, labels: Sequence[str], idx: Sequence[int], answers: Sequence[str], *, split: str, mask: str, options: Options,
+    proba: F64 | None = None, contents: Sequence[object] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The quality object of answers to rows `idx`, without its confusion matrix."""
+    full = quality.quality(
+        labels, [rows.y[i] for i in idx], answers, [rows.groups[i] for i in idx],
+        unique_hashes=contents if contents is not None else [rows.content[i] for i in idx], probabilities=proba, seeds=[options.seed],
+        split=split, mask=mask, leaky=options.leaky, seen_by_base="0/0", n_boot=_BOOT,
+    )  # fmt: skip
+    return {key: full[key] for key in _KEPT if key in full}
 
-    def score(y_pred: Sequence[str], proba: F64) -> dict[str, Any]:
-        full = quality.quality(
-            labels, y, y_pred, groups, unique_hashes=hashes, probabilities=proba, seeds=[0], **context
-        )
-        return {key: full[key] for key in ("macro_f1", "accuracy", "ci95", "ece", "n_test", "not_measurable")}
 
-    return score
+def _best(table: dict[str, dict[str, Any]]) -> None:
+    """`lightgbm`: the set of columns that validation prefers."""
+    views = [name for name in table if name.startswith("lightgbm_")]
+    if views:
+        table["lightgbm"] = table[max(views, key=lambda name: table[name]["params"].get("validation", 0.0))]
 
 
 def _stress(
-    rows: AuditRows,
-    labels: Sequence[str],
-    judged: Sequence[int],
-    mask: Callable[[Record], Record],
-    outcomes: Mapping[str, Any],
+    rows: AuditRows, labels: Sequence[str], judged: Sequence[int], mask: Callable[[Record], Record], outcomes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Forge and payload tests of the best tree, as chosen on validation."""
-    trees = [name for name in ("lightgbm", "random_forest") if name in outcomes]
+    trees = [name for name in outcomes if name.startswith(("lightgbm", "random_forest"))]
     best = max(trees, key=lambda name: outcomes[name]["params"].get("validation", 0.0))
     bench = robust.Bench([rows.raw[i] for i in judged], [rows.y[i] for i in judged], labels, mask)
     fitted = outcomes[best]["fitted"]
     return {
-        "forge": {"by": best, **robust.forge_test(bench, fitted)},
+        "forge": {"by": best, "limit": robust.FORGE_LIMIT, **robust.forge_test(bench, fitted)},
         "payload": {"by": best, **robust.payload_test(bench, fitted)},
     }
 
 
-def _mark_lines(findings: Sequence[Finding]) -> list[str]:
-    shown = [f for f in findings if f.question != "split"]
-    loud = [f for f in shown if not f.hidden]
-    lines = [
-        f"{_WORDS[f.kind]} ({f.field}, {f.question}, macro-F1 {f.score:.2f})"
-        + (", hidden by the masks" if f.hidden else "")
-        for f in shown
-    ]
-    if loud:
-        lines.append("a model can see " + ", ".join(sorted({f.kind for f in loud})))
-    return lines
+def field_table(rows: AuditRows) -> list[dict[str, Any]]:
+    """What each single field tells, before and after masking, cross-validated by group: macro-F1 of label and umbrella question.
+
+    `hidden`: the masks of this data set keep it from a model.
+    """
+    asked = {name: probes.Question.of(name, y, rows.groups) for name, y in questions(rows).items()}
+    columns = {f"{kind}: {name}": values for kind, fields in mark_columns(rows).items() for name, values in fields.items()}
+    every = {name: codes(values) for name, values in columns.items()}
+    if rows.raw and rows.raw[0].kind in ("flow", "packet"):
+        known, names = identifiers(rows.raw, rows.meta), identifier_names()
+        every |= {name: known[:, names.index(name)] for name in names if name.startswith(("port", "window"))}
+    told = {name: {question: asked[question].ask(column)[0] for question in asked} for name, column in every.items()}
+    out = [
+        {"field": name, "label": round(row["label"], 4), "umbrella": round(row["umbrella"], 4) if "umbrella" in row else None,
+         "hidden": not name.startswith("truncation") and ("ttl" not in name or "ttl" in rows.masked_fields)}
+        for name, row in told.items()
+    ]  # fmt: skip
+    return sorted(out, key=lambda row: (-(row["umbrella"] or 0.0), -float(row["label"]), str(row["field"])))
 
 
-def verdict(report: Mapping[str, Any], findings: Sequence[Finding]) -> str:
-    """The report in sentences: what is wrong with the data, and what score may be believed."""
-    lines = [f"{_WORDS[f.kind]} ({f.score:.0%} of test flows)" for f in findings if f.question == "split"]
-    lines += _mark_lines(findings)
-    if report["duplicates"]["conflicting"] > 0:
-        lines.append(
-            f"equal contents carry different labels: no model can pass accuracy {report['duplicates']['ceiling']:.3f}"
-        )
-    gap = report["leaky"] - report["honest"]
-    lines.append(
-        f"single packets score {report['leaky']:.2f} split at random and {report['honest']:.2f} split by flow and masked"
-        + (": published per-packet figures on such data mean little" if gap > 0.1 else "")
-    )
-    if report["forge"]["relies_on_identifiers"]:
-        lines.append(f"the best tree relies on identifiers (forge test {report['forge']['delta']:+.2f})")
-    best = max(report["baselines"].items(), key=lambda item: item[1]["macro_f1"])
-    lines.append(f"honest score to beat: {best[0]} {best[1]['macro_f1']:.3f}")
-    return ". ".join(line[0].upper() + line[1:] for line in lines) + "."
+def _probe(rows: AuditRows, train: Sequence[int], val: Sequence[int]) -> dict[str, Any]:
+    found = artefact_probe(rows.masked, rows.y, rows.umbrella, train, val)
+    return {
+        name: {"label": round(s.label, 4), "umbrella": None if s.umbrella is None else round(s.umbrella, 4)}
+        for name, s in found.items()
+        if FIELD_OF.get(name, name) not in rows.masked_fields
+    }
 
 
-def audit_rows(
-    rows: AuditRows, mask: Callable[[Record], Record], *,
-    split: str = "given", profile: str = "strict", judged: str = "test", seed: int = 0, threads: int = 1, budget_s: float = 60.0,
-) -> dict[str, Any]:  # fmt: skip
+def audit_rows(rows: AuditRows, mask: Callable[[Record], Record], options: Options | None = None) -> dict[str, Any]:
     """Audit rows that need not come from a data set on disk; `mask` is what turns a raw record into a masked one."""
+    o = options or Options()
     labels = sorted(set(rows.y))
-    train, val, mine = rows.rows("train"), rows.rows("val"), rows.rows(judged)
+    train, cap = capped(rows, rows.rows("train"), o.most, per_class=True)
+    val, _ = capped(rows, rows.rows("val"), o.most // 2, per_class=False)
+    mine, _ = capped(rows, rows.rows(o.judged), o.most // 2, per_class=False)
+    parts = (_part(rows, train), _part(rows, val), _part(rows, mine))
     outcomes = baselines.run(
-        _part(rows, train),
-        _part(rows, val),
-        _part(rows, mine),
-        labels=labels,
-        seed=seed,
-        threads=threads,
-        budget_s=budget_s,
+        *parts, labels=labels, seed=o.seed, threads=o.threads, budget_s=o.budget_s, names=baselines.VIEW_NAMES
     )
-    context = {"split": split, "mask": profile, "leaky": [], "seen_by_base": "0/0"}
-    table = baselines.table(outcomes, _scorer(rows, labels, mine, context))
-    findings, unchecked = find(rows, judged=judged)
-    leaky, honest = leaky_and_honest(rows, labels, judged=judged, seed=seed, threads=threads)
-    probe = artefact_probe(rows.masked, rows.y, rows.umbrella, train, val or mine)
+
+    def score(answers: Sequence[str], proba: F64) -> dict[str, Any]:
+        return _judge(rows, labels, mine, answers, split=o.split, mask=o.profile, options=o, proba=proba)
+
+    def judge(idx: Sequence[int], answers: Sequence[str], split: str, mask: str) -> dict[str, Any]:
+        return _judge(rows, labels, idx, answers, split=split, mask=mask, options=o, contents=range(len(idx)))
+
+    table = baselines.table(outcomes, score)
+    if "identifier_probe" in table:
+        table["identifier_probe"]["mask"] = f"only what {o.profile} hides"
+    _best(table)
+    findings, unchecked = find(rows, judged=o.judged)
+    packets = side_by_side(
+        rows, labels, judge, split=o.split, profile=o.profile, judged=o.judged, seed=o.seed, threads=o.threads
+    )
     report: dict[str, Any] = {
         "findings": [finding.as_dict() for finding in findings],
         "not_checked": unchecked,
+        "flows": len(rows.y),
+        "classes": class_table(rows),
+        "not_measurable": table["majority"]["not_measurable"],
         "duplicates": duplicates(rows.content, rows.y),
-        "shared_groups": shared_groups(rows),
+        "shared_groups": shared_units(rows)["capture"] if o.split == "given" else shared_groups(rows),
+        "shared": shared_units(rows),
         "identifier_probe": table.get("identifier_probe", {}).get("macro_f1"),
-        "artefact_probe": {
-            name: {"label": round(s.label, 4), "umbrella": s.umbrella} for name, s in probe.items()
-        },
+        "artefact_probe": _probe(rows, train, val or mine),
+        "fields": field_table(rows),
         "baselines": table,
-        "honest": honest,
-        "leaky": leaky,
-        "judged": judged,
-        "split": split,
-        "mask": profile,
+        "honest": packets["honest"]["macro_f1"],
+        "leaky": packets["leaky"]["macro_f1"],
+        "per_packet": packets,
+        "judged": o.judged,
+        "split": o.split,
+        "mask": o.profile,
+        "cap": {"train_per_class": cap, "train": len(train), "val": len(val), "judged": len(mine)},
         **_stress(rows, labels, mine, mask, outcomes),
     }
-    return report | {"verdict": verdict(report, findings)}
+    return report | {"verdict": verdict(report)}
 
 
 def audit(
-    dataset: Dataset, *, captures: str | Path | None = None, judged: str = "test", seed: int = 0, threads: int = 1,
-    budget_s: float = 60.0,
+    dataset: Dataset, *, captures: str | Path | None = None, judged: str = "auto", seed: int = 0, threads: int = 1,
+    budget_s: float = 20.0, most: int = 6000,
 ) -> dict[str, Any]:  # fmt: skip
     """The `data audit --json` object of a data set.
 
-    `captures`: the folder it was built from; without it padding, sequence numbers and snap lengths are listed under
-    `not_checked`. `judged` is the part scored: "val" leaves a reserved test part untouched.
+    `judged`: "test", or "rest" to leave the test part alone and split the other flows anew; "auto" is "rest" where flows are
+    reserved, which are scored once and not by an audit. `captures`: the folder it was built from, for data sets that keep no
+    marks; without either, what only captures show is listed under `not_checked`.
     """
-    return audit_rows(
-        rows_of(dataset, captures), dataset.mask, split=str(dataset.manifest["split"]["unit"]), profile=dataset.profile,
-        judged=judged, seed=seed, threads=threads, budget_s=budget_s,
+    manifest = dataset.manifest
+    spare = judged == "rest" or (judged == "auto" and bool(manifest["split"]["reserved"]))
+    unit = str(manifest["split"]["unit"])
+    options = Options(
+        split=f"{unit}, reserved part left alone" if spare else unit, profile=dataset.profile, leaky=tuple(manifest["leaky"]),
+        seed=seed, threads=threads, budget_s=budget_s, most=most,
     )  # fmt: skip
+    report = audit_rows(rows_of(dataset, captures, spare_test=spare, seed=seed), dataset.mask, options)
+    return report | {
+        "judged": "rest" if spare else "test", "masked_fields": list(dataset.masked_fields),
+        "artefact_masked": manifest["artefact_masked"], "causal": dict(dataset.task.causal), "task": dataset.task.id,
+        "dataset_sha256": dataset.sha256, "dropped": manifest["dropped"], "leaky_options": manifest["leaky"],
+    }  # fmt: skip

@@ -170,35 +170,10 @@ def quality_of_seeds(
 
 
 def quality(
-    labels: Sequence[str],
-    y_true: Sequence[str],
-    y_pred: Sequence[str],
-    groups: Sequence[object],
-    *,
-    unique_hashes: Sequence[object],
-    split: str,
-    mask: str,
-    leaky: Sequence[str],
-    seen_by_base: str | int,
-    seeds: Sequence[int],
-    n_boot: int = 1000,
-    probabilities: F64 | None = None,
+    labels: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str], groups: Sequence[object], **context: Any
 ) -> dict[str, Any]:
-    """`quality_of_seeds` of one run."""
-    return quality_of_seeds(
-        labels,
-        y_true,
-        [y_pred],
-        groups,
-        unique_hashes=unique_hashes,
-        split=split,
-        mask=mask,
-        leaky=leaky,
-        seen_by_base=seen_by_base,
-        seeds=seeds,
-        n_boot=n_boot,
-        probabilities=probabilities,
-    )
+    """`quality_of_seeds` of one run; `context` are its keyword arguments, and as strictly checked."""
+    return quality_of_seeds(labels, y_true, [y_pred], groups, **context)
 
 
 def problems(report: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import slug
@@ -77,6 +77,11 @@ def build(
     keep: tuple[str, ...] = (),
     reserved: Path | None = None,
     cap: int | None = None,
+    unknown: tuple[str, ...] = (),
+    few_shot: tuple[int, ...] = (),
+    folds: int = 0,
+    split_from: Path | None = None,
+    workers: int = 0,
     seed: int = 0,
     progress: ProgressSink,
 ) -> BuildReport:
@@ -88,6 +93,9 @@ def build(
         raise UsageError(
             "usage.split", f"no split unit '{split}'", input="--split", hint=f"auto, {', '.join(UNITS)}"
         )
+    if split_from is not None and (split != "auto" or folds):
+        hint = "the file names the parts: leave --split and --folds away"
+        raise UsageError("usage.split", "a split file and a split at once", input="--split-from", hint=hint)
     if reserved is not None and not reserved.is_file():
         raise InputError("input.missing", "no such file", input=str(reserved), hint="check --reserved")
     return build_dataset(
@@ -100,62 +108,10 @@ def build(
         keep=keep,
         reserved=reserved,
         cap=cap,
+        unknown=unknown,
+        few_shot=few_shot,
+        folds=folds,
+        split_from=split_from,
+        workers=workers,
         progress=progress,
     )
-
-
-def check(folder: Path, task: Task) -> dict[str, Any]:
-    """What is wrong with labelled captures, or with a data set built from them: `ready` when nothing stands in the way."""
-    from trafficllm.records.lint import check_data
-
-    body = _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task)
-    return {
-        "ready": all(row["level"] != "error" for row in body["findings"]),
-        "duplicates": {},
-        "samples": [],
-        "parts": {},
-        **body,
-    }
-
-
-def _check_data_set(folder: Path) -> dict[str, Any]:
-    """Hash and codec (an ArtifactError), shared groups and contents, classes that cannot be learnt or measured."""
-    from trafficllm.records.dataset import PARTS, load
-
-    opened = load(folder)
-    rows = {part: opened.indices(part) for part in PARTS}
-    findings = [
-        _finding("leaky", reason, "loosened when it was built") for reason in opened.manifest["leaky"]
-    ]
-    for kind, of in (("shared_group", opened.groups), ("shared_content", opened.hashes)):
-        values = {part: set(of(rows[part])) for part in PARTS}
-        shared = sum(
-            len(values[a] & values[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
-        )
-        if shared:
-            findings.append(_finding(kind, "parts", f"{shared} lie in more than one part", level="error"))
-    for label, counts in sorted(opened.manifest["classes"].items()):
-        for part, why in (("train", "cannot be learnt"), ("test", "cannot be measured")):
-            if not counts[part]:
-                findings.append(_finding("label_small", label, f"no {part} records: it {why}"))
-    classes = opened.manifest["classes"]
-    return {
-        "findings": findings,
-        "classes": classes,
-        "duplicates": opened.manifest["duplicates"],
-        "parts": {p: len(rows[p]) for p in PARTS},
-    }
-
-
-def _finding(kind: str, where: str, message: str, *, level: str = "warning") -> dict[str, str]:
-    return {"kind": kind, "level": level, "where": where, "message": message}
-
-
-def audit(data: Path, *, captures: Path | None, judged: str, seed: int) -> dict[str, Any]:
-    """Shortcuts in a data set (contract: `data audit`)."""
-    from trafficllm.evaluate.audit import audit as audit_dataset
-    from trafficllm.records.dataset import load
-
-    if judged not in {"test", "val"}:
-        raise UsageError("usage.part", f"no part '{judged}' to judge", input="--judged", hint="test or val")
-    return audit_dataset(load(data), captures=captures, judged=judged, seed=seed)

@@ -219,7 +219,7 @@ class _Job:
         found = [shards.marks_at(shard.place, len(shard)) for shard in self.shards]
         kept = np.array([side != "dropped" for side in sides])
         columns = {name: np.concatenate([part[name] for part in found])[kept] for name in marks.MARKS}
-        marks.write_columns(self.folder, columns)
+        marks.write(self.folder, columns)
 
     def _tables(self, sides: Sequence[str]) -> Iterator[pa.Table]:
         at = 0

@@ -5,7 +5,7 @@ A data set stores them in `marks.parquet`, row by row beside its records: no mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +122,7 @@ def marks_of(root: str | Path, meta: Sequence[FlowMeta]) -> dict[str, F64]:
     return {name: out[:, k] for k, name in enumerate(MARKS)}
 
 
-def write(folder: Path, root: str | Path, meta: Iterable[FlowMeta]) -> None:
-    """Put the marks of these flows into `folder`, in their order; nothing is written where no flow has frames."""
-    rows = list(meta)
-    if any(row.frames for row in rows):
-        write_columns(folder, marks_of(root, rows))
-
-
-def write_columns(folder: Path, columns: Mapping[str, F64]) -> None:
+def write(folder: Path, columns: Mapping[str, F64]) -> None:
     """Put known marks into `folder`; nothing where none is known."""
     import pyarrow as pa
     import pyarrow.parquet as pq

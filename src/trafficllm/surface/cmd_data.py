@@ -1,4 +1,4 @@
-"""`trafficllm data`: build, check."""
+"""`trafficllm data`: build; check and audit live in `cmd_audit`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from trafficllm.surface.options import DataSet, Folder, Json, Out, Profile, Quiet, Seed, Tasks
+from trafficllm.surface import cmd_audit
+from trafficllm.surface.options import Folder, Json, Out, Profile, Quiet, Seed, Tasks
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -44,8 +45,33 @@ def build(
         ),
     ] = None,
     cap: Annotated[
-        int | None, typer.Option("--cap", min=2, help="At most this many records a label.")
+        int | None, typer.Option("--cap", min=2, help="At most this many training records a label.")
     ] = None,
+    unknown: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--unknown", metavar="LABEL", help="Never learn this label, only test it; may be repeated."
+        ),
+    ] = None,
+    few_shot: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--few-shot",
+            metavar="N",
+            min=1,
+            help="Learn from N records a label; repeated: a split file a size, each within the next.",
+        ),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option("--folds", metavar="K", min=0, max=20, help="Also write K cross-validation folds.")
+    ] = 0,
+    split_from: Annotated[
+        Path | None,
+        typer.Option("--split-from", metavar="JSON", help="Take the parts from a split file (split.json)."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=0, help="Processes; 0: one a core.")
+    ] = 0,
     seed: Seed = 0,
     extra: Tasks = None,
     quiet: Quiet = False,
@@ -67,6 +93,11 @@ def build(
             keep=tuple(keep or ()),
             reserved=reserved,
             cap=cap,
+            unknown=tuple(unknown or ()),
+            few_shot=tuple(few_shot or ()),
+            folds=folds,
+            split_from=split_from,
+            workers=workers,
             seed=seed,
             progress=bar,
         )
@@ -95,73 +126,5 @@ def _show(body: Mapping[str, Any]) -> None:
         note(f"LEAKY: {field}")
 
 
-@app.command()
-def check(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Labelled captures, or a data set made by `data build`.")
-    ],
-    task: Annotated[
-        str, typer.Option("--task", metavar="ID", help="Task id; default: a task named after the folder.")
-    ] = "",
-    extra: Tasks = None,
-    as_json: Json = False,
-) -> None:
-    """Look before you train: labels too small, one capture a label, marks of the capture set-up, parts that share flows."""
-    from trafficllm.lifecycle import datasets
-    from trafficllm.surface.output import emit
-
-    chosen = datasets.pick_task(folder, task, extra or ())
-    emit("data.check", datasets.check(folder, chosen), as_json=as_json, show=_show_check)
-
-
-def _show_check(body: Mapping[str, Any]) -> None:
-    from trafficllm.surface.output import note, show_table
-
-    show_table(("label", "holds"), sorted(body["classes"].items()))
-    show_table(
-        ("level", "kind", "where", "what"),
-        ([row[key] for key in ("level", "kind", "where", "message")] for row in body["findings"]),
-    )
-    note("ready to train" if body["ready"] else "not ready: see the errors above")
-
-
-@app.command()
-def audit(
-    data: DataSet,
-    captures: Annotated[
-        Path | None,
-        typer.Option(
-            "--captures", metavar="DIR", help="The folder it was built from: marks that no record carries."
-        ),
-    ] = None,
-    judged: Annotated[
-        str, typer.Option("--judged", metavar="PART", help="The part that is scored: test or val.")
-    ] = "test",
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Look for shortcuts before training: shared flows and hosts, duplicates, marks of the capture, honest beside leaky scores."""
-    from trafficllm.lifecycle import datasets
-    from trafficllm.surface.output import emit
-
-    emit(
-        "data.audit",
-        datasets.audit(data, captures=captures, judged=judged, seed=seed),
-        as_json=as_json,
-        show=_show_audit,
-    )
-
-
-def _show_audit(body: Mapping[str, Any]) -> None:
-    from trafficllm.core.escape import for_terminal
-    from trafficllm.surface.output import show_pairs, show_table
-
-    columns = ("kind", "field", "score")
-    show_table(columns, ([row[name] for name in columns] for row in body["findings"]), right=("score",))
-    show_table(
-        ("baseline", "macro-F1"),
-        ([name, row["macro_f1"]] for name, row in body["baselines"].items()),
-        right=("macro-F1",),
-    )
-    show_pairs({key: body[key] for key in ("duplicates", "shared_groups", "honest", "leaky", "not_checked")})
-    print(for_terminal(body["verdict"]))
+app.command("check")(cmd_audit.check)
+app.command("audit")(cmd_audit.audit)
