@@ -1,4 +1,4 @@
-"""Captures and payloads crafted to make a reader slow: each case has one number that grows, and one place a careless parser would square it."""
+"""Captures and payloads crafted to make a reader slow: each case has one number that grows."""
 
 from __future__ import annotations
 
