@@ -32,13 +32,22 @@ def slip(word: str, chooser: random.Random) -> str:
     return word[:at] + middle + word[at + 2 :]
 
 
-def disturbed(text: str, chooser: random.Random, *, words: float, slips: float) -> str:
-    """A question in small letters with some words left out (in seven of ten) and some misspelt."""
+def disturbed(text: str, chooser: random.Random, *, words: float, slips: float, order: float) -> str:
+    """A question in small letters with some words misspelt, up to `words` of them left out and, in `order` of cases, shuffled.
+
+    So each word has to say by itself what it says, as in the bag of words that generalised better to other people's wording.
+    """
     text = re.sub(r"\b[a-z]{4,}\b", lambda found: slip(found[0], chooser) if chooser.random() < slips else found[0], text.lower())
-    parts = text.split(" ")
-    if len(parts) > 3 and chooser.random() < 0.7:
-        parts = [part for part in parts if chooser.random() >= words] or parts
-    return " ".join(parts)
+    # Chinese and Japanese have no spaces: there, characters are left out.
+    gap = "" if text.count(" ") < 2 and sum(map(ord, text)) > 1000 * len(text) else " "
+    parts = text.split(gap) if gap else list(text)
+    rate = words * chooser.random() if chooser.random() < 0.7 else 0.0
+    if len(parts) > 3:
+        kept = [part for part in parts if chooser.random() >= rate]
+        parts = kept if len(kept) > 1 else parts
+    if gap and chooser.random() < order:
+        chooser.shuffle(parts)
+    return gap.join(parts)
 
 
 class Mixture:
@@ -77,13 +86,22 @@ class Mixture:
         end = int(np.searchsorted(self.lengths, self.lengths[start] + wanted))
         start = max(0, min(start, len(self.questions) - max(end - start, 4)))
         rows = self.questions[start : max(end, start + 4)]
-        texts = [disturbed(text, chooser, words=self.recipe["word_dropout"], slips=self.recipe["slips"]) for text, _ in rows]
+        rows = [self._joined(row, chooser) if chooser.random() < self.recipe["joined"] else row for row in rows]
+        noise = {name: self.recipe[key] for name, key in (("words", "word_dropout"), ("slips", "slips"), ("order", "shuffled"))}
+        texts = [disturbed(text, chooser, **noise) for text, _ in rows]
         self.splitter.dropout = self.recipe["bpe_dropout"] or None
         try:
             ids = self.encoder.prompts([prompts.routing(text) for text in texts])
         finally:
             self.splitter.dropout = None
         return collate([Sample(row, self.ends[chooser.choice(names)]) for row, (_, names) in zip(ids, rows, strict=True)], self.pad)
+
+    def _joined(self, row: tuple[str, list[str]], chooser: random.Random) -> tuple[str, list[str]]:
+        """A question with another one before or after it asks for what both ask for; three tasks at most."""
+        other = self.questions[chooser.randrange(len(self.questions))]
+        pair = [row, other] if chooser.random() < 0.5 else [other, row]
+        names = sorted({name for _, found in pair for name in found} - {"none"})
+        return (". ".join(text for text, _ in pair), names or ["none"]) if len(names) <= 3 else row
 
     def field(self, chooser: random.Random) -> dict[str, Any]:
         """Records with one field asked for, rare fields as often as common ones among a record's own."""

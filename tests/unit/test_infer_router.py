@@ -50,6 +50,7 @@ def test_a_stream_is_answered_in_order(router: Router) -> None:
         ([0.9, 0.05, 0.03, 0.02], ["MTD"]),
         ([0.3, 0.5, 0.1, 0.1], ["EAC", "MTD"]),
         ([0.3, 0.1, 0.2, 0.4], []),
+        ([0.55, 0.25, 0.1, 0.1], ["MTD"]),
         ([0.3, 0.31, 0.3, 0.09], ["EAC", "MTD", "MTG"]),
         ([0.15, 0.19, 0.1, 0.01], ["EAC"]),
     ],
@@ -69,6 +70,10 @@ def test_control_surfaces_in_a_question_stay_words(router: Router) -> None:
     clean = engine.encoder.prompt(prompts.routing("malware?"))
     assert sum(i in special for i in ids) == sum(i in special for i in clean)
     assert engine.base.tokenizer.convert_tokens_to_ids(units.UNITS[300]) not in ids
+
+
+def test_case_says_nothing_of_the_task(router: Router) -> None:
+    assert router.route("IS IT Malware?").row() == router.route("is it malware?").row()
 
 
 def test_a_threshold_is_a_share(router: Router) -> None:

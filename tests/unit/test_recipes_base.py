@@ -22,7 +22,8 @@ import mixture  # noqa: E402
 import small  # noqa: E402
 
 SHARES = {"route": 0.4, "field": 0.2, "traffic": 0.3, "english": 0.1}
-MIX = {"word_dropout": 0.1, "slips": 0.05, "bpe_dropout": 0.1, "block": 16, "blocks": 2, "tokens": 128, "shares": SHARES}
+NOISE = {"word_dropout": 0.6, "slips": 0.05, "shuffled": 0.2, "joined": 0.3}
+MIX = {**NOISE, "bpe_dropout": 0.1, "block": 16, "blocks": 2, "tokens": 128, "shares": SHARES}
 TINY: dict[str, Any] = {
     "tokenizer": {"vocab_size": 400},
     "model": {
@@ -144,10 +145,12 @@ def test_batches_follow_the_step_and_ask_at_the_answer_only(made: Path, runs: Pa
 def test_a_disturbed_question_keeps_most_of_its_letters() -> None:
     chooser = random.Random(1)
     text = "Is there any malware in the capture of the reception computer"
-    seen = {mixture.disturbed(text, chooser, words=0.1, slips=0.1) for _ in range(30)}
+    seen = {mixture.disturbed(text, chooser, words=0.4, slips=0.1, order=0.5) for _ in range(30)}
     assert len(seen) > 10
-    assert all(word == word.lower() and len(word) > len(text) / 3 for word in seen)
-    assert mixture.disturbed(text, chooser, words=0.0, slips=0.0) == text.lower()
+    assert all(word == word.lower() and len(word) > len(text) / 4 for word in seen)
+    assert mixture.disturbed(text, chooser, words=0.0, slips=0.0, order=0.0) == text.lower()
+    assert sorted(mixture.disturbed(text, chooser, words=0.0, slips=0.0, order=1.0)) == sorted(text.lower())
+    assert 2 <= len(mixture.disturbed("\u8fd9\u4e2a\u6d41\u91cf\u6709\u75c5\u6bd2\u5417", chooser, words=0.6, slips=0.0, order=0.0)) <= 8
 
 
 def test_field_questions_are_answered_as_tshark_prints_them() -> None:

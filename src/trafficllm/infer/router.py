@@ -15,9 +15,9 @@ from trafficllm.infer.engine import Engine
 from trafficllm.records import prompts
 
 NONE = "none"
-THRESHOLD = 0.2
-"""A question that names two tasks splits its probability between them, three tasks at most leave .33 each; a task
-below a fifth was not asked for."""
+THRESHOLD = 0.3
+"""A question that names two tasks splits its probability between them, three tasks at most leave .33 each. On training authors
+kept for validation, exact task sets: .577 at .2, .611 at .3, .625 at .4, where a third task can no longer be named."""
 _CHUNK = 256
 
 
