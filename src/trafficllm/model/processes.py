@@ -30,12 +30,14 @@ def device() -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}" if torch.cuda.is_available() else "cpu"
 
 
-def join(place: torch.device) -> None:
-    """Meet the other processes: NCCL for GPUs, gloo for CPUs; nothing to do for one process."""
-    if world() > 1 and not distributed.is_initialized():
-        if place.type == "cuda":
-            torch.cuda.set_device(place)
-        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+def join(kind: str, *, shard: bool) -> None:
+    """Meet the other processes: NCCL where the base lies on GPUs or is to be sharded over them, else gloo; nothing for one process."""
+    if world() == 1 or distributed.is_initialized():
+        return
+    on_gpus = kind == "cuda" or (shard and torch.cuda.is_available())
+    if on_gpus:
+        torch.cuda.set_device(device())
+    distributed.init_process_group("nccl" if on_gpus else "gloo")
 
 
 @contextlib.contextmanager

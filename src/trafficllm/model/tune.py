@@ -233,7 +233,7 @@ def _run(job: Job) -> TuneReport:
 
     _check(job.data)
     _check_options(job.options)
-    processes.join(next(job.base.model.parameters()).device)
+    processes.join(next(job.base.model.parameters()).device.type, shard=job.options.shard)
     out, mark = job.out, _fingerprint(job)
     done = read_json(out / REPORT) if (out / REPORT).is_file() else {}
     if done.get("fingerprint") == mark:

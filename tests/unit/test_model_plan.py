@@ -1,0 +1,69 @@
+"""`tune plan` against a real run: counts exact, memory within 20 %, time within the stated factor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
+from tune_forks import fork
+
+from trafficllm.model.base import make_traffic_base
+from trafficllm.model.load import load_base
+from trafficllm.model.plan import plan_data
+from trafficllm.model.tune import TuneData, TuneOptions, peak_bytes, tune_task
+
+TIME_FACTOR = 3.0
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("base")
+    save_tokenizer("gpt2", place / "plain")
+    save_model(
+        place / "plain", hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6
+    )
+    make_traffic_base(place / "plain", traffic_tokens(), place / "traffic")
+    return place / "traffic"
+
+
+def _data() -> TuneData:
+    made, labels = records()
+    return TuneData([prompt_of(row) for row in made[:240]], list(labels[:240]), LABELS)
+
+
+def _plan_then_run(folder: Path, options: TuneOptions, out: Path) -> None:
+    """In a process of its own, whose peak memory is then the run's."""
+    found = plan_data(folder, _data(), options)
+    report = tune_task(load_base(folder, dtype="float32"), _data(), out, options)
+    out.with_suffix(".json").write_text(json.dumps({"plan": found.as_dict(), "report": report.as_dict(), "peak": peak_bytes()}))
+
+
+def test_the_forecast_holds(folder: Path, tmp_path: Path) -> None:
+    options = TuneOptions(max_steps=3, batch_tokens=8192, looks=0)
+    child = fork(_plan_then_run, folder, options, tmp_path / "a", log=tmp_path / "log")
+    child.join(300)
+    assert child.exitcode == 0, (tmp_path / "log").read_text()
+    found = json.loads((tmp_path / "a.json").read_text())
+    planned, report = found["plan"], found["report"]
+    assert (planned["steps"], planned["trainable"]) == (report["steps"], report["trainable"])
+    assert planned["tokens"] == pytest.approx(report["tokens"], rel=0.1)
+    assert 0.8 < planned["memory"]["total"] / found["peak"] < 1.2, found
+    assert 1 / TIME_FACTOR < planned["seconds"] / report["seconds"] < TIME_FACTOR, found
+
+
+def test_methods_precision_and_processes_change_the_forecast(folder: Path) -> None:
+    def memory(world: int = 1, precision: str = "float32", **changes: object) -> dict[str, int]:
+        options = TuneOptions(batch_tokens=4096, max_steps=2).model_copy(update=changes)
+        return dict(plan_data(folder, _data(), options, precision=precision, world=world).as_dict()["memory"])
+
+    plain = memory()
+    assert memory(precision="bfloat16")["weights"] == plain["weights"] // 2
+    assert memory(method="qlora")["weights"] < plain["weights"] / 2
+    assert memory(method="prefix")["states"] < plain["states"]
+    assert memory(method="full")["states"] > 10 * plain["states"]
+    assert memory(gradient_checkpointing=True)["activations"] < plain["activations"] / 2
+    split = memory(world=4, shard=True)
+    assert split["weights"] == pytest.approx(plain["weights"] / 4, abs=1)
+    assert split["activations"] < plain["activations"] / 2
