@@ -1,9 +1,10 @@
 """Packets per second from capture to flows, against dpkt, scapy, tshark, tcpdump and NFStream where they are installed.
 
-    python bench/bench_capture.py DIR_OR_FILE... [--megabytes 200] [--runs 5] [--json]
+    python bench/bench_capture.py DIR_OR_FILE... [--megabytes 200] [--runs 5] [--nfstream-python PATH] [--cpu] [--json]
 
-One file is made of the given captures, repeated with shifted addresses and times until it has the size asked for; every reader runs
-in a process of its own on one core, in turn, and the medians are compared. scapy and NFStream read a part of the file.
+One file is made of the given captures, repeated on later days until it has the size asked for; every reader runs in a process of
+its own on one core, in turn, and the medians are compared. scapy, tshark and NFStream read the beginning of the file, told below.
+NFStream (LGPL) is a tool beside, in an environment of its own that --nfstream-python names.
 """
 
 from __future__ import annotations
@@ -28,17 +29,13 @@ OURS = """
 import sys, time, os
 clock = getattr(time, os.environ["BENCH_CLOCK"])
 from trafficllm.capture.flows import FlowOptions, read_flows
-from trafficllm.capture.facts import facts_of
-facts = sys.argv[2] == "facts"
+from trafficllm.capture.facts import facts_of_flows
+facts, services = sys.argv[2] == "facts", set()
 def run(path):
     flows = packets = 0
     for b in read_flows([path]):
         flows += len(b); packets += int(b.pkts.sum())
-        if facts:
-            raw, ptr = b.payload.tobytes(), b.payload_ptr.tolist()
-            for i, (p, o, r) in enumerate(zip(b.proto.tolist(), b.orig_p.tolist(), b.resp_p.tolist())):
-                a, m, e = ptr[i]
-                facts_of(p, o, r, raw[a:m], raw[m:e])
+        if facts: services.update(f.service for f in facts_of_flows(b))
     return flows, packets
 run(sys.argv[3])
 t = clock(); flows, packets = run(sys.argv[1]); print(clock() - t, flows, packets)
@@ -63,13 +60,20 @@ for packet in PcapReader(sys.argv[1]): n += 1
 print(clock() - t, 0, n)
 """
 NFSTREAM = """
-import sys, time, os
+import sys, time, os, resource
 clock = getattr(time, os.environ["BENCH_CLOCK"])
 from nfstream import NFStreamer
-t = clock(); n = p = 0
-for flow in NFStreamer(source=sys.argv[1], n_meters=1, statistical_analysis=False, n_dissections=0): n += 1; p += flow.bidirectional_packets
-print(clock() - t, n, p)
+def spent():
+    u = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return clock() + (u.ru_utime + u.ru_stime if clock is time.process_time else 0)
+t = spent(); n = p = 0
+for flow in NFStreamer(source=sys.argv[1], n_meters=1, statistical_analysis=False, n_dissections=int(sys.argv[2])):
+    n += 1; p += flow.bidirectional_packets
+print(spent() - t, n, p)
 """
+
+_PART, _SOME = 4, 50  # MB that scapy and tshark read, and NFStream
+_FIELDS = ("frame.time_epoch", "ip.src", "ip.dst", "tcp.srcport", "tcp.dstport", "udp.srcport", "udp.dstport", "frame.len", "tcp.flags")
 
 
 def _frames(paths: Sequence[str]) -> tuple[bytes, int]:
@@ -115,8 +119,8 @@ def _cut(source: Path, target: Path, megabytes: int) -> None:
         target.write_bytes(stream.read(megabytes << 20))
 
 
-def _python(code: str, *arguments: str) -> tuple[float, int]:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+def _python(code: str, *arguments: str, python: str = sys.executable) -> tuple[float, int]:
+    done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, check=True)
     seconds, _, packets = done.stdout.split()
     return float(seconds), int(packets)
 
@@ -132,11 +136,13 @@ def _children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _measure(paths: Sequence[str], megabytes: int, runs: int) -> dict[str, Any]:
+def _measure(paths: Sequence[str], megabytes: int, runs: int, nfstream: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        whole, part = Path(folder) / "whole.pcap", Path(folder) / "part.pcap"
+        whole, some, part = (Path(folder) / f"{name}.pcap" for name in ("whole", "some", "part"))
         packets = _make(paths, whole, megabytes)
-        _cut(whole, part, 4)
+        _cut(whole, part, _PART)
+        _cut(whole, some, _SOME)
+        few = _python(DPKT, str(part))[1]
         readers: dict[str, Any] = {
             "trafficllm": lambda: _python(OURS, str(whole), "plain", str(part)),
             "trafficllm with facts": lambda: _python(OURS, str(whole), "facts", str(part)),
@@ -145,18 +151,18 @@ def _measure(paths: Sequence[str], megabytes: int, runs: int) -> dict[str, Any]:
         }
         if shutil.which("tcpdump"):
             readers["tcpdump"] = lambda: _tool(["tcpdump", "-nr", str(whole), "-w", os.devnull], packets)
-        if _has("nfstream"):
-            readers["nfstream"] = lambda: _python(NFSTREAM, str(part))
+        if shutil.which("tshark"):
+            fields = [word for name in _FIELDS for word in ("-e", name)]
+            readers["tshark"] = lambda: _tool(["tshark", "-nr", str(part), "-T", "fields", *fields], few)
+        if nfstream:
+            readers["nfstream"] = lambda: _python(NFSTREAM, str(some), "0", python=nfstream)
+            readers["nfstream with protocols"] = lambda: _python(NFSTREAM, str(some), "20", python=nfstream)
         speeds: dict[str, list[float]] = {name: [] for name in readers}
         for _ in range(runs):
             for name, reader in readers.items():
                 seconds, count = reader()
                 speeds[name].append(count / seconds)
     return _report(speeds, packets, megabytes)
-
-
-def _has(module: str) -> bool:
-    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
 
 
 def _report(speeds: dict[str, list[float]], packets: int, megabytes: int) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _report(speeds: dict[str, list[float]], packets: int, megabytes: int) -> dic
         values = [a / b for a, b in zip(speeds[ours], speeds[other], strict=True)]
         ratios[f"{ours} / {other}"] = {"median": statistics.median(values), "range": [min(values), max(values)]}
     settings = {"packets": packets, "megabytes": megabytes, "cores": 1, "clock": os.environ["BENCH_CLOCK"]}
-    settings |= {"max_packets": 32, "max_payload": 512}
+    settings |= {"max_packets": 32, "max_payload": 512, "part_mb": _PART, "nfstream_mb": _SOME}
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
     return {
         "schema": "trafficllm.bench_capture/1",
@@ -185,12 +191,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for machines that others use too")
+    parser.add_argument("--nfstream-python", default="", metavar="PATH", help="an interpreter that can import nfstream")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ["BENCH_CLOCK"] = "process_time" if options.cpu else "perf_counter"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    result = _measure(options.paths, options.megabytes, options.runs)
+    result = _measure(options.paths, options.megabytes, options.runs, options.nfstream_python)
     if options.json:
         print(json.dumps(result, indent=1, sort_keys=True))
         return

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.capture.facts import facts_of
+from trafficllm.capture.facts import facts_of, facts_of_flows
 from trafficllm.capture.facts_tls import ja4
 from trafficllm.capture.flows import read_flows
 from trafficllm.core.types import Facts
@@ -161,3 +161,13 @@ def test_spans_lie_within_the_prefixes_of_real_flows(captures: Path) -> None:
                 assert 0 <= span.start < span.end <= len(sides[span.dir]) or span.start == span.end
                 seen += 1
     assert seen > 100
+
+
+def test_facts_of_a_batch_are_those_of_each_flow(captures: Path) -> None:
+    found = 0
+    for batch in read_flows([captures]):
+        for i, facts in enumerate(facts_of_flows(batch)):
+            both = [batch.payload[batch.payload_ptr[i, d] : batch.payload_ptr[i, d + 1]].tobytes() for d in range(2)]
+            assert facts == facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *both)
+            found += bool(facts.service)
+    assert found > 5

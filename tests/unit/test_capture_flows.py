@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from capture_samples import ACK, FIN, PSH, RST, SYN, A, B, Talk, ethernet, ipv4, ipv6, pcap, tcp, udp, write
 
+from trafficllm.capture.ahead import ahead
 from trafficllm.capture.community import community_id
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.flows import FlowOptions, read_flows
 from trafficllm.capture.table import flow_rows, flows_arrow, zeek_conn_log
+from trafficllm.core.errors import InputError
 from trafficllm.core.types import FlowBatch
 
 
@@ -223,6 +227,49 @@ def test_the_same_bytes_give_the_same_flows(captures: Path) -> None:
             left, right = getattr(one, name), getattr(two, name)
             assert np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right, name
         assert np.all(np.diff(one.pkt_ptr) >= 1)
+
+
+def test_two_threads_give_what_one_gives(captures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for number in (1, 2):
+        monkeypatch.setattr("trafficllm.capture.ahead.cores", lambda number=number: number)
+        counts = CountsBuilder()
+        batches = list(read_flows([captures], counts=counts))
+        found.append((counts.build(), [getattr(batch, name) for batch in batches for name in FlowBatch.__slots__]))
+    assert found[0][0] == found[1][0]
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        assert np.array_equal(one, two) if isinstance(one, np.ndarray) else one == two
+
+
+def test_an_error_ahead_comes_where_its_item_would_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trafficllm.capture.ahead.cores", lambda: 2)
+
+    def numbers() -> Iterator[int]:
+        yield from range(5)
+        raise InputError("input.cut", "no more", input="x", hint="none")
+
+    seen = []
+    with pytest.raises(InputError):
+        seen.extend(ahead(numbers()))
+    before = threading.active_count()
+    endless = ahead(iter(int, 1))
+    assert next(endless) == 0
+    endless.close()
+    assert threading.active_count() == before
+
+
+def test_community_ids_of_a_batch_are_those_of_each_flow(captures: Path) -> None:
+    checked = 0
+    for batch in read_flows([captures]):
+        for i in range(len(batch)):
+            size = 4 if batch.ip_version[i] == 4 else 16
+            proto = int(batch.proto[i])
+            if proto in {1, 58}:
+                continue  # ports of ICMP are type and counterpart in the table; the vectors below hold them
+            ends = [row[i, :size].tobytes() for row in (batch.orig_h, batch.resp_h)]
+            assert batch.community_id[i] == community_id(proto, ends[0], int(batch.orig_p[i]), ends[1], int(batch.resp_p[i]))
+            checked += 1
+    assert checked > 20
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,13 @@ def test_missing_paths_and_empty_folders(tmp_path: Path) -> None:
         assert caught.value.code == code
 
 
+def test_a_folder_gives_its_captures_only(tmp_path: Path) -> None:
+    write(tmp_path, pcap(FRAMES))
+    (tmp_path / "b.pcap.gz").write_bytes(gzip.compress(pcap(FRAMES)))
+    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    assert len(expand([tmp_path])) == 2
+
+
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
     record = pcap([(1.0, bytes(1000))])[24:]
     path = tmp_path / "bomb.pcap.gz"

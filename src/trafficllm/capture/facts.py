@@ -7,11 +7,12 @@ Fields carry tshark's names where tshark has one; several values make a tuple of
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from trafficllm.capture.facts_dns import dns_facts, dns_tcp_facts, looks_like_dns
 from trafficllm.capture.facts_http import http_facts, looks_like_http
 from trafficllm.capture.facts_tls import looks_like_tls, tls_facts
-from trafficllm.core.types import ORIG, RESP, Facts, Span
+from trafficllm.core.types import ORIG, RESP, Facts, FlowBatch, Span
 
 _TCP, _UDP = 6, 17
 _DNS_PORTS = frozenset({53, 5353, 5355})
@@ -19,7 +20,17 @@ _QUIC_VERSIONS = frozenset({0x00000001, 0x6B3343CF})
 _UDP_SERVICES = (("dhcp", (67, 68, 546, 547)), ("ntp", (123,)), ("netbios", (137, 138)), ("snmp", (161, 162)), ("syslog", (514,)))
 _UDP_PORTS = {port: service for service, ports in _UDP_SERVICES for port in ports}
 
+_NOTHING = Facts()
+
 Found = tuple[str, dict[str, int | str | tuple[int, ...]], list[Span]]
+
+
+def facts_of_flows(batch: FlowBatch) -> Iterator[Facts]:
+    """Facts of every flow of a batch, in its order; a list of them all would cost as much in garbage collection as in parsing."""
+    raw = batch.payload.tobytes()
+    columns = (batch.proto.tolist(), batch.orig_p.tolist(), batch.resp_p.tolist(), batch.payload_ptr.tolist())
+    for proto, orig_p, resp_p, (start, middle, end) in zip(*columns, strict=True):
+        yield facts_of(proto, orig_p, resp_p, raw[start:middle], raw[middle:end]) if end > start else _NOTHING
 
 
 def facts_of(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Facts:
@@ -29,10 +40,10 @@ def facts_of(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> 
     'ssh'
     """
     if not orig and not resp:
-        return Facts()
+        return _NOTHING
     parser = _tcp if proto == _TCP else _udp if proto == _UDP else None
     if parser is None:
-        return Facts()
+        return _NOTHING
     service, fields, spans = parser(orig_p, resp_p, orig, resp)
     return Facts(service=service, fields=fields, spans=tuple(spans))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from trafficllm.core.types import ORIG, RESP, Span
 
 Fields = dict[str, int | str | tuple[int, ...]]
@@ -10,34 +12,42 @@ _MAX_MESSAGES, _MAX_RECORDS, _MAX_JUMPS, _MAX_NAME = 32, 64, 16, 255
 _A, _NS, _CNAME, _SOA, _PTR, _TXT, _AAAA = 1, 2, 5, 6, 12, 16, 28
 
 
-def looks_like_dns(data: bytes) -> bool:
+_HEADER = struct.Struct(">HHHHHH").unpack_from
+_SHORT = struct.Struct(">H").unpack_from
+
+
+def looks_like_dns(data: bytes, at: int = 0) -> bool:
     """A header with a known opcode and believable counts."""
-    if len(data) < 12:
+    if len(data) - at < 12:
         return False
-    counts = [int.from_bytes(data[i : i + 2], "big") for i in range(4, 12, 2)]
-    return data[2] >> 3 & 15 <= 6 and counts[0] <= 64 and sum(counts) <= 512 and sum(counts) > 0
+    _, flags, questions, answers, authorities, others = _HEADER(data, at)
+    return bool(flags >> 11 & 15 <= 6 and questions <= 64 and 0 < questions + answers + authorities + others <= 512)
 
 
 class _Message:
     """One message inside a prefix: `base` is where it starts, `end` where it must stop."""
 
+    __slots__ = ("base", "cut", "data", "dir", "end", "sound", "spans")
+
     def __init__(self, data: bytes, base: int, end: int, direction: int, spans: list[Span]) -> None:
         self.data, self.base, self.end, self.dir, self.spans = data, base, end, direction, spans
         self.cut = False
+        self.sound: set[int] = set()  # places of pointers that were followed to their end: most answers point to the question
 
     def u16(self, at: int) -> int:
         """Big-endian 16 bits, 0 beyond the end (and then cut)."""
         if at + 2 > self.end:
             self.cut = True
             return 0
-        return int.from_bytes(self.data[at : at + 2], "big")
+        return int(_SHORT(self.data, at)[0])
 
     def name(self, at: int) -> tuple[str, int]:
         """(text, position behind it); its own bytes become a span, those pointed to have theirs already."""
-        labels: list[str] = []
+        data, end = self.data, self.end
+        labels: list[bytes] = []
         start, after, size, jumps = at, -1, 0, 0
-        while at < self.end and size <= _MAX_NAME and jumps <= _MAX_JUMPS:
-            length = self.data[at]
+        while at < end and size <= _MAX_NAME and jumps <= _MAX_JUMPS:
+            length = data[at]
             if length >= 0xC0:
                 after = at + 2 if after < 0 else after
                 at = self.base + (self.u16(at) & 0x3FFF)
@@ -46,25 +56,36 @@ class _Message:
             if length == 0 or length >= 0x40:
                 at += 1
                 break
-            labels.append(self.data[at + 1 : min(at + 1 + length, self.end)].decode("latin-1"))
+            stop = at + 1 + length
+            labels.append(data[at + 1 : stop if stop < end else end])
             size += length + 1
-            at += 1 + length
+            at = stop
         behind = after if after >= 0 else at
-        if behind > self.end:
-            behind, self.cut = self.end, True
-        own = (after - 2 if after >= 0 else behind)
+        if behind > end:
+            behind, self.cut = end, True
+        own = after - 2 if after >= 0 else behind
         if own > start:
             self.spans.append(Span(self.dir, start, own, "dns.name"))
-        return ".".join(labels), behind
+        return b".".join(labels).decode("latin-1"), behind
+
+    def skip_name(self, at: int) -> int:
+        """Position behind a name whose text does not matter."""
+        if at + 2 <= self.end and self.data[at] >= 0xC0:
+            pointer = int(_SHORT(self.data, at)[0])
+            if pointer not in self.sound:
+                self.name(at)
+                if not self.cut:
+                    self.sound.add(pointer)
+            return at + 2
+        return self.name(at)[1]
 
 
 def _parse(message: _Message, fields: Fields) -> int:
     """Take one message in; returns the position behind it, or -1 when it is cut or wrong."""
     data, base = message.data, message.base
     message.spans.append(Span(message.dir, base, base + 2, "dns.id"))
-    flags = message.u16(base + 2)
-    counts = [message.u16(base + i) for i in (4, 6, 8, 10)]
-    answer = flags >> 15
+    _, flags, *counts = _HEADER(data, base)
+    records, answer = counts[1] + counts[2] + counts[3], flags >> 15
     fields.setdefault("dns.flags.opcode", flags >> 11 & 15)
     if answer and "dns.flags.rcode" not in fields:
         fields["dns.flags.rcode"] = flags & 15
@@ -77,21 +98,29 @@ def _parse(message: _Message, fields: Fields) -> int:
         if message.cut:
             return -1
         if "dns.qry.name" not in fields:
-            fields |= {"dns.qry.name": text, "dns.qry.type": kind, "dns.qry.class": message.u16(at + 2) & 0x7FFF}
-            fields |= {"dns.qry.name.len": len(text), "dns.count.labels": text.count(".") + 1 if text else 0}
+            fields["dns.qry.name"], fields["dns.qry.type"] = text, kind
+            fields["dns.qry.class"] = message.u16(at + 2) & 0x7FFF
+            fields["dns.qry.name.len"] = len(text)
+            fields["dns.count.labels"] = text.count(".") + 1 if text else 0
         at += 4
+    at, types = _records(message, at, min(records, _MAX_RECORDS))
+    if types and answer and "dns.resp.type" not in fields:
+        fields["dns.resp.type"] = tuple(types)
+    return at if not message.cut and at <= message.end and counts[0] + records <= _MAX_RECORDS and len(data) >= at else -1
+
+
+def _records(message: _Message, at: int, count: int) -> tuple[int, list[int]]:
+    """Mark the data of resource records; position behind them and their types, as far as they are whole."""
     types: list[int] = []
-    for _ in range(min(sum(counts[1:]), _MAX_RECORDS)):
-        _, at = message.name(at)
+    for _ in range(count):
+        at = message.skip_name(at)
         kind, size = message.u16(at), message.u16(at + 8)
         if message.cut:
             break
         types.append(kind)
         _data(message, kind, at + 10, min(at + 10 + size, message.end))
         at += 10 + size
-    if types and answer and "dns.resp.type" not in fields:
-        fields["dns.resp.type"] = tuple(types)
-    return at if not message.cut and at <= message.end and sum(counts) <= _MAX_RECORDS and len(data) >= at else -1
+    return at, types
 
 
 def _data(message: _Message, kind: int, start: int, stop: int) -> None:
@@ -107,7 +136,7 @@ def dns_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
     for direction, data in ((ORIG, orig), (RESP, resp)):
         at = 0
         for _ in range(_MAX_MESSAGES):
-            if len(data) - at < 12 or not looks_like_dns(data[at : at + 12]):
+            if not looks_like_dns(data, at):
                 break
             at = _parse(_Message(data, at, len(data), direction, spans), fields)
             if at < 0:
@@ -123,7 +152,7 @@ def dns_tcp_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
         at = 0
         for _ in range(_MAX_MESSAGES):
             size = int.from_bytes(data[at : at + 2], "big")
-            if size < 12 or not looks_like_dns(data[at + 2 : at + 14]):
+            if size < 12 or not looks_like_dns(data, at + 2):
                 break
             _parse(_Message(data, at + 2, min(at + 2 + size, len(data)), direction, spans), fields)
             at += 2 + size

@@ -140,8 +140,10 @@ SUMMARY = np.dtype(
 
 CONTROL = 16
 """int64 slots shared between Python and the kernels."""
-(C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS, C_TOP, C_TOP_PACKETS, C_TOP_BUFFERS, C_DONE, C_NUMBER, C_CLOCK, C_LIVE, C_EVICTED) = range(11)
-# FREE: head of the list of rows given back, -1 none; TOP: rows from here on were never used, so their memory is not even there yet
+_SLOTS = range(12)
+(C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS, C_TOP, C_TOP_PACKETS, C_TOP_BUFFERS, C_DONE, C_NUMBER, C_CLOCK, C_LIVE, C_EVICTED, C_HELD) = _SLOTS
+# FREE: head of the list of rows given back, -1 none; TOP: rows from here on were never used, so their memory is not even there
+# yet; HELD: packets stored for finished flows
 
 END_EOF, END_IDLE, END_ACTIVE, END_EVICTED, END_FIN, END_RST = range(6)
 END_NAMES = ("eof", "idle", "active", "evicted", "fin", "rst")

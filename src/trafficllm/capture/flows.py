@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trafficllm.capture.ahead import ahead
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decode import decode
 from trafficllm.capture.flow_table import FlowTable
@@ -24,6 +25,8 @@ _SECOND = 1_000_000_000
 class FlowOptions:
     """How flows are cut and how much of each is kept; times in seconds.
 
+    `max_payload` bytes of each direction are kept, up to the first hole. A ClientHello with post-quantum key shares is longer than
+    512 bytes: then there is no JA4. With 4096 there is, and the payload pool of 64 MB holds an eighth of the prefixes.
     `flip` finds the likely originator by well-known ports when the start of a flow is missing (Zeek's heuristic).
     `checksums` leaves packets with wrong checksums out, as Zeek does without -C. `table_size` bounds the live flows.
     """
@@ -50,9 +53,9 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
     table = FlowTable(_params(options), table_size=options.table_size)
     fragments = Reassembler()
     files: tuple[str, ...] = ()
-    for batch in frames:
-        files = batch.files
-        packets = decode(batch, checksums=options.checksums)
+
+    for packets in ahead(decode(batch, checksums=options.checksums) for batch in frames):
+        files = packets.frames.files
         counts.decoded(packets)
         for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums):
             at = start
@@ -76,8 +79,9 @@ def read_flows(
 ) -> Iterator[FlowBatch]:
     """Flows of all captures as one stream, in batches; each batch is sorted by first packet.
 
-    Flows are handed out when 32,768 have finished and at the end, so a capture with fewer is one batch. Memory is bounded
-    by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them.
+    Flows are handed out when 32,768 have finished, or fewer that keep 262,144 packets, and at the end: a smaller capture is one
+    batch. Reading and decoding run ahead in a second thread where there is a second core; the result is the same. Memory is
+    bounded by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them.
     """
     options = options if options is not None else FlowOptions()
     counts = counts if counts is not None else CountsBuilder()

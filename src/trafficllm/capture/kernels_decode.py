@@ -271,6 +271,11 @@ def _ipv6(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums:
 
 @inner
 def _decode_one(buf: U8, row: Any, start: Word, end: Word, cut: Word, link: Word, sums: bool) -> None:
+    """Link layer, then what its type names.
+
+    The place for tunnels: when `_transport` meets GRE, VXLAN or IP in IP, the walk starts again here with the position and link
+    type of the inner frame (1 Ethernet, 101 IP), a bounded number of times. Offsets count from `start`, so no column changes.
+    """
     pos, kind, vlan, error = network(buf, start, end, link)
     row["vlan"] = vlan
     row["ethertype"] = kind

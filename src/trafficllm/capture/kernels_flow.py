@@ -16,6 +16,7 @@ from trafficllm.capture.flow_table_layout import (
     C_FREE,
     C_FREE_BUFFERS,
     C_FREE_PACKETS,
+    C_HELD,
     C_LIVE,
     C_NUMBER,
     C_TOP,
@@ -135,6 +136,7 @@ def finish(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: A
     flow["live"] = 0
     done[control[C_DONE]] = slot
     control[C_DONE] += 1
+    control[C_HELD] += flow["stored"]
     control[C_LIVE] -= 1
 
 

@@ -6,12 +6,12 @@ the types matter. With one core, or no cache to share, everything compiles where
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 
+from trafficllm.capture.ahead import cores
 from trafficllm.capture.community import community_ids
 from trafficllm.capture.decode import decode
 from trafficllm.capture.flow_table import FlowTable
@@ -59,10 +59,6 @@ def compile_others() -> None:
     gather(arrays, order, order, np.zeros(0, dtype=STORED), np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.uint8))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def compile_kernels(sink: ProgressSink) -> None:
     """Compile what this machine has not compiled yet, and say so: it takes seconds, once."""
     if all(is_compiled(kernel) for kernel in _KERNELS):
@@ -70,7 +66,7 @@ def compile_kernels(sink: ProgressSink) -> None:
     sink.update("compile", 0, None)
     if sys.stderr.isatty():
         sys.stderr.write("compiling the packet kernels for this machine, once: some seconds\n")
-    if not is_cached(assign) or _cores() < 2 or not sys.executable:
+    if not is_cached(assign) or cores() < 2 or not sys.executable:
         return
     command = [sys.executable, "-P", "-m", "trafficllm.capture.warm"]
     quiet = subprocess.DEVNULL
