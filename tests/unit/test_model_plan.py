@@ -62,7 +62,7 @@ def test_methods_precision_and_processes_change_the_forecast(folder: Path) -> No
     assert memory(precision="bfloat16")["weights"] == plain["weights"] // 2
     assert memory(method="qlora")["weights"] < plain["weights"] / 2
     assert memory(method="prefix")["states"] < plain["states"]
-    assert memory(method="full")["states"] > 10 * plain["states"]
+    assert memory(method="full")["states"] > 8 * plain["states"]
     assert memory(gradient_checkpointing=True)["activations"] < plain["activations"] / 2
     split = memory(world=4, shard=True)
     assert split["weights"] == pytest.approx(plain["weights"] / 4, abs=1)

@@ -16,13 +16,16 @@ from typing import Any
 from trafficllm.core.errors import ArtifactError
 from trafficllm.model import lora
 from trafficllm.model.collate import Sample, answer_loss, collate, plan_batches
+from trafficllm.model.fused import fused
 from trafficllm.model.load import resolve
 from trafficllm.model.trainer import answer_logits
 from trafficllm.model.tune import TuneData, TuneOptions
 
-SLACK = 2.3
-"""Resident memory beside what autograd keeps: transients, and blocks the C allocator does not give back. Measured 2.2-2.4 on the
-embedded base from 1,000 to 16,000 tokens a batch."""
+SLACK = 1.65
+"""Resident memory beside what autograd keeps: transients, and blocks the C allocator does not give back. Measured 1.58-1.72 on the
+embedded base from 2,048 to 16,384 tokens a batch."""
+OVERHEAD = 3.5
+"""A step's time against its matrix products at full speed: element-wise work, small shapes. Measured 2.8-4.6 on the embedded base."""
 _BYTES = {"float32": 4.0, "bfloat16": 2.0}
 _NF4_BYTES = 0.53
 """4 bits a weight and an 8-bit scale for each block of 64."""
@@ -107,7 +110,7 @@ def _kept_bytes(model: Any, batch: dict[str, Any], share: float) -> int:
         return tensor
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, back):
+    with torch.autograd.graph.saved_tensors_hooks(keep, back), fused(model, lora.NAME):
         # The whole mask at once: choosing its kind from the padding reads values, which meta tensors do not have.
         rows, width = batch["input_ids"].shape
         seen_back = width + (_prefix(model))
@@ -220,8 +223,7 @@ def plan(
     # Forward and backward through frozen weights: 4 operations a weight and token; through trained ones 6; embedding rows: none.
     work = (4.0 * max(parameters - trained - table, 0) + 6.0 * trained) * tokens / world
     work *= 4 / 3 if options.gradient_checkpointing else 1
-    # Half of the time goes to products (profile of the embedded base), the rest to element-wise work.
-    seconds = 2.0 * work / _flops_per_second(precision) + STEP_SECONDS * steps
+    seconds = OVERHEAD * work / _flops_per_second(precision) + STEP_SECONDS * steps
     planned = min(seconds, options.max_seconds or seconds)
     return TunePlan(
         parameters=parameters,
