@@ -12,7 +12,7 @@ from typing import Any, Literal
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_write, read_json
 from trafficllm.model.guard import CONFIG, KINDS, WEIGHTS, check_adapter
-from trafficllm.model.processes import like, rank, whole
+from trafficllm.model.processes import like, rank, settle, whole
 from trafficllm.model.quantize import quantize
 
 Method = Literal["lora", "rslora", "dora", "qlora", "prefix", "full"]
@@ -103,6 +103,7 @@ def trainable(model: Any) -> dict[str, Any]:
 
 def snapshot(model: Any) -> dict[str, Any]:
     """A copy of the trainable parameters."""
+    settle(model)
     return {name: whole(value) for name, value in trainable(model).items()}
 
 
@@ -110,6 +111,7 @@ def restore(model: Any, state: dict[str, Any]) -> None:
     """Write a snapshot back; ArtifactError where names or shapes differ."""
     import torch
 
+    settle(model)
     mine = trainable(model)
     wrong = sorted(mine.keys() ^ state.keys()) + [
         name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape

@@ -88,6 +88,13 @@ def shard(tuned: Any) -> None:
     fully_shard(tuned, mesh=mesh)
 
 
+def settle(tuned: Any) -> None:
+    """Give every sharded unit its shards back: the outermost keeps whole copies after a forward, and a write to those is lost."""
+    for module in tuned.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A copy of a parameter with all its shards, in every process."""
     mine = tensor.detach()

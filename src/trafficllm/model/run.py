@@ -231,6 +231,7 @@ def _train(job: Job, tuned: Any, rows: Rows, steps: StepData, clock: Clock, *, h
     with warnings.catch_warnings(), fused(tuned, lora.NAME):
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
         result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    processes.settle(tuned)
     if trainer.best:
         lora.restore(tuned, trainer.best)
     return trainer, int(result.global_step)
