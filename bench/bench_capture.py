@@ -115,13 +115,18 @@ def _make(paths: Sequence[str], target: Path, megabytes: int) -> int:
 
 
 def _cut(source: Path, target: Path, megabytes: int) -> None:
+    """The whole records within the first `megabytes`: tshark fails on a file that ends inside one."""
     with source.open("rb") as stream:
-        target.write_bytes(stream.read(megabytes << 20))
+        data = stream.read(megabytes << 20)
+    at = 24
+    while at + 16 <= len(data) and (after := at + 16 + int.from_bytes(data[at + 8 : at + 12], "little")) <= len(data):
+        at = after
+    target.write_bytes(data[:at])
 
 
 def _python(code: str, *arguments: str, python: str = sys.executable) -> tuple[float, int]:
     done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    seconds, _, packets = done.stdout.split()
+    seconds, _, packets = done.stdout.splitlines()[-1].split()  # NFStream prints advice before
     return float(seconds), int(packets)
 
 
