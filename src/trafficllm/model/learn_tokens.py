@@ -16,7 +16,7 @@ from trafficllm.core.errors import UsageError
 from trafficllm.records.units import UNIT_NAMES, UNITS, is_byte
 
 SAMPLE_UNITS = 4_000_000
-"""Units held while learning, whatever the corpus' size (bench/bench_tokenizer.py has the memory curve): about 35,000 records."""
+"""Units held while learning, whatever the corpus' size (bench/bench_tokenizer.py draws the curve): 25,000 to 35,000 records."""
 MAX_TOKEN_UNITS = 24
 MIN_COUNT = 4
 SHRINK = 0.7

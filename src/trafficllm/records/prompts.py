@@ -127,7 +127,7 @@ def only_safe(text: str) -> str:
 class _Finder:
     """Which control surfaces a text holds, in time linear in the text: a look-up a length, not a search a surface.
 
-    Gemma has 6,400 of them: searched one by one a question of 80 letters took 1.2 ms.
+    Gemma lists 6,400 of them: searched one by one, in three forms of the text, each question would cost 19,000 searches.
     """
 
     def __init__(self, forbidden: frozenset[str]) -> None:
