@@ -19,6 +19,9 @@ from trafficllm.core.errors import InputError, ResourceError
 
 _BLOCK = 1 << 20
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+_DEVICE = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+"""Names that open a device on Windows, with any suffix."""
+_LONGEST = 100
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -130,7 +133,7 @@ def slug(name: str) -> str:
     """A safe path component made from a label or task name, always ASCII and never empty.
 
     Names that try to leave their folder are refused, others keep their letters and get a short hash when
-    anything had to be replaced, so that two names never share a path.
+    anything had to be replaced, so that two names never share a path; so do very long ones and names of devices.
 
     >>> slug("Nsis-ay")
     'Nsis-ay'
@@ -150,8 +153,9 @@ def slug(name: str) -> str:
             hint="rename the label without '..' or a leading slash",
         )
     safe = _UNSAFE.sub("_", name).strip("._")
+    plain = safe == name and len(safe) <= _LONGEST and not _DEVICE.fullmatch(safe)
     return (
-        safe if safe == name else f"{safe[:40] or 'x'}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
+        safe if plain else f"{safe[:40] or 'x'}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
     )
 
 

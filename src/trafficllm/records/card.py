@@ -20,6 +20,7 @@ def data_card(manifest: Mapping[str, Any]) -> str:
     lines += [f"- {_cell(note)}" for note in manifest["split"]["notes"]]
     lines += ["", "## Left out", ""]
     lines += [f"- {_cell(reason)}: {count}" for reason, count in manifest["dropped"].items()] or ["Nothing."]
+    lines += _told(manifest)
     lines += ["", "## Duplicates", ""]
     dup = manifest["duplicates"]
     lines.append(
@@ -36,6 +37,18 @@ def data_card(manifest: Mapping[str, Any]) -> str:
     if manifest["leaky"]:
         lines += ["", "**LEAKY**: " + "; ".join(_cell(reason) for reason in manifest["leaky"])]
     return "\n".join(lines) + "\n"
+
+
+def _told(manifest: Mapping[str, Any]) -> list[str]:
+    """Labels that were normalised, lines that could not be read, split files."""
+    lines = []
+    if manifest["normalised"]:
+        many = ", ".join(f"{_cell(label)} {count}" for label, count in manifest["normalised"].items())
+        lines += ["", "## Labels normalised", "", f"Full stops and sentences around the label were taken off: {many}."]
+    if manifest["malformed"]:
+        lines += ["", "## Malformed lines", "", *(f"- {_cell(line)}" for line in manifest["malformed"][:20])]
+    lines += ["", "## Split files", "", "Each names records by file hash and place; `data build --split-from` takes them.", ""]
+    return [*lines, *(f"- `{name}`" for name in manifest["split_files"])]
 
 
 def _parts(manifest: Mapping[str, Any]) -> list[str]:

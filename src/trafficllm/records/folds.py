@@ -11,8 +11,6 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.files import hash64
 from trafficllm.records.splits import FRACTIONS, settle, take
 
-MOST = 20
-
 
 @dataclass(frozen=True, slots=True)
 class Shots:
@@ -64,6 +62,8 @@ def folds(
     members: dict[str, list[int]] = defaultdict(list)
     for i in free:
         members[groups[i]].append(i)
+    if count < 2:
+        raise UsageError("usage.folds", "one fold leaves nothing to learn from", input="--folds", hint="2 or more")
     if len(members) < count:
         hint = f"there are {len(members)} {unit} groups: ask for fewer folds, or a finer --split"
         raise UsageError("usage.folds", f"{count} folds of {len(members)} groups", input="--folds", hint=hint)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trafficllm.capture.flows import FlowOptions, read_flows
 from trafficllm.core.errors import InputError
+from trafficllm.core.files import slug
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records.build import housekeeping, records_in
 from trafficllm.records.inputs import LabelledFile, origin_of
@@ -86,8 +87,10 @@ def _held(file: LabelledFile, root: Path, reserved: Reserved, options: FlowOptio
 
 
 def check_labels(labels: Sequence[str], reserved: Sequence[bool], root: Path) -> None:
-    """Raise InputError unless there are two labels or more and each has two flows, or only reserved ones."""
+    """Raise InputError unless there are two labels or more, fit to be shown, and each has two flows or only reserved ones."""
     counts = Counter(labels)
+    for label in sorted(counts):
+        slug(label)
     if len(counts) < 2:
         hint = "put captures into one folder a label, two labels at least"
         raise InputError("input.one_label", f"{len(counts)} label with flows", input=str(root), hint=hint)

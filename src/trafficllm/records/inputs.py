@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,29 +54,85 @@ def is_capture(path: Path) -> bool:
 
 
 def scan(root: str | Path) -> LabelledDir:
-    """The labelled captures under `root`.
+    """The labelled captures under `root`; links to folders are followed.
 
-    Raises InputError for a missing folder, one without captures in label folders, or a label that leaves its folder.
+    Raises InputError for a missing or unreadable folder, a loop of links, captures that no folder labels, split folders
+    beside label folders, and labels that cannot be told apart or written down.
     """
     base = Path(root)
     if not base.exists():
         raise InputError("input.missing", "no such folder", input=str(root), hint="give a folder of <label>/*.pcap")
     if not base.is_dir():
         raise InputError("input.not_folder", "this is a file, not a folder", input=str(root), hint="give a folder of <label>/*.pcap")
-    files = []
-    for path in sorted(base.rglob("*")):
-        if not is_capture(path):
-            continue
+    files, loose = [], []
+    for path in sorted(_captures_in(base)):
         parts = path.relative_to(base).parts
-        split = SPLITS.get(parts[0].lower(), "") if len(parts) > 2 else ""
+        if any("\udc80" <= char <= "\udcff" for char in "".join(parts)):
+            hint = "rename the file or folder"
+            raise InputError("input.name", "a name that is not UTF-8", input=ascii("/".join(parts)), hint=hint)
+        split = SPLITS.get(parts[0].lower(), "") if len(parts) > 1 else ""
         names = parts[1:] if split else parts
         if len(names) > 1:
-            slug(names[0])
             files.append(LabelledFile(names[0], path, "/".join(parts), split))
+        else:
+            loose.append("/".join(parts))
     if not files:
         hint = "put captures into one folder a label: <label>/*.pcap"
         raise InputError("input.no_captures", "no labelled captures here", input=str(root), hint=hint)
+    if loose:
+        hint = "move them into the folder of their label, or out of here"
+        message = f"{len(loose)} captures lie in no label's folder"
+        raise InputError("input.unlabelled", message, input=str(root), where=loose[0], hint=hint)
+    _one_layout(files, base)
+    _tellable({file.label for file in files}, base)
     return LabelledDir(base, tuple(files))
+
+
+def _captures_in(base: Path) -> Iterator[Path]:
+    """Every capture below a folder. Raises InputError for what cannot be looked into, and for links that go in circles."""
+
+    def refuse(error: OSError) -> None:
+        hint = "check the folder's permissions"
+        raise InputError("input.unreadable", f"cannot be read: {error.strerror}", input=str(error.filename), hint=hint) from error
+
+    for folder, inner, names in os.walk(base, followlinks=True, onerror=refuse):
+        place = Path(folder)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in inner:
+            if (place / name).is_symlink() and _holds(place, base, (place / name).resolve()):
+                hint = "remove the link"
+                raise InputError("input.link_loop", "a link to a folder that contains it", input=str(place / name), hint=hint)
+        for name in names:
+            path = place / name
+            if path.is_symlink() and not path.exists() and name.lower().endswith(CAPTURES):
+                raise InputError("input.missing", "a link to a file that is not there", input=str(path), hint="remove the link")
+            if is_capture(path):
+                yield path
+
+
+def _holds(place: Path, base: Path, target: Path) -> bool:
+    """Whether the walk came through `target` on its way from `base` to `place`, links followed."""
+    way = [place, *(parent for parent in place.parents if parent.is_relative_to(base))]
+    return any(step.resolve().is_relative_to(target) for step in way)
+
+
+def _one_layout(files: Sequence[LabelledFile], base: Path) -> None:
+    """Split folders hold all labels, or there are none."""
+    plain = [file.rel for file in files if not file.split]
+    if plain and len(plain) < len(files):
+        hint = "put every label under train, val or test, or none"
+        raise InputError("input.layout", "split folders and label folders side by side", input=str(base), where=plain[0], hint=hint)
+
+
+def _tellable(labels: Collection[str], base: Path) -> None:
+    """Labels that `slug` takes, and that differ in more than how their accents are written."""
+    seen: dict[str, str] = {}
+    for label in sorted(labels):
+        slug(label)
+        twin = seen.setdefault(unicodedata.normalize("NFC", label), label)
+        if twin != label:
+            hint = "rename one of the two folders"
+            raise InputError("input.label_twice", f"two labels read {label!r}", input=str(base), where=label, hint=hint)
 
 
 def origin_of(file: LabelledFile) -> str:

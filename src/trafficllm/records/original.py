@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trafficllm.core.errors import InputError
-from trafficllm.core.files import hash64
+from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records.frames import record_of_frames
 from trafficllm.records.gather import Gathered
@@ -96,7 +96,7 @@ def rows(path: Path, known: Collection[str] = (), report: Gathered | None = None
 
 
 def _row(line: str, number: int, path: Path, names: tuple[str, ...], *, generation: bool) -> Row | None:
-    """One line as a record and its label; None where it is no object with the two keys, or holds no traffic."""
+    """One line as a record and its label; None where it is no object with the two keys, or holds no traffic or no label."""
     try:
         item = json.loads(line)
         instruction, output = item["instruction"], item["output"]
@@ -107,10 +107,11 @@ def _row(line: str, number: int, path: Path, names: tuple[str, ...], *, generati
     said = _asked_for(instruction) if generation else output
     label = normal_label(said, names)
     try:
+        slug(label)
         record, meta = parse_generated(output) if generation else parse(instruction)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, InputError):
         return None
-    return Row(record, _placed(meta, path, number), label, label != said, number) if label else None
+    return Row(record, _placed(meta, path, number), label, label != said, number)
 
 
 def kind_of(path: Path) -> str:
@@ -200,7 +201,7 @@ def _request(text: str) -> str:
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
     marks = list(_PAIR.finditer(text))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+    for mark, following in zip(marks, [*marks[1:], None], strict=False):
         yield mark.group(1), text[mark.end() : following.start() if following else len(text)].strip()
 
 
