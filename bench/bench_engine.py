@@ -1,10 +1,16 @@
-"""Label scoring against generating the answer: same model, adapter, flows, precision and threads; medians of 5 with range.
+"""Label scoring against generating the answer: same model, adapter, real flows, precision and threads; medians of 5 with range.
 
-    python bench/bench_engine.py [--base PATH] [--flows 200] [--threads 2] [--json]
+    python bench/bench_engine.py [--base PATH] [--adapter FOLDER] [--flows 192] [--threads 1] [--json] [--out FILE]
 
-Sides: `score` (the engine), `generate_1` (one prompt at a time, 16 new tokens, adapter resident), `generate_batch` (the same in
-padded batches of like length), and apart `reload`, what loading the adapter again at each query would add to each.
-A random adapter serves as well as a trained one: neither side's work depends on the weights' values.
+Flows are drawn from the bundled malware captures without their reserved part. Sides, run in turn so that a noisy moment meets all:
+
+- `score`: the engine as it serves. `score_unmerged`: the same with the adapter as PEFT's own layers.
+- `generate_1`: one prompt at a time, 16 new tokens, adapter resident in PEFT, key-value cache on.
+- `generate_batch`: plain batched generate, 32 flows at a time in the order they come, padded on the left.
+- `generate_sorted`: the same in batches of like length. `generate_sorted_merged`: and with the adapter merged into the weights.
+
+Apart stand `reload` (what loading base and adapter, or the adapter alone, adds to each query) and `agree` (verdicts merged against
+unmerged, and at batch 1 against 64). Without `--adapter` a random one serves: no side's work depends on the weights' values.
 """
 
 from __future__ import annotations
@@ -14,63 +20,69 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from trafficllm.core.types import Record
+import trafficllm
+from trafficllm.core.files import write_json
+from trafficllm.core.types import Record, Scores
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.forward import batches
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.model.load import load_base
 from trafficllm.model.lora import attach, detach, save_adapter
+from trafficllm.model.tune import peak_bytes
 from trafficllm.records.catalog import get_task
+from trafficllm.records.dataset import build_dataset, load
 
-NEW_TOKENS = 16
-RUNS = 5
-
-
-def flows(n: int) -> list[Record]:
-    """Varied TCP records of 1-16 packets with up to 96 payload bytes each way."""
-    rng = np.random.default_rng(0)
-    return [_flow(rng, int(rng.integers(1, 17))) for _ in range(n)]
+CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
+TASK = get_task("MTD")
+NEW_TOKENS, RUNS, ROWS = 16, 5, 32
 
 
-def _flow(rng: np.random.Generator, count: int) -> Record:
-    return Record(
-        proto=6,
-        port_class="ew",
-        dirs=tuple(rng.integers(0, 2, count).tolist()),
-        sizes=tuple(rng.integers(0, 1460, count).tolist()),
-        iats=(0, *rng.integers(0, 10**9, count - 1).tolist()),
-        flags=tuple(rng.choice([2, 16, 18, 24, 17], count).tolist()),
-        windows=(65535,) * count,
-        ttls=(-1,) * count,
-        payload=(rng.bytes(int(rng.integers(0, 97))), rng.bytes(int(rng.integers(0, 97)))),
-    )
+def flows(n: int, folder: Path) -> list[Record]:
+    """`n` masked training records, no two alike: the engine scores equal prompts once, which should not flatter it here."""
+    build_dataset(CAPTURES / "MTD", task=TASK, out=folder, reserved=CAPTURES / "reserved.csv", cap=60, seed=0)
+    data = load(folder)
+    idx = np.random.default_rng(0).permutation(data.indices("train")).tolist()
+    different = dict(zip(data.units(idx), idx, strict=True))
+    return data.records(list(different.values())[:n])
 
 
-def timed(work: Callable[[], Any]) -> list[float]:
-    """Seconds of five runs after one that warms up."""
-    work()
-    out = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        work()
-        out.append(time.perf_counter() - start)
-    return out
+def random_adapter(model: Any, folder: Path) -> Path:
+    """A LoRA of the default rank whose weights are not zero."""
+    tuned = attach(model, method="lora", r=16, lora_alpha=32, dropout=0.0, seed=0)
+    for name, value in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.02)
+    save_adapter(tuned, folder, base_name="bench")
+    detach(tuned)
+    return folder
 
 
-def generate(engine: Engine, ids: Sequence[Sequence[int]], rows: int) -> None:
-    """Answers as text: `rows` prompts at a time, padded on the left, 16 new tokens each."""
+def rounds(sides: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
+    """Seconds of each side, `runs` times in turn after one round that warms up."""
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    for k in range(runs + 1):
+        for name, work in sides.items():
+            start = time.perf_counter()
+            work()
+            if k:
+                spent[name].append(time.perf_counter() - start)
+    return spent
+
+
+def generate(engine: Engine, ids: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> None:
+    """Answers as text: each part's prompts at once, padded on the left, 16 new tokens each."""
     pad = int(engine.base.tokenizer.pad_token_id)
-    for batch in batches([len(row) for row in ids], rows * 10_000, rows):
-        width = max(len(ids[i]) for i in batch)
-        tokens = torch.tensor([[*[pad] * (width - len(ids[i])), *ids[i]] for i in batch])
-        mask = torch.tensor([[*[0] * (width - len(ids[i])), *[1] * len(ids[i])] for i in batch])
+    for part in parts:
+        width = max(len(ids[i]) for i in part)
+        tokens = torch.tensor([[*[pad] * (width - len(ids[i])), *ids[i]] for i in part])
+        mask = torch.tensor([[*[0] * (width - len(ids[i])), *[1] * len(ids[i])] for i in part])
         with engine.using("bench") as model:
             model.generate(  # type: ignore[operator]
                 input_ids=tokens,
@@ -78,39 +90,93 @@ def generate(engine: Engine, ids: Sequence[Sequence[int]], rows: int) -> None:
                 min_new_tokens=NEW_TOKENS,
                 max_new_tokens=NEW_TOKENS,
                 do_sample=False,
+                use_cache=True,
                 pad_token_id=pad,
             )
 
 
-def measure(base: str, n: int, threads: int) -> dict[str, Any]:
+def agree(one: Scores, other: Scores) -> dict[str, float]:
+    """Share of equal verdicts, and the largest difference of a probability."""
+    same = one.probabilities.argmax(axis=1) == other.probabilities.argmax(axis=1)
+    return {"same_verdict": float(same.mean()), "largest_difference": float(np.abs(one.probabilities - other.probabilities).max())}
+
+
+def switching(engine: Engine, folder: Path) -> float:
+    """Median seconds to make another resident adapter the active one."""
+    engine.add_adapter("other", folder)
+    spent = []
+    for k in range(200):
+        start = time.perf_counter()
+        with engine.using(("bench", "other")[k % 2]):
+            spent.append(time.perf_counter() - start)
+    engine.remove_adapter("other")
+    return statistics.median(spent)
+
+
+def median(values: Sequence[float], scale: float) -> dict[str, Any]:
+    """Median and range, scaled."""
+    return {"median": statistics.median(values) * scale, "range": [min(values) * scale, max(values) * scale]}
+
+
+def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = RUNS) -> dict[str, Any]:
     """All sides on `n` flows; seconds a flow, and the ratios to the engine."""
     torch.set_num_threads(threads)
     opened = load_base(base)
-    task = get_task("MTD")
-    with tempfile.TemporaryDirectory() as folder:
-        tuned = attach(opened.model, method="lora", r=16, lora_alpha=32, dropout=0.0, seed=0)
-        save_adapter(tuned, folder, base_name="bench")
-        detach(tuned)
-        engine = Engine(opened)
-        reload = timed(lambda: engine.add_adapter("bench", Path(folder)))
-    scorer = LLMScorer(engine, "bench", task, task.labels)
-    records = flows(n)
-    ids = scorer.ids(records)
-    few = ids[: max(8, n // 8)]
-    sides = {
-        "score": [t / n for t in timed(lambda: scorer.score(records))],
-        "generate_1": [t / len(few) for t in timed(lambda: generate(engine, few, 1))],
-        "generate_batch": [t / n for t in timed(lambda: generate(engine, ids, 32))],
-        "reload": reload,
-    }
-    mine = statistics.median(sides["score"])
-    settings = {"base": opened.path.name, "dtype": str(engine.model.dtype), "threads": threads, "flows": n}
+    with tempfile.TemporaryDirectory() as place:
+        records = flows(n, Path(place) / "data")
+        folder = adapter or random_adapter(opened.model, Path(place) / "adapter")
+        served, plain = Engine(opened), Engine(opened, merge=False)
+        for engine in (served, plain):
+            engine.add_adapter("bench", folder)
+        reload = rounds(
+            {
+                "base_and_adapter": lambda: Engine(load_base(base), merge=False).add_adapter("bench", folder),
+                "adapter": lambda: plain.add_adapter("bench", folder),
+            },
+            runs,
+        )
+        switch = {"merged": switching(served, folder), "unmerged": switching(plain, folder)}
+    mine, theirs = (LLMScorer(engine, "bench", TASK, TASK.labels) for engine in (served, plain))
+    ids = mine.ids(records)
+    few, lengths = range(0, n, 12), [len(row) for row in ids]
+    plainly, alike = [range(k, min(k + ROWS, n)) for k in range(0, n, ROWS)], list(batches(lengths, ROWS * max(lengths), ROWS))
+    mine.score(records)
+    peak = peak_bytes()
+    spent = rounds(
+        {
+            "score": lambda: mine.score(records),
+            "score_unmerged": lambda: theirs.score(records),
+            "generate_1": lambda: generate(plain, ids, [[i] for i in few]),
+            "generate_batch": lambda: generate(plain, ids, plainly),
+            "generate_sorted": lambda: generate(plain, ids, alike),
+            "generate_sorted_merged": lambda: generate(served, ids, alike),
+        },
+        runs,
+    )
+    flow = {name: median(t, 1 / (len(few) if name == "generate_1" else n)) for name, t in spent.items()}
+    single, many = (served.score_ids(ids, TASK.labels, adapter="bench", batch_tokens=size) for size in (1, 64 * max(lengths)))
     return {
-        "settings": {**settings, "labels": len(task.labels), "new_tokens": NEW_TOKENS},
-        "tokens_per_flow": statistics.fmean(len(row) for row in ids),
-        "seconds_per_flow": {name: {"median": statistics.median(t), "range": [min(t), max(t)]} for name, t in sides.items()},
-        "ratios": {name: statistics.median(sides[name]) / mine for name in ("generate_1", "generate_batch")},
-        "flows_per_second": 1 / mine,
+        "settings": {
+            "base": opened.path.name,
+            "dtype": str(served.model.dtype),
+            "adapter": "trained" if adapter else "random",
+            "threads": threads,
+            "flows": n,
+            "runs": runs,
+            "labels": len(TASK.labels),
+            "new_tokens": NEW_TOKENS,
+            "rows": ROWS,
+            "engine_batch_tokens": served.batch_tokens,
+        },
+        "tokens_per_flow": statistics.fmean(lengths),
+        "different_flows": len({tuple(row) for row in ids}),
+        "seconds_per_flow": flow,
+        "ratios": {name: row["median"] / flow["score"]["median"] for name, row in flow.items() if name != "score"},
+        "flows_per_second": 1 / flow["score"]["median"],
+        "peak_bytes": peak,
+        "reload_seconds_per_query": {name: median(t, 1.0) for name, t in reload.items()},
+        "switch_seconds": switch,
+        "agree": {"merged_unmerged": agree(mine.score(records), theirs.score(records)), "batch_1_and_64": agree(single, many)},
     }
 
 
@@ -118,11 +184,17 @@ def main() -> None:
     """Print the table as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="default")
-    parser.add_argument("--flows", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--adapter", type=Path, help="a trained PEFT folder of the task's base")
+    parser.add_argument("--flows", type=int, default=192)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--json", action="store_true", help="one line instead of indented text")
+    parser.add_argument("--out", type=Path, help="also write the table here")
     chosen = parser.parse_args()
-    print(json.dumps(measure(chosen.base, chosen.flows, chosen.threads), indent=None if chosen.json else 1))
+    found = measure(chosen.base, chosen.flows, chosen.threads, chosen.adapter, chosen.runs)
+    if chosen.out:
+        write_json(chosen.out, {"command": "python bench/bench_engine.py", **found})
+    print(json.dumps(found, indent=None if chosen.json else 1))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.infer import resident
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.forward import batches
 from trafficllm.infer.scorer import LLMScorer
@@ -219,3 +220,65 @@ def test_merged_and_resident_adapters_agree(engine: Engine, folders: Path, asked
     ours = engine.score_ids(asked, LABELS, adapter="MTD").probabilities
     theirs = merged.score_ids(asked, LABELS).probabilities
     assert np.abs(ours - theirs).max() < 1e-4
+
+
+def test_resident_copies_and_peft_layers_give_the_same_verdicts(engine: Engine, folders: Path, asked: list[list[int]]) -> None:
+    layered = Engine(engine.base, merge=False)
+    for name, folder in (("MTD", "adapter1"), ("EAC/v0001.x", "adapter2")):
+        layered.add_adapter(name, folders / folder)
+        ours, theirs = (e.score_ids(asked, LABELS, adapter=name).probabilities for e in (engine, layered))
+        assert np.abs(ours - theirs).max() < 1e-4
+        assert (ours.argmax(1) == theirs.argmax(1)).mean() >= 0.995
+    bare = [e.score_ids(asked[:4], LABELS).logits for e in (engine, layered)]
+    assert np.allclose(*bare, atol=1e-5)
+    layered.add_adapter("MTD", folders / "adapter2")
+    again, other = (layered.score_ids(asked[:4], LABELS, adapter=name).logits for name in ("MTD", "EAC/v0001.x"))
+    assert np.allclose(again, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_old_adapters_leave_when_too_many_came(folders: Path, merge: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "LIMIT", 2)
+    engine = Engine(load_base(folders / "base", dtype="float32"), merge=merge)
+    for name in ("a", "b"):
+        engine.add_adapter(name, folders / "adapter1")
+    with engine.using("a"):
+        pass
+    engine.add_adapter("c", folders / "adapter2")
+    assert set(engine.adapters) == {"a", "c"}
+
+
+def _interleaved(engine: Engine, asked: list[list[int]], *, requests: int, threads: int) -> list[str]:
+    """Two tasks' requests from many threads at once; what was answered from the wrong label set or adapter."""
+    sets = {"MTD": LABELS, "EAC/v0001.x": ("DNS", "TLS", "QUIC")}
+    expected = {name: engine.score_ids(asked, labels, adapter=name).logits for name, labels in sets.items()}
+    wrong: list[str] = []
+
+    def ask(first: int) -> None:
+        for k in range(first, 2 * requests, threads):
+            name, row = tuple(sets)[k % 2], k // 2 % len(asked)
+            scores = engine.score_ids([asked[row]], sets[name], adapter=name)
+            if scores.labels != sets[name] or np.abs(scores.logits[0] - expected[name][row]).max() > 1e-3:
+                wrong.append(name)
+
+    workers = [threading.Thread(target=ask, args=(k,)) for k in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return wrong
+
+
+def test_interleaved_requests_never_mix(engine: Engine, asked: list[list[int]]) -> None:
+    assert _interleaved(engine, asked, requests=60, threads=4) == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_thousand_interleaved_requests_a_task(folders: Path, asked: list[list[int]], merge: bool) -> None:
+    engine = Engine(load_base(folders / "base", dtype="float32"), merge=merge)
+    engine.add_adapter("MTD", folders / "adapter1")
+    engine.add_adapter("EAC/v0001.x", folders / "adapter2")
+    wrong = _interleaved(engine, asked, requests=1000, threads=8)
+    print(f"2 tasks x 1,000 requests, {len(wrong)} from the wrong label set")
+    assert wrong == []

@@ -96,8 +96,8 @@ class Engine:
 
         check_adapter(Path(folder), self.base)
         with self.lock:
-            self._residents.add(name, str(folder))
-            self._prefixes.forget(name)
+            for gone in (*self._residents.add(name, str(folder)), name):
+                self._prefixes.forget(gone)
 
     def remove_adapter(self, name: str) -> None:
         """Drop a resident adapter; unknown names are ignored."""

@@ -21,6 +21,9 @@ from trafficllm.core.errors import ArtifactError
 MERGE_BYTES = 64 << 20
 """Linear weights of a base up to which each resident adapter gets a merged copy: 16 M parameters in float32."""
 
+LIMIT = 32
+"""Adapters held at most, the least recently used dropped first: a service that sees an update a day must not grow."""
+
 
 def own(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The model with modules of its own, to hang adapters on; its weights stay shared where device and dtype are the same."""
@@ -54,24 +57,34 @@ class Residents:
         self._merged: dict[str, Any] = {}
         self._active = ""
         self._count = 0
+        self._used: dict[str, None] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the resident adapters."""
         return tuple(self._merged if self.merge else self._names)
 
-    def add(self, name: str, folder: str) -> None:
-        """Load a checked PEFT folder under a name, replacing what the name stood for."""
+    def add(self, name: str, folder: str) -> list[str]:
+        """Load a checked PEFT folder under a name, replacing what the name stood for; returns the names that had to go for it."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self.merge:
                 self._merged[name] = self._copy(folder)
-                return
-            self._count += 1
-            inner = f"a{self._count}"  # PEFT's names are module names: a task id with a dot would break them
-            self._load(inner, folder)
-            old, self._names[name] = self._names.get(name), inner
-            self._forget(old)
+            else:
+                self._count += 1
+                inner = f"a{self._count}"  # PEFT's names are module names: a task id with a dot would break them
+                self._load(inner, folder)
+                old, self._names[name] = self._names.get(name), inner
+                self._forget(old)
+        self._touch(name)
+        gone = list(self._used)[:-LIMIT]
+        for other in gone:
+            self.remove(other)
+        return gone
+
+    def _touch(self, name: str) -> None:
+        self._used.pop(name, None)
+        self._used[name] = None
 
     def _copy(self, folder: str) -> Any:
         from peft import PeftModel
@@ -94,6 +107,7 @@ class Residents:
 
     def remove(self, name: str) -> None:
         """Drop an adapter; unknown names are ignored."""
+        self._used.pop(name, None)
         self._merged.pop(name, None)
         self._forget(self._names.pop(name, None))
 
@@ -119,6 +133,8 @@ class Residents:
                 input=name,
                 hint="register the task first: trafficllm adapter register",
             )
+        if name:
+            self._touch(name)
         if self.merge:
             yield self._merged[name] if name else self.model
             return

@@ -209,9 +209,10 @@ class Application:
         profile: str = "",
         seed: int = 0,
         max_seconds: float | None = None,
+        trained: Path | None = None,
         progress: ProgressSink | None = None,
     ) -> dict[str, Any]:
-        """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`)."""
+        """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`); `trained` is one made elsewhere."""
         from trafficllm.lifecycle.registering import register
 
         return register(
@@ -221,6 +222,7 @@ class Application:
             profile=profile,
             seed=seed,
             max_seconds=max_seconds,
+            trained=trained,
             progress=progress or Silent(),
         )
 

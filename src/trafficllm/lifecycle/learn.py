@@ -7,12 +7,13 @@ Nothing but the final score sees the test part.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core.files import sha256_bytes
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import atomic_write, read_json, sha256_bytes
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle import replay, scoring
 from trafficllm.lifecycle.learn_router import base_facts
@@ -44,20 +45,25 @@ def register(
     search_s: float | None = None,
     augment: bool = True,
     status: Status = "live",
+    trained: Path | None = None,
     progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate, score and register an adapter; returns the keys of `adapter register --json`.
 
     `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` under
     `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
-    SEARCH_SECONDS; `augment`: training records change a little each epoch. Raises InputError for data that cannot be learnt from or scored.
+    SEARCH_SECONDS; `augment`: training records change a little each epoch; `trained`: an adapter folder that is taken as it is, nothing is
+    tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
     """
     from trafficllm.model import tune
 
     sink, place, settings = progress or Silent(), Path(workdir), options or tune.TuneOptions()
     start = time.monotonic()
     dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
-    tuned = tune.tune_task(base, tune_data(dataset, augment=augment, task=task), place, settings, sink)
+    if trained is None:
+        tuned = tune.tune_task(base, tune_data(dataset, augment=augment, task=task), place, settings, sink)
+    else:
+        tuned = taken(trained, base, scoring.labels_of(dataset), place)
     manifest = manifest_of(dataset, task, base, tuned, settings)
     manifest |= _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
     if baselines:
@@ -70,6 +76,41 @@ def register(
     version = registry.register(task.id, place, manifest, status=status)
     seconds = round(time.monotonic() - start, 2)
     return {**answer_of(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
+
+
+def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneReport:
+    """Copy an adapter trained elsewhere to `place`, checked as untrusted; its report where it brings one.
+
+    ArtifactError with every reason: weights that do not fit the base, another base or codec, labels that are not the data's.
+    """
+    from trafficllm.model.guard import CONFIG, WEIGHTS, check_adapter
+    from trafficllm.model.tune import REPORT, TuneReport
+    from trafficllm.registry import fit
+
+    facts: dict[str, Any] = next((read_json(folder / name) for name in ("manifest.json", REPORT) if (folder / name).is_file()), {})
+    here, asked = base_facts(base), sorted(labels)
+    # An adapter without a manifest says nothing to contradict; what it is worth is measured next.
+    said = {**here, "profile": "", "labels": asked, **facts_of(facts)}
+    reasons = fit.reasons(said, here, here["codec_hash"], asked, None)
+    try:
+        check_adapter(folder, base)
+    except ArtifactError as error:
+        reasons = [*reasons, error.message]
+    if reasons:
+        hint = "name the base and the data it was trained with, or train it here: leave out --from"
+        raise ArtifactError("artifact.fit", "the adapter does not fit: " + "; ".join(reasons), input=str(folder), hint=hint)
+    for name in (CONFIG, WEIGHTS):
+        atomic_write(place / name, (folder / name).read_bytes())
+    past = facts.get("report") or facts.get("tuning")
+    if past:
+        return TuneReport(**{**past, "reused": True})
+    return TuneReport("task", 0, 0, 0.0, 0.0, 0, None, 0, 0, reused=True)
+
+
+def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter's own manifest says of its base, codec and labels; labels in a fixed order."""
+    said = {key: manifest[key] for key in ("base_sha256", "tokenizer_sha256", "codec_hash") if manifest.get(key)}
+    return {**said, "labels": sorted(manifest["labels"])} if "labels" in manifest else said
 
 
 def open_dataset(

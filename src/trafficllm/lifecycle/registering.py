@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core.errors import InputError
+from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.datasets import own_task
@@ -38,9 +39,13 @@ def register(
     profile: str,
     seed: int,
     max_seconds: float | None,
+    trained: Path | None = None,
     progress: ProgressSink,
 ) -> dict[str, Any]:
-    """Build (unless `folder` is a data set), tune, calibrate, evaluate, register; see `Application.register`."""
+    """Build (unless `folder` is a data set), tune, calibrate, evaluate, register; see `Application.register`.
+
+    With `trained`, an adapter folder, nothing is tuned. The live router learns a task it does not know yet.
+    """
     from trafficllm.lifecycle import learn
     from trafficllm.lifecycle.tuning import tune_options
 
@@ -52,12 +57,16 @@ def register(
             input=task,
             hint="see `task list`",
         )
-    work = _workdir(application, folder, chosen.id, f"{profile} {seed} {max_seconds} {application.base_name}")
+    work = _workdir(application, folder, chosen.id, f"{profile} {seed} {max_seconds} {application.base_name} {trained}")
     options = tune_options(application.config, seed=seed, max_seconds=max_seconds)
     masks = profile or application.config.records.profile
     opened = learn.open_dataset(folder, chosen, work / "data", profile=masks, seed=seed, progress=progress)
-    start = _register_generator if chosen.kind == "generation" else _register_detector
-    body = start(application, opened, chosen, work / "adapter", options=options, progress=progress)
+    if chosen.kind == "generation":
+        if trained is not None:
+            raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
+        body = _register_generator(application, opened, chosen, work / "adapter", options=options, progress=progress)
+    else:
+        body = _register_detector(application, opened, chosen, work, trained=trained, options=options, progress=progress)
     shutil.rmtree(work, ignore_errors=True)
     return body
 
@@ -99,20 +108,28 @@ def _register_detector(
     task: Task,
     work: Path,
     *,
+    trained: Path | None,
     options: TuneOptions,
     progress: ProgressSink,
 ) -> dict[str, Any]:
     from trafficllm.lifecycle import learn
+    from trafficllm.lifecycle.teach import teach
 
-    return learn.register(
+    base, registry = application.base, application.registry
+    body = learn.register(
         data,
         task=task,
-        base=application.base,
-        registry=application.registry,
-        workdir=work,
+        base=base,
+        registry=registry,
+        workdir=work / "adapter",
         options=options,
+        trained=trained,
         progress=progress,
     )
+    begun, labels = time.monotonic(), data.manifest["trainable"]
+    learnt = teach(task, labels, base=base, registry=registry, out=work / "router", seed=options.seed, progress=progress)
+    seconds = round(body["seconds"] + time.monotonic() - begun, 2)
+    return {**body, "seconds": seconds, "gate": {**body["gate"], "router": learnt}}
 
 
 def _register_generator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,9 @@ def register(
     profile: Profile = "",
     seed: Seed = 0,
     max_seconds: MaxSeconds = None,
+    trained: Annotated[
+        Path | None, typer.Option("--from", metavar="ADAPTER", help="Take this trained adapter folder; nothing is tuned.")
+    ] = None,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -42,7 +46,7 @@ def register(
 ) -> None:
     """Train, evaluate, calibrate and version an adapter from labelled captures or a data set.
 
-    A task id that the catalogue does not know makes a task of your own, with the folder's labels.
+    A task id that the catalogue does not know makes a task of your own, with the folder's labels; a live router learns to route to it.
     """
     from trafficllm.lifecycle.application import Application
     from trafficllm.surface.output import emit
@@ -51,7 +55,7 @@ def register(
     application = Application(base=base, registry=registry, extra_tasks=extra or (), config=config)
     with Bar(quiet=quiet) as bar:
         body = application.register(
-            folder, task, profile=profile, seed=seed, max_seconds=max_seconds, progress=bar
+            folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, progress=bar
         )
     emit("adapter.register", body, as_json=as_json, show=_show_registered)
 
@@ -168,36 +172,24 @@ def promote(
 ) -> None:
     """Make a version live."""
     from trafficllm.lifecycle.application import Application
-    from trafficllm.surface.output import emit
 
-    emit(
-        "adapter.promote",
-        Application(registry=registry).promote(task, version),
-        as_json=as_json,
-        show=_show_change,
-    )
+    _changed("adapter.promote", Application(registry=registry).promote(task, version), as_json=as_json)
 
 
 @app.command()
 def rollback(task: TaskArgument, registry: Registry = "", as_json: Json = False) -> None:
     """Make the previously live version live again."""
     from trafficllm.lifecycle.application import Application
-    from trafficllm.surface.output import emit
 
-    emit(
-        "adapter.rollback", Application(registry=registry).rollback(task), as_json=as_json, show=_show_change
-    )
+    _changed("adapter.rollback", Application(registry=registry).rollback(task), as_json=as_json)
 
 
-def _show_change(body: Mapping[str, Any]) -> None:
-    from trafficllm.surface.output import show_pairs
+def _changed(name: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+    from trafficllm.surface.output import emit, show_pairs
 
-    show_pairs(
-        {
-            **{key: body[key] for key in ("task", "version", "status", "parent")},
-            "macro_f1": (body["quality"] or {}).get("macro_f1"),
-        }
-    )
+    kept = {key: body[key] for key in ("task", "version", "status", "parent")}
+    quality = body["quality"] or {}
+    emit(name, body, as_json=as_json, show=lambda _: show_pairs({**kept, "macro_f1": quality.get("macro_f1")}))
 
 
 @app.command()

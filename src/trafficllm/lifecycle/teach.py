@@ -1,0 +1,172 @@
+"""A new task's instructions, learnt by the live router without forgetting the old ones.
+
+The instructions are made from the task's title, instruction and labels; the shipped corpus is replayed beside them. The new router goes
+live only where held-out authors' questions for the old tasks are answered as well as before, within a point.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.types import ProgressSink
+from trafficllm.lifecycle.learn_router import NONE, ROUTER, answers, base_facts, by_author
+from trafficllm.records.prompts import routing
+
+if TYPE_CHECKING:
+    from trafficllm.infer.engine import Engine
+    from trafficllm.model.load import Base
+    from trafficllm.model.tune import TuneData, TuneOptions
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.instructions import Instruction
+    from trafficllm.registry.store import Registry
+    from trafficllm.registry.versions import Status, Version
+
+STEPS = 160
+"""Optimizer steps: 80 k tokens, about half a minute of one thread of the embedded base."""
+REPLAYED = 2400
+"""Shipped instructions that are replayed, every n-th, so that all authors keep their share."""
+HELD_OUT = 400
+"""Held-out questions asked before and after, every n-th."""
+MARGIN = 0.01
+RATE = 1e-3
+"""Half the rate of a first learning: what is known stays."""
+PATTERNS = (
+    "what {title} is this?",
+    "which {title} do you see in this capture?",
+    "run {id} on the attached pcap",
+    "{id}",
+    "{id} please",
+    "use the {id} adapter",
+    "tell me the {title} of every flow",
+    "label each flow with its {title}",
+    "classify these flows by {title}",
+    "can you do {title} on this trace",
+    "I need {title} for the following traffic",
+    "{title}?",
+    "give me a {title} verdict",
+    "please {title} this capture and say how sure you are",
+    "is this {label} or {other}?",
+    "does this traffic look like {label}?",
+    "find the {label} flows",
+    "is there any {label} in here",
+    "how many flows are {label}?",
+    "could this be {label}, {other} or something else?",
+    "was that {label}?",
+    "show me everything that is {label}",
+)
+"""`{label}` and `{other}` are two of the task's labels. Every fourth pattern is kept for validation."""
+FILLINGS = 8
+"""Texts a pattern with labels yields at most."""
+
+
+def instructions(task: Task, labels: Sequence[str], *, held: bool = False) -> list[str]:
+    """What people may ask of the task; with `held` the patterns that are kept for validation.
+
+    >>> from trafficllm.records.catalog import get_task
+    >>> instructions(get_task("MTD"), ["Zeus", "Neris"], held=True)[1]
+    'MTD please'
+    """
+    title = _words(task.instruction or task.title)
+    out: dict[str, None] = {}
+    for number, pattern in enumerate(PATTERNS):
+        if (number % 4 == 0) != held:
+            continue
+        for k, label in enumerate(labels[:FILLINGS] if "{label}" in pattern else ("",)):
+            other = _words(labels[(k + 1) % len(labels)])
+            out[pattern.format(id=task.id, title=title, label=_words(label), other=other)] = None
+    return list(out)
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\s_]+", " ", text).strip()
+
+
+def teach(
+    task: Task, labels: Sequence[str], *, base: Base, registry: Registry, out: Path, seed: int, progress: ProgressSink
+) -> dict[str, float] | None:
+    """Teach the live router a task; None where there is no router, or it knows the task already.
+
+    Returns the gate's row: `before` and `after` (exact-set accuracy on `n` held-out authors' questions, old tasks), `new` (share of the
+    kept patterns that reach the new task) and `live` (1 where the new router is). The task itself is registered already: it stays
+    usable by name.
+    """
+    from trafficllm.infer.engine import Engine
+    from trafficllm.model import tune
+    from trafficllm.records.instructions import load
+
+    live = registry.find_live(ROUTER)
+    if live is None or task.id in live.manifest["labels"]:
+        return None
+    progress.update("router", 0, None)
+    known = [name for name in live.manifest["labels"] if name != NONE]
+    data = _data(task, labels, known, _every(load("train"), REPLAYED))
+    tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path)
+    engine = Engine(base)
+    engine.add_adapter("before", live.path)
+    engine.add_adapter("after", out)
+    asked = _every(load("heldout"), HELD_OUT)
+    before = _accuracy(engine, "before", known, asked, live)
+    after = _accuracy(engine, "after", [*known, task.id], asked, live)
+    kept = instructions(task, labels, held=True)
+    found = [dict(route.tasks) for route in _router(engine, "after", [*known, task.id], live).stream(kept)]
+    status: Status = "live" if after >= before - MARGIN else "rejected"
+    facts = {"before": before, "after": after, "new": sum(task.id in row for row in found) / len(kept), "n": len(asked)}
+    manifest = {
+        **{key: value for key, value in live.manifest.items() if key not in ("files", "version", "task", "routing")},
+        "labels": list(data.labels),
+        "parent": live.version,
+        "learnt_task": task.id,
+        "rows": len(data.answers),
+        "seed": seed,
+        "routing": facts,
+        "tuning": tuned.as_dict(),
+        **base_facts(base),
+    }
+    registry.register(ROUTER, out, manifest, status=status)
+    return {**facts, "live": float(status == "live")}
+
+
+def _data(task: Task, labels: Sequence[str], known: Sequence[str], replayed: Sequence[Instruction]) -> TuneData:
+    """Replayed questions and the new task's, these as often as a usual task's questions occur; validation has patterns of its own."""
+    from trafficllm.model.tune import TuneData
+
+    old, kept = ([(row.text, answer) for row in part for answer in answers(row.tasks, known)] for part in by_author(replayed))
+    mine, held = (instructions(task, labels, held=side) for side in (False, True))
+    share = max(1, len(old) // (len(known) + 1) // len(mine))
+    train = [*old, *((text, task.id) for text in mine * share)]
+    val = [*kept, *((text, task.id) for text in held)]
+    return TuneData(
+        [routing(text) for text, _ in train],
+        [answer for _, answer in train],
+        (*known, task.id, NONE),
+        [routing(text) for text, _ in val],
+        [answer for _, answer in val],
+    )
+
+
+def _options(live: Version, seed: int) -> TuneOptions:
+    from trafficllm.lifecycle.update import same_shape
+    from trafficllm.model.tune import TuneOptions
+
+    return same_shape(TuneOptions(max_steps=STEPS, epochs=100, learning_rate=RATE, looks=3, seed=seed), live)
+
+
+def _every(rows: Sequence[Instruction], limit: int) -> list[Instruction]:
+    return list(rows[:: max(1, -(-len(rows) // limit))])
+
+
+def _router(engine: Engine, adapter: str, tasks: Sequence[str], live: Version) -> Any:
+    from trafficllm.infer.router import Router
+
+    settings = {key: live.manifest[key] for key in ("threshold", "temperature") if key in live.manifest}
+    return Router(engine, adapter, tasks, **settings)
+
+
+def _accuracy(engine: Engine, adapter: str, tasks: Sequence[str], asked: Sequence[Instruction], live: Version) -> float:
+    """Share of questions whose tasks, all of them and no other, are found."""
+    routes = _router(engine, adapter, tasks, live).stream([row.text for row in asked])
+    right = [{name for name, _ in route.tasks} == set(row.tasks) & set(tasks) for row, route in zip(asked, routes, strict=True)]
+    return sum(right) / max(len(right), 1)
