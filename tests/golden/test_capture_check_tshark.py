@@ -1,0 +1,77 @@
+"""`capture check` against tshark's own verdicts: wrong checksums and malformed lower layers, frame by frame."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from check_oracle import ours, theirs
+from tshark_oracle import TSHARK, capture_files
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+from capture_samples import A, B, ethernet, ipv4, ipv6, pcap, tcp, udp, write
+
+from trafficllm.capture.check import check
+from trafficllm.capture.checksum import internet, transport
+
+pytestmark = pytest.mark.skipif(TSHARK is None, reason="tshark is not installed")
+LISTED = tomllib.loads(Path(__file__).with_name("check_differences.toml").read_text())["difference"]
+FILES, LARGEST = 40, 20_000
+
+
+def _right_ip(packet: bytes) -> bytes:
+    head = bytearray(packet)
+    size = (head[0] & 15) * 4
+    head[10:12] = internet(bytes(head[:size])).to_bytes(2, "big")
+    return bytes(head)
+
+
+def _summed(proto: int, segment: bytes, at: int) -> bytes:
+    data = bytearray(segment)
+    value = internet(segment) if proto == 1 else transport(4, A, B, proto, segment)
+    data[at : at + 2] = value.to_bytes(2, "big")
+    return bytes(data)
+
+
+def _flipped(frame: bytes, at: int) -> bytes:
+    return frame[:at] + bytes((frame[at] ^ 1,)) + frame[at + 1 :]
+
+
+TCP = ethernet(_right_ip(ipv4(6, _summed(6, tcp(40000, 9999, 1, 2, 0x18, b"data"), 16))))
+UDP = ethernet(_right_ip(ipv4(17, _summed(17, udp(40000, 9999, b"data!"), 6))))
+ICMP = ethernet(_right_ip(ipv4(1, _summed(1, bytes((8, 0)) + bytes(6) + b"ping", 2))))
+FRAMES = [
+    (frame, wrong)
+    for whole in (TCP, UDP, ICMP)
+    for frame, wrong in ((whole, False), (_flipped(whole, 22), True), (_flipped(whole, len(whole) - 1), True))
+] + [
+    (ethernet(_right_ip(ipv4(17, udp(40000, 9999, b"no sum")))), False),
+    (ethernet(_right_ip(ipv4(6, tcp(40000, 9999, 1, 2, 0x18, b"zero is wrong")))), True),
+    (ethernet(ipv6(17, struct.pack("!HHHH", 40000, 9999, 12, 0x1234) + b"data"), 0x86DD), True),
+]
+"""(frame, whether a checksum in it is wrong)."""
+
+
+def test_crafted_checksums(tmp_path: Path) -> None:
+    path = write(tmp_path, pcap([(float(i), frame) for i, (frame, _) in enumerate(FRAMES)]))
+    wrong = frozenset(i for i, (_, bad) in enumerate(FRAMES, 1) if bad)
+    assert theirs(path)[1] == ours(path)[1] == wrong
+    assert check([path]).bad_checksums == len(wrong)
+
+
+def test_files_of_the_larger_data(data_dir: Path) -> None:
+    small = [path for path in capture_files(data_dir) if 100 < path.stat().st_size <= LARGEST]
+    picked = [small[i * len(small) // FILES] for i in range(FILES)]
+    known = {row["file"]: row for row in LISTED}
+    with ThreadPoolExecutor(4) as pool:
+        verdicts = list(zip(picked, pool.map(theirs, picked), pool.map(ours, picked), strict=True))
+    for path, one, two in verdicts:
+        name = path.relative_to(data_dir).as_posix()
+        if name not in known:
+            assert (name, one[1], one[2]) == (name, two[1], two[2])
+    assert sum(one[0] for _, one, _ in verdicts) > 300
+    assert all(row["why"] for row in LISTED)
