@@ -6,6 +6,10 @@ import shutil
 import struct
 from pathlib import Path
 
+import audit_captures as ac
+import pytest
+
+from trafficllm.core.errors import InputError
 from trafficllm.records.catalog import get_task
 from trafficllm.records.lint import check_data
 
@@ -41,9 +45,31 @@ def test_findings_on_cut_captures(captures: Path, tmp_path: Path) -> None:
     assert all(sample["record"].startswith("flow") for sample in report["samples"])
 
 
-def test_an_unusable_folder_is_a_finding(tmp_path: Path) -> None:
-    report = check_data(tmp_path, task=get_task("MTD"))
-    assert [row["level"] for row in report["findings"]] == ["error"]
+def test_an_unusable_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        check_data(tmp_path, task=get_task("MTD"))
+
+
+def test_samples_show_token_by_token_what_is_masked(captures: Path) -> None:
+    report = check_data(captures / "MTD", task=get_task("MTD"))
+    for sample in report["samples"]:
+        shown = " ".join(token["token"] for token in sample["tokens"] if token["state"] != "hidden")
+        assert shown == sample["record"]
+        assert "ttl" in sample["masked"]
+        hidden = [token["token"] for token in sample["tokens"] if token["state"] == "hidden"]
+        assert any(token.startswith("ttl=") for token in hidden)
+
+
+def test_few_flows_from_the_middle_and_mixed_links_are_findings(tmp_path: Path) -> None:
+    """Six TCP flows without a handshake in one label; both link types in both labels."""
+    world = ac.clean(captures=2, flows=3)
+    middle = {key: [(frame[0], frame[1][14:]) for flow in rows for frame in ac.frames(flow)[3:]] for key, rows in world.flows.items()}
+    for (label, n), timed in middle.items():
+        (tmp_path / label).mkdir(exist_ok=True)
+        frames = sorted(timed) if n else sorted((when, bytes(12) + b"\x08\x00" + frame) for when, frame in timed)
+        (tmp_path / label / f"session_{label}_{n}.pcap").write_bytes(ac.pcap(frames, link=101 if n else 1))
+    kinds = {(row["kind"], row["where"]) for row in check_data(tmp_path, task=get_task("MTD"))["findings"]}
+    assert {("no_handshake", "left"), ("no_handshake", "right"), ("link_type", ""), ("label_small", "left")} <= kinds
 
 
 def test_wrong_inside_is_a_finding(captures: Path, tmp_path: Path) -> None:
