@@ -49,7 +49,7 @@ def _surfaces(encoder: Encoder) -> list[str]:
 
 
 def _control_ids(encoder: Encoder) -> set[int]:
-    """Ids that act. Byte pieces and <unk> are left out: a tokenizer falls back to them for letters it lacks."""
+    """Ids that act, counted here anew. Byte pieces and <unk> are left out: a tokenizer falls back to them for letters it lacks."""
     tokenizer = encoder.tokenizer
     acting = {surface for surface in encoder.forbidden if not surface.startswith("<0x")} - {tokenizer.unk_token}
     return {tokenizer.convert_tokens_to_ids(surface) for surface in acting}
@@ -109,6 +109,55 @@ def test_nothing_placed_in_a_label_or_captured_text_becomes_control(encoder: Enc
         assert not control & set(ids), surface
         seen.setdefault(tuple(ids), surface)
     assert len(seen) == len(set(surfaces))  # injective: no label can pass for another
+
+
+def test_every_surface_of_10000_placements(encoder: Encoder) -> None:
+    """Counted, so that the figure cannot shrink unseen: seven kinds, three places each."""
+    assert 3 * len(_surfaces(encoder)) * len(KINDS) >= 10_000
+
+
+def _odd_base(folder: Path, tokens: list[Any], normalizer: Any = None) -> Encoder:
+    from model_samples import pipeline, recipe
+
+    tokenizer = pipeline("gpt2")
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.add_tokens(tokens)
+    recipe.save(tokenizer, "gpt2", folder / "plain")
+    extend(folder / "plain", traffic_tokens(), folder / "traffic")
+    return Encoder(load_auto(folder / "traffic"))
+
+
+def test_added_words_and_runs_of_spaces_are_vocabulary(tmp_path: Path) -> None:
+    """Phi, CodeGen and GPT-NeoX add runs of spaces, DeepSeek-Coder letters: words of their language, and no one's control."""
+    from tokenizers import AddedToken
+
+    encoder = _odd_base(tmp_path, [AddedToken(text, normalized=True) for text in ("  ", "    ", "\t\t", "ü", "Grüße")])
+    assert encoder.forbidden.isdisjoint({"  ", "    ", "\t\t", "ü", "Grüße"})
+    asked = (Segment("instruction", "request: "), Segment("question", "viele Grüße"), Segment("instruction", "\ntask: "))
+    assert "Grüße" in encoder.text(asked)
+
+
+def test_a_normaliser_that_makes_control_of_harmless_text_is_caught(tmp_path: Path) -> None:
+    """A control token matched after accents are stripped: "<ápt>" is no surface before, and one after."""
+    from tokenizers import AddedToken, normalizers
+
+    folding = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    encoder = _odd_base(tmp_path, [AddedToken("<apt>", normalized=True, special=True)], folding)
+    control = encoder.tokenizer.convert_tokens_to_ids("<apt>")
+    assert control in encoder.control
+    for question in ("is <ápt> here", "<a\u0301pt>", "＜ápt＞ and <apt>"):
+        asked = (Segment("instruction", "request: "), Segment("question", question), Segment("instruction", "\ntask: "))
+        assert control not in encoder.prompt(asked), question
+    assert control in encoder.tokenizer("is <ápt> here")["input_ids"]  # the bare tokenizer has no such guard
+
+
+def test_long_questions_take_linear_time() -> None:
+    from trafficllm.records.prompts import _Finder
+
+    finder = _Finder(frozenset(f"<unused{k}>" for k in range(6400)))
+    assert finder.within("<unused7" * 50_000) == []
+    assert finder.within("a<unused77>b<unused7>") == ["<unused77>", "<unused7>"]
 
 
 def test_raw_units_are_no_traffic_unless_a_codec_wrote_them(encoder: Encoder) -> None:

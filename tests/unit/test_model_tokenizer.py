@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_samples import KINDS, records, save_model, save_tokenizer, sentences, traffic_tokens
+from model_samples import KINDS, recipe, records, save_model, save_tokenizer, sentences, traffic_tokens
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.model.compare import compare, plain_text, segmentation_agrees
-from trafficllm.model.learn_tokens import MAX_TOKEN_UNITS, STARTS, Matcher, learn, words
+from trafficllm.model.learn_tokens import MAX_TOKEN_UNITS, STARTS, Matcher, _sample, learn, words
 from trafficllm.model.tokenizer import FILE, extend, forgeable, load_auto, load_raw, record_text, traffic_ids
 from trafficllm.records.codec import decode, encode
 from trafficllm.records.units import UNITS
@@ -131,6 +131,24 @@ def test_tokenizers_that_cannot_be_extended_safely_are_refused(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_unused_ids_are_filled_and_native_ones_stay(tmp_path: Path) -> None:
+    """o200k-style files leave ids free below their control tokens; the library would give the first new token a used id."""
+    save_tokenizer("qwen", tmp_path / "plain")
+    state = json.loads((tmp_path / "plain" / FILE).read_text())
+    for entry in state["added_tokens"]:
+        entry["id"] += 19
+        state["model"]["vocab"][entry["content"]] = entry["id"]
+    (tmp_path / "plain" / FILE).write_text(json.dumps(state))
+    report = extend(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
+    old, new = load_raw(tmp_path / "plain").get_vocab(), load_raw(tmp_path / "traffic").get_vocab()
+    assert max(old.values()) + 1 == len(old) + 19 == report.base_vocab
+    assert all(new[token] == index for token, index in old.items())
+    assert sorted(new.values()) == list(range(report.vocab_size))
+    lines = [*sentences(300, seed=8), *_unicode_lines(300), "<|im_start|>a<|im_end|>", "<unused id 1600>"]
+    assert load_auto(tmp_path / "plain")(lines)["input_ids"] == load_auto(tmp_path / "traffic")(lines)["input_ids"]
+    assert segmentation_agrees(load_auto(tmp_path / "traffic"), records()[0][:50])
+
+
 def test_a_class_that_adds_tokens_on_load_does_not_take_our_ids(tmp_path: Path) -> None:
     save_tokenizer("t5", tmp_path / "plain")
     config = json.loads((tmp_path / "plain/tokenizer_config.json").read_text())
@@ -179,6 +197,30 @@ def test_learning_holds_a_bounded_sample() -> None:
     with pytest.raises(UsageError):
         learn([], 10)
     assert learn([], 2000) == list(UNITS)
+
+
+def test_every_record_has_the_same_chance_and_the_bound_is_hard() -> None:
+    texts = [chr(0x100000 + k % 256) * (1 + k % 7) for k in range(3000)]
+    taken = [_sample(texts, 500, seed) for seed in range(40)]
+    assert all(400 < sum(len(word) * n for word, n in counts.items()) <= 500 for counts in taken)
+    early = sum(n for counts in taken for word, n in counts.items() if ord(word[0]) < 0x100080)
+    assert 0.4 < early / sum(counts.total() for counts in taken) < 0.6
+    whole = _sample(texts, 10**6, 0)
+    assert sum(whole.values()) == 3000
+
+
+def test_a_vocabulary_of_32k_of_the_qwen_kind(tmp_path: Path) -> None:
+    """The other kinds at this size: `recipes/tokenizers`, `make soak`."""
+    sources = sorted(Path(json.__file__).parents[1].glob("*.py"))
+    lines = [line for path in sources for line in path.read_text(encoding="utf-8", errors="ignore").splitlines() if line.strip()]
+    recipe.save(recipe.pipeline("qwen", lines, 32768), "qwen", tmp_path / "plain")
+    report = extend(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
+    assert report.base_vocab >= 32768
+    plain, traffic = load_auto(tmp_path / "plain"), load_auto(tmp_path / "traffic")
+    mixed = lines[:: len(lines) // 4000] + _unicode_lines(1000)
+    assert plain(mixed)["input_ids"] == traffic(mixed)["input_ids"]
+    assert segmentation_agrees(traffic, records()[0])
+    assert compare(plain, traffic, records()[0]).ratio >= 2.07
 
 
 def test_the_plain_form_says_what_the_record_says() -> None:
