@@ -165,7 +165,7 @@ def test_housekeeping_is_left_out_counted_and_kept_on_request(captures: Path, tm
     for label in ("DNS", "TLS", "HTTP"):
         shutil.copytree(captures / "EAC" / label, root / label)
     (tmp_path / "reserved.csv").write_text("task,label,file,part,why\n")
-    detection = get_task("MTD")
+    detection = get_task("EVD")
     shown = build_dataset(root, task=detection, out=tmp_path / "all", keep=("housekeeping",)).manifest
     assert shown["leaky"] == ["housekeeping kept"]
     assert "DNS" in shown["labels"]
