@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +19,7 @@ from trafficllm.core.errors import TrafficLLMError
 HERE = Path(__file__).resolve().parent
 NAMES = (*FRAME_FIELDS, *FIELDS)
 TSHARK = shutil.which("tshark")
-ALL = "*"
+_CAPTURES = (".pcap", ".pcapng", ".pcap.gz", ".pcapng.gz")
 
 
 class Difference(NamedTuple):
@@ -67,3 +68,29 @@ def compare(path: Path, name: str) -> tuple[int, list[Difference]]:
             if one != two:
                 found.append(Difference(name, frame, field, one, two))
     return compared, found
+
+
+def explained() -> dict[str, list[tuple[frozenset[str], list[tuple[int, int]]]]]:
+    """The committed list: file -> (fields, spans of frames)."""
+    out: dict[str, list[tuple[frozenset[str], list[tuple[int, int]]]]] = {}
+    for row in tomllib.loads((HERE / "tshark_differences.toml").read_text())["difference"]:
+        spans = [(int(low), int(high or low)) for low, _, high in (part.partition("-") for part in row["frames"].split())]
+        assert row["why"].strip()
+        out.setdefault(row["file"], []).append((frozenset(row["fields"]), spans))
+    return out
+
+
+def unexplained(found: Sequence[Difference]) -> list[Difference]:
+    """Differences that the committed list does not name."""
+    known = explained()
+
+    def listed(one: Difference) -> bool:
+        rows = known.get(one.file, [])
+        return any(one.field in fields and any(low <= one.frame <= high for low, high in spans) for fields, spans in rows)
+
+    return [one for one in found if not listed(one)]
+
+
+def capture_files(folder: Path) -> list[Path]:
+    """Every capture below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name.endswith(_CAPTURES))

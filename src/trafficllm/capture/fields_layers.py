@@ -10,11 +10,12 @@ from trafficllm.capture.packets import FRAGMENT, PacketBatch
 
 _VLAN_TYPES = {0x8100: "vlan", 0x9100: "vlan", 0x88A8: "8021ad"}
 _ICMP_ERRORS = {1: frozenset({3, 4, 5, 11, 12}), 58: frozenset({1, 2, 3, 4})}
-_ETHERNET, _GRE = 1, 47
+_ETHERNET, _FDDI, _GRE = 1, 10, 47
+_SNAP = b"\xaa\xaa\x03"
 _IP_IN_IP = {4: "ip", 41: "ipv6"}
 _EXTENSIONS = frozenset({0, 43, 51, 60, 135})
 _MAX_DEPTH = 24  # layers of one frame; real tunnels in tunnels have about 12
-_ARP = 0x0806
+_ARP, _VN_TAG = 0x0806, 0x8926
 
 
 class Layer(NamedTuple):
@@ -75,17 +76,15 @@ def _network(kind: str, data: bytes, layers: list[Layer], *, quoted: str = "") -
         return
     if kind == "ip":
         head = (data[0] & 15) * 4
+        layers.append(Layer(kind, data))
         if data[0] >> 4 != 4 or head < 20:
             return
-        layers.append(Layer(kind, data))
         total = int.from_bytes(data[2:4], "big") or len(data)
         if len(data) >= head and not int.from_bytes(data[6:8], "big") & 0x1FFF:
             _transport(data[9], data[head:total], total - head, layers, quoted=quoted)
         return
-    if data[0] >> 4 != 6:
-        return
     layers.append(Layer(kind, data))
-    if len(data) < 40:
+    if data[0] >> 4 != 6 or len(data) < 40:
         return
     length, proto, at = int.from_bytes(data[4:6], "big"), data[6], 40
     while proto in _EXTENSIONS and at + 8 <= len(data):
@@ -98,7 +97,11 @@ def _link_layers(frame: bytes) -> tuple[list[Layer], int]:
     """Ethernet and its tags, and where the last EtherType stands."""
     layers, at = [Layer("eth", frame)], 12
     while at + 4 <= len(frame) and len(layers) < _MAX_DEPTH:
-        kind = _VLAN_TYPES.get(int.from_bytes(frame[at : at + 2], "big"))
+        following = int.from_bytes(frame[at : at + 2], "big")
+        if following == _VN_TAG:
+            at += 6
+            continue
+        kind = _VLAN_TYPES.get(following)
         if kind is None:
             break
         layers.append(Layer(kind, frame[at + 2 :]))
@@ -120,6 +123,8 @@ class Dissector:
         layers = _link_layers(frame)[0] if frames.link[index] == _ETHERNET else []
         l3, l4, version = int(row["l3"]), int(row["l4"]), int(row["ip_version"])
         if l3 < 0:
+            if frames.link[index] == _FDDI and frame[13:16] == _SNAP:
+                _inside((tunnels.ethertype(int.from_bytes(frame[19:21], "big")), 21), frame, layers, quoted="")
             return layers
         if version == 0:
             layers.append(Layer("arp", frame[l3:]))
