@@ -79,6 +79,8 @@ def test_every_architecture_goes_the_whole_way(name: str, tmp_path: Path) -> Non
     merged.save_pretrained(tmp_path / "merged")
     shutil.copy(tmp_path / "traffic/tokenizer.json", tmp_path / "merged/tokenizer.json")
     shutil.copy(tmp_path / "traffic/tokenizer_config.json", tmp_path / "merged/tokenizer_config.json")
+    if (tmp_path / "traffic/chat_template.jinja").is_file():
+        shutil.copy(tmp_path / "traffic/chat_template.jinja", tmp_path / "merged/chat_template.jinja")
     assert _predicted(base, load_base(tmp_path / "merged", dtype="float32").model) == named
     stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", local_files_only=True).eval()
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged", local_files_only=True)
