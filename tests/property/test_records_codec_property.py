@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -70,8 +71,10 @@ def test_decode_gives_back_what_the_codec_keeps() -> None:
     rng = random.Random(4)
     grammar = Grammar()
     walked = 0
+    kinds: Counter[str] = Counter()
     for case in range(CASES):
         record = make(rng)
+        kinds[record.kind] += 1
         units = encode(record)
         kept = canonical(record)
         assert decode(units) == kept
@@ -82,6 +85,8 @@ def test_decode_gives_back_what_the_codec_keeps() -> None:
             assert grammar.accepts(state) is (record.kind == "flow")
             walked += record.kind == "flow"
     assert walked > CASES // 40
+    assert kinds.total() == CASES == 10_000
+    assert min(kinds[kind] for kind in ("flow", "packet", "http", "cells")) > 900
 
 
 @pytest.mark.parametrize("options", [CodecOptions(packets=3, payload=(5, 0)), CodecOptions(packets=0, payload=(1, 2))])
