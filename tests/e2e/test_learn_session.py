@@ -1,4 +1,4 @@
-"""The session of docs/adapters.md, command by command, on bundled captures with tiny budgets."""
+"""The session of docs/adapters.md, command by command, on bundled captures with tiny budgets: minutes, as two baseline searches run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 from cli_runner import REPO, Cli
 
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
@@ -31,6 +32,7 @@ def _commands() -> list[list[str]]:
     return [line.split()[1:] for line in lines if line.startswith("trafficllm ")]
 
 
+@pytest.mark.soak
 def test_the_pages_session_runs(cli: Cli, tmp_path: Path) -> None:
     names = _folders(tmp_path)
     (tmp_path / "c.toml").write_text("[tune]\nlearning_rate = 1e-3\n")
