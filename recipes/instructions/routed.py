@@ -1,0 +1,90 @@
+"""The router on the held-out authors, beside the linear baseline; one scoring is one line in LOG.md.
+
+    python recipes/instructions/routed.py --base src/trafficllm/data/base/traffic --adapter ADAPTER --out docs/results/routing.json
+
+Accuracy asks for the exact task set. The interval resamples whole authors: other people's wordings are what is uncertain.
+Without `--adapter` the bare base answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trafficllm.core.files import read_json, write_json
+from trafficllm.infer.engine import Engine
+from trafficllm.infer.router import Router
+from trafficllm.lifecycle.learn_router import auroc
+from trafficllm.model.load import load_base
+from trafficllm.records.catalog import load_tasks
+from trafficllm.records.instructions import Instruction, load
+
+DRAWS = 1000
+
+
+def by(rows: Sequence[Instruction], right: Sequence[bool], key: Callable[[Instruction], str]) -> dict[str, float]:
+    """Accuracy of each group of rows."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for row, hit in zip(rows, right, strict=True):
+        groups[key(row)].append(hit)
+    return {name: round(sum(hits) / len(hits), 4) for name, hits in sorted(groups.items())}
+
+
+def interval(rows: Sequence[Instruction], right: Sequence[bool]) -> list[float]:
+    """95 % interval of the accuracy over draws of authors."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for row, hit in zip(rows, right, strict=True):
+        groups[row.author].append(hit)
+    sums = np.array([(sum(hits), len(hits)) for hits in groups.values()], dtype=np.float64)
+    picks = np.random.default_rng(0).integers(0, len(sums), size=(DRAWS, len(sums)))
+    drawn = sums[picks].sum(axis=1)
+    return [round(float(value), 4) for value in np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])]
+
+
+def figures(router: Router, rows: Sequence[Instruction]) -> dict[str, Any]:
+    """Everything reported of one router."""
+    routes = list(router.stream([row.text for row in rows]))
+    right = [{name for name, _ in route.tasks} == set(row.tasks) for row, route in zip(rows, routes, strict=True)]
+    return {
+        "n": len(rows),
+        "accuracy": round(sum(right) / len(right), 4),
+        "ci95": interval(rows, right),
+        "none_auroc": round(auroc([route.none for route in routes], [not row.tasks for row in rows]), 4),
+        "by_task": by(rows, right, lambda row: "+".join(row.tasks) if len(row.tasks) == 1 else "several" if row.tasks else "none"),
+        "by_style": by(rows, right, lambda row: row.style),
+        "by_language": by(rows, right, lambda row: row.lang),
+        "by_author": by(rows, right, lambda row: row.author),
+    }
+
+
+def main() -> None:
+    """Score, add to the results file under a name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--name", default="router")
+    parser.add_argument("--baseline", action="store_true", help="fit and score the linear baseline too")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    engine = Engine(load_base(options.base, dtype="float32"))
+    if options.adapter:
+        engine.add_adapter("router", options.adapter)
+    router = Router(engine, "router" if options.adapter else "", sorted(load_tasks()))
+    body: dict[str, Any] = dict(read_json(options.out)) if options.out.is_file() else {}
+    body |= {"split": "by author, held-out authors never trained on", options.name: figures(router, load("heldout"))}
+    if options.baseline:
+        import baseline
+
+        body["tfidf_logistic_regression"] = baseline.evaluate()[0]
+    write_json(options.out, body)
+    shown = {name: row["accuracy"] for name, row in body.items() if isinstance(row, dict)}
+    print(shown, body[options.name]["none_auroc"])
+
+
+if __name__ == "__main__":
+    main()
