@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -12,6 +12,30 @@ from trafficllm.surface import cmd_audit
 from trafficllm.surface.options import Folder, Json, Out, Profile, Quiet, Seed, Tasks
 
 app = typer.Typer(rich_markup_mode=None)
+
+Unknown: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--unknown", metavar="LABEL", help="Never learn this label, only test it; may be repeated."),
+]
+FewShot: TypeAlias = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--few-shot",
+        metavar="N",
+        min=1,
+        help="Learn from N records a label; repeated: a split file a size, each within the next.",
+    ),
+]
+Folds: TypeAlias = Annotated[
+    int, typer.Option("--folds", metavar="K", min=0, max=20, help="Also write K cross-validation folds.")
+]
+SplitFrom: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--split-from", metavar="JSON", help="Take the parts from a split file (split.json)."),
+]
+Workers: TypeAlias = Annotated[
+    int, typer.Option("--workers", metavar="N", min=0, help="Processes; 0: one a core.")
+]
 
 
 @app.command()
@@ -47,31 +71,11 @@ def build(
     cap: Annotated[
         int | None, typer.Option("--cap", min=2, help="At most this many training records a label.")
     ] = None,
-    unknown: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--unknown", metavar="LABEL", help="Never learn this label, only test it; may be repeated."
-        ),
-    ] = None,
-    few_shot: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--few-shot",
-            metavar="N",
-            min=1,
-            help="Learn from N records a label; repeated: a split file a size, each within the next.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int, typer.Option("--folds", metavar="K", min=0, max=20, help="Also write K cross-validation folds.")
-    ] = 0,
-    split_from: Annotated[
-        Path | None,
-        typer.Option("--split-from", metavar="JSON", help="Take the parts from a split file (split.json)."),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=0, help="Processes; 0: one a core.")
-    ] = 0,
+    unknown: Unknown = None,
+    few_shot: FewShot = None,
+    folds: Folds = 0,
+    split_from: SplitFrom = None,
+    workers: Workers = 0,
     seed: Seed = 0,
     extra: Tasks = None,
     quiet: Quiet = False,
