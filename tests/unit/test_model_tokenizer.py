@@ -240,3 +240,41 @@ def test_a_base_of_a_family_shares_the_tokenizer_folder(tmp_path: Path) -> None:
     chat = traffic.apply_chat_template([{"role": "user", "content": f"What is {units}?"}], tokenize=True, return_dict=False)
     alone = traffic(units, add_special_tokens=False)["input_ids"]
     assert any(chat[k : k + len(alone)] == alone for k in range(len(chat)))
+
+
+def test_a_class_that_takes_its_added_tokens_from_the_configuration(tmp_path: Path) -> None:
+    """Released Llama-2 and Qwen folders list added tokens in tokenizer_config.json; their classes forget all others on load."""
+    save_tokenizer("llama2", tmp_path / "plain")
+    path = tmp_path / "plain" / "tokenizer_config.json"
+    state = json.loads((tmp_path / "plain" / FILE).read_text())
+    controls = {str(entry["id"]): {key: value for key, value in entry.items() if key != "id"} for entry in state["added_tokens"]}
+    config = {**json.loads(path.read_text()), "tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": controls, "legacy": False}
+    path.write_text(json.dumps(config))
+    extend(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
+    plain, traffic = load_auto(tmp_path / "plain"), load_auto(tmp_path / "traffic")
+    assert type(traffic).__name__ == "LlamaTokenizer"
+    assert list(traffic_ids(traffic)) == list(traffic_tokens())
+    lines = sentences(300, seed=5)
+    assert plain(lines)["input_ids"] == traffic(lines)["input_ids"]
+    unit = encode(records()[0][0])
+    assert record_text(traffic, traffic(unit, add_special_tokens=False)["input_ids"]) == unit
+
+
+def test_a_file_with_private_use_pieces_of_its_own(tmp_path: Path) -> None:
+    """Gemma 3 has four plane-16 pieces, two of which our units use: they become unreachable, everything else stays."""
+    save_tokenizer("gemma", tmp_path / "plain")
+    path = tmp_path / "plain" / FILE
+    state = json.loads(path.read_text())
+    vocabulary = state["model"]["vocab"]
+    for letter in (chr(0x100083), chr(0x10FC01)):
+        vocabulary[letter] = len(vocabulary)
+    path.write_text(json.dumps(state))
+    before = load_raw(tmp_path / "plain").get_vocab()
+    extend(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
+    after = load_auto(tmp_path / "traffic")
+    gone = {letter for letter in before if letter in (chr(0x100083), chr(0x10FC01))}
+    assert len(gone) == 2
+    assert all(after.get_vocab()[token] == index for token, index in before.items() if token not in gone)
+    assert list(traffic_ids(after)) == list(traffic_tokens())
+    unit = encode(records()[0][0])
+    assert record_text(after, after(unit, add_special_tokens=False)["input_ids"]) == unit

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.files import atomic_dir, sha256_file
+from trafficllm.core.files import atomic_dir, atomic_write, sha256_file
 
 FILE = "tokenizer.json"
 COMPANIONS = (
@@ -26,6 +26,9 @@ COMPANIONS = (
 """Files beside tokenizer.json that a tokenizer class may read; copied as they are."""
 MOST_HOLES = 4096
 """More unused ids than this are no oversight but a broken file."""
+MOST_PLANE16 = 64
+"""More plane-16 pieces than this are a traffic vocabulary, not a corpus' stray icons (Gemma 3 has 4)."""
+_FLAGS = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": False}
 _PLANE16 = re.compile("[\U00100000-\U0010ffff]")
 _SAFE = re.compile(r"[A-Za-z0-9 .\-_/:=]*")
 """The alphabet that untrusted text keeps (records.prompts): a control surface made of it alone could be forged."""
@@ -51,8 +54,7 @@ def added_tokens(tokens: Iterable[str]) -> list[Any]:
     """The `AddedToken` objects of traffic surfaces, with the flags that hold on every pipeline."""
     from tokenizers import AddedToken
 
-    off = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": False}
-    return [AddedToken(token, **off) for token in tokens]
+    return [AddedToken(token, **_FLAGS) for token in tokens]
 
 
 def load_raw(folder: str | Path) -> Any:
@@ -105,6 +107,30 @@ def fill_holes(raw: Any) -> tuple[Any, int]:
     for entry in state["added_tokens"]:
         state["model"]["vocab"].setdefault(entry["content"], entry["id"])
     return Tokenizer.from_str(json.dumps(state)), len(holes)
+
+
+def free_plane16(raw: Any) -> tuple[Any, int]:
+    """(the tokenizer with its own plane-16 pieces renamed so that no text reaches them, how many).
+
+    Gemma 3's file holds four such characters, private use all of them; as text they fall back to bytes afterwards. Pieces that
+    merges build on, and files with more than a few, come back as they are: that is a traffic base already, or not understood.
+    """
+    state = json.loads(raw.to_str())
+    vocabulary = state["model"].get("vocab")
+    pieces = list(vocabulary) if isinstance(vocabulary, dict) else [pair[0] for pair in vocabulary or ()]
+    taken = [piece for piece in pieces if _PLANE16.search(piece)]
+    added = any(_PLANE16.search(entry["content"]) for entry in state["added_tokens"])
+    built = any(_PLANE16.search("".join(merge)) for merge in state["model"].get("merges") or ())
+    if not taken or added or built or len(taken) > MOST_PLANE16:
+        return raw, 0
+    names = {piece: f"<private use {' '.join(f'{ord(letter):X}' for letter in piece)}>" for piece in taken}
+    if isinstance(vocabulary, dict):
+        state["model"]["vocab"] = {names.get(piece, piece): index for piece, index in vocabulary.items()}
+    else:
+        state["model"]["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json.dumps(state)), len(taken)
 
 
 def check_base(raw: Any, name: str) -> None:
@@ -168,8 +194,9 @@ def extend(base_dir: str | Path, tokens: Sequence[str], out_dir: str | Path) -> 
                     shutil.copyfile(base / name, folder / name)
         source_hash = sha256_file(folder / FILE)
         raw, holes = fill_holes(load_raw(folder))
+        raw, freed = free_plane16(raw)
         check_base(raw, str(base))
-        if holes:
+        if holes or freed:
             raw.save(str(folder / FILE))
             auto = load_auto(folder)
         _sync_class_tokens(raw, auto, str(base))
@@ -188,6 +215,7 @@ def _add(raw: Any, tokens: Sequence[str], folder: Path, source_hash: str) -> Tok
     before = int(raw.get_vocab_size(with_added_tokens=True))
     added = int(raw.add_tokens(added_tokens(tokens)))
     raw.save(str(folder / FILE))
+    _tell_config(folder, tokens, before)
     after = load_raw(folder)
     auto = load_auto(folder)
     if added != len(set(tokens)):
@@ -205,6 +233,19 @@ def _add(raw: Any, tokens: Sequence[str], folder: Path, source_hash: str) -> Tok
             )
     size = int(after.get_vocab_size(with_added_tokens=True))
     return TokenizerReport(before, size, added, before, source_hash, sha256_file(folder / FILE))
+
+
+def _tell_config(folder: Path, tokens: Sequence[str], first: int) -> None:
+    """List the tokens in `added_tokens_decoder` too where the configuration has one: classes that rebuild their pipeline on load
+    (Llama's, Qwen2's) take their added tokens from there, and would drop those that only tokenizer.json names."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(config.get("added_tokens_decoder"), dict):
+        return
+    config["added_tokens_decoder"].update(
+        {str(first + place): {"content": token, **_FLAGS} for place, token in enumerate(tokens)}
+    )
+    atomic_write(path, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
 
 
 def traffic_ids(raw_or_auto: Any) -> dict[str, int]:
