@@ -48,8 +48,8 @@ def commands(guide: str) -> list[list[str]]:
 
 def _original(folder: Path) -> None:
     head = "Given the following traffic data <packet> that contains protocol fields, name it.\n<packet>: "
-    fields = "frame.len: 94, ip.version: 4, ip.ttl: 128, ip.proto: 6, ip.src: 10.0.0.{0}, ip.dst: 1.2.3.4, tcp.srcport: {1}, tcp.dstport: 443, "
-    fields += "tcp.flags: 0x0018, tcp.window_size_value: 64240, tcp.len: {2}, tcp.payload: {3}"
+    fields = "frame.len: 94, ip.version: 4, ip.ttl: 128, ip.proto: 6, ip.src: 10.0.0.{0}, ip.dst: 1.2.3.4, "
+    fields += "tcp.srcport: {1}, tcp.dstport: 443, tcp.flags: 0x0018, tcp.window_size_value: 64240, tcp.len: {2}, tcp.payload: {3}"
     folder.mkdir()
     for part, first in (("train", 0), ("test", 200)):
         rows = [

@@ -14,7 +14,8 @@ from trafficllm.surface.flows_api import Verdicts
 ROW = {
     "uid": "C1", "ts": 1.0, "duration": 0.5, "community_id": "1:x", "orig_h": "192.0.2.1", "orig_p": 1, "resp_h": "192.0.2.2",
     "resp_p": 53, "proto": "udp", "packets": 2, "task": "EAC", "label": "DNS", "confidence": 0.9,
-    "probabilities": {"DNS": 0.9, "QUIC": 0.1}, "unknown_score": 0.0, "evidence": [], "file": "a.pcap", "frames": [1, 2], "adapter": "EAC", "version": "v0001",
+    "probabilities": {"DNS": 0.9, "QUIC": 0.1}, "unknown_score": 0.0, "evidence": [],
+    "file": "a.pcap", "frames": [1, 2], "adapter": "EAC", "version": "v0001",
 }  # fmt: skip
 
 

@@ -225,8 +225,11 @@ class DataBuild(Closed):
     records: int
     classes: dict[str, Counts]
     dropped: Counts
+    normalised: Counts
+    malformed: list[str]
     groups: int
     split: dict[str, Any]
+    split_files: list[str]
     mask: str
     masked_fields: list[str]
     artefact_masked: list[dict[str, Any]]
