@@ -215,7 +215,7 @@ def test_a_good_adapter_passes_and_loads(tuned: tuple[Base, Path]) -> None:
         ({"auto_mapping": {"base_model_class": "x"}}, "code"),
         ({"peft_type": "PROMPT_TUNING"}, "not LORA"),
         ({"r": 8}, "shape"),
-        ({"r": -1}, "rank"),
+        ({"r": -1}, "r -1 is out of range"),
     ],
 )
 def test_configs_that_do_more_than_linear_layers_are_refused(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +63,14 @@ def register(
 def _show_registered(body: Mapping[str, Any]) -> None:
     from trafficllm.surface.output import show_pairs, show_table
 
-    quality = body["quality"]
+    if body["quality"] is not None:  # a generator's worth is said by `evaluate generation`
+        _show_quality(body, body["quality"], show_table)
+    show_pairs(
+        {key: body.get(key) for key in ("task", "version", "parent", "status", "seconds", "peak_bytes")}
+    )
+
+
+def _show_quality(body: Mapping[str, Any], quality: Mapping[str, Any], show_table: Callable[..., None]) -> None:
     low, high = quality["ci95"]
     rows = [["this adapter", quality["macro_f1"], f"{low:.3f}-{high:.3f}"]]
     rows += [
@@ -75,9 +82,6 @@ def _show_registered(body: Mapping[str, Any]) -> None:
         rows,
         title=f"{body['task']} on {quality['n_test']} held-out flows",
         right=("macro-F1", "95 %"),
-    )
-    show_pairs(
-        {key: body.get(key) for key in ("task", "version", "parent", "status", "seconds", "peak_bytes")}
     )
 
 
