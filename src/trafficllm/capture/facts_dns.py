@@ -13,6 +13,8 @@ _A, _NS, _CNAME, _SOA, _PTR, _TXT, _AAAA = 1, 2, 5, 6, 12, 16, 28
 
 
 _HEADER = struct.Struct(">HHHHHH").unpack_from
+_RECORD = struct.Struct(">H6xH").unpack_from
+"""Type and data length of a resource record, behind its name (RFC 1035 4.1.3)."""
 _SHORT = struct.Struct(">H").unpack_from
 
 
@@ -48,18 +50,18 @@ class _Message:
         start, after, size, jumps = at, -1, 0, 0
         while at < end and size <= _MAX_NAME and jumps <= _MAX_JUMPS:
             length = data[at]
-            if length >= 0xC0:
+            if 0 < length < 0x40:
+                stop = at + 1 + length
+                labels.append(data[at + 1 : stop if stop < end else end])
+                size += length + 1
+                at = stop
+            elif length >= 0xC0:
                 after = at + 2 if after < 0 else after
                 at = self.base + (self.u16(at) & 0x3FFF)
                 jumps += 1
-                continue
-            if length == 0 or length >= 0x40:
+            else:
                 at += 1
                 break
-            stop = at + 1 + length
-            labels.append(data[at + 1 : stop if stop < end else end])
-            size += length + 1
-            at = stop
         behind = after if after >= 0 else at
         if behind > end:
             behind, self.cut = end, True
@@ -112,21 +114,24 @@ def _parse(message: _Message, fields: Fields) -> int:
 def _records(message: _Message, at: int, count: int) -> tuple[int, list[int]]:
     """Mark the data of resource records; position behind them and their types, as far as they are whole."""
     types: list[int] = []
+    data, end, sound, spans, way = message.data, message.end, message.sound, message.spans, message.dir
     for _ in range(count):
-        at = message.skip_name(at)
-        kind, size = message.u16(at), message.u16(at + 8)
-        if message.cut:
+        # Nearly every record's name is a pointer to one that was read: no call for those.
+        if at + 2 <= end and data[at] >= 0xC0 and data[at] << 8 | data[at + 1] in sound:
+            at += 2
+        else:
+            at = message.skip_name(at)
+        if message.cut or at + 10 > end:
+            message.cut = True
             break
+        kind, size = _RECORD(data, at)
         types.append(kind)
-        _data(message, kind, at + 10, min(at + 10 + size, message.end))
-        at += 10 + size
+        at += 10
+        stop = at + size if at + size < end else end
+        if at < stop:
+            spans.append(Span(way, at, stop, "dns.address" if kind in (_A, _AAAA) else "dns.name"))
+        at += size
     return at, types
-
-
-def _data(message: _Message, kind: int, start: int, stop: int) -> None:
-    """Mark what a record says: addresses, and names or texts whole."""
-    if start < stop:
-        message.spans.append(Span(message.dir, start, stop, "dns.address" if kind in (_A, _AAAA) else "dns.name"))
 
 
 def dns_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
