@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from trafficllm.model.base import load_seen
 from trafficllm.model.load import Base
 from trafficllm.model.tune import TuneData, TuneOptions
 from trafficllm.records import prompts
-from trafficllm.records.dataset import Dataset
+from trafficllm.records.dataset import Dataset, load
 
 PLAN = tomllib.loads(Path(__file__).with_name("ablations.toml").read_text(encoding="utf-8"))
 
@@ -91,6 +92,49 @@ def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.is_file():
         write_json(path, work())
     return dict(read_json(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One row of an ablation: `name` in the table, `key` in file names, the `base` whose seen records count, and `run`, called
+    with exam, seconds, seed and folder."""
+
+    name: str
+    key: str
+    base: Path
+    run: Callable[[Exam, float, int, Path], dict[str, Any]]
+
+
+def main(doc: str | None, kind: str, arms: Callable[[Path], Sequence[Arm]], columns: Sequence[str]) -> None:
+    """The command of an ablation: all runs, each kept once done, then one table a task. `arms` are those of a `--runs` folder."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=PLAN["seconds"])
+    parser.add_argument("--tasks", nargs="+", default=list(PLAN["tasks"]))
+    asked = parser.parse_args()
+    body: dict[str, Any] = {"seconds_a_run": asked.seconds, "seeds": PLAN["seeds"], "scored": "validation part", "tasks": {}}
+    for task in asked.tasks:
+        exam = Exam.of(load(asked.runs / "traffic" / PLAN["tasks"][task]))
+        rows: dict[str, Any] = {}
+        for arm in arms(asked.runs):
+            rows[arm.name] = _row(exam, arm, asked.out / kind / f"{task}-{arm.key}", asked.seconds, columns)
+        rows |= once(asked.out / "bases" / f"{task}-baselines.json", lambda: exam.baselines(arm.base))  # noqa: B023 - called at once
+        body["tasks"][task] = rows
+        write_json(asked.results, body)
+        print(f"{task}\n{table(rows)}", flush=True)
+
+
+def _row(exam: Exam, arm: Arm, place: Path, seconds: float, columns: Sequence[str]) -> dict[str, Any]:
+    """An arm over all seeds: the quality object of its answers, and its other columns a seed."""
+    done = []
+    for seed in PLAN["seeds"]:
+        where = place.with_name(f"{place.name}-{seed}-{seconds:g}s")
+        done.append(once(where.with_suffix(".json"), lambda: arm.run(exam, seconds, seed, where)))  # noqa: B023 - called at once
+        print(place.name, seed, {key: done[-1][key] for key in columns}, flush=True)
+    found = exam.quality([each["answers"] for each in done], PLAN["seeds"], arm.base)
+    return {**found, **{key: [each[key] for each in done] for key in columns}}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:

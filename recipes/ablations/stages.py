@@ -8,22 +8,19 @@ each. Scored: the task's macro-F1 and the router's accuracy on training authors 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import judge
-from judge import PLAN, Exam
+from judge import PLAN, Arm, Exam
 
-from trafficllm.core.files import write_json
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.router import Router
-from trafficllm.lifecycle.learn_router import by_author, instruct_data
+from trafficllm.lifecycle.learn_router import by_author, exact, instruct_data
 from trafficllm.model.load import Base, load_base
 from trafficllm.model.tune import TuneData, tune_instruct, tune_task
 from trafficllm.records import instructions
 from trafficllm.records.catalog import load_tasks
-from trafficllm.records.dataset import load
 
 
 def routed(base: Base, adapter: Path) -> float:
@@ -32,8 +29,8 @@ def routed(base: Base, adapter: Path) -> float:
     kept = kept[:: max(1, len(kept) // PLAN["routing_rows"])]
     engine = Engine(base)
     engine.add_adapter("router", adapter)
-    routes = Router(engine, "router", sorted(load_tasks())).stream([row.text for row in kept])
-    return sum({name for name, _ in route.tasks} == set(row.tasks) for row, route in zip(kept, routes, strict=True)) / len(kept)
+    routes = list(Router(engine, "router", sorted(load_tasks())).stream([row.text for row in kept]))
+    return sum(exact(kept, routes)) / len(kept)
 
 
 def mixed(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[str, Any]:
@@ -57,37 +54,18 @@ def two(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[st
     }  # fmt: skip
 
 
-ARMS = {"one mixed stage": mixed, "two stages": two}
-
-
-def main() -> None:
-    """All runs, then one table a task."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=PLAN["seconds"])
-    parser.add_argument("--tasks", nargs="+", default=list(PLAN["tasks"]))
-    options = parser.parse_args()
-    place = options.runs / PLAN["stages"]["base"]
-    body: dict[str, Any] = {"seconds_a_run": options.seconds, "seeds": PLAN["seeds"], "scored": "validation part", "tasks": {}}
-    for task in options.tasks:
-        exam = Exam.of(load(options.runs / "traffic" / PLAN["tasks"][task]))
-        rows: dict[str, Any] = {}
-        for name, arm in ARMS.items():
-            done = []
-            for seed in PLAN["seeds"]:
-                where = options.out / "stages" / f"{task}-{arm.__name__}-{seed}-{options.seconds:g}s"
-                base = load_base(place, dtype="float32")
-                done.append(judge.once(where.with_suffix(".json"), lambda: arm(exam, base, where, options.seconds, seed)))  # noqa: B023
-                print(task, name, seed, f"routing {done[-1]['routing']:.3f}", flush=True)
-            rows[name] = exam.quality([each["answers"] for each in done], PLAN["seeds"], place)
-            rows[name] |= {key: [each[key] for each in done] for key in ("routing", "steps")}
-        rows |= judge.once(options.out / "bases" / f"{task}-baselines.json", lambda: exam.baselines(place))  # noqa: B023
-        body["tasks"][task] = rows
-        write_json(options.results, body)
-        print(f"{task}\n{judge.table(rows)}", flush=True)
+def arms(runs: Path) -> list[Arm]:
+    """Both ways from one base, opened anew for each run."""
+    place = runs / PLAN["stages"]["base"]
+    ways = {"one mixed stage": mixed, "two stages": two}
+    return [
+        Arm(
+            name, way.__name__, place,
+            lambda exam, seconds, seed, out, way=way: way(exam, load_base(place, dtype="float32"), out, seconds, seed),
+        )
+        for name, way in ways.items()
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    judge.main(__doc__, "stages", arms, ("routing", "steps"))

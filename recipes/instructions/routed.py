@@ -19,7 +19,7 @@ import numpy as np
 from trafficllm.core.files import read_json, write_json
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.router import Router
-from trafficllm.lifecycle.learn_router import auroc
+from trafficllm.lifecycle.learn_router import auroc, exact
 from trafficllm.model.load import load_base
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
@@ -49,7 +49,7 @@ def interval(rows: Sequence[Instruction], right: Sequence[bool]) -> list[float]:
 def figures(router: Router, rows: Sequence[Instruction]) -> dict[str, Any]:
     """Everything reported of one router."""
     routes = list(router.stream([row.text for row in rows]))
-    right = [{name for name, _ in route.tasks} == set(row.tasks) for row, route in zip(rows, routes, strict=True)]
+    right = exact(rows, routes)
     return {
         "n": len(rows),
         "accuracy": round(sum(right) / len(right), 4),

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
+from model_samples import LABELS, prompt_of, records
+from tune_forks import make_base, rows
 
 from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.types import Segment
 from trafficllm.model import lora
-from trafficllm.model.base import make_traffic_base
 from trafficllm.model.callbacks import Clock, cosine
 from trafficllm.model.encode import Encoder
 from trafficllm.model.fused import fused
@@ -27,22 +27,7 @@ from trafficllm.records.codec import encode
 
 @pytest.fixture(scope="module", name="base")
 def _base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    place = tmp_path_factory.mktemp("base")
-    save_tokenizer("gpt2", place / "plain")
-    save_model(place / "plain")
-    make_traffic_base(place / "plain", traffic_tokens(), place / "traffic")
-    return load_base(place / "traffic", dtype="float32")
-
-
-def _data(count: int = 240, val: int = 60) -> TuneData:
-    rows, labels = records()
-    return TuneData(
-        prompts=[prompt_of(row) for row in rows[:count]],
-        answers=list(labels[:count]),
-        labels=LABELS,
-        val_prompts=[prompt_of(row) for row in rows[-val:]],
-        val_answers=list(labels[-val:]),
-    )
+    return make_base(tmp_path_factory.mktemp("base"))
 
 
 def _curve(folder: Path) -> dict[int, float]:
@@ -55,7 +40,7 @@ QUICK = TuneOptions(epochs=6, batch_tokens=1024, learning_rate=5e-3, r=8, lora_a
 
 def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
-    report = tune_task(base, _data(), tmp_path / "a", QUICK)
+    report = tune_task(base, rows(), tmp_path / "a", QUICK)
     assert report.validation["val_macro_f1"] > 0.7
     assert report.tokens > 0
     assert report.steps == max(_curve(tmp_path / "a"))
@@ -68,10 +53,10 @@ def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> 
     encoder = Encoder(base.tokenizer)
     trie = LabelTrie.of(LABELS, [encoder.label(label) for label in LABELS], encoder.eos)
     pad = int(base.tokenizer.pad_token_id)
-    named = predict(loaded, encoder.prompts(_data().val_prompts), trie, pad=pad, batch_tokens=2048)
-    truth = [LABELS.index(label) for label in _data().val_answers]
+    named = predict(loaded, encoder.prompts(rows().val_prompts), trie, pad=pad, batch_tokens=2048)
+    truth = [LABELS.index(label) for label in rows().val_answers]
     assert macro_f1(truth, named) == pytest.approx(report.validation["val_macro_f1"])  # the file holds the best weights
-    again = tune_task(base, _data(), tmp_path / "a", QUICK)
+    again = tune_task(base, rows(), tmp_path / "a", QUICK)
     assert again.reused
     assert again.steps == report.steps
 
@@ -79,8 +64,8 @@ def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> 
 def test_same_seed_same_bytes_and_another_seed_differs(base: Base, tmp_path: Path) -> None:
     short = QUICK.model_copy(update={"max_steps": 6})
     for name in ("a", "b"):
-        tune_task(base, _data(), tmp_path / name, short)
-    tune_task(base, _data(), tmp_path / "c", short.model_copy(update={"seed": 1}))
+        tune_task(base, rows(), tmp_path / name, short)
+    tune_task(base, rows(), tmp_path / "c", short.model_copy(update={"seed": 1}))
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] != weights[2]
     assert (tmp_path / "a/adapter_config.json").read_bytes() == (tmp_path / "b/adapter_config.json").read_bytes()
@@ -105,11 +90,11 @@ class _Killer:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_killed_run_resumes_to_the_same_curve(base: Base, tmp_path: Path, dropout: float) -> None:
     options = QUICK.model_copy(update={"max_steps": 18, "lora_dropout": dropout})
-    whole = tune_task(base, _data(), tmp_path / "whole", options)
+    whole = tune_task(base, rows(), tmp_path / "whole", options)
     for stop in (3, 8, 6):
         with pytest.raises(_Killed):
-            tune_task(base, _data(), tmp_path / "cut", options, _Killer(stop))
-    done = tune_task(base, _data(), tmp_path / "cut", options)
+            tune_task(base, rows(), tmp_path / "cut", options, _Killer(stop))
+    done = tune_task(base, rows(), tmp_path / "cut", options)
     assert done.resumed_from == 10
     assert whole.resumed_from is None
     first, second = _curve(tmp_path / "whole"), _curve(tmp_path / "cut")
@@ -121,7 +106,7 @@ def test_a_killed_run_resumes_to_the_same_curve(base: Base, tmp_path: Path, drop
 
 
 def test_saved_reloaded_and_merged_adapters_answer_alike(base: Base, tmp_path: Path) -> None:
-    tune_task(base, _data(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 8}))
+    tune_task(base, rows(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 8}))
     ids = torch.tensor([base.tokenizer("the flow", add_special_tokens=False)["input_ids"]])
     loaded = lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a")
     merged = lora.merge(load_base(base.path, dtype="float32").model, tmp_path / "a")
@@ -133,7 +118,7 @@ def test_saved_reloaded_and_merged_adapters_answer_alike(base: Base, tmp_path: P
 
 def test_the_time_budget_ends_the_run(base: Base, tmp_path: Path) -> None:
     options = QUICK.model_copy(update={"epochs": 10_000, "max_seconds": 1.5, "looks": 0})
-    report = tune_task(base, _data(), tmp_path / "a", options)
+    report = tune_task(base, rows(), tmp_path / "a", options)
     assert report.seconds >= 1.5
     assert report.steps < 10_000
 
@@ -153,14 +138,14 @@ def test_the_learning_rate_follows_the_clock(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_stage_one_routes_questions(base: Base, tmp_path: Path) -> None:
     asks = {"MTD": "is this malware", "EAC": "which app is it", "none": "write me a poem"}
-    rows = [(f"{text} {k}", label) for k in range(40) for label, text in asks.items()]
-    prompts = [(Segment("instruction", "request: "), Segment("question", text), Segment("instruction", "\ntask: ")) for text, _ in rows]
-    answers = [label for _, label in rows]
+    asked = [(f"{text} {k}", label) for k in range(40) for label, text in asks.items()]
+    prompts = [(Segment("instruction", "request: "), Segment("question", text), Segment("instruction", "\ntask: ")) for text, _ in asked]
+    answers = [label for _, label in asked]
     data = TuneData(prompts[:90], answers[:90], tuple(asks), prompts[90:], answers[90:])
     report = tune_instruct(base, data, tmp_path / "router", QUICK)
     assert report.stage == "instruct"
     assert report.validation["val_accuracy"] > 0.9
-    second = tune_task(base, _data(), tmp_path / "task", QUICK.model_copy(update={"max_steps": 3}), start_from=tmp_path / "router")
+    second = tune_task(base, rows(), tmp_path / "task", QUICK.model_copy(update={"max_steps": 3}), start_from=tmp_path / "router")
     assert second.steps == 3
 
 
@@ -186,7 +171,7 @@ def test_augmented_rows_are_drawn_anew_each_epoch(base: Base, tmp_path: Path) ->
 
 
 def _without(**changes: Any) -> TuneData:
-    data = _data()
+    data = rows()
     values = {name: getattr(data, name) for name in TuneData.__slots__}
     return TuneData(**{**values, **changes})
 
@@ -201,17 +186,17 @@ def test_rows_that_cannot_be_learnt_from_are_refused(base: Base, tmp_path: Path,
 
 
 def test_an_adapter_of_another_rank_cannot_be_the_start(base: Base, tmp_path: Path) -> None:
-    one: TuneReport = tune_task(base, _data(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 1}))
+    one: TuneReport = tune_task(base, rows(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 1}))
     assert one.steps == 1
     with pytest.raises(ArtifactError, match="r is 8"):
-        tune_task(base, _data(), tmp_path / "b", QUICK.model_copy(update={"r": 4}), start_from=tmp_path / "a")
+        tune_task(base, rows(), tmp_path / "b", QUICK.model_copy(update={"r": 4}), start_from=tmp_path / "a")
 
 
 @pytest.mark.parametrize("method", ["rslora", "dora", "full"])
 def test_other_methods_train_and_save(base: Base, tmp_path: Path, method: str) -> None:
     fresh = load_base(base.path, dtype="float32") if method == "full" else base
     options = QUICK.model_copy(update={"method": method, "max_steps": 3})
-    tune_task(fresh, _data(), tmp_path / "a", options)
+    tune_task(fresh, rows(), tmp_path / "a", options)
     if method == "full":
         assert load_base(tmp_path / "a", dtype="float32").model is not None
     else:

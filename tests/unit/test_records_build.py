@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from records_samples import malware
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import sha256_file
@@ -23,11 +24,7 @@ OPTIONS = {"folds": 3, "few_shot": (3, 6)}
 
 @pytest.fixture(scope="module", name="small")
 def _small(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("mtd") / "MTD"
-    for label in ("Zeus", "Neris", "Gmail"):
-        shutil.copytree(captures / "MTD" / label, root / label)
-    shutil.copy(captures / "reserved.csv", root.parent / "reserved.csv")
-    return root
+    return malware(captures, tmp_path_factory.mktemp("mtd"), ("Zeus", "Neris", "Gmail"))
 
 
 @pytest.fixture(scope="module", name="built")

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from records_samples import malware
 
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.records.canonical import canonical
@@ -26,11 +27,7 @@ LABELS = ("Zeus", "Tinba", "Gmail", "FTP")
 
 @pytest.fixture(scope="module", name="small")
 def _small(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("mtd") / "MTD"
-    for label in LABELS:
-        shutil.copytree(captures / "MTD" / label, root / label)
-    shutil.copy(captures / "reserved.csv", root.parent / "reserved.csv")
-    return root
+    return malware(captures, tmp_path_factory.mktemp("mtd"), LABELS)
 
 
 @pytest.fixture(scope="module", name="built")

@@ -6,20 +6,16 @@ so the result, is that of the plain loop; at most `depth` items wait.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Iterator
 from typing import TypeVar
 
+from trafficllm.core.machine import cores
+
 Item = TypeVar("Item")
 
 _PATIENCE = 0.1  # seconds between looks at whether the consumer has gone
-
-
-def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ahead(items: Iterator[Item], *, depth: int = 2) -> Iterator[Item]:

@@ -87,7 +87,7 @@ def compile_flows(
         del counts.repairs[kind]
     counts.flows += len(plans)
     counts.packets += len(frames)
-    return _batch(times, frames)
+    return batch_of(times, frames)
 
 
 def _network(plan: FlowPlan, repairs: Counter[str]) -> tuple[int, int]:
@@ -170,8 +170,8 @@ def _datagrams(actions: list[Action], limit: int, repairs: Counter[str]) -> list
     return out
 
 
-def _batch(times: list[int], frames: list[bytes]) -> FrameBatch:
-    """Frames in order of time; equal times keep the order of flows and actions."""
+def batch_of(times: Sequence[int], frames: Sequence[bytes]) -> FrameBatch:
+    """Ethernet frames at `times` (ns) in order of time; equal times keep the order given."""
     ts = np.array(times, dtype=np.int64)
     order = np.argsort(ts, kind="stable")
     frames = [frames[k] for k in order]

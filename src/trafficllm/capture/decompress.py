@@ -168,7 +168,8 @@ class _Joined:
         """The pipe belongs to the caller."""
 
 
-def _codec(head: bytes) -> str:
+def codec_of(head: bytes) -> str:
+    """The compression that a file's first four bytes announce, "" for none."""
     return next((codec for magic, codec in _CODECS if head.startswith(magic)), "")
 
 
@@ -177,7 +178,7 @@ def open_window(path: Path, chunk: int) -> Window:
     if str(path) == "-":
         head = sys.stdin.buffer.read(4)
         joined = _Joined(head, sys.stdin.buffer)
-        codec = _codec(head)
+        codec = codec_of(head)
         return _decompressed(joined, codec, "-", chunk) if codec else StreamWindow(joined, "-", chunk)
     try:
         if path.is_dir():
@@ -186,7 +187,7 @@ def open_window(path: Path, chunk: int) -> Window:
             )
         with path.open("rb") as stream:
             head = stream.read(4)
-        codec = _codec(head)
+        codec = codec_of(head)
         if codec:
             return _decompressed(path.open("rb"), codec, str(path), chunk)
         if path.is_file():

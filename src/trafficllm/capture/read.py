@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.decompress import StreamWindow, Window, open_window
+from trafficllm.capture.decompress import StreamWindow, Window, codec_of, open_window
 from trafficllm.capture.pcap import Block, is_pcap, read_pcap
 from trafficllm.capture.pcapng import is_pcapng, read_pcapng
 from trafficllm.core.errors import InputError, TrafficLLMError
@@ -25,8 +25,7 @@ def _is_capture(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             head = stream.read(4)
-        compressed = head[:2] == b"\x1f\x8b" or head in {b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"}
-        if compressed and path.suffix.lower() in _SUFFIXES:
+        if codec_of(head) and path.suffix.lower() in _SUFFIXES:
             window = open_window(path, 64)
             head = window.peek(4)[:4].tobytes()
             window.close()

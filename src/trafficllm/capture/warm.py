@@ -11,7 +11,6 @@ import sys
 
 import numpy as np
 
-from trafficllm.capture.ahead import cores
 from trafficllm.capture.community import community_ids
 from trafficllm.capture.decode import decode
 from trafficllm.capture.flow_table import FlowTable
@@ -23,6 +22,7 @@ from trafficllm.capture.kernels_gather import gather, summarize
 from trafficllm.capture.kernels_read import walk_blocks, walk_records
 from trafficllm.capture.kernels_sha1 import name_flows
 from trafficllm.capture.packets import PACKET, PacketBatch
+from trafficllm.core.machine import cores
 from trafficllm.core.types import FrameBatch, ProgressSink
 
 _KERNELS = (assign, decode_frames, walk_records, walk_blocks, summarize, gather, name_flows)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from trafficllm.core.errors import InputError, ResourceError, UsageError
+from trafficllm.core.files import replacing
 from trafficllm.core.types import FrameBatch
 
 CaptureFormat = Literal["pcap", "pcapng"]
@@ -58,23 +57,12 @@ def _sink(path: str | Path) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    target = Path(path)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb", buffering=1 << 20) as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as stream:
+            yield stream
     except OSError as error:
         raise ResourceError(
-            "resource.write", f"cannot write: {error.strerror or error}", input=str(target),
+            "resource.write", f"cannot write: {error.strerror or error}", input=str(path),
             hint="check the disk's free space and your permission; nothing was left half-written",
         ) from error
 
@@ -84,7 +72,7 @@ def _write_pcap(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: bo
     link = -1
     packets = 0
     for batch in batches:
-        for frame, ts, original, linktype in _frames(batch):
+        for frame, ts, original, linktype in frames_of(batch):
             if link != linktype:
                 if link >= 0:
                     raise UsageError(
@@ -121,7 +109,7 @@ def _write_pcapng(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: 
     options.append((_OPT_USERAPPL, b"trafficllm"))
     stream.write(_block(_SECTION, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(options)))
     for batch in batches:
-        for frame, ts, original, link in _frames(batch):
+        for frame, ts, original, link in frames_of(batch):
             if link not in interfaces:
                 interfaces[link] = len(interfaces)
                 stream.write(_interface(link, nanoseconds))
@@ -136,7 +124,7 @@ def _write_pcapng(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: 
     return packets
 
 
-def _frames(batch: FrameBatch) -> Iterator[tuple[bytes, int, int, int]]:
+def frames_of(batch: FrameBatch) -> Iterator[tuple[bytes, int, int, int]]:
     """Each frame's bytes, time (ns), length on the wire and link type."""
     view = batch.buffer.data
     columns = zip(batch.offset.tolist(), batch.caplen.tolist(), batch.ts.tolist(), batch.origlen.tolist(), batch.link.tolist(), strict=True)

@@ -78,23 +78,29 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
 @contextlib.contextmanager
 def atomic_stream(path: str | Path) -> Iterator[BinaryIO]:
     """As `atomic_write`, for what is written piece by piece: a stream whose content becomes the file when the block ends well."""
-    target = Path(path)
-    temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
+        with replacing(path) as stream:
+            yield stream
+    except OSError as error:
+        raise _resource_error(error, Path(path)) from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """The mechanism of `atomic_stream`; OSErrors go on as they are, for callers with words of their own."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
         with os.fdopen(handle, "wb", buffering=_BLOCK) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
         temporary.replace(target)
-    except OSError as error:
-        raise _resource_error(error, target) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -140,6 +140,7 @@ def audit_rows(rows: AuditRows, mask: Callable[[Record], Record], options: Optio
     packets = side_by_side(
         rows, labels, judge, split=o.split, profile=o.profile, judged=o.judged, seed=o.seed, threads=o.threads
     )
+    shared = shared_units(rows)
     report: dict[str, Any] = {
         "findings": [finding.as_dict() for finding in findings],
         "not_checked": unchecked,
@@ -147,8 +148,8 @@ def audit_rows(rows: AuditRows, mask: Callable[[Record], Record], options: Optio
         "classes": class_table(rows),
         "not_measurable": table["majority"]["not_measurable"],
         "duplicates": duplicates(rows.content, rows.y),
-        "shared_groups": shared_units(rows)["capture"] if o.split == "given" else shared_groups(rows),
-        "shared": shared_units(rows),
+        "shared_groups": shared["capture"] if o.split == "given" else shared_groups(rows),
+        "shared": shared,
         "identifier_probe": table.get("identifier_probe", {}).get("macro_f1"),
         "artefact_probe": _probe(rows, train, val or mine),
         "fields": field_table(rows),

@@ -5,7 +5,7 @@ Only the question takes part. Captured bytes never reach it, so no payload can c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -50,6 +50,13 @@ class Router:
         self.tasks = tuple(tasks)
         self.threshold = threshold
         self.calibration = {"temperature": temperature}
+
+    @classmethod
+    def of(cls, engine: Engine, adapter: str, manifest: Mapping[str, Any], tasks: Sequence[str] | None = None) -> Router:
+        """A router as its version's manifest describes it: tasks (unless given), threshold and temperature."""
+        known = [name for name in manifest.get("labels", ()) if name != NONE] if tasks is None else tasks
+        settings = {key: manifest[key] for key in ("threshold", "temperature") if key in manifest}
+        return cls(engine, adapter, known, **settings)
 
     def route(self, text: str) -> Route:
         """The tasks one question asks for."""

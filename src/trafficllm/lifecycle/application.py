@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.config import Config, load_config
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record, Silent
-from trafficllm.lifecycle.learn_router import NONE, ROUTER
+from trafficllm.lifecycle.learn_router import ROUTER
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine import Engine
@@ -292,11 +292,7 @@ class Application:
         version = self._router_version()
         from trafficllm.infer.router import Router
 
-        names = [name for name in version.manifest.get("labels", ()) if name != NONE]
-        settings = {
-            key: version.manifest[key] for key in ("threshold", "temperature") if key in version.manifest
-        }
-        return [found.row() for found in Router(self.engine, ROUTER, names, **settings).stream(questions)]
+        return [found.row() for found in Router.of(self.engine, ROUTER, version.manifest).stream(questions)]
 
     def _router_version(self) -> Version:
         if self.registry.find_live(ROUTER) is None:

@@ -33,14 +33,14 @@ def extend(
     from trafficllm.records.dataset import load
 
     source = resolve(base)
-    if data is None and vocabulary is None:
-        raise UsageError("usage.vocabulary", "nothing to learn from", hint="give --data D, or --vocabulary FILE")
     opened = load(data) if data is not None else None
     if vocabulary is not None:
         tokens = read(vocabulary)
-    elif opened is not None and data is not None:
+    elif opened is not None:
         progress.update("learning tokens", 0, None)
-        tokens = learn(opened.units(_some(opened.indices("train"), data)), size, seed=seed)
+        tokens = learn(opened.units(_some(opened.indices("train"), opened.path)), size, seed=seed)
+    else:
+        raise UsageError("usage.vocabulary", "nothing to learn from", hint="give --data D, or --vocabulary FILE")
     progress.update("writing the base", 0, None)
     report = make_traffic_base(source, tokens, out, name=source.name)
     held = opened.records(opened.indices("val") or opened.indices("train")) if opened else []

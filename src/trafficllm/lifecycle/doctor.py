@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.core.machine import cores
 
 _EXTRAS = {
     "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"),
@@ -93,8 +94,7 @@ def _cpu() -> dict[str, str]:
         text = ""
     words = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
     flags = [flag for flag in _CPU_FLAGS if flag in words]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return _finding("cpu", "ok", f"{cores} cores, {', '.join(flags) or 'no vector extensions named'}")
+    return _finding("cpu", "ok", f"{cores()} cores, {', '.join(flags) or 'no vector extensions named'}")
 
 
 def _gpu() -> dict[str, str]:

@@ -78,13 +78,13 @@ def learn_router(
     from trafficllm.records.instructions import load
 
     sink = progress or Silent()
-    instructions = _spread(load("train"), limit)
+    instructions = evenly(load("train"), limit)
     data = instruct_data(load_tasks(), instructions)
     report = tune_instruct(base, data, out, options, sink)
     engine = Engine(base)
     engine.add_adapter(ROUTER, out)
     router = Router(engine, ROUTER, data.labels[:-1])
-    held = _spread(load("heldout"), held_out)
+    held = evenly(load("heldout"), held_out)
     routes = list(router.stream([row.text for row in held]))
     figures = _figures(held, routes)
     manifest = {
@@ -110,7 +110,7 @@ def learn_router(
     }
 
 
-def _spread(rows: Sequence[Instruction], limit: int | None) -> list[Instruction]:
+def evenly(rows: Sequence[Instruction], limit: int | None) -> list[Instruction]:
     """Every n-th row, so that at most `limit` are left and all authors keep their share."""
     return list(rows[:: -(-len(rows) // limit)] if limit is not None and limit < len(rows) else rows)
 
@@ -123,11 +123,15 @@ def base_facts(base: Base) -> dict[str, Any]:
     return {**{key: base.manifest.get(key) for key in keys}, "codec_hash": codec_hash(), "base": base.path.name}
 
 
+def exact(held: Sequence[Instruction], routes: Sequence[Any], tasks: Collection[str] | None = None) -> list[bool]:
+    """Whether each question was routed to its tasks, all of them and no other; with `tasks`, of those alone."""
+    wanted = [set(row.tasks) if tasks is None else set(row.tasks) & set(tasks) for row in held]
+    return [{name for name, _ in route.tasks} == want for want, route in zip(wanted, routes, strict=True)]
+
+
 def _figures(held: Sequence[Instruction], routes: Sequence[Any]) -> dict[str, Any]:
-    truth = [frozenset(row.tasks) for row in held]
-    answers = [frozenset(name for name, _ in route.tasks) for route in routes]
-    right = [want == got for want, got in zip(truth, answers, strict=True)]
-    commonest = Counter(truth).most_common(1)[0][1] if truth else 0
+    right = exact(held, routes)
+    commonest = Counter(frozenset(row.tasks) for row in held).most_common(1)[0][1] if held else 0
     single = [k for k, row in enumerate(held) if len(row.tasks) == 1]
     return {
         "n": len(held),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.machine import cores
 from trafficllm.core.types import Scores
 
 if TYPE_CHECKING:
@@ -181,4 +182,4 @@ def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
 def threads() -> int:
     """Threads of the tree learners: what OMP_NUM_THREADS says, or the cores of this process, at most 4."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(4, int(asked) if asked.isdigit() else len(os.sched_getaffinity(0))))
+    return max(1, min(4, int(asked) if asked.isdigit() else cores()))

@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.learn_router import NONE, ROUTER, answers, base_facts, by_author
+from trafficllm.lifecycle.learn_router import NONE, ROUTER, answers, base_facts, by_author, evenly, exact
 from trafficllm.records.prompts import routing
 
 if TYPE_CHECKING:
-    from trafficllm.infer.engine import Engine
     from trafficllm.model.load import Base
     from trafficllm.model.tune import TuneData, TuneOptions
     from trafficllm.records.catalog import Task
@@ -94,6 +93,7 @@ def teach(
     usable by name.
     """
     from trafficllm.infer.engine import Engine
+    from trafficllm.infer.router import Router
     from trafficllm.model import tune
     from trafficllm.records.instructions import load
 
@@ -102,18 +102,18 @@ def teach(
         return None
     progress.update("router", 0, None)
     known = [name for name in live.manifest["labels"] if name != NONE]
-    data = _data(task, labels, known, _every(load("train"), REPLAYED))
+    data = _data(task, labels, known, evenly(load("train"), REPLAYED))
     tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path)
     engine = Engine(base)
     engine.add_adapter("before", live.path)
     engine.add_adapter("after", out)
-    asked = _every(load("heldout"), HELD_OUT)
-    before = _accuracy(engine, "before", known, asked, live)
-    after = _accuracy(engine, "after", [*known, task.id], asked, live)
+    asked = evenly(load("heldout"), HELD_OUT)
+    old, new = (Router.of(engine, name, live.manifest, tasks) for name, tasks in (("before", known), ("after", [*known, task.id])))
+    before, after = (_share(exact(asked, list(router.stream([row.text for row in asked])), router.tasks)) for router in (old, new))
     kept = instructions(task, labels, held=True)
-    found = [dict(route.tasks) for route in _router(engine, "after", [*known, task.id], live).stream(kept)]
+    found = [dict(route.tasks) for route in new.stream(kept)]
     status: Status = "live" if after >= before - MARGIN else "rejected"
-    facts = {"before": before, "after": after, "new": sum(task.id in row for row in found) / len(kept), "n": len(asked)}
+    facts = {"before": before, "after": after, "new": _share([task.id in row for row in found]), "n": len(asked)}
     manifest = {
         **{key: value for key, value in live.manifest.items() if key not in ("files", "version", "task", "routing")},
         "labels": list(data.labels),
@@ -154,19 +154,5 @@ def _options(live: Version, seed: int) -> TuneOptions:
     return same_shape(TuneOptions(max_steps=STEPS, epochs=100, learning_rate=RATE, looks=3, seed=seed), live)
 
 
-def _every(rows: Sequence[Instruction], limit: int) -> list[Instruction]:
-    return list(rows[:: max(1, -(-len(rows) // limit))])
-
-
-def _router(engine: Engine, adapter: str, tasks: Sequence[str], live: Version) -> Any:
-    from trafficllm.infer.router import Router
-
-    settings = {key: live.manifest[key] for key in ("threshold", "temperature") if key in live.manifest}
-    return Router(engine, adapter, tasks, **settings)
-
-
-def _accuracy(engine: Engine, adapter: str, tasks: Sequence[str], asked: Sequence[Instruction], live: Version) -> float:
-    """Share of questions whose tasks, all of them and no other, are found."""
-    routes = _router(engine, adapter, tasks, live).stream([row.text for row in asked])
-    right = [{name for name, _ in route.tasks} == set(row.tasks) & set(tasks) for row, route in zip(asked, routes, strict=True)]
+def _share(right: Sequence[bool]) -> float:
     return sum(right) / max(len(right), 1)

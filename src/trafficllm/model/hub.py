@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trafficllm.core.files import read_json
+from trafficllm.model.base import INDEX
 
-INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 

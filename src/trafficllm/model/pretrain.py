@@ -71,6 +71,16 @@ def _schedule(options: PretrainOptions, clock: dict[str, float]) -> Any:
     return factor
 
 
+def _optimizers(model: Any, options: PretrainOptions, clock: dict[str, float]) -> tuple[Any, Any]:
+    """AdamW and its learning rate by the clock."""
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))
+
+
 def _arguments(out: Path, options: PretrainOptions, *, batch_size: int, skip: bool = False) -> Any:
     import torch
     from transformers import TrainingArguments
@@ -103,7 +113,6 @@ def pretrain(
 
     Returns `{"steps", "tokens", "seconds", "tokens_per_second", "train_loss", "held_out_loss"}`; losses are nats a token.
     """
-    import torch
     from transformers import Trainer, TrainerCallback
 
     clock = {"start": time.monotonic(), "before": 0.0}
@@ -113,15 +122,11 @@ def pretrain(
             if time.monotonic() - clock["start"] + clock["before"] >= options.max_seconds:
                 control.should_training_stop = True
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))
     trainer = Trainer(
         model=model,
         args=_arguments(out, options, batch_size=options.batch_size),
         train_dataset=_BlockData(blocks),
-        optimizers=(optimizer, scheduler),
+        optimizers=_optimizers(model, options, clock),
         callbacks=[Budget()],
     )
     last = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -195,15 +200,12 @@ def continue_on(
             loss = answer_loss(logits, inputs, full=1.0)
             return (loss, logits) if return_outputs else loss
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
-    )
     trainer = Mixed(
         model=model,
         args=_arguments(out, options, batch_size=1, skip=True),
         data_collator=first,
         train_dataset=_Steps(make, options.max_steps, start),
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(options, clock))),
+        optimizers=_optimizers(model, options, clock),
         callbacks=[Budget()],
     )
     result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)

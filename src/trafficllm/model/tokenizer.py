@@ -115,13 +115,14 @@ def free_plane16(raw: Any) -> tuple[Any, int]:
     Gemma 3's file holds four such characters, private use all of them; as text they fall back to bytes afterwards. Pieces that
     merges build on, and files with more than a few, come back as they are: that is a traffic base already, or not understood.
     """
+    taken = [piece for piece in raw.get_vocab(with_added_tokens=False) if _PLANE16.search(piece)]
+    if not taken or len(taken) > MOST_PLANE16:
+        return raw, 0
     state = json.loads(raw.to_str())
     vocabulary = state["model"].get("vocab")
-    pieces = list(vocabulary) if isinstance(vocabulary, dict) else [pair[0] for pair in vocabulary or ()]
-    taken = [piece for piece in pieces if _PLANE16.search(piece)]
     added = any(_PLANE16.search(entry["content"]) for entry in state["added_tokens"])
     built = any(_PLANE16.search("".join(merge)) for merge in state["model"].get("merges") or ())
-    if not taken or added or built or len(taken) > MOST_PLANE16:
+    if added or built:
         return raw, 0
     names = {piece: f"<private use {' '.join(f'{ord(letter):X}' for letter in piece)}>" for piece in taken}
     if isinstance(vocabulary, dict):

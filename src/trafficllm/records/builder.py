@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from trafficllm import __version__
 from trafficllm.capture.flows import FlowOptions
 from trafficllm.core.files import atomic_dir, json_text, read_json, sha256_bytes, sha256_file
+from trafficllm.core.machine import cores
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.records import fixed, marks, masks, shards, sources, store
 from trafficllm.records.canonical import DEFAULT, CodecOptions
@@ -32,7 +33,7 @@ from trafficllm.records.probe import Columns, artefacts, probe_columns
 from trafficllm.records.reserved import Reserved
 from trafficllm.records.shards import Shard, Show, Shown
 from trafficllm.records.splits import split
-from trafficllm.records.spread import Each, cores, spread
+from trafficllm.records.spread import Each, spread
 from trafficllm.records.units import codec_hash
 
 REVISION = 6

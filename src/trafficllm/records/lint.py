@@ -5,7 +5,6 @@ Each finding is `{"kind", "level", "where", "message"}`; level "error" stops `da
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -15,17 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from trafficllm.capture.flows import FlowOptions
-from trafficllm.capture.read import read_frames
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64
-from trafficllm.core.types import F64, Record, Silent
+from trafficllm.core.types import F64, Record
 from trafficllm.records import marks, masks, sources
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec import encode, pretty
 from trafficllm.records.duplicates import duplicates
 from trafficllm.records.gather import Gathered
-from trafficllm.records.inputs import LabelledFile
 from trafficllm.records.reserved import Reserved
 
 SMALL = 20
@@ -55,7 +51,7 @@ def check_data(directory: str | Path, *, task: Task, profile: str = "strict", sa
     lint = Lint()
     source = sources.find(directory)
     rows = _read(source, task, lint)
-    if rows is None or not rows.records:
+    if not rows.records:
         lint.add("no_records", str(source.root), "nothing in this folder can be read", level="error")
         return {"findings": lint.findings, "classes": {}, "duplicates": {}, "samples": []}
     masked = [masks.apply(record, profile) for record in rows.records]
@@ -70,29 +66,19 @@ def check_data(directory: str | Path, *, task: Task, profile: str = "strict", sa
     return {"findings": lint.findings, "classes": _classes(rows), "duplicates": twice, "samples": shown}
 
 
-def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered | None:
+def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered:
     """The rows of every file that can be read; the others are findings."""
-    reserved = Reserved.find(source.root)
-    if source.form == "captures":
-        source = dataclasses.replace(source, files=tuple(file for file in source.files if _readable(file, lint)))
-    try:
-        return sources.read(
-            source, task, keep_chores=task.housekeeping, reserved=reserved, options=FlowOptions(), progress=Silent()
-        )
-    except InputError as error:
-        lint.add("unreadable", f"{error.input} {error.where}".strip(), f"{error.message}; {error.hint}", level="error")
-        return None
-
-
-def _readable(file: LabelledFile, lint: Lint) -> bool:
-    try:
-        for _ in read_frames([file.path]):
-            pass
-    except (InputError, OSError) as error:
-        what = f"{error.message}; {error.hint}" if isinstance(error, InputError) else str(error.strerror)
-        lint.add("unreadable", file.rel, what, level="error")
-        return False
-    return True
+    reading = sources.Reading(source, task, task.housekeeping, Reserved.find(source.root))
+    rows = Gathered()
+    for file in source.files:
+        try:
+            rows.extend(reading.whole(file))
+        except InputError as error:
+            where = file.rel if source.form == "captures" else f"{error.input} {error.where}".strip()
+            lint.add("unreadable", where, f"{error.message}; {error.hint}", level="error")
+        except OSError as error:
+            lint.add("unreadable", file.rel, str(error.strerror), level="error")
+    return rows
 
 
 def _sample(label: str, raw: Record, units: str, masked: Record) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _beginnings(batch: FrameBatch, packets: PacketBatch, rows: npt.NDArray[Any])
 def _of_file(path: Path, flows: Sequence[Sequence[int]]) -> F64:
     """Marks float64 [flows, marks] of flows given by their frame numbers in one capture."""
     begins = {frames[0]: k for k, frames in enumerate(flows) if frames}
+    wanted = np.array(list(begins), dtype=np.int64)
     out = np.full((len(flows), len(MARKS)), np.nan)
     extra: list[tuple[npt.NDArray[Any], ...]] = []
     for batch in read_frames([path]):
@@ -81,7 +82,7 @@ def _of_file(path: Path, flows: Sequence[Sequence[int]]) -> F64:
         behind = np.where(packets["ip_len"] > 0, np.maximum(batch.origlen.astype(np.int64) - used, 0), 0)
         cut = np.where(batch.caplen < batch.origlen, batch.caplen, 0).astype(np.int64)
         extra.append((batch.number, behind, cut))
-        rows = np.flatnonzero(np.isin(batch.number, list(begins)))
+        rows = np.flatnonzero(np.isin(batch.number, wanted))
         out[[begins[number] for number in batch.number[rows].tolist()]] = _beginnings(batch, packets, rows)
     if extra:
         number, behind, cut = (np.concatenate(column) for column in zip(*extra, strict=True))

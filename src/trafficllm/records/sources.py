@@ -91,6 +91,13 @@ class Reading:
         last.files.append({"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": flows, "kept": kept})
         yield last
 
+    def whole(self, file: LabelledFile) -> Gathered:
+        """The records of one file at once."""
+        out = Gathered()
+        for piece in self.pieces(file):
+            out.extend(piece)
+        return out
+
 
 def read(
     source: Source, task: Task, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions, progress: ProgressSink
@@ -100,8 +107,7 @@ def read(
     out = Gathered()
     for done, file in enumerate(source.files):
         progress.update("reading", done, len(source.files))
-        for piece in reading.pieces(file):
-            out.extend(piece)
+        out.extend(reading.whole(file))
     progress.update("reading", len(source.files), len(source.files))
     if not out.records and source.form != "captures":
         raise nothing(source)

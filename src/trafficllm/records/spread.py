@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,6 @@ from trafficllm.core.errors import ResourceError
 
 Each: TypeAlias = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]], Sequence[int]], Iterator[Any]]
 """Calls a function with each of many argument rows and gives the results in their order; heavy rows start first."""
-
-
-def cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def can_fork() -> bool:

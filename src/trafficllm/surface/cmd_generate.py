@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trafficllm.core.errors import UsageError
+from trafficllm.lifecycle.asking import MAX_FLOWS
 from trafficllm.surface.options import Base, Json, Out, Quiet, Registry, Seed
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def generate(
     out: Out,
     task: Annotated[str, typer.Option("--task", metavar="ID", help="Generation task (see `task list`).")] = "",
     label: Annotated[str, typer.Option("--label", metavar="LABEL", help="The class to write.")] = "",
-    flows: Annotated[int, typer.Option("--flows", min=1, max=100_000, help="How many flows.")] = 10,
+    flows: Annotated[int, typer.Option("--flows", min=1, max=MAX_FLOWS, help="How many flows.")] = 10,
     mix: Annotated[
         list[str] | None,
         typer.Option("--mix", metavar="LABEL=SHARE", help="Several classes on one timeline; TASK/LABEL for other tasks. May be repeated."),

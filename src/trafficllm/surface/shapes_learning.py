@@ -358,7 +358,7 @@ class Quickstart(Closed):
     size: str
     data: dict[str, Any]
     tasks: list[QuickstartTask]
-    tokens_per_flow: Tokens | None
+    tokens_per_flow: Tokens
     family: dict[str, Any]
     routing: dict[str, Any]
     unseen: list[Unseen]
