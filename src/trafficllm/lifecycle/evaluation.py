@@ -63,7 +63,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """The quality object of an adapter with its baselines (contract: `evaluate run`)."""
     from trafficllm.infer.scorer import LLMScorer
-    from trafficllm.lifecycle import scoring
+    from trafficllm.lifecycle import cascade, scoring
     from trafficllm.records.dataset import load
 
     opened = load(data)
@@ -74,7 +74,7 @@ def evaluate(
     scorer = LLMScorer(
         engine, chosen.name, opened.task, chosen.labels, chosen.calibration, codec=opened.codec
     )
-    quality, cost = scoring.assess(scorer, opened, application.base, seed=seed)
+    quality, cost, scores = scoring.assess(scorer, opened, application.base, seed=seed)
     body = {
         **quality,
         "task": opened.task.id,
@@ -82,8 +82,10 @@ def evaluate(
         "version": chosen.version,
         "cost": cost,
         "baselines": {},
+        "cascade": None,
     }
     if baselines:
         progress.update("baselines", 0, None)
-        body["baselines"] = scoring.baselines(opened, application.base, seed=seed, budget_s=SEARCH_SECONDS)
+        rate = cost["flows_per_second"]
+        body |= cascade.beside(opened, application.base, scores, rate, seed=seed, budget_s=SEARCH_SECONDS)
     return body

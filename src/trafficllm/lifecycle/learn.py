@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_write, read_json, sha256_bytes
 from trafficllm.core.types import ProgressSink, Silent
-from trafficllm.lifecycle import replay, scoring
+from trafficllm.lifecycle import cascade, replay, scoring
 from trafficllm.lifecycle.learn_router import base_facts
 
 if TYPE_CHECKING:
+    from trafficllm.core.types import Scores
     from trafficllm.model.load import Base
     from trafficllm.model.tune import TuneData, TuneOptions, TuneReport
     from trafficllm.records.catalog import Task
@@ -65,11 +66,13 @@ def register(
     else:
         tuned = taken(trained, base, scoring.labels_of(dataset), place)
     manifest = manifest_of(dataset, task, base, tuned, settings)
-    manifest |= _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
+    judged, scores = _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
+    manifest |= judged
     if baselines:
         sink.update("baselines", 0, None)
         budget = max(SEARCH_SECONDS, settings.max_seconds or 0.0) if search_s is None else search_s
-        manifest["baselines"] = scoring.baselines(dataset, base, seed=settings.seed, budget_s=budget)
+        rate = manifest["cost"]["flows_per_second"]
+        manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget)
     live = registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
     manifest["sample"] = replay.keep(dataset, place)
@@ -162,8 +165,8 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
 
 def _scores(
     dataset: Dataset, task: Task, base: Base, adapter: Path, *, seed: int, progress: ProgressSink
-) -> dict[str, Any]:
-    """Calibration from validation, then quality and cost from test, with the adapter as it lies on disk."""
+) -> tuple[dict[str, Any], Scores]:
+    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk."""
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.scorer import LLMScorer
 
@@ -172,8 +175,8 @@ def _scores(
     engine.add_adapter(task.id, adapter)
     scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
     scorer.calibration = scoring.calibrate(scorer, dataset, seed=seed)
-    quality, cost = scoring.assess(scorer, dataset, base, seed=seed)
-    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}
+    quality, cost, scores = scoring.assess(scorer, dataset, base, seed=seed)
+    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}, scores
 
 
 def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
@@ -200,6 +203,7 @@ def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, opt
         "seed": options.seed,
         "tuning": tuned.as_dict(),
         "baselines": {},
+        "cascade": None,
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
 
@@ -213,6 +217,7 @@ def answer_of(manifest: Mapping[str, Any], tuned: TuneReport) -> dict[str, Any]:
     return {
         "quality": manifest["quality"],
         "baselines": manifest["baselines"],
+        "cascade": manifest["cascade"],
         "gate": {"old": None, "new": None, "router": None},
         "calibration": calibration,
         "unknown": {key: unknown[key] for key in ("method", "auroc", "tpr_at_fpr05")},

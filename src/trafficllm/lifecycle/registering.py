@@ -159,6 +159,7 @@ def _register_generator(
     none: dict[str, Any] = {
         "quality": None,
         "baselines": {},
+        "cascade": None,
         "calibration": {},
         "unknown": {},
         "cost": {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from trafficllm.model.load import Base
     from trafficllm.records.dataset import Dataset
 
+Judged = Mapping[str, Any]
+"""A trained baseline's answers and cost."""
 BANK = 600
 """Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
 LOOKS = 1000
@@ -91,8 +93,10 @@ def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> S
     )
 
 
-def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The quality object on the test part, and what it cost: `flows_per_second`, `seconds`, `unknown_share`."""
+def assess(
+    scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, Any], Scores]:
+    """The quality object on the test part, what it cost (`flows_per_second`, `seconds`, `unknown_share`), and the scores."""
     from trafficllm.infer import calibration as cal
 
     test, _ = _test_rows(dataset)
@@ -103,7 +107,7 @@ def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) ->
     strange = cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)
     quality = quality_of(dataset, base, guess, labels=scorer.labels, probabilities=scores.probabilities, seed=seed)
     cost = {"flows_per_second": round(len(test) / spent, 1), "seconds": round(spent, 2), "unknown_share": float(strange.mean())}
-    return quality, cost
+    return quality, cost, scores
 
 
 def _test_rows(dataset: Dataset) -> tuple[list[int], list[str]]:
@@ -160,11 +164,23 @@ def strict_hashes(dataset: Dataset, indices: Sequence[int]) -> list[int]:
 
 def baselines(dataset: Dataset, base: Base, *, seed: int, budget_s: float) -> dict[str, Any]:
     """Every baseline's row on the same split and the same masked input; `budget_s` estimated seconds of search for each."""
+    return table(dataset, base, rivals(dataset, seed=seed, budget_s=budget_s), seed=seed)
+
+
+def rivals(dataset: Dataset, *, seed: int, budget_s: float) -> Mapping[str, Judged]:
+    """The baselines, trained, with their answers to validation and test (see evaluate.baselines.run)."""
     from trafficllm.evaluate import baselines as judged
 
     labels = labels_of(dataset)
     parts = [_part(dataset, name, labels) for name in ("train", "val", "test")]
-    found = judged.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
+    return judged.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
+
+
+def table(dataset: Dataset, base: Base, found: Mapping[str, Judged], *, seed: int) -> dict[str, Any]:
+    """The baselines' rows, each with a quality object made as the model's is."""
+    from trafficllm.evaluate import baselines as judged
+
+    labels = labels_of(dataset)
 
     def score(guess: Sequence[str], probabilities: Any) -> dict[str, Any]:
         return quality_of(dataset, base, guess, labels=labels, probabilities=probabilities, seed=seed)

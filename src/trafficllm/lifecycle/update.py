@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle import gate, learn, replay, scoring
+from trafficllm.lifecycle import cascade, gate, learn, replay, scoring
 
 if TYPE_CHECKING:
     from trafficllm.core.types import Scores
@@ -58,14 +58,16 @@ def update(
     settings = same_shape(options, live)
     tuned = tune.tune_task(base, learn.tune_data(data, task=definition), place, settings, progress, start_from=live.path)
     manifest = learn.manifest_of(data, definition, base, tuned, settings)
-    manifest |= _judged(
+    judged, scores = _judged(
         data, len(kept), live, definition, base=base, adapter=place, seed=settings.seed, progress=progress
     )
+    manifest |= judged
     manifest |= _history(live, data, kept, folder=place)
     status = manifest["decision"]["status"]
     if baselines and status != "rejected":
         progress.update("baselines", 0, None)
-        manifest["baselines"] = scoring.baselines(data, base, seed=settings.seed, budget_s=search_s)
+        rate = manifest["cost"]["flows_per_second"]
+        manifest |= cascade.beside(data, base, scores, rate, seed=settings.seed, budget_s=search_s)
     current = registry.find_live(task.id)
     if status == "live" and (current is None or current.version != live.version):
         status = manifest["decision"]["status"] = "candidate"
@@ -119,8 +121,8 @@ def same_shape(options: TuneOptions, live: Version) -> TuneOptions:
 
 def _judged(
     data: replay.Kept, kept: int, live: Version, task: Task, *, base: Base, adapter: Path, seed: int, progress: ProgressSink
-) -> dict[str, Any]:
-    """Calibration, quality and gate of the new weights, the live ones beside them on the same rows."""
+) -> tuple[dict[str, Any], Scores]:
+    """Calibration, quality and gate of the new weights, the live ones beside them on the same rows; the new ones' test scores."""
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.scorer import LLMScorer
 
@@ -156,7 +158,7 @@ def _judged(
         "gate": {"old": old.as_dict(), "new": new.as_dict(), "router": None},
         "transfer": {"backward": round(old.gain, 6), "forward": round(forward, 6)},
         "decision": {"status": status, "why": why},
-    }
+    }, scores
 
 
 def _named(scores: Scores) -> list[str]:

@@ -77,12 +77,21 @@ def _show_quality(body: Mapping[str, Any], quality: Mapping[str, Any], show_tabl
         [name.replace("_", " "), row["macro_f1"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"]
         for name, row in body["baselines"].items()
     ]
+    rows += cascade_rows(body["cascade"])
     show_table(
         ("", "macro-F1", "95 %"),
         rows,
         title=f"{body['task']} on {quality['n_test']} held-out flows",
         right=("macro-F1", "95 %"),
     )
+
+
+def cascade_rows(row: Mapping[str, Any] | None) -> list[list[Any]]:
+    """The cascade's line: what the trees settle at which error, and how fast both are together."""
+    if row is None:
+        return []
+    what = f"cascade ({row['share']:.0%} by {row['first']}, {row['first_error']:.1%} of them wrong; {row['flows_per_s']:.0f} flows/s)"
+    return [[what, row["macro_f1"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"]]
 
 
 @app.command()

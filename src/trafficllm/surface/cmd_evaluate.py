@@ -41,6 +41,7 @@ def run(
 
 
 def _show(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.cmd_adapter import cascade_rows
     from trafficllm.surface.output import show_pairs, show_table
 
     rows = [["adapter", body["macro_f1"], body["accuracy"], f"{body['ci95'][0]:.3f}-{body['ci95'][1]:.3f}"]]
@@ -48,6 +49,7 @@ def _show(body: Mapping[str, Any]) -> None:
         [name, row["macro_f1"], row["accuracy"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"]
         for name, row in body.get("baselines", {}).items()
     ]
+    rows += [[what, f1, body["cascade"]["accuracy"], interval] for what, f1, interval in cascade_rows(body.get("cascade"))]
     show_table(("", "macro-F1", "accuracy", "95 %"), rows, right=("macro-F1", "accuracy", "95 %"))
     show_pairs(
         {key: body[key] for key in ("n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base")}

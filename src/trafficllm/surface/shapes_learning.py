@@ -15,6 +15,17 @@ class Baseline(Quality):
     flows_per_s: float
 
 
+class Cascade(Quality):
+    """Trees answer the `share` of flows they are sure of, the adapter the rest; `first_error` of the trees' answers are wrong."""
+
+    first: str
+    share: Share
+    first_error: Share
+    flows_per_s: float
+    llm_flows_per_s: float
+    validation: dict[str, float | None]
+
+
 class Tokens(Closed):
     """Mean tokens of a flow: plain readable text against the extension, and other forms for comparison."""
 
@@ -185,6 +196,7 @@ class AdapterRegister(Closed):
     path: str
     quality: Quality | None
     baselines: dict[str, Baseline]
+    cascade: Cascade | None
     gate: Gate
     calibration: dict[str, Any]
     unknown: dict[str, Any]
@@ -238,6 +250,7 @@ class EvaluateRun(Quality):
     version: str
     cost: dict[str, float]
     baselines: dict[str, Baseline]
+    cascade: Cascade | None
 
 
 class AuditFinding(Closed):
