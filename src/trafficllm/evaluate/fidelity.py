@@ -57,7 +57,8 @@ def fidelity(
     tested on the second kind (t = trained, r = real, s = synthetic), else None.
 
     Returns `fields{f: {jsd, floor, independent, bayes, resample}}`, `emd{f: the same with emd}`, `mean_jsd`,
-    `mean_floor`, `tstr trts trtr`, `discriminator_f1` (0.5 is best), `copies{synthetic, real}`, `nearest{...}`, `n{...}`.
+    `mean_floor`, `mean{baseline}`, `tstr trts trtr`, `discriminator_f1` (0.5 is best; `discriminator_real` is the one that tells
+    held-out from training flows), `copies{synthetic, real}`, `nearest{...}`, `n{...}`.
     Raises InputError for fewer than four real flows or two synthetic ones.
     """
     if len(real) < MIN_FLOWS or len(synthetic) < 2:
@@ -68,14 +69,14 @@ def fidelity(
     labels = tuple(map(list, (real_labels, synthetic_labels, train_labels)))
     held, synthetic, train = (list(map(canonical, records)) for records in (real, synthetic, train))
     if not train:
-        held, train, labels = _halved(held, labels, seed)
+        held, train, labels = halved(held, labels, seed)
     size = max(2, min(len(held) // 2, len(synthetic)))
     rivals = {"synthetic": synthetic}
     rivals |= {name: sampler(train, max(len(synthetic), size), seed) for name, sampler in SAMPLERS.items()}
     draws = _draws(held, rivals, size, seed)
     rows = {name: _row("jsd", _field_distance(extract, held, rivals), draws) for name, extract in FIELDS.items()}
     fields = {name: row for name, row in rows.items() if row is not None}
-    scores = _cross_scores(held, synthetic, train, labels, seed)
+    scores = cross_scores(held, synthetic, train, labels, seed)
     return {
         "fields": fields,
         "emd": {name: _row("emd", _quantity_distance(extract, held, rivals), draws) for name, extract in CONTINUOUS.items()},
@@ -84,15 +85,17 @@ def fidelity(
         "mean": {name: statistics.fmean(row[name] for row in fields.values()) for name in SAMPLERS},
         **scores,
         "discriminator_f1": discriminator_f1(held, synthetic, seed=seed),
+        "discriminator_real": discriminator_f1(held, train, seed=seed),
         "copies": {"synthetic": copy_share(synthetic, train), "real": copy_share(held, train)},
         "nearest": {"synthetic": nearest(synthetic, train), "real": nearest(held, train)},
         "n": {"real": len(held), "synthetic": len(synthetic), "train": len(train), "compared": size},
     }
 
 
-def _halved(
+def halved(
     real: list[Record], labels: tuple[list[str], ...], seed: int
 ) -> tuple[list[Record], list[Record], tuple[list[str], ...]]:
+    """Real flows and their labels in two halves: where nothing is known of training flows, one stands in for them."""
     order = random.Random(seed).sample(range(len(real)), len(real))
     one, two = order[::2], order[1::2]
     own = labels[0]
@@ -161,7 +164,7 @@ def _score(x: F64, y: Sequence[str], test_x: F64, test_y: Sequence[str], seed: i
     return macro_f1(classes, list(test_y), [str(names[k]) for k in picks])
 
 
-def _cross_scores(
+def cross_scores(
     real: Sequence[Record], synthetic: Sequence[Record], train: Sequence[Record], labels: tuple[list[str], ...], seed: int
 ) -> dict[str, float | None]:
     """Macro-F1 trained on synthetic tested on real, the reverse, and trained on real tested on real."""

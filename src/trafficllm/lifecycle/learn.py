@@ -136,21 +136,17 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
 
     With `augment`, training records are changed a little each epoch; validation records never.
     """
+    from trafficllm.lifecycle.learn_generator import generator_data
     from trafficllm.model.augment import augment as changed
     from trafficllm.model.tune import TuneData
     from trafficllm.records import prompts
 
     own = task or dataset.task
     labels = scoring.labels_of(dataset)
+    if own.kind == "generation":
+        return generator_data(dataset, task=own, labels=labels)
     train, answers = scoring.rows(dataset, "train", labels)
     val, val_answers = scoring.rows(dataset, "val", labels)
-    if own.kind == "generation":
-        return TuneData(
-            prompts=[prompts.generation(own, label) for label in answers],
-            answers=dataset.units(train),
-            val_prompts=[prompts.generation(own, label) for label in val_answers],
-            val_answers=dataset.units(val),
-        )
     return TuneData(
         prompts=[prompts.traffic_prompt(own, units) for units in dataset.units(train)],
         answers=answers,

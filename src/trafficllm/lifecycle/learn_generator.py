@@ -12,10 +12,40 @@ from trafficllm.lifecycle.learn_router import base_facts
 
 if TYPE_CHECKING:
     from trafficllm.model.load import Base
-    from trafficllm.model.tune import TuneOptions
+    from trafficllm.model.tune import TuneData, TuneOptions
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset import Dataset
     from trafficllm.registry.store import Registry
+
+
+def generator_data(dataset: Dataset, *, task: Task, labels: Sequence[str]) -> TuneData:
+    """What a generator learns: the label, then the record as `records.view` shows it.
+
+    Hidden bytes are hidden runs: no address, name or cookie of a training capture can be written, whatever the data set's own masks.
+    Raises InputError where a label has no training record.
+    """
+    from trafficllm.model.tune import TuneData
+    from trafficllm.records import view
+    from trafficllm.records.codec import encode
+    from trafficllm.records.prompts import generation
+
+    def part(name: str) -> tuple[list[str], list[str]]:
+        rows = [k for k, label in zip(*_labelled(dataset, name), strict=True) if label in labels]
+        records = dataset.raw_records(rows)
+        return dataset.labels_of(rows), [encode(view.shown(record), dataset.codec) for record in records]
+
+    answers, units = part("train")
+    absent = sorted(set(labels) - set(answers))
+    if absent:
+        hint = "choose labels of the data set's training part"
+        raise InputError("input.label", f"no training record of {', '.join(absent)}", input=str(dataset.path), hint=hint)
+    val_answers, val_units = part("val")
+    return TuneData(
+        prompts=[generation(task, label) for label in answers],
+        answers=units,
+        val_prompts=[generation(task, label) for label in val_answers],
+        val_answers=val_units,
+    )
 
 
 def learn_generator(
@@ -31,25 +61,11 @@ def learn_generator(
 ) -> dict[str, Any]:
     """Tune a generation adapter on the training records of `labels` and register it for `task`.
 
-    Answers are the data set's own unit strings, hidden bytes as hidden runs: no address, name or cookie of a training
-    capture can be written. Raises InputError where a label has no training record.
+    Raises InputError where a label has no training record.
     """
-    from trafficllm.model.tune import TuneData, tune_generation
-    from trafficllm.records.prompts import generation
+    from trafficllm.model.tune import tune_generation
 
-    rows = [k for k, label in zip(*_labelled(dataset, "train"), strict=True) if label in labels]
-    answers = dataset.labels_of(rows)
-    absent = sorted(set(labels) - set(answers))
-    if absent:
-        hint = "choose labels of the data set's training part"
-        raise InputError("input.label", f"no training record of {', '.join(absent)}", input=str(dataset.path), hint=hint)
-    val = [k for k, label in zip(*_labelled(dataset, "val"), strict=True) if label in labels]
-    data = TuneData(
-        prompts=[generation(task, label) for label in answers],
-        answers=dataset.units(rows),
-        val_prompts=[generation(task, label) for label in dataset.labels_of(val)],
-        val_answers=dataset.units(val),
-    )
+    data = generator_data(dataset, task=task, labels=labels)
     report = tune_generation(base, data, out, options, progress or Silent())
     manifest = {
         "task": task.id,
@@ -57,13 +73,13 @@ def learn_generator(
         "profile": dataset.profile,
         "stage": "generation",
         "data_sha256": dataset.sha256,
-        "rows": len(rows),
+        "rows": len(data.answers),
         "seed": options.seed,
         "tuning": report.as_dict(),
         **base_facts(base),
     }
     version = registry.register(task.id, out, manifest, status="live")
-    return {"version": version.version, "seconds": report.seconds, "rows": len(rows), "labels": sorted(labels)}
+    return {"version": version.version, "seconds": report.seconds, "rows": len(data.answers), "labels": sorted(labels)}
 
 
 def _labelled(dataset: Dataset, part: str) -> tuple[list[int], list[str]]:

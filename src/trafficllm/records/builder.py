@@ -84,6 +84,7 @@ def build_dataset(
         "version": __version__, "revision": REVISION, "masks": masks.table_hash(),
         "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
         "files": [(file.rel, file.label, sha256_file(file.path)) for file in source.files],
+        **({"copies": "kept"} if task.kind == "generation" else {}),
     }  # fmt: skip
     key = sha256_bytes(json_text(options).encode())
     again = _reuse(Path(out), key)
@@ -166,12 +167,14 @@ class _Job:
         self.content = [value for shown in self.shown for value in shown.content]
         self.hashes = joined(self.content, [value for shown in self.shown for value in shown.sequences])
         asked = self.options["split"]
+        # How often a flow repeats is part of what a generator must learn: there equal contents stay where they were captured.
+        hashes = self.hashes if self.reading.task.kind != "generation" else None
         if given is not None:
             self.result = given.apply(self._keys(), self.meta, self.labels, self.hashes, self.reserved)
             return
         self.result = split(
             self.meta, self.labels, seed=self.options["seed"], unit=self.reading.source.unit if asked == "auto" else asked,
-            reserved=self.reserved, hashes=self.hashes, given=self.given,
+            reserved=self.reserved, hashes=hashes, given=self.given,
         )  # fmt: skip
 
     def _keys(self) -> list[fixed.Key]:

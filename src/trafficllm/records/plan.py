@@ -10,13 +10,14 @@ import random
 from collections.abc import Iterator
 
 from trafficllm.capture.compile_icmp import REPLY_OF
-from trafficllm.capture.services import NEUTRAL, SERVICE_PORTS, port_class
+from trafficllm.capture.services import CLIENTS, NEUTRAL, SERVICE_PORTS, port_class
 from trafficllm.capture.wellformed_dns import synthetic_name
 from trafficllm.capture.wellformed_http import filler
 from trafficllm.core.files import hash64
 from trafficllm.core.types import ORIG, RESP, Action, FlowPlan, Record
 from trafficllm.records import units
 from trafficllm.records.canonical import HIDDEN, filled, runs
+from trafficllm.records.view import stands_in
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
 _EXTRA = 0xE0 | PSH
@@ -40,7 +41,7 @@ def plan_of(record: Record, *, label: str, seed: int = 0) -> FlowPlan:
     service = _service(record)
     payload = [_shown(record, way, service, rng) for way in (ORIG, RESP)]
     version = record.ip_version if record.ip_version in {4, 6} else 6 if proto == 58 else 4
-    orig_p, resp_p = _ports(record, service)
+    orig_p, resp_p = _ports(record, service, rng)
     fill = "text" if service in _TEXT else "random"
     actions = tuple(_actions(record, proto, payload, fill))
     return FlowPlan(proto, version, resp_p, actions, label, orig_p)
@@ -89,12 +90,16 @@ def _service(record: Record) -> str:
     return {53: "dns", 5353: "dns", 5355: "dns", 443: "tls", 80: "http"}.get(record.ports[1], "")
 
 
-def _ports(record: Record, service: str) -> tuple[int, int]:
-    """Ports as shown, else the service's where its class agrees, else a neutral one of the class shown; -1: any."""
-    if record.ports is not None:
-        return record.ports
+def _ports(record: Record, service: str, rng: random.Random) -> tuple[int, int]:
+    """Ports as shown; where only a class is, the service's if its class agrees, else a neutral one of the class; -1: any."""
     classes = f"{record.port_class:-<2}"
-    orig = {"w": NEUTRAL["w"], "r": NEUTRAL["r"]}.get(classes[0], -1)
+    if record.ports is not None:
+        classes = "".join(map(port_class, record.ports))
+    orig = rng.randrange(*CLIENTS[classes[0]]) if classes[0] in "wr" else -1
+    if record.ports is not None and not stands_in(record.ports[0]):
+        orig = record.ports[0]
+    if record.ports is not None and not stands_in(record.ports[1]):
+        return orig, record.ports[1]
     usual = 5355 if service == "dns" and classes[1] == "r" else SERVICE_PORTS.get(service, 0)
     if usual and classes[1] in {port_class(usual), "-"}:
         return orig, usual

@@ -21,6 +21,7 @@ from trafficllm.surface import (
     cmd_data,
     cmd_doctor,
     cmd_evaluate,
+    cmd_fidelity,
     cmd_generate,
     cmd_quickstart,
     cmd_serve,
@@ -68,6 +69,7 @@ def _root(
 app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
 app.command("generate")(cmd_generate.generate)
+cmd_evaluate.app.command("generation")(cmd_fidelity.generation)
 app.command("serve")(cmd_serve.serve)
 app.command("doctor")(cmd_doctor.doctor)
 for _name, (_app, _help) in _NOUNS.items():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 
-from trafficllm.surface import shapes, shapes_learning
+from trafficllm.surface import shapes, shapes_generation, shapes_learning
 
 BODIES: dict[str, type[BaseModel]] = {
     "adapter.export": shapes_learning.AdapterExport,
@@ -30,6 +30,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "data.build": shapes.DataBuild,
     "data.check": shapes.DataCheck,
     "doctor": shapes.Doctor,
+    "evaluate.generation": shapes_generation.EvaluateGeneration,
     "evaluate.run": shapes_learning.EvaluateRun,
     "generate": shapes.Generate,
     "quickstart": shapes_learning.Quickstart,

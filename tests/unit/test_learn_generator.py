@@ -1,0 +1,49 @@
+"""What a generator learns from: headers shown, identifiers hidden, flows as often as they were captured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from records_samples import malware
+
+from trafficllm.core.errors import InputError
+from trafficllm.lifecycle.learn_generator import generator_data
+from trafficllm.records.catalog import get_task
+from trafficllm.records.codec import decode
+from trafficllm.records.dataset import Dataset, build_dataset, load
+
+LABELS = ("Zeus", "Gmail")
+
+
+@pytest.fixture(scope="module", name="built")
+def _built(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    place = tmp_path_factory.mktemp("mtg")
+    build_dataset(malware(captures, place / "captures", LABELS), task=get_task("MTG"), out=place / "data")
+    return load(place / "data")
+
+
+def test_generation_data_keeps_flows_as_often_as_they_were_captured(built: Dataset) -> None:
+    assert built.manifest["dropped"] == {}
+    assert built.manifest["duplicates"]["share"] > 0.3
+    parts = {part: built.indices(part) for part in ("train", "val", "test")}
+    assert not set(built.groups(parts["train"])) & set(built.groups(parts["test"]))
+
+
+def test_a_generator_learns_headers_and_no_identifier(built: Dataset) -> None:
+    data = generator_data(built, task=get_task("MTG"), labels=["Zeus"])
+    records = [decode(units) for units in data.answers]
+    assert len(records) == sum(label == "Zeus" for label in built.labels_of(built.indices("train")))
+    assert {record.ports[1] for record in records if record.ports} >= {53, 80, 1024}
+    assert all(min(record.ttls) > 0 for record in records)
+    assert len({window for record in records for window in record.windows}) > 3
+    assert any(record.hidden for record in records)
+    raw = built.raw_records(built.indices("train"))
+    hosts = {str(record.facts.fields["http.host"]).encode() for record in raw if "http.host" in record.facts.fields}
+    assert hosts
+    assert not any(host in part for host in hosts for record in records for part in record.payload)
+
+
+def test_a_label_without_training_records_is_refused(built: Dataset) -> None:
+    with pytest.raises(InputError, match="Neris"):
+        generator_data(built, task=get_task("MTG"), labels=["Zeus", "Neris"])
