@@ -132,6 +132,14 @@ def found_at(unknown: F64, known: F64, share: float = 0.05) -> float:
     return float((unknown > threshold_at(known, share)).mean()) if len(unknown) else 0.0
 
 
+def missed_at(unknown: F64, known: F64, share: float = 0.95) -> float:
+    """Share of known rows called unknown by the threshold that finds `share` of the unknown ones (FPR at 95 % TPR)."""
+    if not len(unknown) or not len(known):
+        return 0.0
+    ordered = np.sort(unknown)
+    return float((known >= ordered[int(np.floor((1.0 - share) * len(ordered)))]).mean())
+
+
 def risk_coverage(confidence: F64, correct: F64, points: int = 101) -> list[dict[str, float]]:
     """Error among the most confident share of rows, for `points` shares from 1/points to 1."""
     if not len(confidence):

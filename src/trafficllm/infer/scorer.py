@@ -54,6 +54,11 @@ class LLMScorer:
         return self.engine.encoder.prompts(asked) if asked else []
 
     @property
+    def prefix_length(self) -> int:
+        """Tokens that every prompt of the task begins with, before the record's own."""
+        return len(self._prefix)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The closed label set, in the adapter's order."""
         return self._labels

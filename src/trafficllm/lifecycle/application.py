@@ -258,20 +258,14 @@ class Application:
         return {"registry": str(self.registry_root), "removed": list(self.registry.gc(chosen, keep=keep))}
 
     def evaluate(
-        self,
-        data: Path,
-        *,
-        adapter: Path | None = None,
-        baselines: bool = True,
-        seed: int = 0,
-        progress: ProgressSink | None = None,
+        self, data: Path | Sequence[Path], *, adapter: Path | None = None, progress: ProgressSink | None = None, **options: Any
     ) -> dict[str, Any]:
-        """An adapter's score on a data set's test part (contract: `evaluate run`)."""
+        """Adapters' score on a data set's test part (contract: `evaluate run`); `options`: see `lifecycle.evaluation`."""
         from trafficllm.lifecycle.evaluation import evaluate
 
-        return evaluate(
-            self, data, adapter=adapter, baselines=baselines, seed=seed, progress=progress or Silent()
-        )
+        folders = [data] if isinstance(data, Path) else list(data)
+        adapters = options.pop("adapters", [adapter] if adapter else [])
+        return evaluate(self, folders, adapters=adapters, progress=progress or Silent(), **options)
 
     def load(self, task: str) -> Version:
         """The live version of a task, checked against the base, its adapter resident in the engine."""

@@ -99,3 +99,68 @@ def bars(named: Mapping[str, float], *, x: str) -> str:
     axes.invert_yaxis()
     axes.set_xlabel(x, fontsize=8)
     return _svg(figure)
+
+
+def reliability(named: Mapping[str, Sequence[Mapping[str, float]]], *, highlight: str) -> str:
+    """Accuracy against confidence, a line a row of the table; the diagonal is perfect calibration, dots are as large as their share."""
+    figure, axes = _axes(4.4, 3.4)
+    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--")
+    for name, bins in named.items():
+        x, y = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
+        colour = ACCENT if name == highlight else None
+        (line,) = axes.plot(x, y, label=_plain(name), linewidth=1.6 if name == highlight else 1, color=colour)
+        axes.scatter(x, y, s=[8 + 160 * row["share"] for row in bins], color=line.get_color(), alpha=0.6)
+    axes.set_xlabel("confidence", fontsize=8)
+    axes.set_ylabel("accuracy", fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    return _svg(figure)
+
+
+def risk(named: Mapping[str, Sequence[Mapping[str, float]]], *, highlight: str) -> str:
+    """Share of wrong answers among the most confident share of flows, a line a row of the table."""
+    figure, axes = _axes(4.4, 3.4)
+    for name, points in named.items():
+        axes.plot(
+            [row["coverage"] for row in points], [row["risk"] for row in points], label=_plain(name),
+            linewidth=1.8 if name == highlight else 1, color=ACCENT if name == highlight else None,
+        )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of flows answered, most confident first", fontsize=8)
+    axes.set_ylabel("wrong among them", fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    return _svg(figure)
+
+
+def scatter(points: Sequence[Sequence[float]], labels: Sequence[str]) -> str:
+    """A map: one dot a flow, one colour and mark a label."""
+    import matplotlib as mpl
+
+    figure, axes = _axes(7.6, 4.6)
+    names = sorted(set(labels))
+    colours = mpl.colormaps["tab20"]
+    for k, name in enumerate(names):
+        own = [point for point, label in zip(points, labels, strict=True) if label == name]
+        marker = "osv^DPX"[k // 20 % 7]
+        axes.scatter([p[0] for p in own], [p[1] for p in own], s=12, marker=marker, color=colours(k % 20), label=_plain(name), alpha=0.75)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if len(names) <= 60:
+        axes.legend(fontsize=6, frameon=False, ncols=1 + len(names) // 21, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _svg(figure)
+
+
+def lines(
+    named: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, highlight: str, bands: Mapping[str, Any] | None = None
+) -> str:
+    """Lines with dots, one a name; `bands` are (low, high) a point."""
+    figure, axes = _axes(5.6, 3.2)
+    for name, points in named.items():
+        at, value = [p[0] for p in points], [p[1] for p in points]
+        (line,) = axes.plot(at, value, marker="o", markersize=4, label=_plain(name), color=ACCENT if name == highlight else None)
+        if bands and name in bands:
+            axes.fill_between(at, [b[0] for b in bands[name]], [b[1] for b in bands[name]], color=line.get_color(), alpha=0.15)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    return _svg(figure)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.escape import visible
 from trafficllm.core.files import atomic_write
 from trafficllm.lifecycle import plots
+
+if TYPE_CHECKING:
+    import jinja2
 
 OURS = "LLM (this adapter)"
 
@@ -22,6 +25,14 @@ def escape_names(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [escape_names(item) for item in value]
     return value
+
+
+def environment() -> jinja2.Environment:
+    """The pages' templates: everything is escaped, and a name that is not given is an error."""
+    import jinja2
+
+    folder = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    return jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
 def _row(name: str, quality: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +49,7 @@ def _row(name: str, quality: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _verdict(quality: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+def verdict_of(quality: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """Where the score stands against the best honest baseline, on all flows and on unique contents."""
     honest = {name: row for name, row in baselines.items() if name != "identifier_probe"}
     if not honest:
@@ -62,7 +73,7 @@ def _task_view(task: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **task,
         "rows": rows,
-        "verdict": _verdict(quality, baselines),
+        "verdict": verdict_of(quality, baselines),
         "not_measurable": quality.get("not_measurable", {}),
         "bars": plots.score_bars([(row["name"], row["macro_f1"], row["ci95"]) for row in rows], highlight=OURS),
         "confusion": plots.confusion(task["labels"], quality["confusion"]["matrix"]),
@@ -82,15 +93,9 @@ def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def write_report(result: Mapping[str, Any], path: Path, *, title: str, next_steps: Sequence[Mapping[str, str]]) -> Path:
     """Write the HTML report of a quickstart result (CONTRACTS.md keys) and return its path."""
-    import jinja2
-
     safe = escape_names(result)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
     tokens = safe["tokens_per_flow"]
-    html = environment.get_template("report.html.j2").render(
+    html = environment().get_template("report.html.j2").render(
         title=title, tiles=_tiles(safe), tasks=[_task_view(task) for task in safe["tasks"]], tokens=tokens,
         tokens_plot=plots.bars(
             {"plain tokenizer": tokens["plain"], "extended tokenizer": tokens["extended"]}, x="mean tokens a flow"

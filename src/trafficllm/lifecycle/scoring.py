@@ -23,7 +23,8 @@ BANK = 600
 """Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
 LOOKS = 1000
 """Validation rows that calibration scores, every n-th of them: a temperature and a 5 % threshold need no more."""
-_CHUNK = 512
+CHUNK = 512
+"""Rows read and scored at once."""
 
 
 def labels_of(dataset: Dataset) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> dict[str
     val, y_val = rows(dataset, "val", scorer.labels)
     val, y_val = val[:: -(-len(val) // LOOKS) or 1], y_val[:: -(-len(val) // LOOKS) or 1]
     train, y_train = rows(dataset, "train", scorer.labels)
-    some = _spread(y_train, BANK)
+    some = spread(y_train, BANK)
     known = scorer.score(dataset.records([train[k] for k in some]))
     scores = score_rows(scorer, dataset, val)
     fitted = fitting.fit(
@@ -68,7 +69,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> dict[str
     return fitted.as_dict()
 
 
-def _spread(y: Sequence[str], size: int) -> list[int]:
+def spread(y: Sequence[str], size: int) -> list[int]:
     """At most `size` rows, as many of each label as can be, evenly over the data set's order."""
     by_label: dict[str, list[int]] = {}
     for k, label in enumerate(y):
@@ -81,7 +82,7 @@ def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> S
     """Scores of a data set's rows, read and scored a few hundred at a time."""
     import numpy as np
 
-    parts = [scorer.score(dataset.records(indices[at : at + _CHUNK])) for at in range(0, len(indices), _CHUNK)]
+    parts = [scorer.score(dataset.records(indices[at : at + CHUNK])) for at in range(0, len(indices), CHUNK)]
     if not parts:
         return scorer.score([])
     hidden = [part.hidden for part in parts if part.hidden is not None]

@@ -20,6 +20,7 @@ from trafficllm.surface import (
     cmd_config,
     cmd_data,
     cmd_doctor,
+    cmd_embed,
     cmd_evaluate,
     cmd_fidelity,
     cmd_generate,
@@ -68,6 +69,7 @@ def _root(
 
 app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
+app.command("embed")(cmd_embed.embed)
 app.command("generate")(cmd_generate.generate)
 cmd_evaluate.app.command("generation")(cmd_fidelity.generation)
 app.command("serve")(cmd_serve.serve)

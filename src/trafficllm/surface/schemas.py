@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 
-from trafficllm.surface import shapes, shapes_generation, shapes_learning
+from trafficllm.surface import shapes, shapes_evaluation, shapes_generation, shapes_learning
 
 BODIES: dict[str, type[BaseModel]] = {
     "adapter.export": shapes_learning.AdapterExport,
@@ -30,8 +30,9 @@ BODIES: dict[str, type[BaseModel]] = {
     "data.build": shapes.DataBuild,
     "data.check": shapes.DataCheck,
     "doctor": shapes.Doctor,
+    "embed": shapes_evaluation.Embed,
     "evaluate.generation": shapes_generation.EvaluateGeneration,
-    "evaluate.run": shapes_learning.EvaluateRun,
+    "evaluate.run": shapes_evaluation.EvaluateRun,
     "generate": shapes.Generate,
     "quickstart": shapes_learning.Quickstart,
     "task.list": shapes.TaskList,

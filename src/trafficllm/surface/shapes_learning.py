@@ -242,17 +242,6 @@ class AdapterGc(Closed):
     removed: list[str]
 
 
-class EvaluateRun(Quality):
-    """An adapter's score on a data set's test part."""
-
-    task: str
-    adapter: str
-    version: str
-    cost: dict[str, float]
-    baselines: dict[str, Baseline]
-    cascade: Cascade | None
-
-
 class AuditFinding(Closed):
     """A leak; `hidden`: the split or the masks of this data set keep it from a model."""
 

@@ -1,0 +1,122 @@
+"""Closed shapes of what `evaluate` and `embed` print; see `shapes`. A score never stands without split, masks, interval and baselines."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from trafficllm.surface.shapes import Closed, Quality, Share
+from trafficllm.surface.shapes_learning import Baseline, Cascade
+
+Baselines = dict[str, Baseline]
+
+
+class EvaluatedAdapter(Closed):
+    """One run: an adapter, its version in the registry and the seed it was trained with."""
+
+    name: str
+    version: str
+    seed: int | None
+
+
+class Answers(Closed):
+    """Every judged row's name (file and uid), group, truth, and its answer in each run: what `evaluate compare` pairs."""
+
+    rows: list[str]
+    groups: list[str]
+    truth: list[str]
+    runs: list[list[str]]
+
+
+class Curves(Closed):
+    """Points of the reliability and risk-coverage plots."""
+
+    reliability: list[dict[str, Share]]
+    risk_coverage: list[dict[str, Share]]
+
+
+class UnknownClasses(Closed):
+    """How well flows of classes that were never learnt are told from known ones."""
+
+    labels: list[str]
+    n: int
+    auroc: Share
+    fpr_at_tpr95: Share
+    tpr_at_fpr05: Share
+    called_unknown: Share
+
+
+class Probe(Quality):
+    """A probe on frozen vectors and the setting that validation chose."""
+
+    setting: float
+
+
+class VectorMap(Closed):
+    """Judged flows in two dimensions."""
+
+    how: str
+    points: list[list[float]]
+    labels: list[str]
+
+
+class Frozen(Closed):
+    """Probes on the base's frozen vectors, `width` numbers a flow, from `train` training rows."""
+
+    base: str
+    width: int
+    train: int
+    probes: dict[str, Probe] = Field(min_length=1)
+    map: VectorMap
+
+
+class EvaluateRun(Quality):
+    """Adapters' score on a data set's test part, with baselines on the same input; `baselines` is never empty."""
+
+    task: str
+    title: str
+    part: str
+    adapter: str
+    version: str
+    adapters: list[EvaluatedAdapter]
+    dataset_sha256: list[str]
+    base_sha256: str
+    masked_fields: list[str]
+    artefact_masked: list[str]
+    answers: Answers
+    cost: dict[str, float]
+    baselines: Baselines = Field(min_length=1)
+    cascade: Cascade | None
+    curves: dict[str, Curves]
+    unknown: UnknownClasses | None
+    embedding: Frozen | None
+
+
+class Neighbour(Closed):
+    """A known flow and the cosine similarity of its vector."""
+
+    uid: str
+    label: str
+    file: str
+    similarity: float
+
+
+class Neighbours(Closed):
+    """A flow's nearest known ones, nearest first."""
+
+    uid: str
+    nearest: list[Neighbour]
+
+
+class Embed(Closed):
+    """Vectors that were made; `nearest` where known ones were named."""
+
+    base_sha256: str
+    pool: str
+    task: str
+    version: str
+    flows: int
+    width: int
+    out: str
+    nearest: list[Neighbours]
+
+

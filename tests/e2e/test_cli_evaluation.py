@@ -1,0 +1,88 @@
+"""Every command of docs/evaluation.md runs, in its order, on three families and for seconds; bodies against the committed schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from cli_runner import REPO, Cli
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the tiny base lives there
+
+import infer_samples
+
+SMALL = {"--max-seconds": "1", "--budget": "1"}
+
+
+@pytest.fixture(name="place", scope="module")
+def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Captures of three families, a capture nothing is learnt from, a tiny random base."""
+    root = tmp_path_factory.mktemp("evaluation")
+    captures = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
+    for label in ("Geodo", "Neris", "Virut"):
+        for number in (0, 1, 2):
+            (root / "captures" / label).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(captures / label / f"{label}_0{number}.pcap", root / "captures" / label / f"{label}_0{number}.pcap")
+    shutil.copyfile(captures / "Neris" / "Neris_03.pcap", root / "new.pcap")
+    infer_samples.write_base(root / "base")
+    return root
+
+
+def commands() -> list[list[str]]:
+    """The shell commands of the page as words, numbers that cost time made small."""
+    page = (REPO / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    text = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [[SMALL.get(words[k - 1], word) if k else word for k, word in enumerate(words)] for words in lines if words]
+
+
+def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for entry in place.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAFFICLLM_BASE", str(place / "base"))
+    monkeypatch.setattr("trafficllm.lifecycle.learn.SEARCH_SECONDS", 1.0)
+    bodies: dict[str, Any] = {}
+    found = commands()
+    assert len(found) >= 5
+    for words in found:
+        assert words[0] == "trafficllm"
+        if words[1] == "data":
+            words += ["--cap", "30"]
+        if words[1] == "evaluate" and words[2] == "run":
+            words += ["--budget", "1"]
+        name = words[1] if words[1] == "embed" else ".".join(words[1:3])
+        done = cli(*words[1:], "--json")
+        assert done.code == 0, (words, done.err or done.out)
+        bodies[name] = done.body(name)
+        if words[-1].endswith(".json"):
+            Path(words[-1]).write_text(json.dumps(bodies[name]))
+    _check(bodies)
+
+
+def _check(bodies: dict[str, Any]) -> None:
+    run = bodies["evaluate.run"]
+    assert set(run["embedding"]["probes"]) == {"frozen_knn", "frozen_linear"}
+    assert Path("report.html").read_text().startswith("<!doctype html>")
+    table = pq.read_table("known.parquet")
+    assert set(table["label"].to_pylist()) == {"Geodo", "Neris", "Virut"}
+    assert len(table["vector"][0].as_py()) == 32
+    rows = bodies["embed"]["nearest"]
+    assert len(rows) == bodies["embed"]["flows"] > 20
+    assert {len(row["nearest"]) for row in rows} == {3}
+
+
+def test_embed_refuses(place: Path, cli: Cli, tmp_path: Path) -> None:
+    where = ("--base", place / "base")
+    cli("embed", place / "new.pcap", *where).refused(2, "nowhere to put")
+    cli("embed", place / "new.pcap", "--pool", "max", "-o", tmp_path / "v.parquet", *where).refused(2, "max")
+    cli("embed", place / "new.pcap", "--known", place / "new.pcap", *where).refused(4, "no file of vectors")
+    assert cli("embed", place / "new.pcap", "-o", tmp_path / "v.parquet", *where).code == 0
+    cli("embed", place / "new.pcap", "--known", tmp_path / "v.parquet", "--pool", "answer", *where).refused(4, "another way")
