@@ -22,7 +22,7 @@ from mixture import Mixture
 from trafficllm.core.files import read_json
 from trafficllm.core.types import Record
 from trafficllm.model.base import MANIFEST, write_manifest
-from trafficllm.model.load import Base, load_base
+from trafficllm.model.load import Base, faster_precision, load_base
 from trafficllm.model.pretrain import PretrainOptions, continue_on, held_out_loss, pack
 from trafficllm.records import instructions
 from trafficllm.records.dataset import Dataset, load
@@ -45,7 +45,7 @@ def english(base: Base, corpus: Path, limit: int) -> tuple[np.ndarray, np.ndarra
     eos, block = base.tokenizer.eos_token_id, traffic.RECIPE["block"]
     held, train = texts[::50], [text for place, text in enumerate(texts) if place % 50]
     chooser = np.random.default_rng(RECIPE["seed"])
-    picked = [train[place] for place in chooser.permutation(len(train))[: len(train) // 8]]
+    picked = [train[place] for place in chooser.permutation(len(train))[: len(train) // 2]]
     kept = pack(base.tokenizer(picked, add_special_tokens=False)["input_ids"], block=block, eos=eos)[: limit // block]
     return kept, pack(base.tokenizer(held, add_special_tokens=False)["input_ids"], block=block, eos=eos)[:100]
 
@@ -74,7 +74,7 @@ def main() -> None:
     base.model.train()
     run = PretrainOptions(
         learning_rate=RECIPE["learning_rate"], max_steps=RECIPE["max_steps"], max_seconds=options.max_seconds,
-        save_steps=200, log_steps=100, seed=RECIPE["seed"],
+        save_steps=200, log_steps=100, seed=RECIPE["seed"], half=faster_precision() == "bfloat16", compiled=True,
     )  # fmt: skip
     figures = continue_on(base.model, mixture, options.out / "checkpoints", options=run)
     base.model.eval()

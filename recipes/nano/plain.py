@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trafficllm.core.files import read_json, sha256_file, write_json
+from trafficllm.model.load import faster_precision
 from trafficllm.model.pretrain import PretrainOptions, pack, pretrain
 
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))
@@ -85,6 +86,8 @@ def main() -> None:
         warmup=settings["warmup"],
         max_seconds=options.max_seconds,
         seed=settings["seed"],
+        half=faster_precision() == "bfloat16",
+        compiled=True,
     )
     figures = pretrain(
         model,

@@ -25,7 +25,7 @@ from trafficllm.core.types import Record
 from trafficllm.model.augment import augment
 from trafficllm.model.base import make_traffic_base, write_manifest
 from trafficllm.model.learn_tokens import learn
-from trafficllm.model.load import load_base
+from trafficllm.model.load import faster_precision, load_base
 from trafficllm.model.pretrain import PretrainOptions, held_out_loss, pack, pretrain
 from trafficllm.records import masks
 from trafficllm.records.catalog import get_task
@@ -82,6 +82,14 @@ def content(record: Record) -> int:
     return hash64(encode(record).encode())
 
 
+def free_rows(data: Dataset, origins: set[str]) -> list[int]:
+    """Training rows of captures that no set holds back. Requests and sequences come as one file a source: there contents alone decide."""
+    rows = data.indices("train")
+    if rows and data.raw_records(rows[:1])[0].kind in {"http", "cells"}:
+        return rows
+    return [row for row, meta in zip(rows, data.meta(rows), strict=True) if meta.origin not in origins]
+
+
 def at_most(rows: list[int], labels: list[str], count: int) -> list[int]:
     """The first `count` rows of each label: one large folder must not drown the others."""
     taken: Counter[str] = Counter()
@@ -98,9 +106,8 @@ def training_rows(sets: dict[str, Dataset], bundled: list[Dataset]) -> dict[str,
     origins, contents = held_back([*sets.values(), *bundled])
     allowed = {}
     for folder, data in sets.items():
-        rows = data.indices("train")
-        free = [row for row, meta in zip(rows, data.meta(rows), strict=True) if meta.origin not in origins]
-        free = at_most(free, data.labels_of(free), RECIPE["weight"])
+        free = free_rows(data, origins)
+        free = at_most(free, data.labels_of(free), RECIPE["weights"].get(folder, RECIPE["weight"]))
         shown = zip(free, strict(data, free), data.hashes(free), strict=True)
         allowed[folder] = [row for row, record, own in shown if not {content(record), own} & contents]
     return allowed
@@ -180,7 +187,7 @@ def main() -> None:
     print(f"{blocks.size:,} tokens; held-out loss before training {before:.3f}", flush=True)
     run = PretrainOptions(
         batch_size=RECIPE["batch_size"], learning_rate=RECIPE["learning_rate"], max_seconds=options.max_seconds,
-        seed=RECIPE["seed"],
+        seed=RECIPE["seed"], half=faster_precision() == "bfloat16", compiled=True,
     )  # fmt: skip
     base.model.train()
     figures = pretrain(base.model, blocks, options.out / "checkpoints", held_out=held, options=run)

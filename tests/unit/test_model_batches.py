@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model_samples import records
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.types import Record
+from trafficllm.core.types import Record, Span
 from trafficllm.model.augment import Strength, augment
 from trafficllm.model.collate import Sample, StepData, answer_loss, collate, plan_batches
 from trafficllm.model.run import even_share
@@ -105,7 +105,7 @@ def test_macro_f1_counts_classes_that_occur() -> None:
 
 
 def test_augmented_records_stay_records_and_show_nothing_new() -> None:
-    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1)
+    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1, 1, 1)
     changed = 0
     for place, row in enumerate(records()[0]):
         for strength in (Strength(), always):
@@ -116,5 +116,30 @@ def test_augmented_records_stay_records_and_show_nothing_new() -> None:
             assert all(row.payload[d].startswith(new.payload[d]) for d in (0, 1))
             changed += new != row
     assert changed > 400
-    other = Record(kind="http", text="GET / HTTP/1.1")
+    other = Record(kind="packet", proto=17, dirs=(0,), sizes=(5,), iats=(0,))
     assert augment(other, random.Random(0)) is other
+
+
+def test_augmented_requests_are_cut_and_hide_what_was_hidden() -> None:
+    text = "POST /a?name=\u00e9\udcff&key=SECRET HTTP/1.1"
+    start = len(text.split("SECRET")[0].encode("utf-8", "surrogateescape"))
+    row = Record(kind="http", ip_version=0, proto=-1, text=text, hidden=(Span(0, start, start + 6, "http.header_value"),))
+    lengths = set()
+    for seed in range(60):
+        new = augment(row, random.Random(seed), Strength(cut_text=1.0))
+        assert text.startswith(new.text)
+        assert decode(encode(new)) == canonical(new)
+        assert "SECRET"[:2] not in canonical(new).text
+        lengths.add(len(new.text))
+    assert len(lengths) > 10
+
+
+def test_augmented_cells_lose_a_few_and_keep_their_order() -> None:
+    row = Record(kind="cells", ip_version=0, proto=-1, dirs=(0, 1, 1) * 100, iats=(0, 5_000_000, 1_000) * 100)
+    counts = set()
+    for seed in range(40):
+        new = augment(row, random.Random(seed))
+        assert 280 <= len(new.dirs) == len(new.iats) <= 300
+        assert decode(encode(new)) == canonical(new)
+        counts.add(len(new.dirs))
+    assert len(counts) > 3

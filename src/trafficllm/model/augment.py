@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trafficllm.core.types import Facts, Record, Span
+from trafficllm.records.canonical import text_bytes
 
 _TCP = 6
+_CELLS = 2000
+"""Cells that are looked at: the codec's bursts end long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +31,23 @@ class Strength:
     drop_payload: float = 0.1
     drop_facts: float = 0.15
     drop_field: float = 0.1
+    lose_cells: float = 0.5
+    cut_text: float = 0.3
 
 
 MILD = Strength()
 
 
 def augment(record: Record, chooser: random.Random, strength: Strength = MILD) -> Record:
-    """A changed copy of a flow record; other kinds are returned as they are.
+    """A changed copy of a flow, cell sequence or HTTP request; a single packet is returned as it is.
 
-    Cuts the packets' tail, drops pure ACKs as capture loss would, scales and jitters times, shifts some sizes by a few bytes, cuts or
-    drops payload prefixes, parsed facts and single packet fields.
+    Flows: cuts the packets' tail, drops pure ACKs as capture loss would, scales and jitters times, shifts some sizes by a few bytes,
+    cuts or drops payload prefixes, parsed facts and single packet fields. Cells: some are lost, times scaled. Requests: the end is cut.
     """
+    if record.kind == "cells":
+        return _cells(record, chooser, strength)
+    if record.kind == "http":
+        return _cut_text(record, chooser) if chooser.random() < strength.cut_text else record
     if record.kind != "flow" or not record.dirs:
         return record
     changed = record
@@ -110,6 +119,25 @@ def _cut_payload(record: Record, chooser: random.Random) -> Record:
         if span.start < ends[span.dir]
     )
     return replace(record, payload=(record.payload[0][: ends[0]], record.payload[1][: ends[1]]), hidden=hidden)
+
+
+def _cells(record: Record, chooser: random.Random, strength: Strength) -> Record:
+    """A cell sequence as another load of the page could have been seen: up to 3 % of the cells lost, times scaled."""
+    changed = replace(record, dirs=record.dirs[:_CELLS], iats=record.iats[:_CELLS])
+    if chooser.random() < strength.lose_cells and len(changed.dirs) > 1:
+        rate = 0.03 * chooser.random()
+        changed = _keep(changed, [0, *(k for k in range(1, len(changed.dirs)) if chooser.random() >= rate)])
+    if chooser.random() < strength.jitter_iat and changed.iats:
+        changed = replace(changed, iats=_jitter(changed.iats, chooser, strength.iat_octaves))
+    return changed
+
+
+def _cut_text(record: Record, chooser: random.Random) -> Record:
+    """An HTTP request whose end a snap length cut off: at least half of its bytes stay."""
+    data = text_bytes(record.text)
+    end = chooser.randint(len(data) // 2, len(data))
+    hidden = tuple(replace(span, end=min(span.end, end)) for span in record.hidden if span.start < end)
+    return replace(record, text=data[:end].decode("utf-8", "surrogateescape"), hidden=hidden)
 
 
 def _drop_field(record: Record, chooser: random.Random) -> Record:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ Blocks = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class PretrainOptions:
-    """One run. `batch_size` blocks a step; `max_seconds` or `max_steps`, whichever comes first; `warmup` a share of the run."""
+    """One run. `batch_size` blocks a step; `max_seconds` or `max_steps`, whichever comes first; `warmup` a share of the run.
+
+    `half`: bfloat16 autocast, for processors where it is faster (always on a GPU); `compiled`: `torch.compile`, worth its half
+    minute where all batches have one shape (measured on one AVX-512 core: 2.1 k tokens/s, 3.1 k half, 5.2 k both).
+    """
 
     batch_size: int = 16
     learning_rate: float = 2e-3
@@ -32,6 +36,8 @@ class PretrainOptions:
     log_steps: int = 50
     seed: int = 0
     weight_decay: float = 0.01
+    half: bool = False
+    compiled: bool = False
 
 
 def pack(sequences: Iterable[list[int]], *, block: int, eos: int) -> Blocks:
@@ -97,7 +103,8 @@ def _arguments(out: Path, options: PretrainOptions, *, batch_size: int, skip: bo
         save_total_limit=1,
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
-        bf16=torch.cuda.is_available(),
+        bf16=options.half or torch.cuda.is_available(),
+        torch_compile=options.compiled,
         max_grad_norm=1.0,
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -162,8 +169,8 @@ def continue_on(
 ) -> dict[str, float]:
     """Train `model` in place on a mixture: `make(step)` gives a step's batch, as a function of the step alone.
 
-    A batch with `target` is learnt at its answers (model.collate), any other by next-token prediction. The same call
-    resumes, its seconds counted on. Returns `{"steps", "seconds", "train_loss"}`.
+    A batch with `target` is learnt at its answers (model.collate), any other by next-token prediction; these are of one shape, and
+    what `compiled` compiles. The same call resumes, its seconds counted on. Returns `{"steps", "seconds", "train_loss"}`.
     """
     import torch
     from transformers import Trainer, TrainerCallback
@@ -188,13 +195,15 @@ def continue_on(
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             write_json(out / "seconds.json", {"seconds": seconds()})
 
+    blockwise = torch.compile(model) if options.compiled else model
+
     class Mixed(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
             if "target" not in inputs:
-                outputs = model(**inputs)
+                outputs = blockwise(**inputs)
                 return (outputs.loss, outputs) if return_outputs else outputs.loss
             logits = answer_logits(model, inputs)
             loss = answer_loss(logits, inputs, full=1.0)
@@ -202,7 +211,7 @@ def continue_on(
 
     trainer = Mixed(
         model=model,
-        args=_arguments(out, options, batch_size=1, skip=True),
+        args=_arguments(out, replace(options, compiled=False), batch_size=1, skip=True),
         data_collator=first,
         train_dataset=_Steps(make, options.max_steps, start),
         optimizers=_optimizers(model, options, clock),
