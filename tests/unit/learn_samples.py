@@ -6,10 +6,11 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from trafficllm.core.files import hash64, sha256_file, write_json
-from trafficllm.core.types import FlowMeta, Record
+from trafficllm.core.types import FlowMeta, Record, Scores
 from trafficllm.records import codec, masks, store
 from trafficllm.records.canonical import DEFAULT
 from trafficllm.records.catalog import get_task
@@ -76,3 +77,10 @@ def data_set(
     }
     write_json(folder / "manifest.json", manifest)
     return load(folder)
+
+
+def scores(labels: Sequence[str]) -> Scores:
+    """Scores that name these labels, one a row."""
+    known = tuple(sorted(set(labels)))
+    p = np.array([[float(name == label) for name in known] for label in labels])
+    return Scores(known, p, np.log(np.maximum(p, 1e-9)))

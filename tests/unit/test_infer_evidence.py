@@ -15,7 +15,7 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.types import FlowMeta, Record, Scores
 from trafficllm.infer.detector import Detector, TaskModel
 from trafficllm.infer.engine import Engine
-from trafficllm.infer.evidence import explain, without_field, without_packet
+from trafficllm.infer.evidence import explain, without, without_packet
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.model.load import load_base
 from trafficllm.records.catalog import get_task
@@ -110,16 +110,6 @@ def test_a_task_that_is_not_loaded_is_named() -> None:
         _detector(1.0).judge([], "EAC")
 
 
-def _deleted(record: Record, meta: FlowMeta, parts: Sequence[tuple[int, str]]) -> Record:
-    """The record without packets (by frame) and fields; packets from the last on, so that places stay true."""
-    packets = sorted((meta.frames.index(frame) for frame, field in parts if field == "packet"), reverse=True)
-    for place in packets:
-        record = without_packet(record, place)
-    for _, field in parts:
-        record = record if field == "packet" else without_field(record, field)
-    return record
-
-
 def test_deleting_named_evidence_costs_more_than_deleting_as_many_random_parts(tmp_path: Path) -> None:
     """The model's own verdicts: three named parts taken away together against three drawn at random."""
     base = load_base(samples.write_base(tmp_path / "base"), dtype="float32")
@@ -139,7 +129,7 @@ def test_deleting_named_evidence_costs_more_than_deleting_as_many_random_parts(t
         drawn.append(rng.sample(every, len(parts)))
 
     def loss(parts: Sequence[Sequence[tuple[int, str]]]) -> float:
-        less = [_deleted(*row) for row in zip(records, metas, parts, strict=True)]
+        less = [without(r, meta.frames, some) for r, meta, some in zip(records, metas, parts, strict=True)]
         p = scorer.score(less).probabilities
         return float(np.mean([whole[k, b] - p[k, b] for k, b in enumerate(best)]))
 

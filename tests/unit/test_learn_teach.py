@@ -81,6 +81,17 @@ def test_without_a_router_there_is_nothing_to_teach(base: Base, tmp_path: Path) 
     assert _teach(base, Registry(tmp_path / "none"), tmp_path) is None
 
 
+def test_a_base_that_routes_by_itself_is_taught(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STEPS": 2, "REPLAYED": 20, "HELD_OUT": 10, "MARGIN": 1.0, "LEAST": 0.0}.items():
+        monkeypatch.setattr(teach, name, value)
+    registry = Registry(tmp_path / "none")
+    row = _teach(base, registry, tmp_path)
+    assert row is not None
+    live = registry.live(ROUTER)
+    assert {"MINE", "MTD", "none"} <= set(live.manifest["labels"])
+    assert live.parent is None
+
+
 def test_an_adapter_trained_elsewhere(base: Base, tmp_path: Path) -> None:
     data = made_of.data_set(tmp_path / "data", ("DNS", "HTTP"), seed=2)
     foreign = samples.write_adapter(base.path, tmp_path / "foreign", seed=7)

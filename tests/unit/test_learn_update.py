@@ -99,7 +99,7 @@ def test_the_sample_is_bounded_masked_and_named_by_its_content(made: dict[str, A
     path = version.path / "sample" / f"{entry['sha256']}.parquet"
     assert f"sample/{entry['sha256']}.parquet" in version.manifest["files"]
     table = pq.read_table(path)
-    assert table.column_names == ["label", "part", "group", "content", "units", "plain"]
+    assert table.column_names == ["label", "part", "group", "content", "units", "plain", "answer"]
     assert not any("192.0.2." in str(value) for row in table.to_pylist() for value in row.values())
     rows = replay.read(version)
     assert entry["parts"] == {"train": 72, "val": 24, "test": 48}
@@ -191,7 +191,7 @@ def test_records_that_were_learnt_are_not_tested_again(made: dict[str, Any]) -> 
     kept = replay.read(made["registry"].show("EAC", "v0001"))
     swap = {"train": "test", "test": "train", "val": "val"}
     turned = replay.Rows(
-        kept.units, kept.labels, [swap[p] for p in kept.parts], kept.groups, kept.content, kept.plain
+        kept.units, kept.labels, [swap[p] for p in kept.parts], kept.groups, kept.content, kept.plain, kept.answers
     )
     left, leaks = replay.without_leaks(kept, turned)
     assert set(left.parts) == {"val"}
@@ -230,9 +230,9 @@ def test_the_choice_is_spread_over_groups_and_free_of_order() -> None:
     chooser = random.Random(0)
     n = 400
     units = [chr(0x100000 + k) for k in range(n)]
-    rows = replay.Rows(units, ["a"] * n, ["train"] * n, [f"g{min(k, 4)}" for k in range(n)], list(range(n)), [0] * n)
+    rows = replay.Rows(units, ["a"] * n, ["train"] * n, [f"g{min(k, 4)}" for k in range(n)], list(range(n)), [0] * n, [""] * n)
     picked = rows.take(replay.choose(rows))
-    assert len(picked) == 50
+    assert len(picked) == replay.LIMITS["train"]
     assert set(picked.groups) == {f"g{k}" for k in range(5)}
     order = list(range(n))
     chooser.shuffle(order)
@@ -240,6 +240,46 @@ def test_the_choice_is_spread_over_groups_and_free_of_order() -> None:
     assert sorted(mixed.take(replay.choose(mixed)).units) == sorted(picked.units)
     twice = rows + rows
     assert sorted(twice.take(replay.choose(twice)).units) == sorted(picked.units)
+
+
+def test_new_rows_are_as_many_as_kept_ones_and_twice_as_many_of_a_new_label() -> None:
+    n = 600
+    labels = ["a", "b"] * (n // 2)
+    parts = ["train"] * 500 + ["val"] * 50 + ["test"] * 50
+    rows = replay.Rows(["u"] * n, labels, parts, ["g"] * n, list(range(n)), [0] * n, [""] * n)
+    kept = rows.take([0])
+    left = replay.fewer(kept, rows)
+    counts = Counter(zip(left.labels, left.parts, strict=True))
+    assert (counts["a", "train"], counts["b", "train"]) == (100, 200)
+    assert (counts["a", "val"], counts["a", "test"], counts["b", "test"]) == (25, 25, 25)
+
+
+def test_an_update_takes_a_share_of_the_full_trainings_steps(made: dict[str, Any]) -> None:
+    live = made["registry"].show("EAC", "v0001")
+    assert live.manifest["full_steps"] == OPTIONS.max_steps
+    assert made["registry"].show("EAC", "v0002").manifest["full_steps"] == OPTIONS.max_steps
+    free = update.short(TuneOptions(), live)
+    assert (free.max_steps, free.looks) == (update.LEAST_STEPS, 2)
+    live.manifest["full_steps"] = 1000
+    assert update.short(TuneOptions(), live).max_steps == 1000 * update.SHARE
+    assert update.short(TuneOptions(max_steps=7), live).max_steps == 7
+    assert update.short(TuneOptions(max_seconds=9), live).max_steps is None
+
+
+def test_the_gate_asks_the_live_version_only_what_it_has_not_answered_yet(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = replay.read(made["registry"].show("EAC", "v0001"))
+    tested = [k for k, part in enumerate(kept.parts) if part == "test"]
+    assert all((kept.answers[k] != "") == (k in tested) for k in range(len(kept)))
+    asked: list[int] = []
+
+    def score_rows(_: Any, __: Any, rows: list[int]) -> Any:
+        asked.extend(rows)
+        return made_of.scores(["QUIC"] * len(rows))
+
+    monkeypatch.setattr(update.scoring, "score_rows", score_rows)
+    said = update._past(None, None, kept, [*tested, len(kept), len(kept) + 1])
+    assert asked == [len(kept), len(kept) + 1]
+    assert said == [*(kept.answers[k] for k in tested), "QUIC", "QUIC"]
 
 
 def test_export_verify_and_gc(made: dict[str, Any], tmp_path: Path) -> None:

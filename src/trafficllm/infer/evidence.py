@@ -66,6 +66,22 @@ def _parts(record: Record) -> list[_Part]:
     return parts
 
 
+def every_part(record: Record, frames: Sequence[int]) -> list[tuple[int, str]]:
+    """(frame, field) of all parts that can be taken away from a record whose packets have these frame numbers."""
+    return [(frames[part.packet], part.field) for part in _parts(record)]
+
+
+def without(record: Record, frames: Sequence[int], parts: Sequence[tuple[int, str]]) -> Record:
+    """The record without several parts, as `Evidence` names them; packets go from the last on, so that places stay true."""
+    gone = {frame for frame, field in parts if field == "packet"}
+    for place in reversed(range(len(record.dirs))):
+        if frames[place] in gone and len(record.dirs) > 1:
+            record = without_packet(record, place)
+    for _, field in parts:
+        record = record if field == "packet" else without_field(record, field)
+    return record
+
+
 def explain(
     scorer: Scorer, records: Sequence[Record], verdicts: Sequence[int], metas: Sequence[FlowMeta], *, top: int = 3
 ) -> list[tuple[Evidence, ...]]:

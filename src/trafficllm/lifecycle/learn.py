@@ -75,10 +75,16 @@ def register(
         manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget)
     live = registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
-    manifest["sample"] = replay.keep(dataset, place)
+    manifest["sample"] = replay.keep(dataset, place, answers(dataset, scores))
     version = registry.register(task.id, place, manifest, status=status)
     seconds = round(time.monotonic() - start, 2)
     return {**answer_of(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
+
+
+def answers(dataset: Dataset, scores: Scores) -> dict[int, str]:
+    """What was answered to each test row, from the scores of all of them in their order."""
+    test, _ = scoring.rows(dataset, "test", scores.labels)
+    return dict(zip(test, (scores.labels[k] for k in scores.probabilities.argmax(axis=1)), strict=True))
 
 
 def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneReport:
@@ -200,6 +206,7 @@ def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, opt
         "tuning": tuned.as_dict(),
         "baselines": {},
         "cascade": None,
+        "full_steps": tuned.steps,
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
 

@@ -28,17 +28,25 @@ if TYPE_CHECKING:
     from trafficllm.registry.versions import Version
 
 FOLDER = "sample"
-LIMITS: Mapping[str, int] = {"train": 50, "val": 25, "test": 50}
-"""Records kept a class: 50 are replayed, 25 calibrate, 50 say whether an update forgot. About 200 bytes each."""
+LIMITS: Mapping[str, int] = {"train": 100, "val": 25, "test": 50}
+"""Records kept a class: 100 are replayed, 25 calibrate, 50 say whether an update forgot. About 200 bytes each."""
 PLAIN = "plain"
 """Column of content hashes under plain `strict`: what a base records of its own training, see scoring.strict_hashes."""
+ANSWER = "answer"
+"""Column of what the version itself answered to its test records, so that an update need not ask it again; elsewhere empty."""
 _COLUMNS = ("label", "part", "group", "content", "units")
-SCHEMA = pa.schema([*(store.SCHEMA.field(name) for name in _COLUMNS), pa.field(PLAIN, pa.uint64())])
+SCHEMA = pa.schema([
+    *(store.SCHEMA.field(name) for name in _COLUMNS),
+    pa.field(PLAIN, pa.uint64()),
+    pa.field(ANSWER, pa.string()),
+])  # fmt: skip
+_NAMES = ("units", "label", "part", "group", "content", PLAIN, ANSWER)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Masked records in parallel lists: `units` the codec's string, `content` its hash, `plain` that under plain `strict`."""
+    """Masked records in parallel lists: `units` the codec's string, `content` its hash, `plain` that under plain `strict`, `answers` the
+    keeping version's own (empty where it was not asked)."""
 
     units: Sequence[str]
     labels: Sequence[str]
@@ -46,6 +54,7 @@ class Rows:
     groups: Sequence[str]
     content: Sequence[int]
     plain: Sequence[int]
+    answers: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.units)
@@ -59,11 +68,11 @@ class Rows:
         return Rows(*([*mine, *theirs] for mine, theirs in pairs))
 
     def _columns(self) -> tuple[Sequence[Any], ...]:
-        return (self.units, self.labels, self.parts, self.groups, self.content, self.plain)
+        return (self.units, self.labels, self.parts, self.groups, self.content, self.plain, self.answers)
 
     def table(self) -> pa.Table:
         """As Arrow, in the columns of records.parquet that a masked record has."""
-        data = dict(zip(("units", "label", "part", "group", "content", PLAIN), self._columns(), strict=True))
+        data = dict(zip(_NAMES, self._columns(), strict=True))
         return pa.Table.from_arrays([pa.array(data[entry.name], type=entry.type) for entry in SCHEMA], schema=SCHEMA)
 
 
@@ -83,15 +92,19 @@ class Kept(Dataset):
         return []
 
 
-def keep(dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Write the sample of a data set into an adapter folder; returns what the manifest says of it."""
+def keep(dataset: Dataset, folder: Path, answers: Mapping[int, str]) -> dict[str, Any]:
+    """Write the sample of a data set into an adapter folder; returns what the manifest says of it.
+
+    `answers`: the adapter's own answers to test rows, by row.
+    """
     labels = dataset.manifest["trainable"]
     idx = [i for part in PARTS for i in dataset.indices(part)]
     idx = [i for i, label in zip(idx, dataset.labels_of(idx), strict=True) if label in labels]
-    return write(_rows(dataset, [idx[k] for k in choose(_rows(dataset, idx, plain=False))]), folder)
+    chosen = [idx[k] for k in choose(_rows(dataset, idx, {}, plain=False))]
+    return write(_rows(dataset, chosen, answers), folder)
 
 
-def _rows(dataset: Dataset, idx: Sequence[int], *, plain: bool = True) -> Rows:
+def _rows(dataset: Dataset, idx: Sequence[int], answers: Mapping[int, str], *, plain: bool = True) -> Rows:
     from trafficllm.lifecycle.scoring import strict_hashes
 
     sides = {i: part for part in PARTS for i in dataset.indices(part)}
@@ -99,7 +112,8 @@ def _rows(dataset: Dataset, idx: Sequence[int], *, plain: bool = True) -> Rows:
     hashes = strict_hashes(dataset, idx) if plain else own
     groups = dataset.groups(idx)
     named = groups if isinstance(dataset, Kept) else numbered(groups, dataset.sha256)
-    return Rows(dataset.units(idx), dataset.labels_of(idx), [sides[i] for i in idx], named, own, hashes)
+    said = [answers.get(i, "") for i in idx]
+    return Rows(dataset.units(idx), dataset.labels_of(idx), [sides[i] for i in idx], named, own, hashes, said)
 
 
 def numbered(groups: Sequence[str], sha256: str) -> list[str]:
@@ -153,8 +167,8 @@ def read(version: Version) -> Rows:
         hint = "roll back, or register the task again"
         raise ArtifactError("artifact.sample", "its sample of old records has changed", input=name, hint=hint)
     table = pq.read_table(path, schema=SCHEMA)
-    columns = ("units", "label", "part", "group", "content", PLAIN)
-    return Rows(*(list(table[column].to_pylist()) for column in columns))
+    columns = [list(table[column].to_pylist()) for column in _NAMES[:-1]]
+    return Rows(*columns, [answer or "" for answer in table[ANSWER].to_pylist()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +198,8 @@ class View:
         strict = (masks.wiped(masks.apply(record, "strict")) for record in raw)
         plain = [hash64(codec.encode(record, self.options).encode()) for record in strict]
         named = numbered(groups, sha256_bytes("\n".join(units).encode()))
-        return Rows(units, labels, parts, named, [hash64(text.encode()) for text in units], plain)
+        hashes = [hash64(text.encode()) for text in units]
+        return Rows(units, labels, parts, named, hashes, plain, [""] * len(units))
 
 
 def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, progress: ProgressSink) -> tuple[Rows, str]:
@@ -212,6 +227,19 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
     result = split(found.meta, found.labels, seed=seed, unit=source.unit, reserved=found.reserved, hashes=hashes, given=found.given)
     rows = view.rows(found.records, found.labels, result.assignment, result.groups)
     return rows.take([i for i, part in enumerate(rows.parts) if part in PARTS]), result.unit
+
+
+def fewer(kept: Rows, new: Rows) -> Rows:
+    """New rows with their training part bounded as the kept one is, twice as many for a label that is new: an update has few steps,
+    and each class should have its share of them. Validation and test rows all stay."""
+    train = [k for k, part in enumerate(new.parts) if part == "train"]
+    old = set(kept.labels)
+    chosen: list[int] = []
+    for known in (True, False):
+        mine = [k for k in train if (new.labels[k] in old) == known]
+        limits = {**LIMITS, "train": LIMITS["train"] * (1 if known else 2)}
+        chosen += [mine[k] for k in choose(new.take(mine), limits)]
+    return new.take(sorted({*chosen, *(k for k, part in enumerate(new.parts) if part != "train")}))
 
 
 def without_leaks(kept: Rows, new: Rows) -> tuple[Rows, int]:

@@ -48,14 +48,18 @@ def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tu
     return [indices[k] for k in kept], [names[k] for k in kept]
 
 
-def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> dict[str, Any]:
-    """Calibration from validation: temperature, unknown score and threshold (see evaluate.calibrate)."""
+def calibrate(
+    scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, looks: int = LOOKS
+) -> dict[str, Any]:
+    """Calibration from validation: temperature, unknown score and threshold (see evaluate.calibrate); `bank` training and `looks`
+    validation rows at most are scored."""
     from trafficllm.evaluate import calibrate as fitting
 
     val, y_val = rows(dataset, "val", scorer.labels)
-    val, y_val = val[:: -(-len(val) // LOOKS) or 1], y_val[:: -(-len(val) // LOOKS) or 1]
+    step = max(1, -(-len(val) // looks))
+    val, y_val = val[::step], y_val[::step]
     train, y_train = rows(dataset, "train", scorer.labels)
-    some = spread(y_train, BANK)
+    some = spread(y_train, bank)
     known = scorer.score(dataset.records([train[k] for k in some]))
     scores = score_rows(scorer, dataset, val)
     fitted = fitting.fit(

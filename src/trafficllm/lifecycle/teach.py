@@ -1,4 +1,4 @@
-"""A new task's instructions, learnt by the live router without forgetting the old ones.
+"""A new task's instructions, learnt by the router without forgetting the old ones.
 
 The instructions are made from the task's title, instruction and labels; the shipped corpus is replayed beside them. The new router goes
 live only where held-out authors' questions for the old tasks are answered as well as before, within a point.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.learn_router import NONE, ROUTER, answers, base_facts, by_author, evenly, exact
@@ -30,6 +30,8 @@ REPLAYED = 2400
 HELD_OUT = 400
 """Held-out questions asked before and after, every n-th."""
 MARGIN = 0.01
+LEAST = 0.5
+"""Where no router is live, the base must route this share of held-out questions by itself, or there is nothing to keep."""
 RATE = 1e-3
 """Half the rate of a first learning: what is known stays."""
 PATTERNS = (
@@ -86,8 +88,9 @@ def _words(text: str) -> str:
 def teach(
     task: Task, labels: Sequence[str], *, base: Base, registry: Registry, out: Path, seed: int, progress: ProgressSink
 ) -> dict[str, float] | None:
-    """Teach the live router a task; None where there is no router, or it knows the task already.
+    """Teach the router a task; None where it knows the task already, or nothing routes here that could be taught.
 
+    Where no router is live but the base answers questions itself (LEAST), the router that knows the new task is the first one.
     Returns the gate's row: `before` and `after` (exact-set accuracy on `n` held-out authors' questions, old tasks), `new` (share of the
     kept patterns that reach the new task) and `live` (1 where the new router is). The task itself is registered already: it stays
     usable by name.
@@ -98,26 +101,30 @@ def teach(
     from trafficllm.records.instructions import load
 
     live = registry.find_live(ROUTER)
-    if live is None or task.id in live.manifest["labels"]:
+    facts_of_old = _bare(base) if live is None else dict(live.manifest)
+    if task.id in facts_of_old["labels"]:
         return None
     progress.update("router", 0, None)
-    known = [name for name in live.manifest["labels"] if name != NONE]
+    known = [name for name in facts_of_old["labels"] if name != NONE]
+    asked, engine = evenly(load("heldout"), HELD_OUT), Engine(base)
+    if live is not None:
+        engine.add_adapter("before", live.path)
+    old = Router.of(engine, "before" if live else "", facts_of_old, known)
+    before = _share(exact(asked, list(old.stream([row.text for row in asked])), known))
+    if live is None and before < LEAST:
+        return None
     data = _data(task, labels, known, evenly(load("train"), REPLAYED))
-    tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path)
-    engine = Engine(base)
-    engine.add_adapter("before", live.path)
+    tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path if live else None)
     engine.add_adapter("after", out)
-    asked = evenly(load("heldout"), HELD_OUT)
-    old, new = (Router.of(engine, name, live.manifest, tasks) for name, tasks in (("before", known), ("after", [*known, task.id])))
-    before, after = (_share(exact(asked, list(router.stream([row.text for row in asked])), router.tasks)) for router in (old, new))
-    kept = instructions(task, labels, held=True)
-    found = [dict(route.tasks) for route in new.stream(kept)]
+    new = Router.of(engine, "after", facts_of_old, [*known, task.id])
+    after = _share(exact(asked, list(new.stream([row.text for row in asked])), new.tasks))
+    found = [dict(route.tasks) for route in new.stream(instructions(task, labels, held=True))]
     status: Status = "live" if after >= before - MARGIN else "rejected"
     facts = {"before": before, "after": after, "new": _share([task.id in row for row in found]), "n": len(asked)}
     manifest = {
-        **{key: value for key, value in live.manifest.items() if key not in ("files", "version", "task", "routing")},
+        **{key: value for key, value in facts_of_old.items() if key not in ("files", "version", "task", "routing")},
         "labels": list(data.labels),
-        "parent": live.version,
+        "parent": live.version if live else None,
         "learnt_task": task.id,
         "rows": len(data.answers),
         "seed": seed,
@@ -127,6 +134,13 @@ def teach(
     }
     registry.register(ROUTER, out, manifest, status=status)
     return {**facts, "live": float(status == "live")}
+
+
+def _bare(base: Base) -> dict[str, Any]:
+    """What a router's manifest would say of the base without an adapter: it is asked for the whole catalogue."""
+    from trafficllm.records.catalog import load_tasks
+
+    return {"labels": [*sorted(load_tasks()), NONE], "profile": "strict", "stage": "instruct", **base_facts(base)}
 
 
 def _data(task: Task, labels: Sequence[str], known: Sequence[str], replayed: Sequence[Instruction]) -> TuneData:
@@ -147,11 +161,12 @@ def _data(task: Task, labels: Sequence[str], known: Sequence[str], replayed: Seq
     )
 
 
-def _options(live: Version, seed: int) -> TuneOptions:
+def _options(live: Version | None, seed: int) -> TuneOptions:
     from trafficllm.lifecycle.update import same_shape
     from trafficllm.model.tune import TuneOptions
 
-    return same_shape(TuneOptions(max_steps=STEPS, epochs=100, learning_rate=RATE, looks=3, seed=seed), live)
+    options = TuneOptions(max_steps=STEPS, epochs=100, learning_rate=RATE, looks=3, seed=seed)
+    return options if live is None else same_shape(options, live)
 
 
 def _share(right: Sequence[bool]) -> float:

@@ -30,6 +30,13 @@ SEARCH_SECONDS = 30.0
 """Estimated search time of each baseline: the sample and the new records are few, and an update should stay cheap."""
 
 
+SHARE, LEAST_STEPS = 0.2, 60
+"""Optimizer steps of an update as a share of the last full training's, and the fewest: with the scoring an update then takes less than
+30 % of training again."""
+BANK, LOOKS = 300, 400
+"""Training and validation rows scored for the update's calibration, see scoring.calibrate."""
+
+
 def update(
     folder: str | Path,
     *,
@@ -55,14 +62,16 @@ def update(
     definition = _checked(live, task, base)
     kept = replay.read(live)
     data = _data(Path(folder), live, kept, definition, seed=options.seed, progress=progress)
-    settings = same_shape(options, live)
-    tuned = tune.tune_task(base, learn.tune_data(data, task=definition), place, settings, progress, start_from=live.path)
+    settings = short(same_shape(options, live), live)
+    # So few steps see each record about once: changed copies of it would teach less than the record.
+    asked = learn.tune_data(data, augment=False, task=definition)
+    tuned = tune.tune_task(base, asked, place, settings, progress, start_from=live.path)
     manifest = learn.manifest_of(data, definition, base, tuned, settings)
     judged, scores = _judged(
-        data, len(kept), live, definition, base=base, adapter=place, seed=settings.seed, progress=progress
+        data, kept, live, definition, base=base, adapter=place, seed=settings.seed, progress=progress
     )
     manifest |= judged
-    manifest |= _history(live, data, kept, folder=place)
+    manifest |= _history(live, data, kept, learn.answers(data, scores), folder=place)
     status = manifest["decision"]["status"]
     if baselines and status != "rejected":
         progress.update("baselines", 0, None)
@@ -99,7 +108,7 @@ def _data(
     chores = task.housekeeping or "housekeeping" in live.manifest.get("kept_fields", ())
     found, unit = replay.fresh(folder, view, task, chores=chores, seed=seed, progress=progress)
     new, leaks = replay.without_leaks(kept, found)
-    data = replay.joined(kept, new, live, unit=unit, leaks=leaks)
+    data = replay.joined(kept, replay.fewer(kept, new), live, unit=unit, leaks=leaks)
     if "train" not in data.table["part"].to_pylist()[len(kept) :]:
         raise InputError(
             "input.no_train",
@@ -119,8 +128,20 @@ def same_shape(options: TuneOptions, live: Version) -> TuneOptions:
     return options.model_copy(update={"method": method, "r": config["r"], "lora_alpha": config["lora_alpha"]})
 
 
+def short(options: TuneOptions, live: Version) -> TuneOptions:
+    """The options with an update's steps: a share of what the task's last full training took, unless steps or seconds are asked for.
+
+    Looks at validation are two: each costs as much as ten steps.
+    """
+    full = int(live.manifest.get("full_steps") or (live.manifest.get("tuning") or {}).get("steps") or 0)
+    fewer = {"looks": min(options.looks, 2), "first_look": 0.5}
+    if not full or options.max_steps is not None or options.max_seconds is not None:
+        return options.model_copy(update=fewer)
+    return options.model_copy(update={**fewer, "max_steps": max(LEAST_STEPS, round(full * SHARE))})
+
+
 def _judged(
-    data: replay.Kept, kept: int, live: Version, task: Task, *, base: Base, adapter: Path, seed: int, progress: ProgressSink
+    data: replay.Kept, kept: replay.Rows, live: Version, task: Task, *, base: Base, adapter: Path, seed: int, progress: ProgressSink
 ) -> tuple[dict[str, Any], Scores]:
     """Calibration, quality and gate of the new weights, the live ones beside them on the same rows; the new ones' test scores."""
     from trafficllm.infer.engine import Engine
@@ -132,21 +153,21 @@ def _judged(
     engine.add_adapter("after", adapter)
     labels = scoring.labels_of(data)
     after = LLMScorer(engine, "after", task, labels, codec=data.codec)
-    after.calibration = scoring.calibrate(after, data, seed=seed)
+    after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, looks=LOOKS)
     before = LLMScorer(engine, "before", task, live.manifest["labels"], codec=data.codec)
     test, truth = scoring.rows(data, "test", labels)
     start = time.monotonic()
     scores = scoring.score_rows(after, data, test)
     spent = max(time.monotonic() - start, 1e-9)
-    guess, past = _named(scores), _named(scoring.score_rows(before, data, test))
+    guess, past = _named(scores), _past(before, data, kept, test)
     groups = data.groups(test)
 
     def side(rows: Sequence[int]) -> gate.Side:
         picked = ([column[k] for k in rows] for column in (truth, past, guess, groups))
         return gate.compare(labels, gate.Answers(*picked), seed=seed)
 
-    old = side([k for k, i in enumerate(test) if i < kept])
-    fresh = [k for k, i in enumerate(test) if i >= kept]
+    old = side([k for k, i in enumerate(test) if i < len(kept)])
+    fresh = [k for k, i in enumerate(test) if i >= len(kept)]
     new = side(fresh)
     status, why = gate.decide(old, new)
     quality = scoring.quality_of(data, base, guess, labels=labels, probabilities=scores.probabilities, seed=seed)
@@ -159,6 +180,14 @@ def _judged(
         "transfer": {"backward": round(old.gain, 6), "forward": round(forward, 6)},
         "decision": {"status": status, "why": why},
     }, scores
+
+
+def _past(before: LLMScorer, data: replay.Kept, kept: replay.Rows, test: Sequence[int]) -> list[str]:
+    """The live version's answers to test rows: those it kept with its sample, and to the rest what it says now."""
+    said = {i: kept.answers[i] for i in test if i < len(kept) and kept.answers[i]}
+    rest = [i for i in test if i not in said]
+    said |= dict(zip(rest, _named(scoring.score_rows(before, data, rest)), strict=True))
+    return [said[i] for i in test]
 
 
 def _named(scores: Scores) -> list[str]:
@@ -182,7 +211,9 @@ def _majority(truth: Sequence[str]) -> float:
     return 2 * most / (most + len(truth)) / len(counts)
 
 
-def _history(live: Version, data: replay.Kept, kept: replay.Rows, *, folder: Path) -> dict[str, Any]:
+def _history(
+    live: Version, data: replay.Kept, kept: replay.Rows, answers: dict[int, str], *, folder: Path
+) -> dict[str, Any]:
     """What the version says of where it came from, and the sample that the next update replays."""
     past = set(live.manifest["labels"])
     return {
@@ -191,5 +222,6 @@ def _history(live: Version, data: replay.Kept, kept: replay.Rows, *, folder: Pat
         "added_labels": [label for label in data.labels if label not in past],
         "replayed": list(kept.parts).count("train"),
         "replayed_sha256": live.manifest["sample"]["sha256"],
-        "sample": replay.keep(data, folder),
+        "full_steps": live.manifest.get("full_steps") or (live.manifest.get("tuning") or {}).get("steps"),
+        "sample": replay.keep(data, folder, answers),
     }

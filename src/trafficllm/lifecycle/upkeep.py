@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from trafficllm.registry.store import Registry
     from trafficllm.registry.versions import Version
 
+SMALL = 1 << 30
+"""Bytes of weights up to which a merged export is written in float32."""
+
 
 def verify(registry: Registry, task: str | None) -> dict[str, Any]:
     """How many versions were compared with their manifests; ArtifactError with every difference."""
@@ -45,13 +48,17 @@ def export(application: Application, task: str, out: Path, *, version: str, merg
 
 
 def _merge(application: Application, version: Version, out: Path) -> None:
-    """The weights are added into a base of their own: merging changes the model it is given."""
+    """The weights are added into a base of their own, as merging changes the model it is given: a small one in float32, where nothing is
+    rounded away, a large one as its files hold it."""
     from trafficllm.model import lora
-    from trafficllm.model.load import load_base
+    from trafficllm.model.base import weight_files
+    from trafficllm.model.load import load_base, resolve
     from trafficllm.records.units import codec_hash
     from trafficllm.registry import fit
 
-    base = load_base(application.base_name)
+    folder = resolve(application.base_name)
+    small = sum((folder / name).stat().st_size for name in weight_files(folder)) <= SMALL
+    base = load_base(folder, dtype="float32" if small else "stored")
     fit.check(version.manifest, base.manifest, codec_hash())
     model = lora.merge(base.model, version.path)
     with atomic_dir(out) as temporary:
