@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,6 +230,23 @@ def test_promoted_adapters_are_served_at_once(place: tuple[Path, Path], capture:
         new = server_samples.register(registry.parent, base, "EAC", seed=7)
         assert _chat(client, pasted, model="EAC").json()["trafficllm"]["verdicts"][0]["version"] == new != before
         assert f"EAC/{before}" not in client.service.application.engine.adapters
+
+
+def test_a_task_registered_meanwhile_is_served_without_a_restart(place: tuple[Path, Path], capture: Path) -> None:
+    """By name in a chat, in the list of models and for a whole capture; the catalogue does not know it."""
+    base, registry = place
+    with server_samples.client(base, registry) as client:
+        assert client.post("/v1/analyze?task=PRINTERS", files={"file": capture.read_bytes()}).status_code == 400
+        version = server_samples.register(registry.parent, base, "PRINTERS", seed=9)
+        try:
+            assert "PRINTERS" in {row["id"] for row in client.get("/v1/models").json()["data"]}
+            said = _chat(client, "<packet>: ip.ttl: 57, ip.proto: 6", model="PRINTERS").json()["trafficllm"]["verdicts"][0]
+            assert (said["task"], said["version"]) == ("PRINTERS", version)
+            found = client.post("/v1/analyze?task=PRINTERS", files={"file": capture.read_bytes()})
+            assert found.status_code == 200
+            assert {json.loads(line)["version"] for line in found.text.splitlines()} == {version}
+        finally:
+            shutil.rmtree(registry / "PRINTERS")
 
 
 def test_field_questions_are_answered_from_the_packet(client: Any, capture: Path) -> None:

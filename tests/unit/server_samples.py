@@ -13,6 +13,7 @@ import infer_samples as samples
 from trafficllm.lifecycle.application import Application
 from trafficllm.lifecycle.learn_router import base_facts
 from trafficllm.model.load import load_base
+from trafficllm.records.catalog import load_tasks
 from trafficllm.registry.store import Registry
 
 LABELS = ["DNS", "HTTP", "QUIC"]
@@ -31,6 +32,8 @@ def register(place: Path, base: Path, task: str, *, seed: int) -> str:
     adapter = samples.write_adapter(base, place / f"adapter-{task}-{seed}", seed=seed)
     labels = LABELS if task == "EAC" else ["Zeus", "Neris"]
     manifest: dict[str, Any] = {**base_facts(load_base(base)), "labels": labels, "profile": "strict"}
+    if task not in load_tasks():
+        manifest["task_definition"] = {"id": task, "title": task.lower(), "kind": "detection", "instruction": task.lower()}
     return Registry(place / "registry").register(task, adapter, manifest, status="live").version
 
 

@@ -167,8 +167,8 @@ def read(version: Version) -> Rows:
         hint = "roll back, or register the task again"
         raise ArtifactError("artifact.sample", "its sample of old records has changed", input=name, hint=hint)
     table = pq.read_table(path, schema=SCHEMA)
-    columns = [list(table[column].to_pylist()) for column in _NAMES[:-1]]
-    return Rows(*columns, [answer or "" for answer in table[ANSWER].to_pylist()])
+    # Samples of older versions have no answers.
+    return Rows(*([value if value is not None else "" for value in table[column].to_pylist()] for column in _NAMES))
 
 
 @dataclass(frozen=True, slots=True)
