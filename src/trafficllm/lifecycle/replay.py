@@ -167,8 +167,9 @@ def read(version: Version) -> Rows:
         hint = "roll back, or register the task again"
         raise ArtifactError("artifact.sample", "its sample of old records has changed", input=name, hint=hint)
     table = pq.read_table(path, schema=SCHEMA)
-    # Samples of older versions have no answers.
-    return Rows(*([value if value is not None else "" for value in table[column].to_pylist()] for column in _NAMES))
+    if table[ANSWER].null_count:  # a sample of before answers were kept
+        table = table.set_column(table.schema.get_field_index(ANSWER), ANSWER, pa.array([""] * len(table)))
+    return Rows(*(list(table[column].to_pylist()) for column in _NAMES))
 
 
 @dataclass(frozen=True, slots=True)
