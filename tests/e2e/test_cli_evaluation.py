@@ -56,8 +56,8 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
         assert words[0] == "trafficllm"
         if words[1] == "data":
             words += ["--cap", "30"]
-        if words[1] == "evaluate" and words[2] == "run":
-            words += ["--budget", "1"]
+        if words[1:3] in (["evaluate", "run"], ["evaluate", "robust"]):
+            words += ["--budget", "1", "--most", "40"]
         name = words[1] if words[1] == "embed" else ".".join(words[1:3])
         done = cli(*words[1:], "--json")
         assert done.code == 0, (words, done.err or done.out)
@@ -71,6 +71,13 @@ def _check(bodies: dict[str, Any]) -> None:
     run = bodies["evaluate.run"]
     assert set(run["embedding"]["probes"]) == {"frozen_knn", "frozen_linear"}
     assert Path("report.html").read_text().startswith("<!doctype html>")
+    robust = bodies["evaluate.robust"]
+    rows = {row["name"]: row for row in robust["perturbations"]}
+    assert len(rows) == 19
+    assert robust["on_wire"]
+    assert (rows["read_again"]["level"], rows["read_again"]["changed"], rows["read_again"]["lost"]) == ("wire", 0, 0)
+    assert robust["mean_loss"].keys() == {"adapter", "lightgbm"}
+    assert "<svg" in Path("robust.html").read_text()
     table = pq.read_table("known.parquet")
     assert set(table["label"].to_pylist()) == {"Geodo", "Neris", "Virut"}
     assert len(table["vector"][0].as_py()) == 32

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trafficllm.core.types import Record, Scorer
-from trafficllm.evaluate import metrics
+from trafficllm.evaluate import bootstrap, metrics
 from trafficllm.evaluate.shift import Shift, forge, perturbations, random_payload
+from trafficllm.evaluate.wire import Flow, read_again, shifted
+from trafficllm.evaluate.wire_shifts import WIRE
 
 FORGE_LIMIT = 0.02
 """A larger change of macro-F1 in the forge test means: relies on identifiers."""
@@ -30,26 +34,96 @@ class Bench:
         return metrics.macro_f1(self.labels, self.y, [scorer.labels[i] for i in best])
 
 
-def robustness(
-    bench: Bench, scorers: Mapping[str, Scorer], shifts: Mapping[str, Shift] | None = None, *, seed: int = 0
-) -> dict[str, Any]:
-    """Macro-F1 of each scorer under each shift.
+LOST = "(lost)"
+"""The answer to a flow that the reader no longer finds: wrong."""
 
-    Returns {"perturbations": [{name, macro_f1: {scorer: value}, delta: {scorer: value}}], "mean_loss": {scorer: value}};
-    the mean is over all shifts, gains count as they are.
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The rows as they look after one shift: UNMASKED `records` (None: lost), `level` "wire" (packets, read again) or "record"."""
+
+    name: str
+    level: str
+    records: Sequence[Record | None]
+
+
+def variants(raw: Sequence[Record], flows: Sequence[Flow] | None = None, *, seed: int = 0) -> Iterator[Variant]:
+    """The rows under every shift of `evaluate robust`: on the wire where their packets are at hand, on records otherwise.
+
+    What has no meaning on packets (fields missing, payload randomised) acts on records. The forged packets' records are forged too:
+    names and ids in payload.
     """
-    chosen = shifts if shifts is not None else perturbations(seed)
-    before = {name: bench.macro_f1(scorer) for name, scorer in scorers.items()}
-    rows: list[dict[str, Any]] = [{"name": "none", "macro_f1": before, "delta": dict.fromkeys(before, 0.0)}]
-    for shift_name, shift in chosen.items():
-        after = {name: bench.macro_f1(scorer, shift) for name, scorer in scorers.items()}
-        delta = {name: after[name] - before[name] for name in after}
-        rows.append({"name": shift_name, "macro_f1": after, "delta": delta})
-    count = max(len(rows) - 1, 1)
+    if flows is not None:
+        for name, (change, frame) in WIRE.items():
+            found = read_again(shifted(flows, change, frame, seed=seed))
+            also = forge(seed) if name == "forge" else None
+            yield Variant(name, "wire", [record if record is None or also is None else also(record) for record in found])
+    done = WIRE if flows is not None else {}
+    for name, shift in perturbations(seed).items():
+        if name not in done:
+            yield Variant(name, "record", [shift(record) for record in raw])
+    shift = random_payload(seed, everything=True)
+    yield Variant("random_all_payload", "record", [shift(record) for record in raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """Whoever answers: `answers` gives the label of each MASKED record; all rows of `bench` in `groups`."""
+
+    bench: Bench
+    groups: Sequence[str]
+    answers: Mapping[str, Callable[[Sequence[Record]], Sequence[str]]]
+
+    def guess(self, name: str, records: Sequence[Record | None]) -> list[str]:
+        """One scorer's answers, `LOST` for what is no more."""
+        there = [k for k, record in enumerate(records) if record is not None]
+        out = [LOST] * len(records)
+        for k, label in zip(there, self.answers[name]([self.bench.mask(r) for r in records if r is not None]), strict=True):
+            out[k] = label
+        return out
+
+
+def under_shifts(sitting: Sitting, rows: Iterable[Variant], *, n_boot: int = 500) -> dict[str, Any]:
+    """Macro-F1 of each scorer under each shift, with its interval and the share of rows whose masked record changed.
+
+    Returns {"perturbations": [{name, level, changed, lost, macro_f1, ci95, delta}], "mean_loss": {scorer}}; the mean is over all shifts
+    but "read_again", which only shows what reading the packets again does by itself; gains count as they are.
+    """
+    bench = sitting.bench
+    before = {name: sitting.guess(name, bench.raw) for name in sitting.answers}
+    start = {name: metrics.macro_f1(bench.labels, bench.y, guess) for name, guess in before.items()}
+    shown = [bench.mask(record) for record in bench.raw]
+    out = [_row(("none", "record"), _scored(sitting, before, n_boot), start)]
+    for variant in rows:
+        changed = [new is None or bench.mask(new) != old for new, old in zip(variant.records, shown, strict=True)]
+        after = {name: sitting.guess(name, variant.records) for name in sitting.answers}
+        lost = sum(record is None for record in variant.records)
+        share = float(np.mean(changed)) if changed else 0.0
+        scored = _scored(sitting, after, n_boot)
+        out.append(_row((variant.name, variant.level), scored, start, changed=share, lost=lost))
+    counted = [row for row in out if row["name"] not in {"none", "read_again"}]
+    loss = {n: -sum(row["delta"][n] for row in counted) / max(len(counted), 1) for n in sitting.answers}
+    return {"perturbations": out, "mean_loss": loss}
+
+
+def _scored(sitting: Sitting, guess: Mapping[str, Sequence[str]], n_boot: int) -> dict[str, tuple[float, list[float]]]:
+    bench, present = sitting.bench, set(sitting.bench.y)
+    scored = [label for label in bench.labels if label in present]
+    out = {}
+    for name, answers in guess.items():
+        counts = bootstrap.count_groups(scored, bench.y, answers, sitting.groups)
+        out[name] = (metrics.macro_f1(bench.labels, bench.y, answers), list(bootstrap.interval([counts], n_boot=n_boot)))
+    return out
+
+
+def _row(
+    what: tuple[str, str], scored: Mapping[str, tuple[float, list[float]]], start: Mapping[str, float],
+    *, changed: float = 0.0, lost: int = 0,
+) -> dict[str, Any]:
     return {
-        "perturbations": rows,
-        "mean_loss": {n: -sum(row["delta"][n] for row in rows) / count for n in scorers},
-    }
+        "name": what[0], "level": what[1], "changed": changed, "lost": lost, "macro_f1": {n: f1 for n, (f1, _) in scored.items()},
+        "ci95": {n: ci for n, (_, ci) in scored.items()}, "delta": {n: f1 - start[n] for n, (f1, _) in scored.items()},
+    }  # fmt: skip
 
 
 def forge_test(bench: Bench, scorer: Scorer, *, seed: int = 0) -> dict[str, Any]:

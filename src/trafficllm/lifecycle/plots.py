@@ -164,3 +164,19 @@ def lines(
     axes.set_ylabel(y, fontsize=8)
     axes.legend(fontsize=7, frameon=False)
     return _svg(figure)
+
+
+def grouped(rows: Mapping[str, Mapping[str, float]], *, x: str) -> str:
+    """Horizontal bars side by side: a group a row, a colour a name, the first ours."""
+    names = list(next(iter(rows.values()), {}))
+    figure, axes = _axes(6.8, 0.22 * len(rows) * max(len(names), 1) + 0.9)
+    height = 0.8 / max(len(names), 1)
+    for k, name in enumerate(names):
+        places = [place + k * height for place in range(len(rows))]
+        axes.barh(places, [row[name] for row in rows.values()], height=height, color=(ACCENT, PALE, INK)[k % 3], label=_plain(name))
+    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(rows))], [_plain(name) for name in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(x, fontsize=8)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    return _svg(figure)

@@ -26,6 +26,7 @@ from trafficllm.surface import (
     cmd_generate,
     cmd_quickstart,
     cmd_serve,
+    cmd_shift,
     cmd_task,
     cmd_tokenizer,
     cmd_tune,
@@ -71,6 +72,7 @@ app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
 app.command("embed")(cmd_embed.embed)
 app.command("generate")(cmd_generate.generate)
+cmd_evaluate.app.command("robust")(cmd_shift.robust)
 cmd_evaluate.app.command("generation")(cmd_fidelity.generation)
 app.command("serve")(cmd_serve.serve)
 app.command("doctor")(cmd_doctor.doctor)

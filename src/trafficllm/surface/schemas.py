@@ -32,6 +32,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "doctor": shapes.Doctor,
     "embed": shapes_evaluation.Embed,
     "evaluate.generation": shapes_generation.EvaluateGeneration,
+    "evaluate.robust": shapes_evaluation.EvaluateRobust,
     "evaluate.run": shapes_evaluation.EvaluateRun,
     "generate": shapes.Generate,
     "quickstart": shapes_learning.Quickstart,

@@ -120,3 +120,40 @@ class Embed(Closed):
     nearest: list[Neighbours]
 
 
+
+
+class Perturbation(Closed):
+    """Macro-F1 of each scorer under one shift, with interval and change; `changed` share of flows, `lost` flows the reader lost."""
+
+    name: str
+    level: str
+    changed: Share
+    lost: int
+    macro_f1: dict[str, Share]
+    ci95: dict[str, list[Share]]
+    delta: dict[str, float]
+
+
+class Goal(Closed):
+    """Mean loss against LightGBM's: at most `share` is wanted; `ratio` None where LightGBM loses nothing."""
+
+    share: Share
+    ratio: float | None
+    met: bool
+
+
+class EvaluateRobust(Quality):
+    """An adapter's score as it is, and under shifts beside LightGBM's; `on_wire`: packets were changed and read again."""
+
+    task: str
+    title: str
+    part: str
+    adapter: str
+    version: str
+    baselines: Baselines = Field(min_length=1)
+    perturbations: list[Perturbation] = Field(min_length=2)
+    mean_loss: dict[str, float]
+    goal: Goal
+    forge: dict[str, float | bool]
+    payload: dict[str, float]
+    on_wire: bool
