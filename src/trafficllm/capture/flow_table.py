@@ -39,18 +39,22 @@ from trafficllm.core.types import I64, U8, FlowBatch
 _FLUSH = 32768  # finished flows that are handed out at once: small captures come sorted as a whole
 _FLUSH_PACKETS = 1 << 18  # or stored packets of finished ones: a 1 GB capture of flows with 20 packets each peaked at 328 MB without
 _POOL_BYTES = 64 << 20  # bound of the packet pool and of the payload pool each; memory is touched only as it is used
+_UNKNOWN = 1 << 40
 
 _STATE_NAMES = np.array(CONN_STATES, dtype=object)
 _END_NAMES = np.array(END_NAMES, dtype=object)
 
 
 class FlowTable:
-    """Flows being assembled. `add` takes packets, `ready`/`drain`/`close` give finished flows, sorted by first packet."""
+    """Flows being assembled. `add` takes packets, `ready`/`drain`/`close` give finished flows, sorted by first packet.
 
-    def __init__(self, params: I64, *, table_size: int, flip: bool = True) -> None:
-        limit, max_payload = max(table_size, 16), int(params[P_MAX_PAYLOAD])
+    `most` bounds the packets that can come, where that is known: a table for 100 frames is not one for 10 million (3 ms a file).
+    """
+
+    def __init__(self, params: I64, *, table_size: int, most: int = _UNKNOWN) -> None:
+        limit, max_payload = max(min(table_size, most), 16), int(params[P_MAX_PAYLOAD])
         width = max_payload + (max_payload + 7) // 8
-        buffers = max(_POOL_BYTES // max(width, 1), 1024)
+        buffers = min(max(_POOL_BYTES // max(width, 1), 1024), max(2 * most, 16))
         params[P_SEED] = secrets.randbits(31)  # bucket order never shows in the output; crafted collisions must not be possible
         self._table = Table(
             flows=np.zeros(limit, dtype=FLOW),
@@ -59,10 +63,10 @@ class FlowTable:
             islands=np.zeros((2 * limit, 2 * ISLANDS), dtype=np.int64),
             heads=np.full(1 << (limit - 1).bit_length(), -1, dtype=np.int32),
             queues=np.full((QUEUES, 2), -1, dtype=np.int32),
-            packets=np.zeros(max(_POOL_BYTES // STORED.itemsize, 4096), dtype=STORED),
+            packets=np.zeros(min(max(_POOL_BYTES // STORED.itemsize, 4096), max(most, 16)), dtype=STORED),
             buffers=np.zeros((buffers, width), dtype=np.uint8),
             buffer_next=np.zeros(buffers, dtype=np.int32),
-            done=np.zeros(limit + _FLUSH + DONE_MARGIN, dtype=np.int32),
+            done=np.zeros(limit + min(_FLUSH, limit) + DONE_MARGIN, dtype=np.int32),
             control=np.zeros(CONTROL, dtype=np.int64),
             params=params,
             ports=likely_servers(),

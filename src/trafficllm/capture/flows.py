@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trafficllm.capture.ahead import ahead
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decode import decode
+from trafficllm.capture.decompress import codec_of
 from trafficllm.capture.flow_table import FlowTable
 from trafficllm.capture.fragments import Reassembler, segments
 from trafficllm.capture.read import CHUNK, read_frames
@@ -19,6 +20,11 @@ from trafficllm.capture.warm import compile_kernels
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
 
 _SECOND = 1_000_000_000
+_MANY = 1 << 40
+_LEAST_FRAME = 12
+"""Bytes of the smallest block of a capture: a pcapng block without a body; a pcap record has 16."""
+_WORTH_A_THREAD = 1 << 18
+"""Frames (3 MB) below which a thread costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +54,14 @@ def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
     return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
 
 
-def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder) -> Iterator[FlowBatch]:
-    """Flows of a stream of frames; see `read_flows`."""
-    table = FlowTable(_params(options), table_size=options.table_size)
+def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY) -> Iterator[FlowBatch]:
+    """Flows of a stream of frames, at most `most` of them; see `read_flows`."""
+    table = FlowTable(_params(options), table_size=options.table_size, most=most)
     fragments = Reassembler()
     files: tuple[str, ...] = ()
 
-    for packets in ahead(decode(batch, checksums=options.checksums) for batch in frames):
+    decoded = (decode(batch, checksums=options.checksums) for batch in frames)
+    for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
         files = packets.frames.files
         counts.decoded(packets)
         for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums):
@@ -94,4 +101,20 @@ def read_flows(
             sink.update("read", counts.packets, None)
             yield batch
 
-    yield from assemble(reported(), options=options, counts=counts)
+    yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths))
+
+
+def _frames_at_most(paths: Sequence[str | Path]) -> int:
+    """A bound from the sizes of plain files; no bound for compressed ones, folders and streams."""
+    size = 0
+    for path in map(Path, paths):
+        if not path.is_file():
+            return _MANY
+        try:
+            with path.open("rb") as stream:
+                if codec_of(stream.read(4)):
+                    return _MANY
+            size += path.stat().st_size
+        except OSError:  # the reader will say it better
+            return _MANY
+    return size // _LEAST_FRAME + 1

@@ -9,10 +9,14 @@ import socket
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from trafficllm.capture.facts import facts_of
 from trafficllm.core.files import hash64
-from trafficllm.core.types import Facts, FlowBatch, FlowMeta, Record, Span
+from trafficllm.core.types import U8, U16, Facts, FlowBatch, FlowMeta, Record, Span
 from trafficllm.records.canonical import ICMP_PROTOS, TCP
 
 MAX_PACKETS = 32
@@ -23,6 +27,8 @@ _CHORES = {
 }  # fmt: skip
 _NEIGHBOUR = range(133, 138)  # RFC 4861 section 4
 IGMP = 2
+CHORES = ("", *sorted({*_CHORES.values(), "nd", "igmp"}))
+_CHORE_OF = np.array([CHORES.index(_CHORES.get(port, "")) for port in range(1 << 16)], dtype=np.int64)
 
 
 def records_of(batch: FlowBatch) -> list[tuple[Record, FlowMeta]]:
@@ -41,6 +47,14 @@ def records_in(batch: FlowBatch, start: int, stop: int, *, capture: str = "", or
     """
     rows = _Rows(batch, start, min(stop, len(batch)), capture=capture, origin=origin)
     return ((rows.record(i), rows.meta(i)) for i in range(rows.count))
+
+
+def chores(proto: U8, orig_p: U16, resp_p: U16, icmp: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The number in CHORES of each flow; 0: none, as `housekeeping` finds them."""
+    ported = ~np.isin(proto, ICMP_PROTOS)
+    found = np.where(ported, np.where(_CHORE_OF[resp_p] > 0, _CHORE_OF[resp_p], _CHORE_OF[orig_p]), 0)
+    found = np.where((proto == 58) & (icmp >> 8 >= _NEIGHBOUR.start) & (icmp >> 8 < _NEIGHBOUR.stop), CHORES.index("nd"), found)
+    return np.where(proto == IGMP, CHORES.index("igmp"), found)
 
 
 def housekeeping(record: Record) -> str:
@@ -99,7 +113,7 @@ class _Rows:
         payload = (self.payload[a:b], self.payload[b:c])
         icmp = proto in ICMP_PROTOS
         facts = facts_of(proto, *self.ports[i], *payload)
-        spans = self._addresses(i, payload)
+        spans = address_spans(self.version[i], self.hosts[i], payload)
         return Record(
             kind="flow",
             ip_version=self.version[i],
@@ -116,28 +130,13 @@ class _Rows:
             facts=Facts(facts.service, facts.fields, (*facts.spans, *spans)) if spans else facts,
         )
 
-    def _addresses(self, i: int, payload: tuple[bytes, bytes]) -> list[Span]:
-        """Where the flow's own addresses stand in its payload as bytes (DNS answers, STUN, P2P handshakes)."""
-        out = []
-        width = 4 if self.version[i] == 4 else 16
-        for host in self.hosts[i]:
-            needle = host[:width]
-            if not needle.strip(b"\0"):
-                continue
-            for d in (0, 1):
-                at = payload[d].find(needle)
-                while at >= 0:
-                    out.append(Span(d, at, at + width, "address"))
-                    at = payload[d].find(needle, at + width)
-        return out
-
     def meta(self, i: int) -> FlowMeta:
         version, hosts = self.version[i], self.hosts[i]
-        orig, resp = _address(version, hosts[0]), _address(version, hosts[1])
+        orig, resp = address_text(version, hosts[0]), address_text(version, hosts[1])
         community, ports, source = str(self.community[i]), self.ports[i], self.source[i]
         start, end = self.ptr[i], min(self.ptr[i + 1], self.ptr[i] + MAX_PACKETS)
         return FlowMeta(
-            uid=_uid(community, self.ts[i]),
+            uid=flow_uid(community, self.ts[i]),
             capture=self.files[source],
             origin=self.origins[source],
             host=orig,
@@ -155,11 +154,28 @@ class _Rows:
         )
 
 
+def address_spans(version: int, hosts: tuple[bytes, bytes], payload: tuple[bytes, bytes]) -> list[Span]:
+    """Where a flow's own addresses stand in its payload as bytes (DNS answers, STUN, P2P handshakes)."""
+    out = []
+    width = 4 if version == 4 else 16
+    for host in hosts:
+        needle = host[:width]
+        if not needle.strip(b"\0"):
+            continue
+        for d in (0, 1):
+            at = payload[d].find(needle)
+            while at >= 0:
+                out.append(Span(d, at, at + width, "address"))
+                at = payload[d].find(needle, at + width)
+    return out
+
+
 @lru_cache(maxsize=1 << 16)
-def _address(version: int, host: bytes) -> str:
+def address_text(version: int, host: bytes) -> str:
+    """An address of 16 bytes as text."""
     return socket.inet_ntop(socket.AF_INET, host[:4]) if version == 4 else socket.inet_ntop(socket.AF_INET6, host)
 
 
-def _uid(community: str, ts: int) -> str:
+def flow_uid(community: str, ts: int) -> str:
     """Zeek-like: C and 16 hex digits, the same whenever the same flow is read."""
     return f"C{hash64(f'{community} {ts}'.encode()):016x}"

@@ -29,7 +29,7 @@ from trafficllm.records.duplicates import joined
 from trafficllm.records.folds import Shots, folds, shots
 from trafficllm.records.gather import check_labels
 from trafficllm.records.manifest import BuildReport, Facts, manifest_of
-from trafficllm.records.probe import Columns, artefacts, probe_columns
+from trafficllm.records.probe import artefacts, merged, probe_codes
 from trafficllm.records.reserved import Reserved
 from trafficllm.records.shards import Shard, Show, Shown
 from trafficllm.records.splits import split
@@ -94,8 +94,9 @@ def build_dataset(
     show = Show(profile, frozenset(), frozenset(keep) - {"housekeeping"}, codec)
     with atomic_dir(out) as temporary:
         job = _Job(reading, show, options, temporary, progress or Silent())
-        with spread(_workers(workers, source), (reading, job.scratch)) as each:
-            job.read(each)
+        hands = _workers(workers, source)
+        with spread(hands, (reading, job.scratch)) as each:
+            job.read(each, hands)
             job.show(each, given)
         manifest = job.write(key, given)
     return BuildReport(Path(out), manifest)
@@ -125,15 +126,19 @@ class _Job:
         self.scratch.mkdir()
         self.shards: list[Shard] = []
         self.shown: list[Shown] = []
+        self.runs: list[range] = []
         self.scores: dict[str, Any] = {}
         self.found: dict[str, float] = {}
 
-    def read(self, each: Each) -> None:
+    def read(self, each: Each, workers: int) -> None:
         """Every file into a shard; then the lists that the split works on."""
         files = self.reading.source.files
         sizes = [file.path.stat().st_size for file in files]
-        for done, shard in enumerate(each(shards.make, [(k, self.now) for k in range(len(files))], sizes)):
-            self.progress.update("reading", done, len(files))
+        self.runs = shards.runs(sizes, workers=workers)
+        weights = [sum(sizes[k] for k in run) for run in self.runs]
+        made = each(shards.make, [(run, self.now) for run in self.runs], weights)
+        for run, shard in zip(self.runs, made, strict=True):
+            self.progress.update("reading", run.start, len(files))
             self.shards.append(shard)
         self.progress.update("reading", len(files), len(files))
         self.shown = [shard.shown for shard in self.shards]
@@ -154,12 +159,13 @@ class _Job:
         self.progress.update("masking", 1, 2)
         parts = [self.result.indices("train"), self.result.indices("val")]
         task = self.reading.task
-        self.scores = probe_columns(self._probes(), self.labels, task.umbrella_of, *parts)
+        codes = merged([piece for shown in self.shown for piece in shown.probes])
+        self.scores = probe_codes(codes, self.labels, task.umbrella_of, *parts)
         found = artefacts(self.scores, task.causal, classes=len(set(self.labels)))
         self.found = {name: score for name, score in found.items() if name not in self.now.keep}
         if self.found:
             self.now = Show(self.now.profile, frozenset(self.found), self.now.keep, self.now.codec)
-            rows = [(k, self.now) for k in range(len(self.shards))]
+            rows = [(run, self.now) for run in self.runs]
             self.shown = list(each(shards.show_again, rows, [len(shard) for shard in self.shards]))
             self._split(given)
 
@@ -178,18 +184,9 @@ class _Job:
         )  # fmt: skip
 
     def _keys(self) -> list[fixed.Key]:
-        return [(str(shard.file["sha256"]), shard.file["file"], row) for shard in self.shards for row in shard.rest.row]
-
-    def _probes(self) -> Columns:
-        """The probes' values of all rows; None where a shard never saw a fact."""
-        names = sorted({name for shown in self.shown for name in shown.probes})
-        return {
-            name: [value for shown, n in self._lengths() for value in (shown.probes[name].values() if name in shown.probes else [None] * n)]
-            for name in names
-        }
-
-    def _lengths(self) -> list[tuple[Shown, int]]:
-        return [(shown, len(shown.content)) for shown in self.shown]
+        files = [file for shard in self.shards for file in shard.rest.files for _ in range(int(str(file["kept"])))]
+        rows = (row for shard in self.shards for row in shard.rest.row)
+        return [(str(file["sha256"]), file["file"], row) for file, row in zip(files, rows, strict=True)]
 
     def write(self, key: str, given: fixed.Fixed | None) -> dict[str, Any]:
         """Rows, marks, manifest, card and split files."""
@@ -203,7 +200,7 @@ class _Job:
         facts = Facts(
             self.labels, self.reserved, sides, self.content, self.result, dropped,
             sum((shard.rest.normalised for shard in self.shards), Counter()),
-            [line for shard in self.shards for line in shard.rest.malformed], [shard.file for shard in self.shards],
+            [line for shard in self.shards for line in shard.rest.malformed], [file for shard in self.shards for file in shard.rest.files],
             self.now.also, self.scores, self.found,
         )  # fmt: skip
         manifest = manifest_of(facts, folder_name=self.reading.source.root.resolve().name, options=self.options, key=key)
@@ -220,10 +217,9 @@ class _Job:
         with pq.ParquetWriter(self.folder / "records.parquet", store.SCHEMA, compression="zstd") as out:
             for table in _regrouped(self._tables(sides), ROW_GROUP):
                 out.write_table(table, row_group_size=ROW_GROUP)
-        found = [shards.marks_at(shard.place, len(shard)) for shard in self.shards]
+        found = [np.full((len(s), len(marks.MARKS)), np.nan) if s.marks is None else s.marks for s in self.shards]
         kept = np.array([side != "dropped" for side in sides])
-        columns = {name: np.concatenate([part[name] for part in found])[kept] for name in marks.MARKS}
-        marks.write(self.folder, columns)
+        marks.write(self.folder, dict(zip(marks.MARKS, np.concatenate(found)[kept].T, strict=True)))
 
     def _tables(self, sides: Sequence[str]) -> Iterator[pa.Table]:
         at = 0

@@ -10,6 +10,8 @@ common packets ("> A 0") merge into one learnt token. What is kept exactly, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Facts, Record, RecordKind, Span
 from trafficllm.records import units as u
@@ -55,13 +57,20 @@ def encode(record: Record, options: CodecOptions = DEFAULT) -> str:
     else:
         _head_units(record, parts)
         _packet_units(record, 1 if record.kind == "packet" else options.packets, parts)
-        _fact_units(record.facts, parts)
-        for d in (0, 1):
-            data = record.payload[d]
-            units = _payload_units(data, runs(record.hidden, d, len(data)), options.payload[d]) if data else ""
-            if units:
-                parts += (PAYLOAD_UNITS[d], units)
+        parts.append(beginning_units(record.facts, record.payload, record.hidden, options))
     parts.append(END)
+    return "".join(parts)
+
+
+def beginning_units(facts: Facts, payload: tuple[bytes, bytes], hidden: Sequence[Span], options: CodecOptions = DEFAULT) -> str:
+    """The units of a flow behind its packets: facts, then each direction's payload, without the end."""
+    parts: list[str] = []
+    _fact_units(facts, parts)
+    for d in (0, 1):
+        data = payload[d]
+        units = _payload_units(data, runs(hidden, d, len(data)) if hidden else [], options.payload[d]) if data else ""
+        if units:
+            parts += (PAYLOAD_UNITS[d], units)
     return "".join(parts)
 
 
@@ -112,7 +121,7 @@ def _fact_units(facts: Facts, parts: list[str]) -> None:
     if not facts.fields:
         return
     for name, (form, _) in u.FACTS.items():
-        value = fact_value(facts.fields, name, form)
+        value = fact_value(facts.fields, name, form) if name in facts.fields else None
         if value is None:
             continue
         raw = value.encode() if isinstance(value, str) else value.to_bytes(u.FACT_WIDTH[form], "big")
@@ -120,6 +129,8 @@ def _fact_units(facts: Facts, parts: list[str]) -> None:
 
 
 def _payload_units(data: bytes, hidden: list[tuple[int, int]], budget: int) -> str:
+    if not hidden:
+        return u.bytes_units(data[: max(budget, 0)])
     out = []
     at = 0
     for start, end in [*hidden, (len(data), len(data))]:

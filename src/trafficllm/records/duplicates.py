@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from trafficllm.core.files import hash64
 from trafficllm.core.types import Record
@@ -18,7 +20,7 @@ def sequence_hash(record: Record) -> int | None:
     if len(record.dirs) < LEAST_PACKETS or sum(size > 0 for size in record.sizes) < LEAST_PACKETS // 2:
         return None
     times = [u.iat_bucket(gap) // 3 for gap in record.iats]
-    return hash64(repr((record.dirs, record.sizes, times)).encode())
+    return hash64(array("q", chain.from_iterable(zip(record.dirs, record.sizes, times, strict=True))).tobytes())
 
 
 def twins(records: Sequence[Record], content: Sequence[int]) -> list[int]:

@@ -64,7 +64,7 @@ def capture_pieces(
     """
     origin = origin_of(file)
     share = reserved.share(file.rel_to(root)) if reserved else 0.0
-    held = _held(file, root, reserved, options) if reserved and 0 < share < 1 else None
+    held = held_flows(file, root, reserved, options) if reserved and 0 < share < 1 else None
     at = 0
     for batch in read_flows([file.path], options=options):
         for start in range(0, len(batch), PIECE):
@@ -80,7 +80,7 @@ def capture_pieces(
             yield out
 
 
-def _held(file: LabelledFile, root: Path, reserved: Reserved, options: FlowOptions) -> Sequence[bool]:
+def held_flows(file: LabelledFile, root: Path, reserved: Reserved, options: FlowOptions) -> Sequence[bool]:
     """Reserved marks of a capture whose last part is kept: its start times are read first."""
     starts = [ts for batch in read_flows([file.path], options=options) for ts in batch.ts.tolist()]
     return reserved.mark(file.rel_to(root), starts)

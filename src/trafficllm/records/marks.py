@@ -16,7 +16,7 @@ from trafficllm.capture.decode import decode
 from trafficllm.capture.packets import PacketBatch
 from trafficllm.capture.read import read_frames
 from trafficllm.core.errors import InputError
-from trafficllm.core.types import F64, FlowMeta, FrameBatch
+from trafficllm.core.types import F64, I64, FlowMeta, FrameBatch
 
 FILE = "marks.parquet"
 KIND_OF = {
@@ -70,11 +70,12 @@ def _beginnings(batch: FrameBatch, packets: PacketBatch, rows: npt.NDArray[Any])
     return np.column_stack([columns[name] for name in MARKS])
 
 
-def _of_file(path: Path, flows: Sequence[Sequence[int]]) -> F64:
-    """Marks float64 [flows, marks] of flows given by their frame numbers in one capture."""
-    begins = {frames[0]: k for k, frames in enumerate(flows) if frames}
+def _of_file(path: Path, frames: I64, edges: I64) -> F64:
+    """Marks float64 [flows, marks] of flows of one capture; the frame numbers of flow i are `frames[edges[i] : edges[i + 1]]`."""
+    known = np.flatnonzero(np.diff(edges) > 0)
+    out = np.full((len(edges) - 1, len(MARKS)), np.nan)
+    begins = dict(zip(frames[edges[known]].tolist(), known.tolist(), strict=True))
     wanted = np.array(list(begins), dtype=np.int64)
-    out = np.full((len(flows), len(MARKS)), np.nan)
     extra: list[tuple[npt.NDArray[Any], ...]] = []
     for batch in read_frames([path]):
         packets = decode(batch)
@@ -84,23 +85,21 @@ def _of_file(path: Path, flows: Sequence[Sequence[int]]) -> F64:
         extra.append((batch.number, behind, cut))
         rows = np.flatnonzero(np.isin(batch.number, wanted))
         out[[begins[number] for number in batch.number[rows].tolist()]] = _beginnings(batch, packets, rows)
-    if extra:
+    if extra and len(known):
         number, behind, cut = (np.concatenate(column) for column in zip(*extra, strict=True))
+        at = np.minimum(np.searchsorted(number, frames), len(number) - 1)
         for name, column in (("padding", behind), ("cut_at", cut)):
-            out[:, MARKS.index(name)] = _most(flows, number, column)
+            out[known, MARKS.index(name)] = np.maximum.reduceat(column[at], edges[known])
     return out
 
 
-def _most(flows: Sequence[Sequence[int]], number: npt.NDArray[Any], column: npt.NDArray[Any]) -> F64:
-    """The largest value of a per-frame column over the frames of each flow."""
-    known = [row for row, frames in enumerate(flows) if frames]
-    out = np.full(len(flows), np.nan)
-    if known:
-        flat = np.concatenate([np.asarray(flows[row], dtype=np.int64) for row in known])
-        at = np.minimum(np.searchsorted(number, flat), len(number) - 1)
-        starts = np.cumsum([0, *(len(flows[row]) for row in known)])[:-1]
-        out[known] = np.maximum.reduceat(column[at], starts)
-    return out
+def of_capture(path: Path, frames: I64, edges: I64) -> dict[str, F64]:
+    """Marks by name of the flows of one capture, given by their frame numbers (see `_of_file`); NaN where there is none."""
+    try:
+        out = _of_file(path, frames, edges)
+    except InputError:
+        out = np.full((len(edges) - 1, len(MARKS)), np.nan)
+    return {name: out[:, k] for k, name in enumerate(MARKS)}
 
 
 def marks_of(root: str | Path, meta: Sequence[FlowMeta]) -> dict[str, F64]:
@@ -114,12 +113,10 @@ def marks_of(root: str | Path, meta: Sequence[FlowMeta]) -> dict[str, F64]:
         by_file.setdefault(row.capture, []).append(i)
     for name, rows in sorted(by_file.items()):
         path = Path(root) / name
-        if not name or not path.is_file():
-            continue
-        try:
-            out[rows] = _of_file(path, [meta[i].frames for i in rows])
-        except InputError:
-            continue
+        if name and path.is_file():
+            frames = np.array([number for i in rows for number in meta[i].frames], dtype=np.int64)
+            found = of_capture(path, frames, np.cumsum([0, *(len(meta[i].frames) for i in rows)]))
+            out[rows] = np.column_stack(list(found.values()))
     return {name: out[:, k] for k, name in enumerate(MARKS)}
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trafficllm.core.types import I64, ORIG, RESP, Record
+from trafficllm.core.types import I64, ORIG, RESP, Facts, Record, Span
 from trafficllm.records import units as u
 from trafficllm.records.canonical import runs
+from trafficllm.records.columns import NO_VALUE
 from trafficllm.records.masks import FACT
 
 THRESHOLD = 0.90
@@ -45,10 +46,9 @@ def _has_syn(record: Record) -> Hashable:
     return any(f & SYN for f in known) if known else None
 
 
-def _head(record: Record) -> Hashable:
-    data = record.payload[ORIG] or record.payload[RESP]
-    side = ORIG if record.payload[ORIG] else RESP
-    covered = runs(record.hidden, side, len(data))
+def _head(payload: tuple[bytes, bytes], hidden: Sequence[Span]) -> Hashable:
+    data = payload[ORIG] or payload[RESP]
+    covered = runs(hidden, ORIG if payload[ORIG] else RESP, len(data)) if hidden else None
     return None if covered and covered[0][0] < 2 else data[:2]
 
 
@@ -78,7 +78,7 @@ PROBES: dict[str, Callable[[Record], Hashable]] = {
     "iat_third": _iat(3),
     "packet_count": lambda r: len(r.dirs),
     "service": lambda r: r.facts.service,
-    "payload_head": _head,
+    "payload_head": lambda r: _head(r.payload, r.hidden),
 }
 """One value of a masked record each; names are those of masks.toml, window being probed each way."""
 FIELD_OF = {"window_orig": "window", "window_resp": "window"}
@@ -97,6 +97,55 @@ def values_of(records: Sequence[Record]) -> Columns:
     return columns
 
 
+def beginning_values(begun: Sequence[tuple[Facts, tuple[bytes, bytes], Sequence[Span]]]) -> Columns:
+    """`values_of` for the probes that hang on payload, of flows as `masks.beginning` leaves them."""
+    columns: Columns = {
+        "service": [facts.service for facts, _, _ in begun],
+        "payload_head": [_head(payload, hidden) for _, payload, hidden in begun],
+    }
+    for name in sorted({name for facts, _, _ in begun for name in facts.fields if name in u.FACTS}):
+        columns[FACT + name] = [facts.fields.get(name) for facts, _, _ in begun]
+    return columns
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A probe's values as numbers: `codes` int64 [n] index `values`."""
+
+    values: list[Hashable]
+    codes: I64
+
+
+def coded(values: Sequence[Hashable]) -> Coded:
+    """Values of any kind, numbered as they come."""
+    number: dict[Hashable, int] = {}
+    codes = [number.setdefault(value, len(number)) for value in values]
+    return Coded(list(number), np.array(codes, dtype=np.int64))
+
+
+def coded_numbers(values: I64) -> Coded:
+    """Numbers; columns.NO_VALUE becomes None."""
+    kinds, codes = np.unique(values, return_inverse=True)
+    return Coded([None if kind == NO_VALUE else kind for kind in kinds.tolist()], codes)
+
+
+def merged(pieces: Sequence[tuple[int, Mapping[str, Coded]]]) -> dict[str, I64]:
+    """Codes of each probe over pieces of (rows, probes), int64 [n]: equal values equal codes, 0 where there is none."""
+    out = {}
+    total = sum(count for count, _ in pieces)
+    for name in sorted({name for _, probes in pieces for name in probes}):
+        number: dict[Hashable, int] = {None: 0}
+        codes = np.zeros(total, dtype=np.int64)
+        at = 0
+        for count, probes in pieces:
+            if name in probes:
+                known = np.array([number.setdefault(value, len(number)) for value in probes[name].values], dtype=np.int64)
+                codes[at : at + count] = known[probes[name].codes]
+            at += count
+        out[name] = codes
+    return out
+
+
 def artefact_probe(
     records: Sequence[Record],
     labels: Sequence[str],
@@ -108,22 +157,24 @@ def artefact_probe(
 
     A value seen in training answers with its commonest label there, another with the commonest of all.
     """
-    return probe_columns(values_of(records), labels, umbrella, train_idx, val_idx)
+    found = {name: coded(column) for name, column in values_of(records).items()}
+    return probe_codes(merged([(len(records), found)]), labels, umbrella, train_idx, val_idx)
 
 
-def probe_columns(
-    columns: Mapping[str, Sequence[Hashable]],
+def probe_codes(
+    columns: Mapping[str, I64],
     labels: Sequence[str],
     umbrella: Callable[[str], str | None],
     train_idx: Sequence[int],
     val_idx: Sequence[int],
 ) -> dict[str, FieldScore]:
-    """`artefact_probe` of records known by their probe values (`values_of`)."""
+    """`artefact_probe` of records known by the codes of their probe values (`merged`)."""
     if not len(train_idx) or not len(val_idx):
         return {}
     answer_of = {label: umbrella(label) for label in set(labels)}
     answers = [answer_of[label] for label in labels]
-    facts = {name for name, column in columns.items() if name.startswith(FACT) and any(column[i] is not None for i in train_idx)}
+    seen = np.asarray(train_idx, dtype=np.int64)
+    facts = {name for name, codes in columns.items() if name.startswith(FACT) and codes[seen].any()}
     if {answers[i] for i in val_idx} != {answers[i] for i in train_idx}:
         train_idx, val_idx = _fourths(train_idx, val_idx)
     whole = all(answers[i] is not None for i in (*train_idx, *val_idx)) and len({answers[i] for i in train_idx}) > 1
@@ -131,11 +182,11 @@ def probe_columns(
     by_label = _codes([labels[i] for i in rows.tolist()])
     by_answer = _codes([str(answers[i]) for i in rows.tolist()])
     scores = {}
-    for name, column in columns.items():
+    for name, codes in columns.items():
         if name.startswith(FACT) and name not in facts:
             continue
-        values = _codes([column[i] for i in rows.tolist()])
-        if values.max() < 1:
+        kinds, values = np.unique(codes[rows], return_inverse=True)
+        if len(kinds) < 2:
             continue
         label_score = _score(values, by_label, len(train_idx))
         scores[name] = FieldScore(label_score, _score(values, by_answer, len(train_idx)) if whole else None)
@@ -162,10 +213,9 @@ def _fourths(train: Sequence[int], val: Sequence[int]) -> tuple[list[int], list[
     return [i for k, i in enumerate(both) if k % 4], both[::4]
 
 
-def _codes(values: Sequence[Hashable]) -> I64:
-    """Values as numbers; text in its order, so that a tie falls to the first name, anything else as it comes."""
-    names = sorted(set(values)) if all(isinstance(value, str) for value in values) else dict.fromkeys(values)  # type: ignore[type-var]
-    number = {value: k for k, value in enumerate(names)}
+def _codes(values: Sequence[str]) -> I64:
+    """Text as numbers in its order, so that a tie falls to the first name."""
+    number = {value: k for k, value in enumerate(sorted(set(values)))}
     return np.fromiter((number[value] for value in values), dtype=np.int64, count=len(values))
 
 

@@ -13,6 +13,7 @@ from trafficllm.core.files import hash64, sha256_file
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.records import original, sequences, texts
 from trafficllm.records.catalog import Task
+from trafficllm.records.flow_rows import FlowRows, flow_pieces
 from trafficllm.records.gather import PIECE, Gathered, capture_pieces
 from trafficllm.records.inputs import LabelledFile, scan
 from trafficllm.records.reserved import Reserved
@@ -83,13 +84,23 @@ class Reading:
     def pieces(self, file: LabelledFile) -> Iterator[Gathered]:
         """The records of one file, some thousands at a time; the last piece carries the file's row of the manifest."""
         flows = kept = 0
-        last = Gathered()
         for piece in _READERS[self.source.form](file, self):
-            kept += len(piece.records)
-            flows += len(piece.records) + piece.dropped.total()
+            kept += len(piece.labels)
+            flows += len(piece.labels) + piece.dropped.total()
             yield piece
-        last.files.append({"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": flows, "kept": kept})
-        yield last
+        yield _row_of(file, flows, kept)
+
+    def in_columns(self, file: LabelledFile) -> Iterator[FlowRows | Gathered]:
+        """`pieces`, of captures in columns but for the last."""
+        if self.source.form != "captures":
+            yield from self.pieces(file)
+            return
+        flows = kept = 0
+        for piece in flow_pieces(file, self.source.root, keep_chores=self.keep_chores, reserved=self.reserved, options=self.options):
+            kept += len(piece.rest.labels)
+            flows += len(piece.rest.labels) + piece.rest.dropped.total()
+            yield piece
+        yield _row_of(file, flows, kept)
 
     def whole(self, file: LabelledFile) -> Gathered:
         """The records of one file at once."""
@@ -112,6 +123,10 @@ def read(
     if not out.records and source.form != "captures":
         raise nothing(source)
     return out
+
+
+def _row_of(file: LabelledFile, flows: int, kept: int) -> Gathered:
+    return Gathered(files=[{"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": flows, "kept": kept}])
 
 
 def nothing(source: Source) -> InputError:

@@ -8,6 +8,7 @@ words nor change how words are split; payload cannot spell structure because the
 from __future__ import annotations
 
 import bisect
+import codecs
 import math
 from functools import cache
 
@@ -150,7 +151,7 @@ def bytes_units(data: bytes) -> str:
     """
     wide = bytearray(b"\0\0\x10\0" * len(data))
     wide[::4] = data
-    return wide.decode("utf-32-le")  # 96 bytes: 0.5 us, against 4 us by table
+    return codecs.utf_32_le_decode(wide)[0]  # 96 bytes: 0.4 us, against 4 us by table
 
 
 def is_byte(char: str) -> bool:
