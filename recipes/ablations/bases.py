@@ -26,10 +26,11 @@ def run(exam: Exam, folder: Path, seconds: float, seed: int, out: Path) -> dict[
 
 
 def arms(runs: Path) -> list[Arm]:
-    """The same tuning from each of the bases."""
+    """The same tuning from each of the bases that are made so far."""
     return [
         Arm(name, name, runs / place, lambda exam, seconds, seed, out, folder=runs / place: run(exam, folder, seconds, seed, out))
         for name, place in PLAN["bases"].items()
+        if (runs / place / "model.safetensors").is_file()
     ]
 
 

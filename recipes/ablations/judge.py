@@ -83,8 +83,8 @@ class Exam:
 
 
 def options(seconds: float, seed: int) -> TuneOptions:
-    """The defaults of `tune`, without looks: the last weights are kept and validation stays unseen."""
-    return TuneOptions(max_seconds=seconds, epochs=1000, looks=0, seed=seed)
+    """The defaults of `tune`, without looks: the last weights are kept and validation stays unseen. Seconds are the processor's."""
+    return TuneOptions(max_seconds=seconds, clock="processor", epochs=1000, looks=0, seed=seed)
 
 
 def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

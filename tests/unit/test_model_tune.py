@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,14 @@ def test_the_time_budget_ends_the_run(base: Base, tmp_path: Path) -> None:
     report = tune_task(base, rows(), tmp_path / "a", options)
     assert report.seconds >= 1.5
     assert report.steps < 10_000
+    before = time.process_time()
+    counted = tune_task(base, rows(), tmp_path / "b", options.model_copy(update={"clock": "processor", "max_seconds": 1.0}))
+    assert 1.0 <= counted.seconds <= time.process_time() - before
 
 
-def test_the_learning_rate_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_rate_follows_the_clock() -> None:
     now = [100.0]
-    monkeypatch.setattr("trafficllm.model.callbacks.time.monotonic", lambda: now[0])
-    clock = Clock(1000, max_seconds=10.0, before=2.0, started=100.0)
+    clock = Clock(1000, max_seconds=10.0, before=2.0, source=lambda: now[0])
     rate = cosine(clock, warmup=0.1)
     assert clock.share(0) == 0.2  # a resumed run goes on where the time was
     now[0] += 3.5

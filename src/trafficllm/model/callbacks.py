@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,20 @@ from trafficllm.core.types import ProgressSink
 @dataclass
 class Clock:
     """Time and steps spent of a run's budget, over all its resumed parts. `before` seconds were spent by earlier parts; `agree`
-    gives the first process's time in all of them."""
+    gives the first process's time in all of them; `source` is the clock that is read: wall time, or `time.process_time`."""
 
     total_steps: int
     max_seconds: float | None = None
     before: float = 0.0
-    started: float = field(default_factory=time.monotonic)
+    source: Callable[[], float] = time.monotonic
+    started: float = math.nan
     agree: Callable[[float], float] | None = None
     now: float = 0.0
+
+    def __post_init__(self) -> None:
+        """The part begins now, unless it is said to have begun before."""
+        if math.isnan(self.started):
+            self.started = self.source()
 
     def tick(self) -> None:
         """With a time budget and several processes (`agree`): take the first one's time until the next tick."""
@@ -35,7 +41,7 @@ class Clock:
 
     def seconds(self) -> float:
         """Seconds spent so far."""
-        return self.before + time.monotonic() - self.started
+        return self.before + self.source() - self.started
 
     def share(self, step: int) -> float:
         """Share of the budget that is spent: by steps, or by time where that is further on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -252,7 +253,8 @@ def run(job: Job) -> TuneReport:
     half = base.model.dtype == torch.bfloat16
     rows = Rows(data, Encoder(base.tokenizer), options)
     steps = _steps(rows, options, int(base.tokenizer.pad_token_id))
-    clock = Clock(min(len(steps), options.max_steps or len(steps)), options.max_seconds)
+    source = time.process_time if options.clock == "processor" else time.monotonic
+    clock = Clock(min(len(steps), options.max_steps or len(steps)), options.max_seconds, source=source)
     if options.max_seconds and processes.world() > 1:
         clock.agree = lambda seconds: processes.agreed([seconds])[0]
     resumed = _step_of(checkpoints(job.out / CHECKPOINTS))
