@@ -87,7 +87,8 @@ def test_size_and_share_held_out(corpus: dict[str, list[dict[str, Any]]]) -> Non
     assert len(train) >= 10_000
     assert len(heldout) >= 1_900, "the held-out part does not shrink when training authors are added"
     people = {split: {line["author"] for line in corpus[split]} for split in SPLITS}
-    assert 0.1 <= len(people["heldout"]) / len(people["train"] | people["heldout"]) <= 0.3
+    assert 0.2 <= len(people["heldout"]) / len(people["train"] | people["heldout"]) <= 0.3
+    assert 0.2 <= len(heldout) / len(train + heldout) <= 0.3
     assert sum(len(line["tasks"]) > 1 for line in train + heldout) >= 200
     assert {"negated", "indirect", "misspelt", "pasted", "multi"} <= {line["style"] for line in heldout}
     assert {"en", "de", "fr", "es", "pt", "ru", "zh", "ja"} <= {line["lang"] for line in heldout}
