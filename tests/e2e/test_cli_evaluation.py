@@ -56,7 +56,7 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
         assert words[0] == "trafficllm"
         if words[1] == "data":
             words += ["--cap", "30"]
-        if words[1:3] in (["evaluate", "run"], ["evaluate", "robust"]):
+        if words[1:3] in [["evaluate", name] for name in ("run", "robust", "transfer")]:
             words += ["--budget", "1", "--most", "40"]
         name = words[1] if words[1] == "embed" else ".".join(words[1:3])
         done = cli(*words[1:], "--json")
@@ -78,6 +78,16 @@ def _check(bodies: dict[str, Any]) -> None:
     assert (rows["read_again"]["level"], rows["read_again"]["changed"], rows["read_again"]["lost"]) == ("wire", 0, 0)
     assert robust["mean_loss"].keys() == {"adapter", "lightgbm"}
     assert "<svg" in Path("robust.html").read_text()
+    transfer = bodies["evaluate.transfer"]
+    assert [row["shots"] for row in transfer["shots"]] == [5, 20]
+    ours = {"frozen_knn", "frozen_linear", "adapter_knn", "adapter_linear"}
+    assert set(transfer["shots"][0]["rows"]) == {*ours, "lightgbm", "random_forest"}
+    assert set(transfer["baselines"]) == {"majority", "lightgbm"}
+    assert transfer["direct"]
+    drift = bodies["evaluate.drift"]
+    assert drift["flows"]["live"] == bodies["embed"]["flows"]
+    assert {"confidence", "unknown"} == set(drift["drift"]["now"])
+    assert drift["live"] is None
     table = pq.read_table("known.parquet")
     assert set(table["label"].to_pylist()) == {"Geodo", "Neris", "Virut"}
     assert len(table["vector"][0].as_py()) == 32

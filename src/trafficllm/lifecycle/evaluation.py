@@ -198,12 +198,14 @@ def cost(exam: Exam, papers: Sequence[Paper]) -> dict[str, float]:
     return {**out, "peak_bytes": peak_bytes()}
 
 
-def table(exam: Exam, found: Mapping[str, Mapping[str, Any]], seen: str, seed: int) -> dict[str, Any]:
+def table(
+    exam: Exam, found: Mapping[str, Mapping[str, Any]], seen: str, seed: int, labels: Sequence[str] = ()
+) -> dict[str, Any]:
     """The baselines' rows: quality, choice and cost, under the split, masks and marks of the exam."""
     from trafficllm.evaluate import baselines
 
     def score(guess: Sequence[str], probabilities: Any) -> dict[str, Any]:
-        return exam.quality([guess], labels=exam.labels, seen=seen, seeds=[seed], probabilities=probabilities)
+        return exam.quality([guess], labels=labels or exam.labels, seen=seen, seeds=[seed], probabilities=probabilities)
 
     return baselines.table(found, score)
 

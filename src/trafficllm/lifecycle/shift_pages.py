@@ -72,3 +72,62 @@ def robust_page(body: Mapping[str, Any], path: Path) -> Path:
         path, title=f"{body['task']}: under shifts", about=about(body), leaky=body["leaky"], tiles=tiles,
         sections=[Section("Macro-F1 under each shift", bars, head, cells, note)],
     )  # fmt: skip
+
+
+def transfer_page(body: Mapping[str, Any], path: Path) -> Path:
+    """The page of `evaluate transfer`."""
+    rows = body["shots"]
+    names = list(rows[-1]["rows"])
+    lines = {n: [(row["shots"], row["rows"][n]["macro_f1"]) for row in rows] for n in names}
+    bands = {n: [row["rows"][n]["ci95"] for row in rows] for n in names[:1]}
+    head = ["learnt by", *(f"{row['shots']} a class" for row in rows)]
+    cells = [[n, *(f"{_three(row['rows'][n]['macro_f1'])} ({_span(row['rows'][n]['ci95'])})" for row in rows)] for n in names]
+    sections = [
+        Section(
+            "Few shots", plots.lines(lines, x="flows a class", y="macro-F1", highlight=names[0], bands=bands), head, cells,
+            "Means over draws of unlike flows from the training part, the same for all; the interval resamples groups. "
+            "frozen: probes on the base's vectors; adapter: on the states of the source's adapter; tuned: an adapter learnt on the shots.",
+        )
+    ]  # fmt: skip
+    if body["direct"]:
+        table = [["adapter", _three(body["macro_f1"]), _span(body["ci95"])]]
+        table += [[n, _three(row["macro_f1"]), _span(row["ci95"])] for n, row in body["baselines"].items()]
+        note = f"Learnt on {body['source']}, nothing of this data set was learnt from."
+        sections.insert(0, Section("As they are", "", ["", "macro-F1", "95 %"], table, note))
+    tiles = [("macro-F1", _three(body["macro_f1"])), ("best of ours above LightGBM at 20 a class", _three(body["gain_at_20"], sign=True))]
+    title = f"{body['source']} to {body['task']}"
+    return page(path, title=title, about=about(body), leaky=body["leaky"], tiles=tiles, sections=sections)
+
+
+def when(ns: int | None) -> str:
+    """A time in ns as an ISO date, "" for none."""
+    import datetime
+
+    return "" if ns is None else datetime.datetime.fromtimestamp(ns / 1e9, tz=datetime.UTC).isoformat(timespec="seconds")
+
+
+def drift_page(body: Mapping[str, Any], path: Path) -> Path:
+    """The page of `evaluate drift`."""
+    found = body["drift"]
+    fields = {row["field"]: row["psi"] for row in found["fields"][:30]}
+    tiles = [
+        ("an update is due" if found["update_due"] else "no update is due", "yes" if found["update_due"] else "no"),
+        (f"squared MMD, p {found['p']:.3f}", f"{found['score']:.4f}"), ("fields that moved", str(len(found["fields"]))),
+        ("since", when(found["since"]) or "-"),
+    ]  # fmt: skip
+    table = [[row["field"], _three(row["psi"]), when(row["since"]) or "not throughout"] for row in found["fields"]]
+    sides = [["trained on", *(_three(found["before"].get(k)) for k in ("confidence", "unknown")), _three(body["macro_f1"])]]
+    live = body["live"]
+    known = _three(live["macro_f1"]) if live else "no labels"
+    sides += [["live", *(_three(found["now"].get(k)) for k in ("confidence", "unknown")), known]]
+    plot = plots.bars(fields, x="population stability index (below .1 stable, above .25 moved)") if fields else ""
+    flows, cut = body["flows"], body["cut"]
+    read = f"{flows['live']} live flows against {flows['trained_on']} training flows"
+    read += f", cut at {cut['flow']} bytes a flow" if cut["flow"] else f", snap length {cut['snap']}" if cut["snap"] else ""
+    return page(
+        path, title=f"{body['task']}: drift", about=f"{about(body)} {read}.", leaky=body["leaky"], tiles=tiles,
+        sections=[
+            Section("Fields that moved", plot, ["field", "PSI", "since"], table),
+            Section("The adapter", "", ["flows", "mean confidence", "called unknown", "macro-F1"], sides),
+        ],
+    )  # fmt: skip

@@ -59,3 +59,93 @@ def _show_robust(body: Mapping[str, Any]) -> None:
         rows.append([row["name"], row["level"], row["changed"], row["lost"], *pairs])
     show_table(("shift", "on", *columns), rows, right=columns)
     show_pairs({key: body[key] for key in ("mean_loss", "goal", "forge", "payload", "n_test", "split", "mask", "leaky", "seen_by_base")})
+
+
+def transfer(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="The data set that the adapter was trained on.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="A data set of another source, or of another task.")],
+    adapter: Adapter = None,
+    shots: Annotated[list[int] | None, typer.Option("--shots", metavar="K", min=1, help="Flows a class to learn from; repeat it.")] = None,
+    draws: Annotated[int, typer.Option("--draws", metavar="N", min=1, help="Draws of each size.")] = 3,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", metavar="S", min=0.0, help="Also tune an adapter on each draw for S seconds; 0: none.")
+    ] = 0.0,
+    html: Html = None,
+    part: Part = "test",
+    most: Most = 0,
+    budget: Budget = 60.0,
+    base: Base = "",
+    registry: Registry = "",
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """One source to another, and few-shot curves beside LightGBM with the same shots."""
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.lifecycle.transfer import transfer as judged
+    from trafficllm.surface.output import emit
+    from trafficllm.surface.progress import Bar
+
+    application = Application(base=base, registry=registry)
+    with Bar(quiet=quiet) as bar:
+        body = judged(
+            application, train, test, adapter=adapter, shots=shots or (), draws=draws, max_seconds=max_seconds, part=part, most=most,
+            seed=seed, budget_s=budget, html=html, progress=bar,
+        )  # fmt: skip
+    emit("evaluate.transfer", body, as_json=as_json, show=_show_transfer)
+
+
+def _show_transfer(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.output import show_pairs, show_table
+
+    if body["direct"]:
+        rows = [["adapter", body["macro_f1"], body["ci95"]], *([n, r["macro_f1"], r["ci95"]] for n, r in body["baselines"].items())]
+        show_table(("as they are", "macro-F1", "95 %"), rows, right=("macro-F1",))
+    sizes = [str(row["shots"]) for row in body["shots"]]
+    names = list(body["shots"][-1]["rows"])
+    show_table(("flows a class", *sizes), ([n, *(row["rows"][n]["macro_f1"] for row in body["shots"])] for n in names), right=sizes)
+    show_pairs({key: body[key] for key in ("gain_at_20", "n_test", "split", "mask", "leaky", "seen_by_base")})
+
+
+def drift(
+    data: DataSet,
+    live: Annotated[
+        list[Path], typer.Argument(metavar="LIVE", help="Live captures, a folder of them (by label where known), or a data set.")
+    ],
+    adapter: Adapter = None,
+    captures: Annotated[
+        Path | None,
+        typer.Option("--captures", metavar="DIR", help="The folder D was built from: LIVE is then read through the same cut."),
+    ] = None,
+    html: Html = None,
+    part: Part = "test",
+    most: Annotated[int, typer.Option("--most", metavar="N", min=0, help="Compare at most N flows a side; 0: all.")] = 2000,
+    base: Base = "",
+    registry: Registry = "",
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Is live traffic still what the adapter was trained on: which fields moved, since when, is an update due."""
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.lifecycle.drifting import drift as judged
+    from trafficllm.surface.output import emit
+    from trafficllm.surface.progress import Bar
+
+    application = Application(base=base, registry=registry)
+    with Bar(quiet=quiet) as bar:
+        body = judged(
+            application, data, live, adapter=adapter, captures=captures, part=part, most=most, seed=seed, html=html, progress=bar
+        )
+    emit("evaluate.drift", body, as_json=as_json, show=_show_drift)
+
+
+def _show_drift(body: Mapping[str, Any]) -> None:
+    from trafficllm.lifecycle.shift_pages import when
+    from trafficllm.surface.output import show_pairs, show_table
+
+    found, live = body["drift"], body["live"]
+    show_table(("field", "PSI", "since"), ([r["field"], r["psi"], when(r["since"])] for r in found["fields"]), right=("PSI",))
+    said = {key: found[key] for key in ("score", "p", "before", "now", "update_due")} | {"since": when(found["since"])}
+    scores = {"macro-F1 where it was trained": body["macro_f1"], "macro-F1 live": live["macro_f1"] if live else None}
+    show_pairs({**said, **scores, "flows": body["flows"], "cut": body["cut"], "leaky": body["leaky"]})

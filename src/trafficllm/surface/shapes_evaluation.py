@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from trafficllm.surface.shapes import Closed, Quality, Share
-from trafficllm.surface.shapes_learning import Baseline, Cascade
+from trafficllm.surface.shapes_learning import AuditScore, Baseline, Cascade
 
 Baselines = dict[str, Baseline]
 
@@ -157,3 +157,68 @@ class EvaluateRobust(Quality):
     forge: dict[str, float | bool]
     payload: dict[str, float]
     on_wire: bool
+
+
+class ShotScore(AuditScore):
+    """A quality object over draws, without its confusion matrix."""
+
+    scored_labels: list[str]
+    per_seed: list[Share]
+
+
+class Shots(Closed):
+    """Learning from `shots` flows a class, means over `draws`; `fewest` training flows that a class has at all."""
+
+    shots: int
+    draws: int
+    fewest: int
+    rows: dict[str, ShotScore] = Field(min_length=2)
+
+
+class EvaluateTransfer(Quality):
+    """What an adapter of one source is worth on another (`direct`), and how few flows are enough to learn anew."""
+
+    task: str
+    title: str
+    part: str
+    source: str
+    adapter: str
+    version: str
+    baselines: Baselines
+    direct: bool
+    shots: list[Shots] = Field(min_length=1)
+    gain_at_20: float | None
+
+
+class DriftField(Closed):
+    """A field that moved; `since` ns since the epoch, None where it did not stay moved."""
+
+    field: str
+    psi: float
+    since: int | None
+
+
+class Drift(Closed):
+    """Squared MMD with its permutation p, fields that moved, confidence and unknown share before and now."""
+
+    score: float
+    p: Share
+    since: int | None
+    fields: list[DriftField]
+    before: dict[str, Share]
+    now: dict[str, Share]
+    update_due: bool
+
+
+class EvaluateDrift(Quality):
+    """The adapter where it was trained, what live traffic has become, and its score there where labels are known."""
+
+    task: str
+    title: str
+    part: str
+    adapter: str
+    version: str
+    drift: Drift
+    cut: dict[str, int]
+    flows: dict[str, int]
+    live: Quality | None
