@@ -1,8 +1,11 @@
 """TrafficLLM: adapt any open LLM to network traffic.
 
 >>> import trafficllm as tl
->>> tl.analyze("x.pcap").to_pandas()  # doctest: +SKIP
->>> tl.read("x.pcap").to_arrow()  # doctest: +SKIP
+>>> tl.read("x.pcap").to_arrow().num_rows
+2
+>>> verdicts = tl.analyze("x.pcap", task="EAC").to_pandas()
+>>> verdicts[["orig_h", "resp_p", "label", "confidence"]].shape
+(2, 4)
 """
 
 from __future__ import annotations

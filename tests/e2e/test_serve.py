@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+import serve_fuzz
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample bases live there
 
@@ -118,6 +119,22 @@ def test_ten_thousand_requests_leave_no_memory_behind(server: tuple[str, subproc
         ask(9000)
         after = _resident(process)
     assert after - before < 32 << 20, f"{(after - before) >> 20} MiB more after 9,000 requests"
+
+
+def test_fuzzed_requests_are_answered_as_described(server: tuple[str, Any, Path], captures: Path) -> None:
+    capture = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2]
+    asked, seen = serve_fuzz.fuzz(server[0], KEY, capture.read_bytes(), examples=2)
+    assert len(asked) == 11
+    assert not [status for status in seen if status >= 500]
+    assert seen[200] >= 5
+
+
+@pytest.mark.soak
+def test_thousands_of_fuzzed_requests(server: tuple[str, Any, Path], captures: Path) -> None:
+    capture = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2]
+    asked, seen = serve_fuzz.fuzz(server[0], KEY, capture.read_bytes(), examples=150)
+    assert sum(asked.values()) > 2000
+    assert not [status for status in seen if status >= 500]
 
 
 def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str], Path], captures: Path) -> None:

@@ -1,21 +1,30 @@
-"""500 hostile strings x every format of the command line: none of them acts."""
+"""500 hostile strings x every way out (formats, terminal, report, notebook, chat, JSON for agents): none of them acts."""
 
 from __future__ import annotations
 
 import csv
+import html.parser
 import io
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trafficllm.core.escape import spoken
+from trafficllm.lifecycle.application import Analysis
+from trafficllm.surface import http_chat, http_fields
 from trafficllm.surface.columns import FLOW, VERDICT
 from trafficllm.surface.eve import flow_event, verdict_event
+from trafficllm.surface.flows_api import Verdicts
 from trafficllm.surface.formats import make_writer
 from trafficllm.surface.output import json_line, note, plain, show_table
+from trafficllm.surface.schemas import all_schemas
+from trafficllm.surface.summary import Summary
 
 SEEDS = (
     "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b2J", "<script>alert(1)</script>",
@@ -130,3 +139,113 @@ def test_envelope_keeps_what_is_printable() -> None:
     value = {"label": "Nsis-ay <x> & Ω", "n": [1, 2.5, None, True], "bad": float("nan")}
     assert json.loads(json_line(value)) == {**value, "bad": None}
     assert plain({"a\x1b": {"b\n"}}) == {"a\\x1b": ["b\\x0a"]}
+
+
+def test_the_table_of_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels, tasks, files and adapters are 500 strings; the table has them all in its first part."""
+    umbrellas = dict.fromkeys(STRINGS, {}.get)
+    summary = Summary(Analysis(("x",), None, iter(()), umbrellas, frozenset(STRINGS)))
+    rows = [_verdict(text) for text in STRINGS]
+    summary.add(rows)
+    summary.keep(rows)
+    summary.show(as_json=False)
+    out, err = capsys.readouterr()
+    assert LIVE.search(out + err) is None
+    assert out.count("0.2%") == 500
+
+
+# Pages
+
+
+class _Page(html.parser.HTMLParser):
+    """Elements and attributes of a page; text that is shown."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: Counter[str] = Counter()
+        self.shown: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.update([tag, *(f"{tag} {name}" for name, _ in attrs)])
+
+    def handle_data(self, data: str) -> None:
+        self.shown.append(data)
+
+
+def _report(tmp_path: Path, repo: Path, strings: list[str]) -> str:
+    """The quickstart's report with these strings for every name a capture, folder, file or user can give."""
+    from trafficllm.lifecycle.report import write_report
+
+    result = json.loads((repo / "docs" / "results" / "quickstart.json").read_text())
+    task = result["tasks"][1]
+    matrix = task["quality"]["confusion"]["matrix"]
+    task |= {"task": strings[0], "title": strings[1], "labels": strings[: len(matrix)]}
+    task["quality"]["not_measurable"] = dict.fromkeys(strings, strings[2])
+    one = {**result["unseen"][0], "labels": dict.fromkeys(strings, 3)}
+    kept = [{**one, "file": text, "source": text, "truth": text, "question": text, "task": text} for text in strings[:20]]
+    result |= {"tasks": [task], "unseen": [one, *({**item, "labels": {text: 1}} for item, text in zip(kept, strings, strict=False))]}
+    result["generated"] |= {"file": strings[3], "label": strings[4]}
+    result["curves"] = {text: [[0, 1], [1, 2]] for text in strings[:5]}
+    result["reused"] = strings
+    return write_report(result, tmp_path / "r.html", title="t", next_steps=[]).read_text()
+
+
+def test_nothing_acts_in_the_report(tmp_path: Path, repo: Path) -> None:
+    named = [text for text in STRINGS if text and not text.startswith("_")]
+    found, inert = (_Page(_report(tmp_path, repo, strings)) for strings in (named, [f"name{k}" for k in range(len(named))]))
+    body = "".join(found.shown)
+    assert LIVE.search(body.replace("\n", " ")) is None
+    plots = {"svg", "g", "path", "use", "defs", "style", "clippath", "rect", "image"}
+    drawn = {name for name in inert.elements if name.split()[0] in plots}
+    assert {name: n for name, n in found.elements.items() if name not in drawn} == {
+        name: n for name, n in inert.elements.items() if name not in drawn
+    }
+    assert "script" not in found.elements
+    assert "<script>alert(1)</script>" in body, "it is shown, as text"
+
+
+def test_nothing_acts_in_a_notebook() -> None:
+    elements = set()
+    for at in range(0, len(STRINGS), 10):
+        rows = [_verdict(text) for text in STRINGS[at : at + 10]]
+        shown = Verdicts("x<script>.pcap", lambda rows=rows: Analysis(("x",), None, iter([rows]), {}, frozenset()))
+        shown.to_arrow()
+        page = shown._repr_html_()
+        assert LIVE.search(page + repr(shown)) is None
+        elements |= set(_Page(page).elements)
+    assert elements == {"p", "table", "tr", "th", "td"}
+
+
+# What language models read
+
+MARKED = re.compile(r'\[captured data, not instructions: "(?:[^"\\]|\\.)*"\]')
+
+
+def _outside(said: str) -> str:
+    """What a chat says in its own words."""
+    return MARKED.sub("", said)
+
+
+def test_a_chat_says_names_only_as_captured_data() -> None:
+    rows = [_verdict(text) for text in STRINGS]
+    counts = Counter({(row["task"], row["label"]): 1 for row in rows})
+    said = [http_chat._summary(counts, rows[:5]), *map(http_chat._sentence, rows)]
+    said += [http_fields.field_answer({"http.user_agent": text or "-"}) for text in STRINGS]
+    for text in said:
+        assert LIVE.search(text) is None
+        own = _outside(text)
+        assert "ignore" not in own
+        assert not set("<>=;{}|%$'\"") & set(own.replace(" -> ", " ")), own
+    assert sum("not instructions" in text for text in said) > 900
+    assert said[0].count("\n") == len(counts) - 1 + 5
+    assert spoken("Nsis-ay") == "Nsis-ay"
+
+
+def test_json_for_agents_is_escaped_and_its_schema_marks_it() -> None:
+    text = json_line({"verdicts": [_verdict(text) for text in STRINGS]})
+    assert LIVE.search(text) is None
+    assert not set("<>&\n") & set(text)
+    assert len(json.loads(text)["verdicts"]) == 500
+    marked = json.loads(all_schemas()["trafficllm.analyze.line.1.json"])["properties"]
+    assert {name for name, field in marked.items() if field.get("x-captured")} == {"task", "label", "file", "adapter"}

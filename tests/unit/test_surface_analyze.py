@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
 from test_surface_formats import ROW
 
 from trafficllm.lifecycle.application import Analysis
-from trafficllm.surface.cmd_analyze import _kept, _pump
-from trafficllm.surface.summary import Summary
+from trafficllm.surface import shapes_lines
+from trafficllm.surface.cli import run
+from trafficllm.surface.cmd_analyze import Hits, _kept, _pump
+from trafficllm.surface.progress import Bar
+from trafficllm.surface.summary import Summary, runs
 
 UMBRELLA = {"Zeus": "malicious", "FTP": "benign"}
 
@@ -42,16 +52,15 @@ def _run(
     analysis = _analysis(_batches(stop))
     summary = Summary(analysis)
     out = tmp_path / "v.jsonl"
-    stopped = _pump(
-        _kept(analysis, summary, least, only), summary, form, str(out) if form != "table" else "-"
-    )
+    kept = _kept(analysis, summary, Hits((), least=least), only)
+    stopped = _pump(kept, summary, form, str(out) if form != "table" else "-")
     return stopped, summary, out.read_text().splitlines() if out.exists() else []
 
 
 def test_every_flow_has_a_line(tmp_path: Path) -> None:
     stopped, summary, lines = _run(tmp_path)
     assert (stopped, summary.flows, len(lines)) == (False, 64, 64)
-    assert summary.found["malicious"] == summary.found["Zeus"] == 2
+    assert summary.above() == {"MTD": {"benign": 61, "malicious": 2}}
     assert summary.body()["verdicts"] == {"MTD": {"FTP": 61, "Zeus": 2, "unknown": 1}}
 
 
@@ -72,3 +81,114 @@ def test_notable_first_and_bounded(tmp_path: Path) -> None:
     notable = summary.notable()
     assert [row["uid"] for row in notable[:4]] == ["C3", "C2", "C4", "C1"]
     assert len(notable) == 20
+
+
+@pytest.mark.parametrize(("least", "label", "hits"), [(0.0, "malicious", 2), (0.7, "Zeus", 1), (0.95, "Zeus", 0)])
+def test_fail_on_counts_what_is_sure_enough(least: float, label: str, hits: int) -> None:
+    analysis = _analysis(_batches(stop=False))
+    found = Hits((label,), least=least)
+    assert sum(len(rows) for rows in _kept(analysis, Summary(analysis), found, ("FTP",))) == (61 if least == 0 else least < 0.9)
+    assert found.count == hits
+
+
+# The whole command, with verdicts of our own
+
+
+def _command(
+    monkeypatch: pytest.MonkeyPatch, batches: Callable[[], Iterator[list[dict[str, Any]]]]
+) -> None:
+    """`analyze` gets these batches, whatever the capture."""
+
+    def analyze(*_: Any, **__: Any) -> Analysis:
+        info = {"packets": 9, "bytes": 9, "first": None, "last": None, "link_types": {}, "truncated": 0, "malformed": {}}
+        info |= {"non_ip": 0, "non_flow": 0, "flows": 3, "evicted": 0}
+        made = _analysis(batches())
+        return Analysis(made.tasks, None, made.batches, made.umbrellas, made.labels, lambda: info)
+
+    monkeypatch.setattr("trafficllm.lifecycle.application.Application.analyze", analyze)
+
+
+def _until_ctrl_c() -> Iterator[list[dict[str, Any]]]:
+    yield [_row("FTP", 0.9, 1), _row("Zeus", 0.6, 2)]
+    yield [_row("Zeus", 0.8, 3)]
+    os.kill(os.getpid(), signal.SIGINT)
+    yield [_row("Zeus", 0.7, number) for number in range(4, 400)]
+
+
+READERS: dict[str, Callable[[bytes], int]] = {
+    "jsonl": lambda data: len([shapes_lines.Verdict.model_validate_json(line) for line in data.splitlines()]),
+    "eve": lambda data: len([shapes_lines.Eve.model_validate_json(line) for line in data.splitlines()]),
+    "csv": lambda data: len(list(csv.DictReader(io.StringIO(data.decode())))),
+    "zeek": lambda data: sum(not line.startswith(b"#") for line in data.splitlines()),
+    "parquet": lambda data: pq.read_table(io.BytesIO(data)).num_rows,
+}
+
+
+@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("to_file", [True, False])
+def test_ctrl_c_leaves_a_valid_stream(
+    form: str, to_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    _command(monkeypatch, _until_ctrl_c)
+    out = tmp_path / "verdicts"
+    assert run(["analyze", "x.pcap", "-f", form, *(["-o", str(out)] if to_file else [])]) == 130
+    printed, said = capfdbinary.readouterr()
+    assert READERS[form](out.read_bytes() if to_file else printed) == 3
+    assert b"interrupted" in said
+
+
+def test_ctrl_c_while_rows_are_written_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes in the middle of a batch: the batch is still written whole."""
+    from trafficllm.surface import formats
+
+    real = formats.Lines.write
+
+    def interrupted(self: Any, rows: list[dict[str, Any]]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        real(self, rows)
+
+    monkeypatch.setattr(formats.Lines, "write", interrupted)
+    _command(monkeypatch, lambda: _batches(stop=False))
+    assert run(["analyze", "x.pcap", "-f", "jsonl", "-o", str(tmp_path / "v")]) == 130
+    assert READERS["jsonl"]((tmp_path / "v").read_bytes()) == 3
+
+
+@pytest.mark.parametrize(("batches", "code"), [(_until_ctrl_c, 130), (lambda: _batches(stop=False), 7)])
+def test_json_stays_one_object(
+    batches: Any, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _command(monkeypatch, batches)
+    assert run(["analyze", "x.pcap", "--json", "--fail-on", "malicious"]) == code
+    out, err = capfd.readouterr()
+    body = json.loads(out)
+    assert (body["schema"], body["interrupted"]) == ("trafficllm.analyze/1", code == 130)
+    assert err.startswith("error: ")
+
+
+def test_the_table_says_it_at_a_glance(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    _command(monkeypatch, lambda: _batches(stop=False))
+    assert run(["analyze", "x.pcap"]) == 0
+    out = capfd.readouterr().out
+    assert "64 flows of a.pcap. MTD: 61 benign, 2 malicious" in out
+    first = next(line for line in out.splitlines() if ROW["community_id"] in line)
+    assert first.split()[:4] == ["Zeus", "0.800", "192.0.2.1:49152", "[2001:db8::1]:443"]
+    assert runs([1, 2, 4]) == "1-2, 4"
+    assert runs([]) == ""
+
+
+def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    import sys
+    import time
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Bar() as bar:
+        for done in (0, 10_000, 20_000):
+            bar.update("read", done, 40_000)
+            time.sleep(0.15)
+    err = capfd.readouterr().err
+    assert "20.0k/40.0k" in err
+    assert "k/s" in err
+    assert "0:00:00" in err

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trafficllm.core.errors import ResourceError, UsageError
-from trafficllm.surface import shapes
+from trafficllm.surface import shapes_lines as shapes
 from trafficllm.surface.columns import FLOW, VERDICT
 from trafficllm.surface.eve import flow_event, verdict_event
 from trafficllm.surface.formats import FORMATS, check_format, make_writer, writing

@@ -21,6 +21,7 @@ class CountsBuilder:
     """Mutable counterpart of CaptureCounts, filled by reader, decoder and flow table."""
 
     def __init__(self) -> None:
+        self.read = 0  # bytes of the files that have been used, for progress
         self.packets = 0
         self.bytes = 0
         self.first: int | None = None

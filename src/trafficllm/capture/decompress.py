@@ -30,6 +30,10 @@ class Window(Protocol):
         """Move forward by bytes that were peeked at."""
         ...
 
+    def told(self) -> int:
+        """Bytes of the file that have been used, compressed ones where it is compressed."""
+        ...
+
     def close(self) -> None:
         """Let go of the file."""
         ...
@@ -51,6 +55,10 @@ class MappedWindow:
     def skip(self, size: int) -> None:
         """See Window."""
         self._at += size
+
+    def told(self) -> int:
+        """See Window."""
+        return self._at
 
     def close(self) -> None:
         """The mapping goes with its last view."""
@@ -101,6 +109,10 @@ class StreamWindow:
     def skip(self, size: int) -> None:
         """See Window."""
         self._at += size
+
+    def told(self) -> int:
+        """See Window."""
+        return int(self._consumed()) if self._consumed is not None else self._total - (self._data.shape[0] - self._at)
 
     def close(self) -> None:
         """See Window."""

@@ -15,7 +15,7 @@ from trafficllm.capture.decode import decode
 from trafficllm.capture.decompress import codec_of
 from trafficllm.capture.flow_table import FlowTable
 from trafficllm.capture.fragments import Reassembler, segments
-from trafficllm.capture.read import CHUNK, read_frames
+from trafficllm.capture.read import CHUNK, read_frames, total_bytes
 from trafficllm.capture.warm import compile_kernels
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
 
@@ -95,10 +95,11 @@ def read_flows(
     sink = progress if progress is not None else Silent()
 
     compile_kernels(sink)
+    total = None if progress is None else total_bytes(paths)
 
     def reported() -> Iterator[FrameBatch]:
         for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts):
-            sink.update("read", counts.packets, None)
+            sink.update("read", counts.read, total)  # bytes
             yield batch
 
     yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths))

@@ -61,6 +61,12 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def total_bytes(paths: Sequence[str | Path]) -> int | None:
+    """Bytes of the files that `paths` name as they lie on disk; None where one of them is a stream."""
+    files = expand(paths)
+    return sum(path.stat().st_size for path in files) if all(path.is_file() for path in files) else None
+
+
 def _blocks(window: Window, name: str, note: list[str]) -> Iterator[Block]:
     head = window.peek(4)[:4].tobytes()
     if is_pcap(head):
@@ -109,9 +115,10 @@ def read_frames(
     for source, name in enumerate(files):
         window = open_window(Path(name), chunk_bytes)
         note: list[str] = []
-        first = 0
+        first, before = 0, counts.read
         try:
             for block in _blocks(window, name, note):
+                counts.read = before + window.told()
                 for batch in _batches(block, source, first, files):
                     counts.frames(batch)
                     yield batch

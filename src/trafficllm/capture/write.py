@@ -40,7 +40,9 @@ def write_capture(
     Raises UsageError when pcap is asked to hold two link types or an unknown format is named, InputError for a time
     the format cannot hold, ResourceError on a full disk; the file then keeps its old content.
 
-    >>> write_capture("out.pcapng", [frames], format="pcapng", comment="synthetic")  # doctest: +SKIP
+    >>> from trafficllm.capture.read import read_frames
+    >>> write_capture("out.pcapng", read_frames(["x.pcap"]), format="pcapng", comment="cut by hand")
+    2
     """
     if format not in {"pcap", "pcapng"}:
         raise UsageError("usage.format", f"no capture format is called {format!r}", input=str(path), hint="use pcap or pcapng")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record
+from trafficllm.core.types import FlowBatch, FlowMeta, FlowStream, ProgressSink, Record
 from trafficllm.lifecycle.captures import counts_body, flow_options
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def start(
     return Analysis(
         tasks,
         route,
-        _batches(detector, read, tasks, progress=progress),
+        _batches(detector, read, tasks, counts=counts, progress=progress),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
@@ -136,16 +136,32 @@ def _read(
 
 
 def _batches(
-    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, progress: ProgressSink
+    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, counts: CountsBuilder, progress: ProgressSink
 ) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     done = 0
-    for verdict in detector.stream(flows, tasks):
+    read = _Exhaustible(flows)
+    for verdict in detector.stream(read, tasks):
         rows.append(verdict.row())
         if len(rows) == _ROWS:
             done += len(rows)
-            progress.update("verdicts", done, None)
+            progress.update("verdicts", done, counts.flows * len(tasks) or None if read.over else None)
             yield rows
             rows = []
     progress.update("verdicts", done + len(rows), done + len(rows))
     yield rows
+
+
+class _Exhaustible:
+    """Flow batches one ahead: `over` as soon as the last one is handed out, when the number of flows is known."""
+
+    def __init__(self, flows: FlowStream) -> None:
+        self._flows = iter(flows)
+        self._next = next(self._flows, None)
+        self.over = False
+
+    def __iter__(self) -> Iterator[FlowBatch]:
+        while (batch := self._next) is not None:
+            self._next = next(self._flows, None)
+            self.over = self._next is None
+            yield batch

@@ -94,8 +94,8 @@ class Analysis:
 class Application:
     """One configured TrafficLLM: a base, a registry, a catalogue.
 
-    >>> Application().adapters()["adapters"]  # doctest: +SKIP
-    [{'task': 'MTD', 'version': 'v0001', 'status': 'live', ...}]
+    >>> Application().adapters()["adapters"][0]
+    {'task': 'EAC', 'version': 'v0001', 'status': 'live', ...}
     """
 
     def __init__(

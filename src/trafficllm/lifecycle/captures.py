@@ -6,12 +6,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
 
 if TYPE_CHECKING:
+    from trafficllm.capture.anonymise import Payload
     from trafficllm.capture.flows import FlowOptions
+    from trafficllm.capture.write import CaptureFormat
     from trafficllm.core.config import Config
 
 _NS = 1_000_000_000
@@ -78,3 +81,52 @@ def check(paths: Sequence[str | Path]) -> dict[str, Any]:
     body["malformed"] = dict(sorted(body["malformed"].items()))
     body["tcp_violations"] = list(body["tcp_violations"])
     return body
+
+
+def convert(paths: Sequence[str | Path], out: str | Path, *, form: str, microseconds: bool = False) -> dict[str, Any]:
+    """Captures of any container, one after the other, as one pcap or pcapng file (contract: `capture convert`)."""
+    from trafficllm.capture.read import read_frames
+    from trafficllm.capture.write import write_capture
+
+    chosen = capture_format(out, form)
+    packets = write_capture(out, read_frames(paths), format=chosen, nanoseconds=not microseconds)
+    return {"file": str(out), "format": chosen, "packets": packets}
+
+
+def anonymise(
+    paths: Sequence[str | Path], out: str | Path, *, form: str, payload: str, key_file: Path | None = None
+) -> dict[str, Any]:
+    """Captures with every host under another name and no contents (contract: `capture anonymize`).
+
+    Without a key file the key is random and forgotten: nobody can make the same names again.
+    """
+    import secrets
+
+    from trafficllm.capture.anonymise import anonymise as written
+    from trafficllm.capture.pseudonyms import KEY
+
+    if payload not in {"zero", "cut", "keep"}:
+        raise UsageError("usage.payload", f"no way called '{payload}'", input="--payload", hint="zero, cut or keep")
+    key = secrets.token_bytes(KEY) if key_file is None else _key(key_file)
+    chosen = capture_format(out, form)
+    report = written(paths, out, key=key, payload=cast("Payload", payload), format=chosen)
+    return {"file": str(out), "format": chosen, "payload": payload, **asdict(report)}
+
+
+def _key(file: Path) -> bytes:
+    """A key of 32 bytes from a file with 64 hexadecimal digits."""
+    try:
+        key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise InputError("input.key", "no key can be read here", input=str(file), hint="`openssl rand -hex 32` makes one") from error
+    if len(key) != 32:
+        raise InputError("input.key", f"a key has 32 bytes, this one {len(key)}", input=str(file), hint="`openssl rand -hex 32` makes one")
+    return key
+
+
+def capture_format(out: str | Path, form: str) -> CaptureFormat:
+    """The container that is asked for: the option, else the file's suffix, else pcap."""
+    name = form or ("pcapng" if Path(out).suffix.lower() in {".pcapng", ".ntar"} else "pcap")
+    if name not in {"pcap", "pcapng"}:
+        raise UsageError("usage.format", f"unknown format '{name}'", input="--format", hint="pcap or pcapng")
+    return cast("CaptureFormat", name)

@@ -103,8 +103,8 @@ def row(dataset: Dataset, base: Base, found: Judged, ours: Scores, rate: float, 
 def together(first: float, second: float, share: float) -> float:
     """Flows a second of a cascade whose first stage settles a share.
 
-    >>> together(1000.0, 100.0, 0.0), together(1000.0, 100.0, 1.0)
-    (90.9090909090909, 1000.0)
+    >>> round(together(1000.0, 100.0, 0.0), 3), together(1000.0, 100.0, 1.0)
+    (90.909, 1000.0)
     """
     return 1.0 / (1.0 / max(first, 1e-9) + (1.0 - share) / max(second, 1e-9))
 

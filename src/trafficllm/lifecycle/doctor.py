@@ -24,6 +24,7 @@ _TOOLS = {
     "chromium": "opens the report in the tests: `apt-get install chromium`",
 }
 _NEEDED = (
+    "cryptography",
     "torch",
     "transformers",
     "peft",

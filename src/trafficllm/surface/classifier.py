@@ -36,9 +36,11 @@ class TrafficClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     the configured one; `max_seconds` bounds tuning.
 
     >>> import trafficllm as tl
-    >>> model = tl.TrafficClassifier().fit(["a.pcap", "b.pcap"], ["benign", "Zeus"])  # doctest: +SKIP
-    >>> model.predict(["c.pcap"])  # doctest: +SKIP
-    array(['Zeus'], dtype='<U6')
+    >>> model = tl.TrafficClassifier("trees").fit(["dns.pcap", "netbios.pcap"], ["DNS", "NetBIOS"])
+    >>> model.predict(["dns.pcap"])
+    array(['DNS'], dtype='<U7')
+    >>> model.classes_.tolist(), model.predict_proba(["dns.pcap"]).shape
+    (['DNS', 'NetBIOS'], (1, 2))
     """
 
     def __init__(

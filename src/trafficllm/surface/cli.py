@@ -31,7 +31,7 @@ from trafficllm.surface import (
     cmd_tokenizer,
     cmd_tune,
 )
-from trafficllm.surface.output import report_failure
+from trafficllm.surface.output import ToldError, report_failure
 
 INTERRUPTED = 130
 _NOUNS = {
@@ -143,17 +143,15 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except ToldError as told:
+        return report_failure(told.failure, as_json=False)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line for people, the trace on demand
         if os.environ.get("TRAFFICLLM_DEBUG"):
             traceback.print_exc()
         return report_failure(_translate(error), as_json=as_json)
-    if code == INTERRUPTED:
-        stopped = TrafficLLMError(
-            "interrupted",
-            "interrupted",
-            hint="what was finished is kept; the same command goes on from there",
-        )
-        report_failure(stopped, as_json=as_json)
+    if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
+        hint = "what was finished is kept; the same command goes on from there"
+        report_failure(TrafficLLMError("interrupted", "interrupted", hint=hint), as_json=as_json)
     return code if isinstance(code, int) else 0
 
 

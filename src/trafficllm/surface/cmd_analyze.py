@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficllm.core.errors import FailOnError, UsageError
+from trafficllm.core.errors import FailOnError, TrafficLLMError, UsageError
 from trafficllm.surface.options import Base, Captures, Config, Json, Quiet, Registry
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ def analyze(
     ] = "table",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts.")
+        float,
+        typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts, also for --fail-on."),
     ] = 0.0,
     only: Annotated[
         list[str] | None,
@@ -57,36 +61,62 @@ def analyze(
         raise UsageError(
             "usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them"
         )
+    hits = Hits(fail_on or (), least=min_confidence)
     with Bar(quiet=quiet) as bar:
         analysis = Application(base=base, registry=registry, config=config).analyze(
             files, task=task, question=question, explain=explain, progress=bar
         )
-        analysis.check_labels([*(only or ()), *(fail_on or ())])
+        analysis.check_labels([*(only or ()), *hits.labels])
         summary = Summary(analysis)
-        interrupted = _pump(_kept(analysis, summary, min_confidence, only or ()), summary, form, out)
+        rows = _kept(analysis, summary, hits, only or ())
+        summary.interrupted = _pump(rows, summary, form, out)
     if form == "table":
         summary.show(as_json=as_json)
+    if summary.interrupted or hits.count:
+        _end(hits, interrupted=summary.interrupted, spoken=as_json)
+
+
+class Hits:
+    """Counts the verdicts that `--fail-on` asks for, among those that are sure enough."""
+
+    def __init__(self, labels: Sequence[str], *, least: float) -> None:
+        self.labels = tuple(labels)
+        self.least = least
+        self.count = 0
+
+    def add(self, names: set[str]) -> None:
+        """A verdict, by its label and the answer above it."""
+        self.count += bool(names & set(self.labels))
+
+
+class _StoppedError(TrafficLLMError):
+    exit_code = 130
+
+
+def _end(hits: Hits, *, interrupted: bool, spoken: bool) -> None:
+    """Exit 130 or 7. `spoken`: the one object that --json promises stands on stdout, so the rest goes to stderr."""
+    from trafficllm.surface.output import ToldError
+
+    failure: TrafficLLMError = FailOnError(
+        "fail_on.hit",
+        f"{hits.count:,} flows are {', '.join(hits.labels)}",
+        input="--fail-on",
+        hint="the verdicts were written",
+    )
     if interrupted:
-        raise KeyboardInterrupt
-    if hits := sum(count for label, count in summary.found.items() if label in (fail_on or ())):
-        raise FailOnError(
-            "fail_on.hit",
-            f"{hits:,} flows are {', '.join(fail_on or ())}",
-            input="--fail-on",
-            hint="the verdicts were written",
-        )
+        failure = _StoppedError("interrupted", "interrupted", hint="what was finished was written")
+    raise ToldError(failure) if spoken else failure
 
 
 def _kept(
-    analysis: Analysis, summary: Summary, least: float, only: Sequence[str]
+    analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str]
 ) -> Iterator[list[dict[str, Any]]]:
     for rows in analysis.batches:
         summary.add(rows)
-        yield [
-            row
-            for row in rows
-            if row["confidence"] >= least and (not only or analysis.names(row) & set(only))
-        ]
+        sure = [(row, analysis.names(row)) for row in rows if row["confidence"] >= hits.least]
+        for _, names in sure:
+            hits.add(names)
+        yield [row for row, names in sure if not only or names & set(only)]
 
 
 def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, out: str) -> bool:
@@ -105,10 +135,33 @@ def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, 
         return _drain(batches, writer.write)
 
 
-def _drain(batches: Iterator[list[dict[str, Any]]], write: Any) -> bool:
+def _drain(batches: Iterator[list[dict[str, Any]]], write: Callable[[list[dict[str, Any]]], None]) -> bool:
     try:
         for rows in batches:
-            write(rows)
+            with undisturbed():
+                write(rows)
     except KeyboardInterrupt:
         return True
     return False
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C in here takes effect at the end, so that rows are written whole; a second one does at once (a reader that stalls)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def later(number: int, _: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+    if caught:
+        raise KeyboardInterrupt

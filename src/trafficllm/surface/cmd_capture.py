@@ -1,9 +1,10 @@
-"""`trafficllm capture`: info, packets, flows, check."""
+"""`trafficllm capture`: info, packets, flows, check, anonymize, convert."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -158,3 +159,65 @@ def check(
             hint="run without --strict for the counts",
         )
     emit("capture.check", body, as_json=as_json, show=show_pairs)
+
+
+_Target = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="The capture to write, or - for stdout.")]
+_Container = Annotated[
+    str, typer.Option("--format", "-f", metavar="FORMAT", help="pcap or pcapng; default: by the file's suffix.")
+]
+
+
+def _one_stdout(out: str, *, as_json: bool) -> None:
+    if as_json and out == "-":
+        raise UsageError("usage.out", "stdout has room for one: the capture or --json", input="--out", hint="name a file")
+
+
+def _tell(command: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+    """The result, where stdout is not the capture itself."""
+    from trafficllm.surface.output import emit, show_pairs
+
+    if body["file"] != "-":
+        emit(command, body, as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def anonymize(
+    files: Captures,
+    out: _Target,
+    form: _Container = "",
+    payload: Annotated[
+        str, typer.Option("--payload", metavar="WAY", help="Contents: zero (same lengths), cut, or keep (they may name people).")
+    ] = "zero",
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", metavar="FILE", help="64 hex digits: the same key gives the same names; default: random."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give every host another name (Crypto-PAn, prefixes kept) and take the contents away; checksums are made anew."""
+    from trafficllm.lifecycle import captures
+    from trafficllm.surface.output import note
+
+    _one_stdout(out, as_json=as_json)
+    body = captures.anonymise(files, out, form=form, payload=payload, key_file=key_file)
+    _tell("capture.anonymize", body, as_json=as_json)
+    if payload == "keep":
+        note("contents were kept: names, addresses and passwords in them are as they were")
+
+
+@app.command()
+def convert(
+    files: Captures,
+    out: _Target,
+    form: _Container = "",
+    microseconds: Annotated[
+        bool, typer.Option("--microseconds", help="Cut times to microseconds, for readers that know no nanoseconds.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write captures of any container (pcap, pcapng; gz, zst, lz4), one after the other, as one pcap or pcapng file."""
+    from trafficllm.lifecycle import captures
+
+    _one_stdout(out, as_json=as_json)
+    body = captures.convert(files, out, form=form, microseconds=microseconds)
+    _tell("capture.convert", body, as_json=as_json)

@@ -13,7 +13,7 @@ from trafficllm.core.files import hash64
 
 _LOCAL_SIDS = 1_000_000
 """Signature ids 1,000,000 to 1,999,999 are kept for local rules (Suricata user guide, "Meta keywords: sid")."""
-_MINE = ("task", "label", "confidence", "probabilities", "unknown_score", "adapter", "version")
+_MINE = ("task", "label", "confidence", "probabilities", "unknown_score", "evidence", "frames", "adapter", "version")
 
 
 def _timestamp(seconds: float) -> str:
@@ -51,10 +51,14 @@ def flow_event(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict_event(row: Mapping[str, Any], severity: int) -> dict[str, Any]:
-    """A verdict row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event."""
+    """A verdict row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event.
+
+    `pcap_filename` and `pcap_cnt` name the file and the first frame, as Suricata does where it reads a file.
+    """
     mine = {key: row[key] for key in _MINE}
+    place = {"pcap_filename": row["file"], "pcap_cnt": next(iter(row["frames"]), None)}
     if not severity:
-        return {**_ends(row, "trafficllm"), "trafficllm": mine}
+        return {**_ends(row, "trafficllm"), **place, "trafficllm": mine}
     name = f"{row['task']}/{row['label']}"
     alert = {
         "action": "allowed",
@@ -65,4 +69,4 @@ def verdict_event(row: Mapping[str, Any], severity: int) -> dict[str, Any]:
         "category": "unknown traffic" if row["label"] == "unknown" else "traffic classification",
         "severity": severity,
     }
-    return {**_ends(row, "alert"), "alert": alert, "trafficllm": mine}
+    return {**_ends(row, "alert"), **place, "alert": alert, "trafficllm": mine}

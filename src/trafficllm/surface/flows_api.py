@@ -87,8 +87,11 @@ def _cell(value: Any) -> str:
 class Flows(_Rows):
     """Flows of captures in Zeek's words, times in seconds; `splt` lists the first packets (`dir`, `size`, `iat`).
 
-    >>> for flow in trafficllm.read("x.pcap"):  # doctest: +SKIP
-    ...     print(flow["orig_h"], flow["resp_bytes"])
+    >>> import trafficllm
+    >>> for flow in trafficllm.read("x.pcap"):
+    ...     print(flow["proto"], flow["resp_p"], flow["splt"][0]["size"])
+    udp 53 39
+    udp 53 49
     """
 
     columns = FLOW
@@ -106,9 +109,10 @@ class Flows(_Rows):
 class Verdicts(_Rows):
     """A verdict a flow (contract: `analyze -f jsonl`), with the `tasks` that were chosen and the `route` to them.
 
-    >>> verdicts = trafficllm.analyze("x.pcap", question="any malware?")  # doctest: +SKIP
-    >>> verdicts.counts()  # doctest: +SKIP
-    {'Zeus': 12, 'unknown': 1}
+    >>> import trafficllm
+    >>> verdicts = trafficllm.analyze("x.pcap", task="EAC")
+    >>> verdicts.tasks, sum(verdicts.counts().values())
+    (('EAC',), 2)
     """
 
     columns = VERDICT

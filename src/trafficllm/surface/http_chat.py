@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
-from trafficllm.core.escape import visible
+from trafficllm.core.escape import spoken, visible
 from trafficllm.surface.http_fields import asked_fields, asked_frame, field_answer
 from trafficllm.surface.server_service import BASE, Ask, Service
 
@@ -91,7 +91,7 @@ async def _uploaded(service: Service, mark: str, ask: Ask, until: float) -> Answ
 
 def _sentence(row: Mapping[str, Any]) -> str:
     return (
-        f"{visible(row['label'])} (task {row['task']}, likeliest at {row['confidence']:.2f}, adapter {row['version']})"
+        f"{spoken(row['label'])} (task {spoken(row['task'])}, likeliest at {row['confidence']:.2f}, adapter {row['version']})"
     )
 
 
@@ -107,8 +107,8 @@ def _summary(counts: Counter[tuple[str, str]], kept: Sequence[Mapping[str, Any]]
         return "The capture has no flows."
     lines = []
     for task, labels in _nested(counts).items():
-        shown = ", ".join(f"{visible(label)} {count:,}" for label, count in Counter(labels).most_common(20))
-        lines.append(f"{task}: {sum(labels.values()):,} flows: {shown}")
+        shown = ", ".join(f"{spoken(label)} {count:,}" for label, count in Counter(labels).most_common(20))
+        lines.append(f"{spoken(task)}: {sum(labels.values()):,} flows: {shown}")
     lines += [
         f"{row['orig_h']}:{row['orig_p']} -> {row['resp_h']}:{row['resp_p']} {row['proto']}: {_sentence(row)}" for row in kept
     ]

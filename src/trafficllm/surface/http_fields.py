@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from trafficllm.core.escape import spoken
+
 _NAME = re.compile(r"\b[a-z0-9_]+(?:\.[a-z0-9_]+)+\b", re.IGNORECASE)
 _FRAME = re.compile(r"\b(?:packet|frame)\s*(?:number\s*|no\.?\s*|#\s*)?(\d{1,7})\b", re.IGNORECASE)
 _ASKS = r"\b(?:what(?:'s| is| are| was)|value of|give me|tell me|show me|which)\b[^.?\n]{0,40}?\b"
@@ -53,6 +55,6 @@ def asked_frame(question: str) -> int:
 
 
 def field_answer(values: Mapping[str, str]) -> str:
-    """Fields that are there as `name: value`, one a line."""
-    there = [f"{name}: {value}" for name, value in values.items() if value]
+    """Fields that are there as `name: value`, one a line; a value that is no plain word or number is marked as captured."""
+    there = [f"{name}: {spoken(value)}" for name, value in values.items() if value]
     return "\n".join(there) or "The packet has no such field."

@@ -14,8 +14,8 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    task: str = Field(max_length=128)
-    label: str = Field(max_length=256)
+    task: str = Field(min_length=1, max_length=128, examples=["MTG"])
+    label: str = Field(min_length=1, max_length=256, examples=["Neris"])
     flows: int = Field(10, ge=1, le=200)
     seed: int = Field(0, ge=0, lt=1 << 32)
     temperature: float = Field(1.0, ge=0.05, le=2.0)
@@ -56,8 +56,12 @@ class ChatMessage(BaseModel):
 class ChatRequest(BaseModel):
     """`POST /v1/chat/completions`: the last user message is answered."""
 
-    model: str = Field(max_length=128)
-    messages: list[ChatMessage] = Field(min_length=1, max_length=256)
+    model: str = Field(max_length=128, examples=["trafficllm"])
+    messages: list[ChatMessage] = Field(
+        min_length=1,
+        max_length=256,
+        examples=[[{"role": "user", "content": "What is the TTL? <packet>: ip.ttl: 57, ip.proto: 6, tcp.dstport: 443"}]],
+    )
     stream: bool = False
 
     def question(self) -> str:

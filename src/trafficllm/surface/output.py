@@ -118,6 +118,14 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+class ToldError(Exception):
+    """A failure of a command whose one object stands on stdout already: the rest is said on stderr."""
+
+    def __init__(self, failure: TrafficLLMError) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 def report_failure(error: TrafficLLMError, *, as_json: bool) -> int:
     """Print an error: the envelope on stdout with `--json`, one line and the remedy on stderr without. Returns the exit code."""
     if as_json:

@@ -47,21 +47,44 @@ class Bar:
         self._progress.update(self._stages[name], completed=done, total=total)
 
 
+def short(number: float) -> str:
+    """A count in five characters or fewer, whatever it counts.
+
+    >>> short(950), short(12_345), short(3_400_000)
+    ('950', '12.3k', '3.4M')
+    """
+    for unit in ("", "k", "M", "G"):
+        if abs(number) < 1000:
+            return f"{number:.0f}" if not unit else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f}T"
+
+
 def _bars() -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class Done(ProgressColumn):
+        """What is done, of how much, and how many a second."""
+
+        def render(self, task: Task) -> Text:
+            whole = "" if task.total is None else f"/{short(task.total)}"
+            rate = task.finished_speed or task.speed
+            return Text(f"{short(task.completed)}{whole}" + (f"  {short(rate)}/s" if rate else ""))
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        Done(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 
-from trafficllm.surface import shapes, shapes_evaluation, shapes_generation, shapes_learning
+from trafficllm.surface import shapes, shapes_evaluation, shapes_generation, shapes_learning, shapes_lines
 
 BODIES: dict[str, type[BaseModel]] = {
     "adapter.export": shapes_learning.AdapterExport,
@@ -23,7 +23,9 @@ BODIES: dict[str, type[BaseModel]] = {
     "adapter.update": shapes_learning.AdapterUpdate,
     "adapter.verify": shapes_learning.AdapterVerify,
     "analyze": shapes.Analyze,
+    "capture.anonymize": shapes.CaptureAnonymize,
     "capture.check": shapes.CaptureCheck,
+    "capture.convert": shapes.CaptureConvert,
     "capture.info": shapes.CaptureInfo,
     "config.show": shapes.Setting,
     "data.audit": shapes_learning.DataAudit,
@@ -53,9 +55,9 @@ BODIES: dict[str, type[BaseModel]] = {
 """Bodies of the `--json` envelopes, by command."""
 
 LINES: dict[str, type[BaseModel]] = {
-    "analyze.line": shapes.Verdict,
-    "capture.flows.line": shapes.Flow,
-    "eve.line": shapes.Eve,
+    "analyze.line": shapes_lines.Verdict,
+    "capture.flows.line": shapes_lines.Flow,
+    "eve.line": shapes_lines.Eve,
 }
 """Lines of the stream formats."""
 

@@ -20,7 +20,7 @@ from trafficllm.core.errors import TrafficLLMError
 from trafficllm.surface.server_guard import Guard
 from trafficllm.surface.server_metrics import Metrics
 from trafficllm.surface.server_replies import RefusedError, reply
-from trafficllm.surface.server_routes import router, unknown_path
+from trafficllm.surface.server_routes import health, methods_of, router, unknown_path
 from trafficllm.surface.server_service import Service
 from trafficllm.surface.server_settings import Settings
 
@@ -33,7 +33,9 @@ _KEEP_ALIVE = 15
 def create_app(application: Application, settings: Settings | None = None) -> Guard:
     """The ASGI application: routes behind their guard. UsageError for settings that would leave it open.
 
-    >>> create_app(Application(), Settings())  # doctest: +SKIP
+    >>> from trafficllm.lifecycle.application import Application
+    >>> create_app(Application(), Settings(port=9000)).settings.port
+    9000
     """
     chosen = settings or Settings()
     chosen.check()
@@ -53,6 +55,7 @@ def create_app(application: Application, settings: Settings | None = None) -> Gu
             await service.close()
 
     app = FastAPI(title="TrafficLLM", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.include_router(health)
     app.include_router(router)
     app.add_exception_handler(TrafficLLMError, _failed)
     app.add_exception_handler(HTTPException, _http)
@@ -71,12 +74,14 @@ async def _failed(_: Request, error: Exception) -> Response:
     return _respond(error)
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return _respond(unknown_path())
     response = _respond(RefusedError(error.status_code, "request.http", str(error.detail)))
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(methods_of(request.scope))
     return response
 
 

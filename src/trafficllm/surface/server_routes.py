@@ -11,24 +11,37 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Query, Request, UploadFile
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi import APIRouter, File, Form, Query, Request, Security, UploadFile
+from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.background import BackgroundTask
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface import shapes, shapes_http
 from trafficllm.surface.http_chat import Answer, answer
 from trafficllm.surface.http_models import ChatRequest, GenerateRequest
-from trafficllm.surface.output import json_line, plain
+from trafficllm.surface.output import json_line
 from trafficllm.surface.server_replies import RefusedError, envelope
 from trafficllm.surface.server_service import Ask, Service
 from trafficllm.surface.server_uploads import Upload
 
-router = APIRouter()
-_ERROR = {"description": "`trafficllm.error/1`", "content": {"application/json": {}}}
+health = APIRouter()
+"""Paths that need no key."""
+router = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])  # names the scheme; the guard is what checks
+_ERROR = {"description": "`trafficllm.error/1`", "model": shapes.ErrorEnvelope}
 _FAILURES: dict[int | str, dict[str, Any]] = {
     **dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504), _ERROR)
 }
+
+
+def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """What a path answers, for its page in /openapi.json."""
+    return {200: {"model": model}, **_FAILURES}
+
+
 _Name = Annotated[str, Query(max_length=128)]
 
 
@@ -37,8 +50,8 @@ def _service(request: Request) -> Service:
     return found
 
 
-def _json(body: Any, status: int = 200) -> JSONResponse:
-    return JSONResponse(plain(body), status_code=status)
+def _json(body: Any) -> Response:
+    return Response(json_line(body), media_type="application/json")
 
 
 class _Stream(StreamingResponse):
@@ -62,35 +75,39 @@ class _Stream(StreamingResponse):
 # State
 
 
-@router.get("/healthz", response_class=PlainTextResponse)
+@health.get("/healthz", response_class=PlainTextResponse)
 async def healthz() -> str:
     """The process answers."""
     return "ok"
 
 
-@router.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "not yet"}})
+@health.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "not yet"}})
 async def readyz(request: Request) -> PlainTextResponse:
     """The base is loaded."""
     service = _service(request)
     return PlainTextResponse("ready" if service.ready else service.reason, status_code=200 if service.ready else 503)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=_FAILURES)
-async def metrics(request: Request) -> PlainTextResponse:
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_FAILURES})
+async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    return PlainTextResponse(_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 # Verdicts and captures
 
 
-@router.get("/v1/tasks", responses=_FAILURES)
-def tasks(request: Request) -> JSONResponse:
+@router.get("/v1/tasks", responses=_answers(shapes.TaskList))
+def tasks(request: Request) -> Response:
     """The catalogue, with the live version of each task."""
     return _json(_service(request).application.task_list())
 
 
-@router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES})
+@router.post(
+    "/v1/analyze",
+    responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES},
+    response_class=StreamingResponse,
+)
 async def analyze(
     request: Request,
     file: Annotated[UploadFile, File(description="A capture: pcap or pcapng; gz, zst, lz4.")],
@@ -161,43 +178,43 @@ async def generate(request: Request, body: GenerateRequest) -> FileResponse:
 # OpenAI's interface
 
 
-@router.get("/v1/models", responses=_FAILURES)
-def models(request: Request) -> JSONResponse:
+@router.get("/v1/models", responses=_answers(shapes_http.ModelList))
+def models(request: Request) -> Response:
     """The base and the live adapters."""
     return _json({"object": "list", "data": _service(request).models()})
 
 
-@router.get("/v1/models/{model}", responses=_FAILURES)
-def model(request: Request, model: str) -> JSONResponse:
+@router.get("/v1/models/{model}", responses=_answers(shapes_http.Model))
+def model(request: Request, model: str) -> Response:
     """One of them."""
     return _json(_service(request).model(model))
 
 
-@router.post("/v1/files", responses=_FAILURES)
+@router.post("/v1/files", responses=_answers(shapes_http.File))
 async def upload_file(
     request: Request,
     file: Annotated[UploadFile, File()],
     purpose: Annotated[str, Form(max_length=32)] = "user_data",  # noqa: ARG001 - OpenAI's clients send it
-) -> JSONResponse:
+) -> Response:
     """Keep a capture to ask about; the oldest are forgotten first."""
     service = _service(request)
     return _json(_file(await service.uploads.store(file, (file.filename or "capture")[:200], keep=True)))
 
 
-@router.get("/v1/files", responses=_FAILURES)
-async def files(request: Request) -> JSONResponse:
+@router.get("/v1/files", responses=_answers(shapes_http.FileList))
+async def files(request: Request) -> Response:
     """The captures that are kept."""
     return _json({"object": "list", "data": [_file(upload) for upload in _service(request).uploads.list()]})
 
 
-@router.get("/v1/files/{file_id}", responses=_FAILURES)
-async def file(request: Request, file_id: str) -> JSONResponse:
+@router.get("/v1/files/{file_id}", responses=_answers(shapes_http.File))
+async def file(request: Request, file_id: str) -> Response:
     """One of them."""
     return _json(_file(_service(request).uploads.get(file_id)))
 
 
-@router.delete("/v1/files/{file_id}", responses=_FAILURES)
-async def delete_file(request: Request, file_id: str) -> JSONResponse:
+@router.delete("/v1/files/{file_id}", responses=_answers(shapes_http.FileGone))
+async def delete_file(request: Request, file_id: str) -> Response:
     """Forget one."""
     uploads = _service(request).uploads
     uploads.forget(uploads.get(file_id).id)
@@ -209,7 +226,10 @@ def _file(upload: Upload) -> dict[str, Any]:
     return {"id": upload.id, "object": "file", "purpose": "user_data", "status": "processed", **facts}
 
 
-@router.post("/v1/chat/completions", responses={200: {"content": {"text/event-stream": {}}}, **_FAILURES})
+@router.post(
+    "/v1/chat/completions",
+    responses={200: {"model": shapes_http.Completion, "content": {"text/event-stream": {}}}, **_FAILURES},
+)
 async def chat(request: Request, body: ChatRequest) -> Any:
     """Answer the last user message: about pasted packets, or a capture of /v1/files."""
     service = _service(request)
@@ -246,3 +266,9 @@ def _events(said: Answer, head: dict[str, Any]) -> Iterator[str]:
 def unknown_path() -> RefusedError:
     """There is nothing here."""
     return RefusedError(404, "request.path", "no such path", hint="GET /openapi.json lists them")
+
+
+def methods_of(scope: Scope) -> list[str]:
+    """Methods that a path has, over all its routes: what `Allow` must name (RFC 9110 15.5.6)."""
+    routes = [*health.routes, *router.routes]
+    return sorted({name for route in routes if route.matches(scope)[0] != Match.NONE for name in getattr(route, "methods", ())})

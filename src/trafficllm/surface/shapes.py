@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Share = float
+from trafficllm.surface.shapes_lines import Closed, Share, Verdict
+
 Counts = dict[str, int]
-
-
-class Closed(BaseModel):
-    """An object with exactly these keys."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
 class Quality(Closed):
@@ -31,7 +26,7 @@ class Quality(Closed):
     groups: int
     scored_labels: list[str]
     not_measurable: dict[str, str]
-    one_group: list[str] = []
+    one_group: list[str] = Field(default_factory=list)
     split: str
     mask: str
     leaky: list[str]
@@ -57,126 +52,6 @@ class Probability(Closed):
 
     id: str
     probability: Share
-
-
-class Part(Closed):
-    """A part of a flow that a verdict rests on."""
-
-    frame: int
-    field: str
-    weight: float
-
-
-class Packet(Closed):
-    """One of a flow's first packets: direction, payload bytes, seconds since the one before."""
-
-    dir: int
-    size: int
-    iat: float
-
-
-class Verdict(Closed):
-    """A line of `analyze -f jsonl`. Times in seconds; probabilities sum to 1."""
-
-    uid: str
-    ts: float
-    duration: float
-    community_id: str
-    orig_h: str
-    orig_p: int
-    resp_h: str
-    resp_p: int
-    proto: str
-    packets: int
-    task: str
-    label: str
-    confidence: Share
-    probabilities: dict[str, Share]
-    unknown_score: float
-    evidence: list[Part]
-    file: str
-    frames: list[int]
-    adapter: str
-    version: str
-
-
-class Flow(Closed):
-    """A line of `capture flows -f jsonl`, in Zeek's words. Times in seconds, sizes in bytes."""
-
-    ts: float
-    uid: str
-    orig_h: str
-    orig_p: int
-    resp_h: str
-    resp_p: int
-    proto: str
-    ip_proto: int
-    duration: float | None
-    orig_bytes: int | None
-    resp_bytes: int | None
-    conn_state: str
-    history: str
-    orig_pkts: int
-    orig_ip_bytes: int
-    resp_pkts: int
-    resp_ip_bytes: int
-    community_id: str
-    end_reason: str
-    splt: list[Packet]
-
-
-class EveAlert(Closed):
-    """Suricata's `alert` object."""
-
-    action: Literal["allowed"]
-    gid: int
-    signature_id: int
-    rev: int
-    signature: str
-    category: str
-    severity: int
-
-
-class EveFlow(Closed):
-    """Suricata's `flow` object."""
-
-    pkts_toserver: int
-    pkts_toclient: int
-    bytes_toserver: int
-    bytes_toclient: int
-    start: str
-    end: str
-    state: str
-    reason: str
-
-
-class EveVerdict(Closed):
-    """What is ours in an EVE event."""
-
-    task: str
-    label: str
-    confidence: Share
-    probabilities: dict[str, Share]
-    unknown_score: float
-    adapter: str
-    version: str
-
-
-class Eve(Closed):
-    """A line of `-f eve`."""
-
-    timestamp: str
-    flow_id: int
-    event_type: Literal["alert", "flow", "trafficllm"]
-    src_ip: str
-    src_port: int
-    dest_ip: str
-    dest_port: int
-    proto: str
-    community_id: str
-    alert: EveAlert | None = None
-    flow: EveFlow | None = None
-    trafficllm: EveVerdict | None = None
 
 
 class CaptureInfo(Closed):
@@ -208,6 +83,22 @@ class CaptureCheck(Closed):
     unchecked: int
 
 
+class CaptureConvert(Closed):
+    """A capture in another container."""
+
+    file: str
+    format: Literal["pcap", "pcapng"]
+    packets: int
+
+
+class CaptureAnonymize(CaptureConvert):
+    """A capture with every host under another name; `dropped` frames by the reason."""
+
+    payload: Literal["zero", "cut", "keep"]
+    hosts: int
+    dropped: Counts
+
+
 class Analyze(Closed):
     """The summary of `analyze --json`."""
 
@@ -215,7 +106,9 @@ class Analyze(Closed):
     tasks: list[str]
     route: dict[str, Any] | None
     verdicts: dict[str, Counts]
+    above: dict[str, Counts] = Field(default_factory=dict)
     notable: list[Verdict]
+    interrupted: bool = False
     capture: CaptureInfo
 
 

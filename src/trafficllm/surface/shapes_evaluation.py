@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from trafficllm.surface.shapes import Closed, Quality, Share
+from trafficllm.surface.shapes import Quality
+from trafficllm.surface.shapes_lines import Closed, Share
 from trafficllm.surface.shapes_learning import AuditScore, Baseline, Cascade
 
 Baselines = dict[str, Baseline]

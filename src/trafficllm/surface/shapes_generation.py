@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trafficllm.surface.shapes import Closed, Share
+from trafficllm.surface.shapes_lines import Closed, Share
 
 
 class FieldDistance(Closed):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trafficllm.surface.shapes import Closed, Counts, Quality, Share
+from trafficllm.surface.shapes import Counts, Quality
+from trafficllm.surface.shapes_lines import Closed, Share
 
 
 class Baseline(Quality):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.application import Analysis
 
 _SHOWN = 20
+_FRAMES = 6
+_PACKETS_FROM, _COMMUNITY_FROM = 90, 130
+"""Columns a terminal must have before these are shown."""
 
 
 class Summary:
@@ -19,9 +23,10 @@ class Summary:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis = analysis
         self.flows = 0
+        self.interrupted = False
         self.verdicts: Counter[tuple[str, str]] = Counter()
         self.sureness: Counter[tuple[str, str]] = Counter()
-        self.found: Counter[str] = Counter()
+        self.files: set[str] = set()
         self._notable: list[tuple[tuple[float, float], int, dict[str, Any]]] = []
         self._seen = 0
 
@@ -32,7 +37,7 @@ class Summary:
             verdict = (str(row["task"]), str(row["label"]))
             self.verdicts[verdict] += 1
             self.sureness[verdict] += row["confidence"]
-            self.found.update(self.analysis.names(row))
+            self.files.add(str(row["file"]))
 
     def keep(self, rows: Sequence[dict[str, Any]]) -> None:
         """Remember the notable flows among these: by severity, then confidence, then order."""
@@ -45,19 +50,31 @@ class Summary:
             else:
                 heapq.heappushpop(self._notable, item)
 
+    def above(self) -> dict[str, dict[str, int]]:
+        """Flows by the answer above their labels (malicious, benign, ...), for the tasks that have one."""
+        out: dict[str, Counter[str]] = {}
+        for (task, label), count in self.verdicts.items():
+            if answer := self._means(task, label):
+                out.setdefault(task, Counter())[answer] += count
+        return {task: dict(sorted(counts.items(), key=lambda item: -item[1])) for task, counts in sorted(out.items())}
+
+    def _means(self, task: str, label: str) -> str | None:
+        above = self.analysis.umbrellas.get(task)
+        return above(label) if above is not None else None
+
     def body(self) -> dict[str, Any]:
         """The object of `analyze --json`."""
         verdicts: dict[str, dict[str, int]] = {}
-        for (task, label), count in sorted(
-            self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1])
-        ):
+        for (task, label), count in self._ordered():
             verdicts.setdefault(task, {})[label] = count
         return {
             "flows": self.flows,
             "tasks": list(self.analysis.tasks),
             "route": self.analysis.route,
             "verdicts": verdicts,
+            "above": self.above(),
             "notable": self.notable(),
+            "interrupted": self.interrupted,
             "capture": self.analysis.counts(),
         }
 
@@ -71,18 +88,28 @@ class Summary:
 
         emit("analyze", self.body(), as_json=as_json, show=lambda _: self._show())
 
+    def _heading(self) -> str:
+        flows = self.flows // max(1, len(self.analysis.tasks))
+        files = f"{len(self.files):,} captures" if len(self.files) != 1 else next(iter(self.files))
+        found = "; ".join(
+            f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in counts.items())}"
+            for task, counts in self.above().items()
+        )
+        cut = ", interrupted: what was done until then" if self.interrupted else ""
+        return f"{flows:,} flows of {files}{cut}" + (f". {found}" if found else "")
+
     def _show(self) -> None:
-        from trafficllm.surface.output import note, show_table
+        from trafficllm.surface.output import note, out, show_table
 
         rows = [
-            [task, label, count, self.sureness[task, label] / count]
+            [task, label, self._means(task, label), count, f"{count / self.flows:.1%}", self.sureness[task, label] / count]
             for (task, label), count in self._ordered()
         ]
-        show_table(("task", "verdict", "flows", "mean confidence"), rows, right=("flows", "mean confidence"))
+        names = ("task", "verdict", "means", "flows", "share", "mean confidence")
+        show_table(names, rows, title=self._heading(), right=names[3:])
+        cells = _cells(out().width, several=len(self.files) > 1)
         show_table(
-            ("verdict", "confidence", "from", "to", "proto", "packets", "frames"),
-            map(_line, self.notable()),
-            right=("confidence", "packets"),
+            list(cells), [[cell(row) for cell in cells.values()] for row in self.notable()], right=("confidence", "packets")
         )
         if self._seen > _SHOWN:
             note(
@@ -93,7 +120,41 @@ class Summary:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
 
 
-def _line(row: Mapping[str, Any]) -> list[Any]:
-    frames = sorted({item["frame"] for item in row["evidence"]}) or row["frames"]
-    who, whom = f"{row['orig_h']}:{row['orig_p']}", f"{row['resp_h']}:{row['resp_p']}"
-    return [row["label"], row["confidence"], who, whom, row["proto"], row["packets"], frames[:6]]
+def _cells(width: int, *, several: bool) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+    """Columns of the notable flows that this width has room for, each with how a row fills it."""
+    cells: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "verdict": lambda row: row["label"],
+        "confidence": lambda row: row["confidence"],
+        "from": lambda row: _end(row["orig_h"], row["orig_p"]),
+        "to": lambda row: _end(row["resp_h"], row["resp_p"]),
+        "proto": lambda row: row["proto"],
+    }
+    if width >= _PACKETS_FROM:
+        cells["packets"] = lambda row: row["packets"]
+    cells["frames"] = _frames
+    if several:
+        cells["file"] = lambda row: row["file"]
+    if width >= _COMMUNITY_FROM:
+        cells["community id"] = lambda row: row["community_id"]
+    return cells
+
+
+def _end(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _frames(row: Mapping[str, Any]) -> str:
+    """Frames to open: those the verdict rests on where it was explained, else the first ones; runs as 3-7."""
+    frames = sorted({item["frame"] for item in row["evidence"]}) or sorted(row["frames"])
+    return runs(frames[:_FRAMES])
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """Rising numbers, neighbours as a range.
+
+    >>> runs([3, 4, 5, 9])
+    '3-5, 9'
+    """
+    starts = [k for k, _ in enumerate(numbers) if k == 0 or numbers[k] != numbers[k - 1] + 1]
+    parts = [numbers[start:stop] for start, stop in pairwise([*starts, len(numbers)])]
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
