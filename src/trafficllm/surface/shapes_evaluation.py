@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from trafficllm.surface.shapes import Quality
-from trafficllm.surface.shapes_lines import Closed, Share
 from trafficllm.surface.shapes_learning import AuditScore, Baseline, Cascade
+from trafficllm.surface.shapes_lines import Closed, Share
 
 Baselines = dict[str, Baseline]
 
