@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -18,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the tiny b
 
 import infer_samples
 
-SMALL = {"--max-seconds": "1", "--budget": "1"}
+SMALL = {"--max-seconds": "1", "--budget": "1", "--draws": "1"}
 
 
 @pytest.fixture(name="place", scope="module")
@@ -55,15 +54,17 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
     for words in found:
         assert words[0] == "trafficllm"
         if words[1] == "data":
-            words += ["--cap", "30"]
+            words[3:3] = ["--cap", "30"]
         if words[1:3] in [["evaluate", name] for name in ("run", "robust", "transfer")]:
-            words += ["--budget", "1", "--most", "40"]
+            words[3:3] = ["--budget", "1", "--most", "40"]
+        words, target = (words[:-2], words[-1]) if ">" in words else (words, "")
         name = words[1] if words[1] == "embed" else ".".join(words[1:3])
-        done = cli(*words[1:], "--json")
+        done = cli(*words[1:], *([] if "--json" in words else ["--json"]))
         assert done.code == 0, (words, done.err or done.out)
-        bodies[name] = done.body(name)
-        if words[-1].endswith(".json"):
-            Path(words[-1]).write_text(json.dumps(bodies[name]))
+        if target:
+            Path(target).write_text(done.out)
+        else:
+            bodies[name] = done.body(name)
     _check(bodies)
 
 
@@ -88,6 +89,8 @@ def _check(bodies: dict[str, Any]) -> None:
     assert drift["flows"]["live"] == bodies["embed"]["flows"]
     assert {"confidence", "unknown"} == set(drift["drift"]["now"])
     assert drift["live"] is None
+    same = bodies["evaluate.compare"]
+    assert (same["difference"], same["ci95"], same["agreement"], same["only_a"]) == (0, [0, 0], 1, 0)
     table = pq.read_table("known.parquet")
     assert set(table["label"].to_pylist()) == {"Geodo", "Neris", "Virut"}
     assert len(table["vector"][0].as_py()) == 32

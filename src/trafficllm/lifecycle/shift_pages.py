@@ -1,4 +1,4 @@
-"""Pages of `evaluate robust`, `transfer` and `drift`: self-contained HTML, no script, captured names escaped."""
+"""Pages of `evaluate robust`, `transfer`, `drift` and `compare`: self-contained HTML, no script, captured names escaped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trafficllm.core.files import atomic_write
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import atomic_write, read_json
 from trafficllm.lifecycle import plots
 from trafficllm.lifecycle.report import environment, escape_names
 
@@ -131,3 +132,46 @@ def drift_page(body: Mapping[str, Any], path: Path) -> Path:
             Section("The adapter", "", ["flows", "mean confidence", "called unknown", "macro-F1"], sides),
         ],
     )  # fmt: skip
+
+
+def report_of(path: Path) -> dict[str, Any]:
+    """A report of `evaluate run --json`; ArtifactError for any other file, and for one that hides what a score needs."""
+    from trafficllm.evaluate.quality import validate
+
+    hint = "make one with `trafficllm evaluate run D --json > report.json`"
+    try:
+        body = read_json(path)
+    except ValueError as error:
+        raise ArtifactError("artifact.report", "no JSON", input=str(path), where=f"{error}"[:80], hint=hint) from error
+    if not isinstance(body, dict) or not {"answers", "macro_f1"} <= set(body):
+        raise ArtifactError("artifact.report", "no report with answers", input=str(path), hint=hint)
+    validate(body)
+    return body
+
+
+def compare_page(body: Mapping[str, Any], path: Path) -> Path:
+    """The page of `evaluate compare`."""
+    low, high = body["ci95"]
+    names = ("adapter", "macro_f1", "ci95", "split", "mask", "leaky", "seen_by_base", "seeds", "n_test")
+    sides = [[f"{side.upper()}: {body[side]['adapter']}", *(_cell(body[side][name]) for name in names[1:])] for side in ("a", "b")]
+    classes = [[r["label"], r["support"], _three(r["a"]), _three(r["b"]), _three(r["difference"], sign=True)] for r in body["per_class"]]
+    tiles = [
+        ("difference of macro-F1, B above A", _three(body["difference"], sign=True)), ("95 %", f"{low:+.3f} to {high:+.3f}"),
+        ("p, two-sided", f"{body['p']:.3f}"), ("flows answered alike", f"{body['agreement']:.0%}"),
+    ]  # fmt: skip
+    about_both = f"{body['n']} flows that both judged, in {body['groups']} groups; {body['only_a']} only in A, {body['only_b']} only in B."
+    return page(
+        path, title=body["verdict"], about=about_both, leaky=sorted({*body["a"]["leaky"], *body["b"]["leaky"]}), tiles=tiles,
+        sections=[
+            Section("Side by side", "", names, sides),
+            Section("Classes, most changed first", "", ("class", "flows", "A", "B", "difference"), classes),
+        ],
+    )  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return _three(value)
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value) or "-"
+    return str(value)

@@ -1,4 +1,4 @@
-"""`trafficllm evaluate`: run."""
+"""`trafficllm evaluate`: run and compare."""
 
 from __future__ import annotations
 
@@ -84,3 +84,34 @@ def _show(body: Mapping[str, Any]) -> None:
 def _cells(row: Mapping[str, Any]) -> list[Any]:
     interval = f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"
     return [row["macro_f1"], interval, row["unique"]["macro_f1"], row["accuracy"], row.get("seconds"), row.get("flows_per_s")]
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A report: `evaluate run --json > a.json`.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one on the same flows.")],
+    html: Html = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Two reports side by side, flow by flow: the difference of macro-F1 with its paired bootstrap interval."""
+    from trafficllm.evaluate.comparison import compare as compared
+    from trafficllm.lifecycle.shift_pages import compare_page, report_of
+    from trafficllm.surface.output import emit
+
+    body = compared(report_of(a), report_of(b), seed=seed)
+    if html is not None:
+        compare_page(body, html)
+    emit("evaluate.compare", body, as_json=as_json, show=_show_compare)
+
+
+def _show_compare(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.output import show_pairs, show_table
+
+    names = ("adapter", "macro_f1", "ci95", "split", "mask", "leaky", "seeds", "n_test")
+    show_table(("", *names), ([side, *(body[side][name] for name in names)] for side in ("a", "b")), right=("macro_f1",))
+    columns = ("support", "a", "b", "difference")
+    rows = ([row["label"], *(row[name] for name in columns[:3]), f"{row['difference']:+.3f}"] for row in body["per_class"])
+    show_table(("class", *columns), rows, right=columns)
+    said = {"difference": f"{body['difference']:+.3f}", "95 %": f"{body['ci95'][0]:+.3f} to {body['ci95'][1]:+.3f}"}
+    show_pairs({**said, **{key: body[key] for key in ("p", "n", "only_a", "only_b", "groups", "agreement", "verdict")}})

@@ -34,6 +34,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "doctor": shapes.Doctor,
     "embed": shapes_evaluation.Embed,
     "evaluate.generation": shapes_generation.EvaluateGeneration,
+    "evaluate.compare": shapes_evaluation.EvaluateCompare,
     "evaluate.drift": shapes_evaluation.EvaluateDrift,
     "evaluate.robust": shapes_evaluation.EvaluateRobust,
     "evaluate.run": shapes_evaluation.EvaluateRun,

@@ -223,3 +223,48 @@ class EvaluateDrift(Quality):
     cut: dict[str, int]
     flows: dict[str, int]
     live: Quality | None
+
+
+class ComparedReport(Closed):
+    """What one of two reports says of itself."""
+
+    task: str
+    adapter: str
+    version: str
+    macro_f1: Share
+    accuracy: Share
+    ci95: list[Share]
+    split: str
+    mask: str
+    leaky: list[str]
+    seen_by_base: str | int
+    seeds: list[int]
+    n_test: int
+
+
+class ComparedClass(Closed):
+    """F1 of one label in both reports, on the rows that both judged."""
+
+    label: str
+    support: int
+    a: Share
+    b: Share
+    difference: float
+
+
+class EvaluateCompare(Closed):
+    """Two reports on the same flows: difference of macro-F1 with its paired bootstrap interval."""
+
+    a: ComparedReport
+    b: ComparedReport
+    n: int
+    only_a: int
+    only_b: int
+    groups: int
+    macro_f1: dict[str, Share]
+    difference: float
+    ci95: list[float]
+    p: Share
+    verdict: str
+    agreement: Share
+    per_class: list[ComparedClass]
