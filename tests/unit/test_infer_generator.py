@@ -5,6 +5,7 @@ from __future__ import annotations
 import infer_samples as samples
 import numpy as np
 import pytest
+import torch
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.infer.engine import Engine
@@ -92,8 +93,8 @@ def test_a_vocabulary_without_units_is_refused() -> None:
 
 
 def test_draws_follow_the_distribution() -> None:
-    logits = np.log(np.array([[0.2, 0.5, 0.3]]))
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
     u = np.linspace(0, 1, 1000, endpoint=False) + 0.0005
-    found = _draw(np.repeat(logits, 1000, axis=0), u, 1.0)
+    found = _draw(logits.repeat(1000, 1), u, 1.0)
     assert np.bincount(found).tolist() == [200, 500, 300]
     assert _draw(logits, np.array([0.99]), 0).tolist() == [1]

@@ -63,7 +63,8 @@ def _narrowed(head: nn.Module, columns: torch.Tensor | None) -> Iterator[None]:
     if columns is None or type(head) is not nn.Linear:
         yield
         return
-    weight, bias = head.weight[columns], None if head.bias is None else head.bias[columns]
+    part: Any = slice(int(columns[0]), int(columns[-1]) + 1) if _adjacent(columns) else columns
+    weight, bias = head.weight[part], None if head.bias is None else head.bias[part]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x, weight, bias)
@@ -73,6 +74,11 @@ def _narrowed(head: nn.Module, columns: torch.Tensor | None) -> Iterator[None]:
         yield
     finally:
         del head.forward
+
+
+def _adjacent(columns: torch.Tensor) -> bool:
+    """Whether the columns are one piece, which needs no copy (1.5 ms a step for 3,072 rows of the embedded base's head)."""
+    return len(columns) > 0 and bool((columns[1:] - columns[:-1] == 1).all())
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, rows: int) -> Iterator[list[int]]:
