@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 from records_samples import malware
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.types import Record
 from trafficllm.lifecycle.learn_generator import generator_data
+from trafficllm.records import values
 from trafficllm.records.catalog import get_task
-from trafficllm.records.codec import decode
+from trafficllm.records.codec import decode, encode
 from trafficllm.records.dataset import Dataset, build_dataset, load
 
 LABELS = ("Zeus", "Gmail")
@@ -47,3 +50,29 @@ def test_a_generator_learns_headers_and_no_identifier(built: Dataset) -> None:
 def test_a_label_without_training_records_is_refused(built: Dataset) -> None:
     with pytest.raises(InputError, match="Neris"):
         generator_data(built, task=get_task("MTG"), labels=["Zeus", "Neris"])
+
+
+def test_values_stand_behind_buckets() -> None:
+    raw = Record(
+        proto=6, dirs=(0, 1, 0, 1), sizes=(1, 2, 3, 4), iats=(0, 70_000, 90_000, 75_000), flags=(24,) * 4,
+        windows=(64240, 8192, 64240, 8100), ttls=(128, 57, 128, 57),
+    )  # fmt: skip
+    table = values.learnt([raw] * 3)
+    assert table["windows"]["16"] == [[64240, 6]]
+    assert table["ttls"] == {"4": [[57, 6]], "6": [[128, 6]]}
+    told = decode(encode(raw))
+    assert told.windows == (65535, 16383, 65535, 8191)
+    back = values.drawn(told, table, random.Random(1))
+    assert back.windows == raw.windows
+    assert back.ttls == raw.ttls
+    assert encode(back) == encode(told)
+    assert back.iats != told.iats
+    assert len({values.drawn(told, table, random.Random(seed)).iats for seed in range(9)}) == 9
+
+
+def test_without_a_table_gaps_move_within_their_bucket() -> None:
+    told = decode(encode(Record(proto=17, dirs=(0, 1, 0), sizes=(5, 5, 5), iats=(0, 10**6, 10**12))))
+    for seed in range(20):
+        back = values.drawn(told, {}, random.Random(seed))
+        assert encode(back) == encode(told)
+        assert back.iats[0] == 0

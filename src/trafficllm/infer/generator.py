@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from trafficllm.core.types import FlowPlan, Record
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.forward import forward_at
 from trafficllm.infer.token_mask import TokenMask
-from trafficllm.records import codec, prompts
+from trafficllm.records import codec, prompts, values
 from trafficllm.records.catalog import Task
 from trafficllm.records.grammar import Grammar, State
 
@@ -56,13 +56,17 @@ class _Row:
 class Generator:
     """Samples flows of a label with one adapter.
 
-    `prevented` counts, by place in the record, how often the model's own choice was not allowed; `sampled` all choices.
-    The same seed gives the same flows; flow i does not depend on how many are asked for.
+    `values` are tables of `records.values` by label: what windows, TTLs and gaps of a bucket really are. `prevented` counts, by
+    place in the record, how often the model's own choice was not allowed; `sampled` all choices. The same arguments give the same
+    flows; flow i does not depend on how many are asked for, but for what rounding in batches of other sizes may tip.
     """
 
-    def __init__(self, engine: Engine, adapter: str, *, options: codec.CodecOptions = codec.DEFAULT) -> None:
+    def __init__(
+        self, engine: Engine, adapter: str, *, options: codec.CodecOptions = codec.DEFAULT, values: Mapping[str, values.Table] | None = None
+    ) -> None:
         self.engine = engine
         self.adapter = adapter
+        self.values = values or {}
         self.mask = TokenMask(engine.base.tokenizer.get_vocab(), Grammar(options))
         self.columns = np.asarray(sorted(self.mask.surfaces), np.int64)
         self._tokens = torch.from_numpy(self.columns).to(engine.device)
@@ -73,9 +77,11 @@ class Generator:
         """`n` flow plans of a label, a batch at a time. UsageError for a negative temperature or count."""
         from trafficllm.records.plan import plan_of
 
+        table = self.values.get(label, {})
         for i, record in enumerate(self.records(task, label, n, seed=seed, temperature=temperature)):
             # Equal records must not get equal made-up bytes: what hidden runs are filled with differs from flow to flow.
-            yield plan_of(record, label=label, seed=hash64(f"{seed}/{i}".encode()) >> 1)
+            own = hash64(f"{seed}/{i}".encode()) >> 1
+            yield plan_of(values.drawn(record, table, random.Random(own)), label=label, seed=own)
 
     def records(self, task: Task, label: str, n: int, *, seed: int = 0, temperature: float = 1.0) -> Iterator[Record]:
         """As `plans`, the decoded records themselves. Temperature 0 takes the likeliest allowed token."""
@@ -159,7 +165,7 @@ class Generator:
     def _choose(self, batch: list[_Row], logits: torch.Tensor, temperature: float) -> list[int]:
         """One allowed token a row, and the rows' new states; a finished row repeats its last token."""
         chances = np.asarray([0.0 if row.done else row.chance.random() for row in batch])
-        chosen = self.columns[_draw(logits, chances, temperature)].tolist()
+        chosen: list[int] = self.columns[_draw(logits, chances, temperature)].tolist()
         for k, row in enumerate(batch):
             if row.done:
                 chosen[k] = row.tokens[-1]

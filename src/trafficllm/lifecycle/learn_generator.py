@@ -74,12 +74,24 @@ def learn_generator(
         "stage": "generation",
         "data_sha256": dataset.sha256,
         "rows": len(data.answers),
+        "values": values_of(dataset, labels),
         "seed": options.seed,
         "tuning": report.as_dict(),
         **base_facts(base),
     }
     version = registry.register(task.id, out, manifest, status="live")
     return {"version": version.version, "seconds": report.seconds, "rows": len(data.answers), "labels": sorted(labels)}
+
+
+def values_of(dataset: Dataset, labels: Sequence[str]) -> dict[str, Any]:
+    """By label, what windows, TTLs and gaps of training flows stand behind the codec's buckets."""
+    from trafficllm.records import values, view
+
+    rows: dict[str, list[int]] = {label: [] for label in labels}
+    for k, label in zip(*_labelled(dataset, "train"), strict=True):
+        if label in rows:
+            rows[label].append(k)
+    return {label: values.learnt([view.shown(record) for record in dataset.raw_records(at)]) for label, at in sorted(rows.items())}
 
 
 def _labelled(dataset: Dataset, part: str) -> tuple[list[int], list[str]]:

@@ -149,9 +149,10 @@ class _Writers:
         self.tasks: dict[str, Task] = {}
         self.versions: dict[str, str] = {}
         for name in dict.fromkeys(part.task for part in scenario.parts):
-            self.versions[name] = application.load(name).version
+            version = application.load(name)
+            self.versions[name] = version.version
             self.tasks[name] = application.task(name)
-            self.generators[name] = Generator(application.engine, name)
+            self.generators[name] = Generator(application.engine, name, values=version.manifest.get("values"))
 
     def plans(self) -> Iterator[tuple[Part, FlowPlan]]:
         """Every flow with the part it belongs to, written when asked for."""
