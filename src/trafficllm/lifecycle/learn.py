@@ -66,7 +66,7 @@ def register(
     else:
         tuned = taken(trained, base, scoring.labels_of(dataset), place)
     manifest = manifest_of(dataset, task, base, tuned, settings)
-    judged, scores = _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
+    judged, scores, said = _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
     manifest |= judged
     if baselines:
         sink.update("baselines", 0, None)
@@ -75,16 +75,15 @@ def register(
         manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget)
     live = registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
-    manifest["sample"] = replay.keep(dataset, place, answers(dataset, scores))
+    manifest["sample"] = replay.keep(dataset, place, said)
     version = registry.register(task.id, place, manifest, status=status)
     seconds = round(time.monotonic() - start, 2)
     return {**answer_of(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
 
 
-def answers(dataset: Dataset, scores: Scores) -> dict[int, str]:
-    """What was answered to each test row, from the scores of all of them in their order."""
-    test, _ = scoring.rows(dataset, "test", scores.labels)
-    return dict(zip(test, (scores.labels[k] for k in scores.probabilities.argmax(axis=1)), strict=True))
+def named(rows: Sequence[int], scores: Scores) -> dict[int, str]:
+    """The likeliest label of each row."""
+    return dict(zip(rows, (scores.labels[k] for k in scores.probabilities.argmax(axis=1)), strict=True))
 
 
 def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneReport:
@@ -167,8 +166,9 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
 
 def _scores(
     dataset: Dataset, task: Task, base: Base, adapter: Path, *, seed: int, progress: ProgressSink
-) -> tuple[dict[str, Any], Scores]:
-    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk."""
+) -> tuple[dict[str, Any], Scores, dict[int, str]]:
+    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk; and its answers to
+    held-out rows that the sample will keep."""
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.scorer import LLMScorer
 
@@ -178,7 +178,10 @@ def _scores(
     scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
     scorer.calibration = scoring.calibrate(scorer, dataset, seed=seed)
     quality, cost, scores = scoring.assess(scorer, dataset, base, seed=seed)
-    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}, scores
+    test, _ = scoring.rows(dataset, "test", scores.labels)
+    kept = sorted(set(replay.chosen(dataset)) & set(dataset.indices("val")))
+    said = named(test, scores) | named(kept, scoring.score_rows(scorer, dataset, kept))
+    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}, scores, said
 
 
 def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 FOLDER = "sample"
 LIMITS: Mapping[str, int] = {"train": 100, "val": 25, "test": 50}
-"""Records kept a class: 100 are replayed, 25 calibrate, 50 say whether an update forgot. About 200 bytes each."""
+"""Records kept a class: 100 are replayed, 25 calibrate, these and 50 more say whether an update forgot. About 200 bytes each."""
 PLAIN = "plain"
 """Column of content hashes under plain `strict`: what a base records of its own training, see scoring.strict_hashes."""
 ANSWER = "answer"
-"""Column of what the version itself answered to its test records, so that an update need not ask it again; elsewhere empty."""
+"""Column of what the version itself answered to held-out records, so that an update need not ask it again; elsewhere empty."""
 _COLUMNS = ("label", "part", "group", "content", "units")
 SCHEMA = pa.schema([
     *(store.SCHEMA.field(name) for name in _COLUMNS),
@@ -95,13 +95,17 @@ class Kept(Dataset):
 def keep(dataset: Dataset, folder: Path, answers: Mapping[int, str]) -> dict[str, Any]:
     """Write the sample of a data set into an adapter folder; returns what the manifest says of it.
 
-    `answers`: the adapter's own answers to test rows, by row.
+    `answers`: the adapter's own answers to held-out rows, by row.
     """
+    return write(_rows(dataset, chosen(dataset), answers), folder)
+
+
+def chosen(dataset: Dataset) -> list[int]:
+    """The rows of a data set that its sample keeps."""
     labels = dataset.manifest["trainable"]
     idx = [i for part in PARTS for i in dataset.indices(part)]
     idx = [i for i, label in zip(idx, dataset.labels_of(idx), strict=True) if label in labels]
-    chosen = [idx[k] for k in choose(_rows(dataset, idx, {}, plain=False))]
-    return write(_rows(dataset, chosen, answers), folder)
+    return [idx[k] for k in choose(_rows(dataset, idx, {}, plain=False))]
 
 
 def _rows(dataset: Dataset, idx: Sequence[int], answers: Mapping[int, str], *, plain: bool = True) -> Rows:
@@ -230,17 +234,10 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
     return rows.take([i for i, part in enumerate(rows.parts) if part in PARTS]), result.unit
 
 
-def fewer(kept: Rows, new: Rows) -> Rows:
-    """New rows with their training part bounded as the kept one is, twice as many for a label that is new: an update has few steps,
-    and each class should have its share of them. Validation and test rows all stay."""
-    train = [k for k, part in enumerate(new.parts) if part == "train"]
-    old = set(kept.labels)
-    chosen: list[int] = []
-    for known in (True, False):
-        mine = [k for k in train if (new.labels[k] in old) == known]
-        limits = {**LIMITS, "train": LIMITS["train"] * (1 if known else 2)}
-        chosen += [mine[k] for k in choose(new.take(mine), limits)]
-    return new.take(sorted({*chosen, *(k for k, part in enumerate(new.parts) if part != "train")}))
+def fewer(new: Rows) -> Rows:
+    """New rows, bounded as a kept sample is, twice as many of those held out: an update has few steps, and each class should have its
+    share of them."""
+    return new.take(sorted(choose(new, {part: limit * (1 if part == "train" else 2) for part, limit in LIMITS.items()})))
 
 
 def without_leaks(kept: Rows, new: Rows) -> tuple[Rows, int]:

@@ -49,19 +49,20 @@ def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tu
 
 
 def calibrate(
-    scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, looks: int = LOOKS
+    scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, scores: Scores | None = None
 ) -> dict[str, Any]:
-    """Calibration from validation: temperature, unknown score and threshold (see evaluate.calibrate); `bank` training and `looks`
-    validation rows at most are scored."""
+    """Calibration from validation: temperature, unknown score and threshold (see evaluate.calibrate); at most `bank` training and LOOKS
+    validation rows are scored, or none of the latter where `scores` has them all."""
     from trafficllm.evaluate import calibrate as fitting
 
     val, y_val = rows(dataset, "val", scorer.labels)
-    step = max(1, -(-len(val) // looks))
-    val, y_val = val[::step], y_val[::step]
+    if scores is None:
+        step = max(1, -(-len(val) // LOOKS))
+        val, y_val = val[::step], y_val[::step]
+        scores = score_rows(scorer, dataset, val)
     train, y_train = rows(dataset, "train", scorer.labels)
     some = spread(y_train, bank)
     known = scorer.score(dataset.records([train[k] for k in some]))
-    scores = score_rows(scorer, dataset, val)
     fitted = fitting.fit(
         scores.logits,
         y_val,

@@ -33,8 +33,8 @@ SEARCH_SECONDS = 30.0
 SHARE, LEAST_STEPS = 0.2, 60
 """Optimizer steps of an update as a share of the last full training's, and the fewest: with the scoring an update then takes less than
 30 % of training again."""
-BANK, LOOKS = 300, 400
-"""Training and validation rows scored for the update's calibration, see scoring.calibrate."""
+BANK = 300
+"""Training rows scored for the update's calibration, see scoring.calibrate."""
 
 
 def update(
@@ -67,11 +67,11 @@ def update(
     asked = learn.tune_data(data, augment=False, task=definition)
     tuned = tune.tune_task(base, asked, place, settings, progress, start_from=live.path)
     manifest = learn.manifest_of(data, definition, base, tuned, settings)
-    judged, scores = _judged(
+    judged, scores, said = _judged(
         data, kept, live, definition, base=base, adapter=place, seed=settings.seed, progress=progress
     )
     manifest |= judged
-    manifest |= _history(live, data, kept, learn.answers(data, scores), folder=place)
+    manifest |= _history(live, data, kept, said, folder=place)
     status = manifest["decision"]["status"]
     if baselines and status != "rejected":
         progress.update("baselines", 0, None)
@@ -108,7 +108,7 @@ def _data(
     chores = task.housekeeping or "housekeeping" in live.manifest.get("kept_fields", ())
     found, unit = replay.fresh(folder, view, task, chores=chores, seed=seed, progress=progress)
     new, leaks = replay.without_leaks(kept, found)
-    data = replay.joined(kept, replay.fewer(kept, new), live, unit=unit, leaks=leaks)
+    data = replay.joined(kept, replay.fewer(new), live, unit=unit, leaks=leaks)
     if "train" not in data.table["part"].to_pylist()[len(kept) :]:
         raise InputError(
             "input.no_train",
@@ -131,19 +131,18 @@ def same_shape(options: TuneOptions, live: Version) -> TuneOptions:
 def short(options: TuneOptions, live: Version) -> TuneOptions:
     """The options with an update's steps: a share of what the task's last full training took, unless steps or seconds are asked for.
 
-    Looks at validation are two: each costs as much as ten steps.
+    Validation is not looked at meanwhile, so that it is held out for the gate.
     """
     full = int(live.manifest.get("full_steps") or (live.manifest.get("tuning") or {}).get("steps") or 0)
-    fewer = {"looks": min(options.looks, 2), "first_look": 0.5}
-    if not full or options.max_steps is not None or options.max_seconds is not None:
-        return options.model_copy(update=fewer)
-    return options.model_copy(update={**fewer, "max_steps": max(LEAST_STEPS, round(full * SHARE))})
+    asked = not full or options.max_steps is not None or options.max_seconds is not None
+    return options.model_copy(update={"looks": 0} if asked else {"looks": 0, "max_steps": max(LEAST_STEPS, round(full * SHARE))})
 
 
 def _judged(
     data: replay.Kept, kept: replay.Rows, live: Version, task: Task, *, base: Base, adapter: Path, seed: int, progress: ProgressSink
-) -> tuple[dict[str, Any], Scores]:
-    """Calibration, quality and gate of the new weights, the live ones beside them on the same rows; the new ones' test scores."""
+) -> tuple[dict[str, Any], Scores, dict[int, str]]:
+    """Calibration, quality and gate of the new weights, the live ones beside them on the same held-out rows (validation and test: neither
+    chose the new weights); the new ones' test scores, and their answers to all held-out rows."""
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.scorer import LLMScorer
 
@@ -153,25 +152,28 @@ def _judged(
     engine.add_adapter("after", adapter)
     labels = scoring.labels_of(data)
     after = LLMScorer(engine, "after", task, labels, codec=data.codec)
-    after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, looks=LOOKS)
     before = LLMScorer(engine, "before", task, live.manifest["labels"], codec=data.codec)
-    test, truth = scoring.rows(data, "test", labels)
+    (val, y_val), (test, y_test) = (scoring.rows(data, part, labels) for part in ("val", "test"))
+    looked = scoring.score_rows(after, data, val)
+    after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=looked)
     start = time.monotonic()
     scores = scoring.score_rows(after, data, test)
     spent = max(time.monotonic() - start, 1e-9)
-    guess, past = _named(scores), _past(before, data, kept, test)
-    groups = data.groups(test)
+    said = learn.named([*val, *test], _both(looked, scores))
+    past = _past(before, data, kept, list(said))
+    truth, groups = dict(zip(said, [*y_val, *y_test], strict=True)), dict(zip(said, data.groups(list(said)), strict=True))
 
     def side(rows: Sequence[int]) -> gate.Side:
-        picked = ([column[k] for k in rows] for column in (truth, past, guess, groups))
+        picked = ([column[i] for i in rows] for column in (truth, past, said, groups))
         return gate.compare(labels, gate.Answers(*picked), seed=seed)
 
-    old = side([k for k, i in enumerate(test) if i < len(kept)])
-    fresh = [k for k, i in enumerate(test) if i >= len(kept)]
+    old = side([i for i in said if i < len(kept)])
+    fresh = [i for i in said if i >= len(kept)]
     new = side(fresh)
     status, why = gate.decide(old, new)
+    guess = [said[i] for i in test]
     quality = scoring.quality_of(data, base, guess, labels=labels, probabilities=scores.probabilities, seed=seed)
-    forward = new.before - _majority([truth[k] for k in fresh])
+    forward = new.before - _majority([truth[i] for i in fresh])
     return {
         "calibration": after.calibration,
         "quality": quality,
@@ -179,19 +181,21 @@ def _judged(
         "gate": {"old": old.as_dict(), "new": new.as_dict(), "router": None},
         "transfer": {"backward": round(old.gain, 6), "forward": round(forward, 6)},
         "decision": {"status": status, "why": why},
-    }, scores
+    }, scores, said
 
 
-def _past(before: LLMScorer, data: replay.Kept, kept: replay.Rows, test: Sequence[int]) -> list[str]:
-    """The live version's answers to test rows: those it kept with its sample, and to the rest what it says now."""
-    said = {i: kept.answers[i] for i in test if i < len(kept) and kept.answers[i]}
-    rest = [i for i in test if i not in said]
-    said |= dict(zip(rest, _named(scoring.score_rows(before, data, rest)), strict=True))
-    return [said[i] for i in test]
+def _past(before: LLMScorer, data: replay.Kept, kept: replay.Rows, rows: Sequence[int]) -> dict[int, str]:
+    """The live version's answers to held-out rows: those it kept with its sample, and to the rest what it says now."""
+    said = {i: kept.answers[i] for i in rows if i < len(kept) and kept.answers[i]}
+    rest = [i for i in rows if i not in said]
+    return said | learn.named(rest, scoring.score_rows(before, data, rest))
 
 
-def _named(scores: Scores) -> list[str]:
-    return [scores.labels[k] for k in scores.probabilities.argmax(axis=1)]
+def _both(one: Scores, two: Scores) -> Scores:
+    import numpy as np
+
+    parts = ((one.probabilities, two.probabilities), (one.logits, two.logits))
+    return type(one)(one.labels, *(np.concatenate(pair) for pair in parts))
 
 
 def _cost(scorer: LLMScorer, scores: Scores, spent: float) -> dict[str, float]:
