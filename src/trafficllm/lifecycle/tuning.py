@@ -109,10 +109,10 @@ def plan(stage: Stage, chosen: Chosen) -> dict[str, Any]:
     """What the run will need (contract: `tune plan`); the base's weights are not read."""
     from trafficllm.model import plan as planning
     from trafficllm.model import processes
-    from trafficllm.model.load import faster_precision
+    from trafficllm.model.load import precision_for, resolve
 
     wanted = chosen.settings().tune.precision
-    precision = faster_precision() if wanted == "auto" else wanted
+    precision = precision_for(resolve(chosen.base or "default")) if wanted == "auto" else wanted
     options = chosen.options()
     found = planning.plan_data(chosen.base or "default", stage.data, options, precision=precision, world=processes.world())
     return {
