@@ -192,3 +192,11 @@ def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capf
     assert "20.0k/40.0k" in err
     assert "k/s" in err
     assert "0:00:00" in err
+
+
+def test_every_part_of_a_record_has_a_name_for_people() -> None:
+    from trafficllm.infer.evidence import FIELDS
+    from trafficllm.surface.summary import WORDS, in_words
+
+    assert set(WORDS) == {*FIELDS, "packet"}
+    assert in_words({"frame": 4, "field": "payload", "weight": 0.5}) == "first payload bytes, in frame 4 (-0.50)"

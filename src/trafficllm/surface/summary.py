@@ -16,6 +16,22 @@ _FRAMES = 6
 _PACKETS_FROM, _COMMUNITY_FROM = 90, 130
 """Columns a terminal must have before these are shown."""
 
+WORDS = {
+    "packet": "packet",
+    "payload": "first payload bytes",
+    "facts": "fields of TLS, DNS or HTTP",
+    "service": "the protocol spoken",
+    "iats": "times between packets",
+    "flags": "TCP flags",
+    "window": "TCP window",
+    "ttl": "TTL",
+    "proto": "transport protocol",
+    "orig_port_class": "the client's kind of port",
+    "resp_port_class": "the server's kind of port",
+}
+"""What a part of a record is called for people; names as in `infer.evidence`."""
+_AT_ONE = frozenset({"packet", "payload", "facts", "service"})
+
 
 class Summary:
     """Counts of verdicts and the most notable flows; memory does not grow with the capture."""
@@ -107,10 +123,9 @@ class Summary:
         ]
         names = ("task", "verdict", "means", "flows", "share", "mean confidence")
         show_table(names, rows, title=self._heading(), right=names[3:])
-        cells = _cells(out().width, several=len(self.files) > 1)
-        show_table(
-            list(cells), [[cell(row) for cell in cells.values()] for row in self.notable()], right=("confidence", "packets")
-        )
+        shown = self.notable()
+        cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
+        show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
         if self._seen > _SHOWN:
             note(
                 f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them"
@@ -120,7 +135,7 @@ class Summary:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
 
 
-def _cells(width: int, *, several: bool) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+def _cells(width: int, *, several: bool, why: bool) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
     """Columns of the notable flows that this width has room for, each with how a row fills it."""
     cells: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "verdict": lambda row: row["label"],
@@ -131,7 +146,10 @@ def _cells(width: int, *, several: bool) -> dict[str, Callable[[Mapping[str, Any
     }
     if width >= _PACKETS_FROM:
         cells["packets"] = lambda row: row["packets"]
-    cells["frames"] = _frames
+    if why:
+        cells["rests on (and loses without it)"] = lambda row: "; ".join(map(in_words, row["evidence"])) or _frames(row)
+    else:
+        cells["frames"] = _frames
     if several:
         cells["file"] = lambda row: row["file"]
     if width >= _COMMUNITY_FROM:
@@ -147,6 +165,20 @@ def _frames(row: Mapping[str, Any]) -> str:
     """Frames to open: those the verdict rests on where it was explained, else the first ones; runs as 3-7."""
     frames = sorted({item["frame"] for item in row["evidence"]}) or sorted(row["frames"])
     return runs(frames[:_FRAMES])
+
+
+def in_words(part: Mapping[str, Any]) -> str:
+    """One part that a verdict rests on, the frame to open in Wireshark, and the probability lost without it.
+
+    >>> in_words({"frame": 17, "field": "packet", "weight": 0.412})
+    'packet in frame 17 (-0.41)'
+    >>> in_words({"frame": 9, "field": "iats", "weight": 0.1})
+    'times between packets, from frame 9 (-0.10)'
+    """
+    name = WORDS.get(part["field"], part["field"])
+    where = f"in frame {part['frame']}" if part["field"] in _AT_ONE else f"from frame {part['frame']}"
+    joint = " " if part["field"] == "packet" else ", "
+    return f"{name}{joint}{where} (-{part['weight']:.2f})"
 
 
 def runs(numbers: Sequence[int]) -> str:
