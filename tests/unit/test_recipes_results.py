@@ -1,0 +1,95 @@
+"""The recipe of the honest table, end to end on two tiny task folders: a trial, a scoring, nothing done twice."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import infer_samples
+import pytest
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import read_json, write_json
+from trafficllm.records.dataset import load
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "results"
+RESERVED = "task,label,file,part,why\n"
+
+
+@pytest.fixture(scope="module", name="recipe")
+def _recipe() -> Any:
+    sys.path.insert(0, str(RECIPE))
+    yield importlib.import_module("results")
+    sys.path.remove(str(RECIPE))
+
+
+@pytest.fixture(scope="module", name="place")
+def _place(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> Path:
+    """Developer data in small: three families with a reserved capture each, a label with too few captures, a tiny base."""
+    root = tmp_path_factory.mktemp("results")
+    listed = RESERVED
+    for folder, labels in (("MTD_ustc2016", ("Geodo", "Neris", "Virut")), ("EAC_ndpi_app", ("Neris", "Virut"))):
+        for label in labels:
+            target = root / "data" / folder / label
+            target.mkdir(parents=True)
+            for number in range(4):
+                (target / f"{label}_0{number}.pcap").symlink_to(captures / "MTD" / label / f"{label}_0{number}.pcap")
+            listed += f"{folder},{label},{folder}/{label}/{label}_03.pcap,all,test\n"
+    few = root / "data" / "EAC_ndpi_app" / "Few"
+    few.mkdir()
+    (few / "Few_00.pcap").symlink_to(captures / "MTD" / "Geodo" / "Geodo_00.pcap")
+    (root / "data" / "RESERVED.csv").write_text(listed)
+    infer_samples.write_base(root / "base")
+    return root
+
+
+def _words(place: Path, *more: str) -> list[str]:
+    words = ["--data", str(place / "data"), "--out", str(place / "runs"), "--base", str(place / "base"), "--inline", "--steps", "2"]
+    return [*words, "--budget", "1", "--cap", "20", "--most", "60", *more]
+
+
+def test_a_trial_then_a_scoring(
+    recipe: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = _words(place, "--tasks", "EAC", "--seeds", "0", "--part", "val", "--leaderboard", str(place / "board.md"))
+    assert recipe.main(trial) == 0
+    assert "VALIDATION (a trial, no result)" in capsys.readouterr().out
+    assert not (place / "board.md").exists(), "a trial never enters the leaderboard"
+    assert load(place / "runs" / "EAC" / "data-20").labels == ("Neris", "Virut"), "labels with fewer than three captures are left out"
+
+    written = ("--results", str(place / "out"), "--leaderboard", str(place / "board.md"))
+    scoring = _words(place, "--tasks", "MTD", "--seeds", "0", "1", *written)
+    (place / "board.md").write_text("# Leaderboard\n\n| a | b |\n|---|---|\n| x | y |\n\nAfter.\n")
+    assert recipe.main(scoring) == 0
+    table = read_json(place / "out" / "table.json")
+    row = table["tasks"]["MTD"]
+    assert (row["llm"]["seeds"], row["part"], row["llm"]["leaky"]) == ([0, 1], "test", [])
+    assert {"lightgbm", "random_forest", "knn", "majority", "identifier_probe", "artefact_probe"} == set(row["baselines"])
+    assert 0 < row["packets"]["leaky"]["macro_f1"] <= 1
+    assert row["gap"] == pytest.approx(row["llm"]["macro_f1"] - row["baselines"][row["best_baseline"]]["macro_f1"])
+    assert set(table["goal"]["missed"]) | set(table["goal"]["within_reached"]) == {"MTD"}
+    page = (place / "out" / "table.md").read_text()
+    assert page.count("\n| ") == 3
+    board = (place / "board.md").read_text()
+    assert board.count("reserved flows") == 1
+    assert board.index("reserved flows") < board.index("After.")
+
+    for stage in recipe.STAGES:
+        monkeypatch.setattr(recipe, stage, None)
+    assert recipe.main(scoring) == 0, "every stage has its file: nothing runs again"
+    assert (place / "board.md").read_text() == board
+
+
+def test_one_task_that_fails_stops_no_other(recipe: ModuleType, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe.main(_words(place, "--tasks", "WF", "--seeds", "0", "--part", "val")) == 1
+    assert "WF: data failed" in capsys.readouterr().err
+
+
+def test_a_report_that_hides_its_baselines_makes_no_row(recipe: ModuleType, tmp_path: Path) -> None:
+    tables = importlib.import_module("tables")
+    write_json(tmp_path / "report.json", {"macro_f1": 0.99, "accuracy": 0.99, "ci95": [0.9, 1.0]})
+    with pytest.raises(ArtifactError, match="no baselines"):
+        tables.row(tmp_path / "report.json", tmp_path / "none.json")
