@@ -11,7 +11,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trafficllm.surface.classifier import TrafficClassifier
+    from trafficllm.surface.flows_api import Flows, Verdicts
+    from trafficllm.surface.python_api import analyze, read, register
 
 __version__ = "0.1.0"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -62,7 +65,8 @@ def test_help_of_every_command(cli: Cli, words: str) -> None:
 def test_commands_of_the_contract_exist(cli: Cli) -> None:
     page = (REPO / "docs" / "cli.md").read_text(encoding="utf-8")
     wanted = """quickstart, analyze, generate, doctor, adapter register, adapter list, adapter show, adapter promote, adapter rollback,
-        capture info, capture packets, capture flows, capture check, data build, tokenizer extend, tokenizer compare, tune base,
+        capture info, capture packets, capture flows, capture check, capture anonymize, capture convert, data build,
+        tokenizer extend, tokenizer compare, tune base,
         tune instruct, tune task, task list, task show, task route, evaluate run, config show, config schema"""
     assert [
         name
@@ -75,3 +79,13 @@ def test_version(cli: Cli) -> None:
     from trafficllm import __version__
 
     assert cli("--version").out == f"trafficllm {__version__}\n"
+
+
+def test_shells_complete_commands_and_options() -> None:
+    """What bash asks at a Tab, answered by the program; the script that asks is the parser's own."""
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "src"), "_TRAFFICLLM_COMPLETE": "complete_bash"}
+    tabs = (("trafficllm cap", 1, "capture"), ("trafficllm capture anon", 2, "anonymize"), ("trafficllm analyze --fai", 2, "--fail-on"))
+    for words, at, wanted in tabs:
+        asked = {**environment, "COMP_WORDS": words, "COMP_CWORD": str(at)}
+        done = subprocess.run([sys.executable, "-m", "trafficllm"], env=asked, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == [wanted], done.stderr

@@ -107,3 +107,12 @@ def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert rows["tshark"]["hint"]
     assert all(row["hint"] for row in body["findings"] if row["status"] == "missing")
     assert body["ready"] == all(row["status"] != "missing" for row in body["findings"])
+
+
+def test_doctor_sees_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "gone"))
+    rows = {row["name"]: row for row in diagnose(tmp_path)["findings"]}
+    assert (rows["temporary"]["status"], rows["kernel cache"]["status"]) == ("missing", "optional")
+    assert "TMPDIR" in rows["temporary"]["hint"]
+    assert "NUMBA_CACHE_DIR" in rows["kernel cache"]["hint"]

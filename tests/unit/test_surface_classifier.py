@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator
 
 import trafficllm as tl
@@ -20,14 +21,42 @@ def _samples(captures: Path) -> tuple[list[Path], list[str]]:
     return [path for path, _ in found], [label for _, label in found]
 
 
-def test_the_estimator_checks_of_scikit_learn() -> None:
-    """All that apply: the ones on matrices need the trees, the others do not ask what is learnt from."""
+NOT_SAID = {"check_positive_only_tag_during_fit", "check_classifiers_one_label"}
+"""Checks that want their own words where a matrix cannot be learnt from; the adapter says that it wants traffic."""
+
+
+def _checked(learner: str) -> dict[str, list[tuple[str, str]]]:
+    """Names and reasons of scikit-learn's checks by their status."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        results = check_estimator(tl.TrafficClassifier(learner="trees"), on_fail=None, on_skip=None)
-    failed = {row["check_name"]: row["exception"] for row in results if row["status"] == "failed"}
-    assert failed == {}
-    assert sum(row["status"] == "passed" for row in results) >= 40
+        results = check_estimator(tl.TrafficClassifier(learner), on_fail=None, on_skip=None)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for row in results:
+        found.setdefault(row["status"], []).append((row["check_name"], str(row["exception"])))
+    return found
+
+
+def test_every_estimator_check_of_scikit_learn() -> None:
+    """With trees all of them; the one that is skipped asks for SCIPY_ARRAY_API."""
+    found = _checked("trees")
+    assert found.get("failed", []) == []
+    assert [name for name, _ in found["skipped"]] == ["check_array_api_input"]
+    assert len(found["passed"]) >= 54
+
+
+def test_estimator_checks_of_an_adapter() -> None:
+    """The checks that feed no matrix pass; every other is refused because a matrix is no traffic, and for nothing else."""
+    found = _checked("adapter")
+    assert len(found["passed"]) >= 24
+    others = [name for name, why in found["failed"] if "a matrix of numbers needs learner='trees'" not in why]
+    assert set(others) == NOT_SAID
+
+
+def test_model_selection_takes_captures(captures: Path) -> None:
+    X, y = _samples(captures)
+    search = GridSearchCV(tl.TrafficClassifier("trees"), {"profile": ["strict", "raw"]}, cv=2).fit(X, y)
+    assert search.best_score_ >= 0.8
+    assert search.predict(X[:1]).tolist() == y[:1]
 
 
 def test_captures_are_samples(captures: Path, tmp_path: Path) -> None:

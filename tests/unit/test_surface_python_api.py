@@ -68,3 +68,14 @@ def test_what_is_wrong_is_wrong_at_once(tmp_path: Path, captures: Path) -> None:
         tl.analyze(captures / "EAC" / "DNS", registry=tmp_path)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = tl.nonsense  # type: ignore[attr-defined]
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    """Names are opened when first used; without imports for type checkers they would all be Any."""
+    import ast
+
+    tree = ast.parse(Path(tl.__file__).read_text())
+    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    named = {alias.name for node in guarded.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert named == set(tl.__all__) - {"__version__"}
+    assert Path(tl.__file__).with_name("py.typed").is_file()

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,10 @@ def _cpu() -> dict[str, str]:
         text = ""
     words = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
     flags = [flag for flag in _CPU_FLAGS if flag in words]
-    return _finding("cpu", "ok", f"{cores()} cores, {', '.join(flags) or 'no vector extensions named'}")
+    bf16 = bool({"amx_bf16", "avx512_bf16"} & set(flags))
+    detail = f"{cores()} cores, {', '.join(flags) or 'no vector extensions named'}"
+    hint = "" if bf16 else "no bf16 in hardware (AMX, AVX512_BF16): float32 is used"
+    return _finding("cpu", "ok", detail, hint)
 
 
 def _gpu() -> dict[str, str]:
@@ -138,6 +142,19 @@ def _memory_and_disk(registry: Path) -> list[dict[str, str]]:
     ]
 
 
+def _places() -> list[dict[str, str]]:
+    """Folders that are written to besides the registry."""
+    own, home = Path(__file__).parents[1], Path.home()  # numba writes beside the module, else below ~/.cache
+    kernels = os.environ.get("NUMBA_CACHE_DIR", "") or str(own if os.access(own, os.W_OK) else home)
+    temporary = tempfile.gettempdir()
+    anew = "kernels are compiled anew at each start (8 s): set NUMBA_CACHE_DIR to a folder you may write to"
+    kept, scratch = (os.access(place, os.W_OK) for place in (kernels, temporary))
+    return [
+        _finding("kernel cache", "ok" if kept else "optional", kernels, "" if kept else anew),
+        _finding("temporary", "ok" if scratch else "missing", temporary, "" if scratch else "set TMPDIR to a folder you may write to"),
+    ]
+
+
 def _base() -> dict[str, str]:
     try:
         from trafficllm.model.load import default_base
@@ -162,5 +179,5 @@ def diagnose(registry: Path) -> dict[str, Any]:
             "" if python_ok else "3.11 or newer is needed",
         )
     ]
-    findings += [*_packages(), *_extras(), *_tools(), _cpu(), _gpu(), *_memory_and_disk(registry), _base()]
+    findings += [*_packages(), *_extras(), *_tools(), _cpu(), _gpu(), *_memory_and_disk(registry), *_places(), _base()]
     return {"ready": all(row["status"] != "missing" for row in findings), "findings": findings}
