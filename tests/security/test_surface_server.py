@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
 import shutil
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample bases live there
 
@@ -20,6 +27,9 @@ from trafficllm.capture.check import check
 from trafficllm.capture.fields import packet_rows
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.lifecycle.application import Application
+from trafficllm.surface.server import configuration, create_app
+from trafficllm.surface.server_guard import Guard
+from trafficllm.surface.server_metrics import Metrics
 from trafficllm.surface.server_settings import Settings, hash_key, read_key
 
 KEY = "correct horse battery staple"
@@ -141,6 +151,58 @@ def test_a_full_queue_says_when_to_come_back(client: Any) -> None:
     assert found.status_code == 429
     assert int(found.headers["retry-after"]) >= 1
     assert _chat(client, PACKET).status_code == 200
+
+
+def test_a_crowd_is_turned_away_but_for_health(client: Any) -> None:
+    guard = client.app
+    guard.open += guard.settings.crowd
+    try:
+        found = client.get("/v1/tasks")
+        assert client.get("/healthz").status_code == 200
+    finally:
+        guard.open -= guard.settings.crowd
+    assert (found.status_code, found.headers["retry-after"]) == (503, "1")
+    assert client.get("/v1/tasks").status_code == 200
+    assert guard.open == 0
+
+
+def test_silent_connections_are_closed_and_hold_nobody_up(place: tuple[Path, Path]) -> None:
+    """150 connections that never bring a whole request head; there is room for 72 requests."""
+    settings = Settings(port=20_000 + os.getpid() % 20_000, head=1.5, queue=1)
+    app = create_app(Application(base=str(place[0]), registry=str(place[1])), settings)
+    server = uvicorn.Server(configuration(app, settings))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    silent = [socket.create_connection(("127.0.0.1", settings.port), timeout=20) for _ in range(150)]
+    for connection in silent[::2]:
+        connection.sendall(b"GET /v1/tasks HTTP/1.1\r\nHost: local")
+    with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=20) as asking:
+        assert [asking.get("/v1/models").status_code for _ in range(3)] == [200] * 3
+        assert [connection.recv(1) for connection in silent] == [b""] * 150
+        assert asking.get("/healthz").status_code == 200
+    for connection in silent:
+        connection.close()
+    server.should_exit = True
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def stalled(message: Any) -> None:
+        await asyncio.sleep(3600)
+
+    metrics = Metrics()
+    guard = Guard(app, Settings(deadline=0.05), metrics)
+    scope = {"type": "http", "method": "GET", "path": "/v1/tasks", "headers": [(b"host", b"localhost")]}
+    asyncio.run(asyncio.wait_for(guard(scope, None, stalled), 20))  # type: ignore[arg-type]
+    assert b'trafficllm_refused_total{why="request.reader"} 1.0' in metrics.text()
+    assert guard.open == 0
 
 
 def test_what_takes_too_long_is_ended(place: tuple[Path, Path], capture: Path) -> None:
@@ -300,8 +362,6 @@ def test_generated_captures_are_valid(client: Any, tmp_path: Path) -> None:
 
 
 def test_readiness_follows_the_base(client: Any, tmp_path: Path) -> None:
-    import time
-
     for _ in range(200):
         if client.get("/readyz").status_code == 200:
             break

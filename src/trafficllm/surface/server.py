@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trafficllm import __version__
 from trafficllm.core.errors import TrafficLLMError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.application import Application
 
 _KEEP_ALIVE = 15
+_FILES = 8192
 
 
 def create_app(application: Application, settings: Settings | None = None) -> Guard:
@@ -100,6 +103,7 @@ async def _bug(_: Request, __: Exception) -> Response:
 
 def serve(application: Application, settings: Settings) -> None:
     """Listen until SIGTERM or Ctrl-C; requests inside are finished first, at most `drain` seconds."""
+    _open_files()
     app = create_app(application, settings)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
@@ -107,10 +111,16 @@ def serve(application: Application, settings: Settings) -> None:
     own.setLevel(logging.INFO)
     own.handlers, own.propagate = [handler], False
     own.info("listening host=%s port=%d key=%s", settings.host, settings.port, "yes" if settings.key_hash else "no")
-    config = uvicorn.Config(
+    uvicorn.Server(configuration(app, settings)).run()
+
+
+def configuration(app: Guard, settings: Settings) -> uvicorn.Config:
+    """How the web server runs the application."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=_protocol(settings.head),
         log_config=None,
         log_level="critical",  # its messages would carry addresses and traces: the guard writes the log
         access_log=False,
@@ -120,6 +130,34 @@ def serve(application: Application, settings: Settings) -> None:
         lifespan="on",
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.drain),
-        limit_concurrency=8 * settings.queue + 64,
     )
-    uvicorn.Server(config).run()
+
+
+def _protocol(seconds: float) -> type[H11Protocol]:
+    """HTTP/1.1 whose connections bring a whole request head in time or are closed: silent ones must not fill the server."""
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def _watch(self) -> None:
+            self.loop.call_later(seconds, self._close_if_idle, self.cycle)
+
+        def _close_if_idle(self, last: object) -> None:
+            if self.cycle is last and not self.transport.is_closing():
+                self.transport.close()
+
+    return Impatient
+
+
+def _open_files() -> None:
+    """As many connections as this machine gives a process: each is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

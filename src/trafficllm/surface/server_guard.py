@@ -34,6 +34,7 @@ class Guard:
         self.app = app
         self.settings = settings
         self.metrics = metrics
+        self.open = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One request, or the server's start and end."""
@@ -44,6 +45,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(self, scope, receive, send)
+        self.open += 1
         try:
             self._check(scope)
             exchange.check_length()
@@ -61,6 +63,7 @@ class Guard:
             )
             await exchange.fail(TrafficLLMError("internal", "this is a bug of ours", hint="the server's log says where"))
         finally:
+            self.open -= 1
             exchange.note()
 
     def _check(self, scope: Message) -> None:
@@ -73,6 +76,8 @@ class Guard:
                 raise RefusedError(403, "request.origin", "pages of other sites may not ask", hint="--allow-origin lists sites")
         given = next((value for name, value in headers if name == b"authorization"), "")
         scheme, _, key = given.partition(" ")
+        if self.open > self.settings.crowd and scope["path"] not in OPEN:
+            raise RefusedError(503, "request.crowd", "too many connections are being answered", hint="try again later", retry=1)
         right = self.settings.accepts_key(key.strip() if scheme.lower() == "bearer" else "")
         if not right and scope["path"] not in OPEN:
             raise RefusedError(401, "request.key", "an API key is needed", hint="Authorization: Bearer KEY")
@@ -123,7 +128,13 @@ class _Exchange:
             self.status = message["status"]
             extra = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
-        await self._send(message)
+        left = self.began + 2 * self.guard.settings.deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(max(left, 0.001)):
+                await self._send(message)
+        except TimeoutError:  # work has its own deadline: this is a reader that does not read
+            self.refused = RefusedError(504, "request.reader", "the answer was not read in time")
+            raise self.refused from None
 
     async def fail(self, error: TrafficLLMError) -> None:
         if self.status:  # an answer has begun: all that is left is to end it short

@@ -21,6 +21,7 @@ class Settings:
 
     `queue` is how many requests may be inside at once, working or waiting; `deadline` what one may take in all, its upload
     included; `parsers` how many uploads are read at once, each in a process of at most `parser_memory` bytes.
+    `head` is how long a connection may take to bring a request's head.
     `hosts` and `origins` are names a Host or Origin header may carry besides the local ones.
     """
 
@@ -32,11 +33,17 @@ class Settings:
     max_body: int = 256 * _MIB
     queue: int = 16
     deadline: float = 120.0
+    head: float = 20.0
     parsers: int = 2
     parser_memory: int = 4096 * _MIB
     max_flows: int = 200_000
     kept_files: int = 32
     drain: float = 30.0
+
+    @property
+    def crowd(self) -> int:
+        """Requests that may be anywhere in the server, slow uploads and slow readers included."""
+        return 8 * self.queue + 64
 
     def check(self) -> None:
         """UsageError for a server that others could reach without a key."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trafficllm.lifecycle.application import Analysis
 
+UNKNOWN = "unknown"
 _SHOWN = 20
 _FRAMES = 6
 _PACKETS_FROM, _COMMUNITY_FROM = 90, 130
@@ -107,10 +108,11 @@ class Summary:
     def _heading(self) -> str:
         flows = self.flows // max(1, len(self.analysis.tasks))
         files = f"{len(self.files):,} captures" if len(self.files) != 1 else next(iter(self.files))
-        found = "; ".join(
-            f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in counts.items())}"
+        parts = {
+            task: [*counts.items(), *([(UNKNOWN, self.verdicts[task, UNKNOWN])] if self.verdicts[task, UNKNOWN] else [])]
             for task, counts in self.above().items()
-        )
+        }
+        found = "; ".join(f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in part)}" for task, part in parts.items())
         cut = ", interrupted: what was done until then" if self.interrupted else ""
         return f"{flows:,} flows of {files}{cut}" + (f". {found}" if found else "")
 
