@@ -11,16 +11,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from trafficllm.surface.classifier import TrafficClassifier
-    from trafficllm.surface.flows_api import Flows, Verdicts
-    from trafficllm.surface.python_api import analyze, read, register
+from typing import Any
 
 __version__ = "0.1.0"
 
-# Name -> module, opened when first used: `import trafficllm` must stay within 150 ms.
+# Name -> module, opened when first used: `import trafficllm` must stay within 150 ms. Type checkers read __init__.pyi.
 _LAZY = {
     "analyze": "trafficllm.surface.python_api",
     "read": "trafficllm.surface.python_api",

@@ -1,3 +1,5 @@
+"""The public names as type checkers see them: at run time each is opened when first used."""
+
 from trafficllm.surface.classifier import TrafficClassifier as TrafficClassifier
 from trafficllm.surface.flows_api import Flows as Flows
 from trafficllm.surface.flows_api import Verdicts as Verdicts

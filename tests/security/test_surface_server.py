@@ -329,6 +329,8 @@ def test_chat_about_a_capture_streams(client: Any, capture: Path) -> None:
     parts = [{"type": "text", "text": "Which application is it?"}, {"type": "file", "file": {"file_id": mark}}]
     whole = _chat(client, parts, model="EAC").json()["choices"][0]["message"]["content"]
     assert whole.startswith("EAC: ")
+    assert whole.count("\n") >= 1
+    assert "\\x0a" not in whole
     events = _chat(client, parts, model="EAC", stream=True).text.strip().split("\n\n")
     assert events[-1] == "data: [DONE]"
     chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events[:-1]]

@@ -21,13 +21,19 @@ _WIDE = (
 )
 
 
+class Said(str):
+    """Text of our own, with line breaks: what is captured in it was escaped when it was put in."""
+
+    __slots__ = ()
+
+
 def plain(value: Any) -> Any:
     """The same value as JSON knows it: numpy and tuples unpacked, NaN as null, every string printable.
 
     >>> plain({"label": "a\\x1b[31m", "p": float("nan")})
     {'label': 'a\\\\x1b[31m', 'p': None}
     """
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int | Said):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -23,7 +23,7 @@ from trafficllm.core.errors import TrafficLLMError
 from trafficllm.surface import shapes, shapes_http
 from trafficllm.surface.http_chat import Answer, answer
 from trafficllm.surface.http_models import ChatRequest, GenerateRequest
-from trafficllm.surface.output import json_line
+from trafficllm.surface.output import Said, json_line
 from trafficllm.surface.server_replies import RefusedError, envelope
 from trafficllm.surface.server_service import Ask, Service
 from trafficllm.surface.server_uploads import Upload
@@ -238,7 +238,7 @@ async def chat(request: Request, body: ChatRequest) -> Any:
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
     if body.stream:
         return StreamingResponse(_events(said, head), media_type="text/event-stream")
-    message = {"role": "assistant", "content": said.text}
+    message = {"role": "assistant", "content": Said(said.text)}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
     return _json({**head, "object": "chat.completion", "choices": [choice], "trafficllm": said.data})
 
@@ -258,7 +258,7 @@ def _events(said: Answer, head: dict[str, Any]) -> Iterator[str]:
 
     yield event({"role": "assistant", "content": ""})
     for piece in said.pieces():
-        yield event({"content": piece})
+        yield event({"content": Said(piece)})
     yield event({}, "stop")
     yield "data: [DONE]\n\n"
 
