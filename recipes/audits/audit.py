@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 BEGIN, END = "<!-- table: made by recipes/audits/audit.py -->", "<!-- end of table -->"
 HEAD = (
     "folder", "flows", "classes (measurable)", "split", "duplicates", "in conflict", "ceiling", "identifier probe", "one masked field",
-    "majority", "k-NN", "LightGBM sizes, times", "LightGBM headers, payload", "random forest", "best, 95 %", "packets: leaky / honest",
-    "forge", "payload", "leaks open (hidden)", "headline",
+    "majority", "k-NN", "LightGBM sizes, times", "LightGBM headers, payload", "random forest", "logistic, n-grams", "best, 95 %",
+    "packets: leaky / honest", "forge", "payload", "leaks open (hidden)", "headline",
 )  # fmt: skip
 
 
@@ -58,19 +58,25 @@ def number(value: float | None) -> str:
 
 
 def row_of(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
-    """One line of the table."""
+    """One line of the table; `distinct` folders are scored on each masked content once."""
     table, twice = report["baselines"], report["duplicates"]
-    names = ("majority", "knn", "lightgbm_sizes_times", "lightgbm_headers_payload", "random_forest")
-    best = max((table[name] for name in names), key=lambda row: row["macro_f1"])
+    names = ("majority", "knn", "lightgbm_sizes_times", "lightgbm_headers_payload", "random_forest", "linear")
+
+    def score(name: str) -> float | None:
+        row = table.get(name)
+        return None if row is None else float((row["unique"] if entry.get("distinct") else row)["macro_f1"])
+
+    best = table[max((name for name in names if name in table), key=lambda name: score(name) or 0.0)]
     probe = table["artefact_probe"]
     leaks = [f["kind"] for f in report["findings"] if not f["hidden"]]
     hidden = [f["kind"] for f in report["findings"] if f["hidden"]]
     classes = len(report["classes"])
+    interval = "-" if entry.get("distinct") else f"{best['ci95'][0]:.2f} to {best['ci95'][1]:.2f}"
     return [
         report["folder"], f"{report['flows']:,}", f"{classes} ({classes - len(report['not_measurable'])})", report["split"].split(",")[0],
         f"{twice['share']:.1%}", f"{twice['conflicting']:.1%}", number(twice["ceiling"]), number(report["identifier_probe"]),
-        f"{number(probe['macro_f1'])} {probe['params'].get('field', '')}", *(number(table[name]["macro_f1"]) for name in names),
-        f"{best['ci95'][0]:.2f} to {best['ci95'][1]:.2f}", f"{report['leaky']:.3f} / {report['honest']:.3f}",
+        f"{number(score('artefact_probe'))} {probe['params'].get('field', '')}", *(number(score(name)) for name in names),
+        interval, f"{report['leaky']:.3f} / {report['honest']:.3f}",
         f"{report['forge']['delta']:+.3f}", f"{report['payload']['delta']:+.3f}",
         f"{', '.join(leaks) or 'none'} ({', '.join(hidden) or 'none'})", "yes" if entry["headline"] else f"no: {entry['why']}",
     ]  # fmt: skip
@@ -96,7 +102,7 @@ def main() -> None:
     for name in chosen.only or entries:
         if (chosen.data / name).is_dir() and not (chosen.out / f"audit_{name}.json").is_file():
             try:
-                run(chosen.data / name, plan, chosen.out, chosen.pages)
+                run(chosen.data / name, {**plan, **entries[name]}, chosen.out, chosen.pages)
             except TrafficLLMError as error:
                 print(f"{name}: {error}", file=sys.stderr)
     if chosen.table:

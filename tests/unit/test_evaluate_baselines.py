@@ -110,3 +110,56 @@ def test_single_field_probe_finds_the_planted_column() -> None:
     assert next(iter(best)) == "d"
     assert best["d"] > 0.98
     assert best["a"] < 0.6
+
+
+def _requests(n: int, seed: int) -> baselines.Part:
+    """Orders, half of them with a misspelt parameter name; one harmless request a hundred times."""
+    rng = np.random.default_rng(seed)
+    records, y = [], []
+    for i in range(n):
+        name = "priceA" if i % 2 else "price"
+        text = f"GET http://h/shop/pay.jsp?id={rng.integers(99)}&{name}={rng.integers(9999)} HTTP/1.1"
+        records.append(Record(kind="http", proto=-1, text=text))
+        y.append("attack" if i % 2 else "benign")
+    return baselines.Part([*records, *[records[0]] * 100], [*y, *["benign"] * 100])
+
+
+def test_requests_are_told_by_what_is_written_in_them() -> None:
+    train, test = _requests(60, 0), _requests(40, 1)
+    rows = baselines.run(train, _requests(30, 2), test, labels=("attack", "benign"), budget_s=2)
+    assert list(rows) == ["majority", "artefact_probe", "knn", "lightgbm", "random_forest", baselines.LINEAR]
+    for name in ("lightgbm", "random_forest", "linear"):
+        assert metrics.macro_f1(("attack", "benign"), test.y, rows[name]["y_pred"]) > 0.9, name
+    assert metrics.macro_f1(("attack", "benign"), test.y, rows["majority"]["y_pred"]) < 0.6
+    assert len(train.distinct().records) == 60
+    assert baselines.LINEAR not in baselines.run(train, test, test, labels=("attack", "benign"), names=("majority", "lightgbm"))
+
+
+def _cells(n: int, seed: int) -> baselines.Part:
+    """Two sites with equal cells each way in bursts of other lengths."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for i in range(n):
+        length = 3 if i % 2 else 9
+        dirs = tuple(d for _ in range(90 // length) for d in (0, *[1] * (length + int(rng.integers(2)))))
+        records.append(Record(kind="cells", proto=-1, dirs=dirs, iats=(0, *rng.integers(0, 10**7, len(dirs) - 1).tolist())))
+    return baselines.Part(records, ["b" if i % 2 else "a" for i in range(n)])
+
+
+def test_cells_are_told_by_their_bursts_and_never_by_empty_columns() -> None:
+    test = _cells(40, 1)
+    rows = baselines.run(_cells(60, 0), _cells(20, 2), test, labels=("a", "b"), budget_s=1, names=baselines.VIEW_NAMES)
+    assert not {"lightgbm_headers_payload", "lightgbm_all", baselines.LINEAR} & set(rows)
+    for name in ("lightgbm_sizes_times", "random_forest", "knn"):
+        assert metrics.macro_f1(("a", "b"), test.y, rows[name]["y_pred"]) > 0.9, name
+    assert rows["random_forest"]["params"]["features"] == "sizes_times"
+
+
+def test_what_website_fingerprinting_counts_of_a_sequence() -> None:
+    record = Record(kind="cells", proto=-1, dirs=(0, 1, 1, 1, 0, 1), iats=(0, 1000, 1000, 1000, 5000, 1000))
+    row = dict(zip(features.sizes_times_names([record]), features.sizes_times([record])[0], strict=True))
+    assert (row["cumulative[0]"], row["cumulative[59]"]) == (-1, 2)
+    assert (row["orig_place[0]"], row["orig_place[1]"], row["orig_place[2]"]) == (0, 4, features.ABSENT)
+    assert (row["orig_in_chunk[0]"], row["orig_in_chunk[1]"]) == (2, features.ABSENT)
+    assert (row["bursts.resp.count"], row["bursts.resp.mean"], row["bursts.resp.max"]) == (2, 2, 3)
+    assert row["orig_share"] == pytest.approx(2 / 6)

@@ -56,13 +56,20 @@ def _resplit(rows: AuditRows, unit: str, seed: int) -> AuditRows:
 def capped(rows: AuditRows, idx: Sequence[int], most: int, *, per_class: bool) -> tuple[list[int], int | None]:
     """At most `most` of these rows, drawn by hash, and the cap a class that it took; evenly, or from the commonest classes.
 
-    Training rows are capped a class; a test part keeps its natural distribution and is only thinned.
+    Training rows are capped a class, one of each masked content before any copy; a test part keeps its natural distribution
+    and is only thinned.
     """
     if len(idx) <= most:
         return list(idx), None
     order = sorted(idx, key=lambda i: (hash64(f"{rows.meta[i].uid} {rows.content[i]}".encode()), i))
     if not per_class:
         return sorted(order[:most]), None
+    copies: Counter[int] = Counter()
+    number = {}
+    for i in order:
+        number[i] = copies[rows.content[i]]
+        copies[rows.content[i]] += 1
+    order.sort(key=lambda i: number[i])
     cap = _cap(Counter(rows.y[i] for i in idx), most)
     kept: list[int] = []
     taken: Counter[str] = Counter()

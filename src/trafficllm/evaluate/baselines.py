@@ -15,12 +15,23 @@ import numpy as np
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate import features, probes
-from trafficllm.evaluate.learners import VIEWS, Data, Model, Part, fit_booster, fit_forest, fit_knn
+from trafficllm.evaluate.learners import (
+    VIEWS,
+    Data,
+    Model,
+    Part,
+    fit_booster,
+    fit_forest,
+    fit_knn,
+    fit_linear,
+)
 from trafficllm.records.canonical import DEFAULT, CodecOptions
 
 __all__ = ["NAMES", "VIEW_NAMES", "Data", "Fitted", "Part", "fit", "run"]
 
 NAMES = ("majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest")
+LINEAR = "linear"
+"""Logistic regression on character n-grams: beside the others where records are HTTP requests."""
 VIEW_NAMES = (
     "majority", "identifier_probe", "artefact_probe", "knn", "lightgbm_sizes_times", "lightgbm_headers_payload", "lightgbm_all",
     "random_forest",
@@ -114,6 +125,17 @@ def _search(data: Data, candidates: Sequence[Candidate]) -> tuple[str, Model, di
     return chosen.view, model, {**chosen.params, "features": chosen.view, "validation": score, "tried": tried}
 
 
+def _views(data: Data) -> tuple[str, ...]:
+    """Sets of columns that records of this kind have, the fullest first."""
+    return ("sizes_times",) if data.train.kind == "cells" else ("all", "headers_payload", "sizes_times")
+
+
+def _grid_linear(data: Data) -> list[Candidate]:
+    work = 0.2 + len(data.train.records) * max(len(set(data.train.y)), 2) / 8000
+    points = [{"C": c, "balanced": balanced} for balanced in (True, False) for c in (10.0, 100.0, 1.0)]
+    return [Candidate("text_grams", point, work, fit_linear) for point in points]
+
+
 def _grid_knn(data: Data) -> list[Candidate]:
     work = len(data.train.records) * len(data.val.records) / 5e6
     return [Candidate("log_sizes_times", {"k": k}, work, fit_knn) for k in (1, 3, 5, 9)]
@@ -125,11 +147,11 @@ def _grid_forest(data: Data) -> list[Candidate]:
         Candidate(view, {"trees": 200, "min_samples_leaf": leaf, "balanced": balanced}, work, fit_forest)
         for balanced in (True, False)
         for leaf in (1, 3)
-        for view in ("headers_payload", "all")
+        for view in (("headers_payload", "all") if "all" in _views(data) else _views(data))
     ]
 
 
-def _grid_booster(data: Data, views: Sequence[str] = ("all", "headers_payload", "sizes_times")) -> list[Candidate]:
+def _grid_booster(data: Data, views: Sequence[str] = ()) -> list[Candidate]:
     """Three points for each set of columns; work measured on one core: 2,000 rows, 20 classes, 300 columns take about 6 s."""
     work = 1.0 + len(data.train.records) * max(len(set(data.train.y)), 2) / 8000
     base = {"rounds": 200, "learning_rate": 0.1, "num_leaves": 15, "min_data_in_leaf": 5, "balanced": True}
@@ -137,7 +159,7 @@ def _grid_booster(data: Data, views: Sequence[str] = ("all", "headers_payload", 
     return [
         Candidate(view, point, work, fit_booster)
         for point in points
-        for view in views
+        for view in views or _views(data)
     ]
 
 
@@ -157,7 +179,10 @@ _GRIDS: dict[str, Callable[[Data], list[Candidate]]] = {
     "lightgbm_headers_payload": lambda data: _grid_booster(data, ("headers_payload",)),
     "lightgbm_all": lambda data: _grid_booster(data, ("all",)),
     "random_forest": _grid_forest,
+    LINEAR: _grid_linear,
 }
+_NOT_OF = {"cells": frozenset({"lightgbm_headers_payload", "lightgbm_all"})}
+"""Rows that would say nothing about records of a kind."""
 _FIXED: dict[str, Callable[[Data], tuple[str, Model, dict[str, Any]]]] = {
     "majority": _majority,
     "artefact_probe": _one_field,
@@ -192,10 +217,16 @@ def run(
     """Train each baseline and answer the test part.
 
     Returns name -> {"y_pred" list of labels, "proba" [n_test, labels], "val_proba", "params", "seconds",
-    "flows_per_s", "fitted"}. The identifier probe is left out where `raw` and `meta` are empty.
+    "flows_per_s", "fitted"}. The identifier probe is left out where `raw` and `meta` are empty, rows on payload where records
+    are cells; HTTP requests get a linear model besides, and are learnt from and validated on without their copies.
     """
+    if train.kind == "http":
+        train, val = train.distinct(), val.distinct()
     data = Data(tuple(labels), train, val, seed, threads, budget_s)
     wanted = [name for name in names if name != "identifier_probe" or (train.raw and train.meta)]
+    wanted = [name for name in wanted if name not in _NOT_OF.get(train.kind, ())]
+    if train.kind == "http" and tuple(names) in (NAMES, VIEW_NAMES):
+        wanted.append(LINEAR)
     return {name: _answer(fit(name, data), data, test) for name in wanted}
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import ipaddress
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
+from trafficllm.evaluate import features_cells, features_text
 from trafficllm.records.canonical import DEFAULT, CodecOptions, canonical
 
 FACT_BUCKETS = 128
-TEXT_BUCKETS = 512
 HIDDEN, ABSENT = -1.0, -2.0
 _ADDRESS = 16
 _NAMES = 32
@@ -103,27 +104,33 @@ _TEXT = ("text", "first_line", "path", "query", "body", "query_arguments", "body
 def sizes_times_names(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> tuple[str, ...]:
     """Column names of `sizes_times` for records of this kind."""
     width = packet_width(records, codec)
-    series = [f"{name}[{i}]" for name in ("size", "log_iat", "flags") for i in range(width)]
-    return (*series, *(f"sum.{n}" for n in _TOTALS), *(f"length.{n}" for n in _TEXT))
+    totals = [f"sum.{n}" for n in _TOTALS]
+    if _is(records, "http"):
+        return tuple(f"length.{n}" for n in _TEXT)
+    if _is(records, "cells"):
+        return (*(f"{name}[{i}]" for name in ("size", "log_iat") for i in range(width)), *totals, *features_cells.NAMES)
+    series = (f"{name}[{i}]" for name in ("size", "log_iat", "flags") for i in range(width))
+    return (*series, *totals, *(f"length.{n}" for n in _TEXT))
 
 
 def sizes_times(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64:
-    """Signed sizes, log inter-arrival times and TCP flags of the first packets, and sums over them.
+    """Signed sizes, log inter-arrival times and TCP flags of the first packets, and sums over them; of a cell sequence its
+    bursts and what `features_cells` counts; of a request the lengths of its parts.
 
-    float64 [n, 3 * width + 15], names in `sizes_times_names`; width is the codec's 16 packets or 128 cell bursts.
+    float64 [n, columns], names in `sizes_times_names`.
     """
     width, n = packet_width(records, codec), len(records)
     shown = [canonical(r, codec) for r in records]
+    if _is(records, "http"):
+        return _stack([_text_lengths(r) for r in shown], len(_TEXT))
     series = [_series(r) for r in shown]
-    return np.hstack(
-        [
-            _padded((sizes for sizes, _ in series), width, n),
-            _padded((gaps for _, gaps in series), width, n),
-            _padded((r.flags if r.kind != "cells" else () for r in shown), width, n),
-            _stack([_totals(r) for r in shown], len(_TOTALS)),
-            _stack([_text_lengths(r) for r in shown], len(_TEXT)),
-        ]
-    )
+    blocks = [_padded((sizes for sizes, _ in series), width, n), _padded((gaps for _, gaps in series), width, n)]
+    totals = _stack([_totals(r) for r in shown], len(_TOTALS))
+    if _is(records, "cells"):
+        found = _stack([features_cells.columns(r, ABSENT) for r in shown], len(features_cells.NAMES))
+        return np.hstack([*blocks, totals, found])
+    lengths = _stack([_text_lengths(r) for r in shown], len(_TEXT))
+    return np.hstack([*blocks, _padded((r.flags for r in shown), width, n), totals, lengths])
 
 
 def visible_payload(record: Record, direction: int, width: int) -> F64:
@@ -151,16 +158,6 @@ def _fact_pairs(record: Record) -> Iterable[tuple[str, object]]:
         yield from ((name, part) for part in value) if isinstance(value, tuple) else [(name, value)]
 
 
-def _text_grams(record: Record) -> F64:
-    """Counts of byte 3-grams of an HTTP request in 512 buckets (Knuth's multiplicative hash)."""
-    raw = np.frombuffer(record.text.encode("utf-8", "surrogateescape"), dtype=np.uint8).astype(np.uint64)
-    if len(raw) < 3:
-        return np.zeros(TEXT_BUCKETS)
-    code = (raw[:-2] << np.uint64(16)) | (raw[1:-1] << np.uint64(8)) | raw[2:]
-    place = (code * np.uint64(2654435761) % np.uint64(1 << 32)) >> np.uint64(23)
-    return np.bincount(place.astype(np.int64), minlength=TEXT_BUCKETS).astype(np.float64)
-
-
 def _header(record: Record) -> list[float]:
     classes = [float("wre".find(c)) for c in (record.port_class + "  ")[:2]]
     ports = record.ports or (-1, -1)
@@ -173,31 +170,39 @@ _HEADER = ("ip_version", "proto", "icmp", "orig_port_class", "resp_port_class", 
 def headers_payload_names(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> tuple[str, ...]:
     """Column names of `headers_payload` for records of this kind."""
     if _is(records, "cells"):
-        return _HEADER
+        return ()
+    if _is(records, "http"):
+        return features_text.NAMES
     series = [f"{name}[{i}]" for name in ("flags", "window", "ttl") for i in range(codec.packets)]
     payload = [f"payload.{end}[{i}]" for end in ("orig", "resp") for i in range(max(codec.payload))]
     facts = [f"facts[{i}]" for i in range(FACT_BUCKETS)]
-    text = [f"text[{i}]" for i in range(TEXT_BUCKETS)] if _is(records, "http") else []
-    return (*_HEADER, *series, *payload, *facts, *text)
+    return (*_HEADER, *series, *payload, *facts)
 
 
 def headers_payload(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64:
-    """Header fields, flags, windows, TTLs, payload bytes of both directions and parsed facts, as masked.
+    """Header fields, flags, windows, TTLs, payload bytes of both directions and parsed facts, as masked; of a request what
+    `features_text` counts, of a cell sequence nothing.
 
     float64 [n, columns], names in `headers_payload_names`.
     """
-    n, shown, width = len(records), [canonical(r, codec) for r in records], max(codec.payload)
-    blocks = [_stack([_header(r) for r in shown], len(_HEADER))]
+    n, width = len(records), max(codec.payload)
     if _is(records, "cells"):
-        return blocks[0]
+        return np.zeros((n, 0))
+    shown = [canonical(r, codec) for r in records]
+    if _is(records, "http"):
+        return _stack([features_text.columns(r) for r in shown], len(features_text.NAMES))
+    blocks = [_stack([_header(r) for r in shown], len(_HEADER))]
     blocks += [
         _padded((getattr(r, name) for r in shown), codec.packets, n) for name in ("flags", "windows", "ttls")
     ]
     blocks += [_stack([visible_payload(r, end, width) for r in shown], width) for end in (ORIG, RESP)]
     blocks.append(_stack([_hashed(_fact_pairs(r), FACT_BUCKETS) for r in shown], FACT_BUCKETS))
-    if _is(records, "http"):
-        blocks.append(_stack([_text_grams(r) for r in shown], TEXT_BUCKETS))
     return np.hstack(blocks)
+
+
+def text_grams(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> Any:
+    """Character n-grams of requests as the codec carries them, scipy sparse [n, 65536]."""
+    return features_text.sparse_grams([canonical(r, codec) for r in records])
 
 
 def _stack(rows: Sequence[Sequence[float] | F64], width: int) -> F64:

@@ -12,6 +12,7 @@ from trafficllm.core.types import F64, I64, FlowMeta, Record
 from trafficllm.evaluate import features
 from trafficllm.evaluate.metrics import indices
 from trafficllm.records.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec import encode
 from trafficllm.records.dataset import Dataset
 
 Model: TypeAlias = Callable[[F64], F64]
@@ -26,6 +27,22 @@ class Part:
     raw: Sequence[Record] = ()
     meta: Sequence[FlowMeta] = ()
     codec: CodecOptions = DEFAULT
+
+    @property
+    def kind(self) -> str:
+        """The records' kind: "flow" where there are none."""
+        return self.records[0].kind if self.records else "flow"
+
+    def distinct(self) -> Part:
+        """Each content and label once: a thousand copies of one request would teach, and choose, nothing else."""
+        seen: dict[tuple[object, str], int] = {}
+        for i, (record, label) in enumerate(zip(self.records, self.y, strict=True)):
+            seen.setdefault((encode(record, self.codec), label), i)
+        keep = list(seen.values())
+        return Part(
+            [self.records[i] for i in keep], [self.y[i] for i in keep], [self.raw[i] for i in keep] if self.raw else (),
+            [self.meta[i] for i in keep] if self.meta else (), self.codec,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, dataset: Dataset, idx: Sequence[int]) -> Part:
@@ -79,6 +96,7 @@ VIEWS: dict[str, Callable[[Part], F64]] = {
     "all": lambda part: features.everything(part.records, part.codec),
     "log_sizes_times": _compressed,
     "identifiers": _identifiers,
+    "text_grams": lambda part: features.text_grams(part.records, part.codec),
 }
 
 
@@ -124,6 +142,23 @@ def fit_forest(data: Data, view: str, params: Mapping[str, Any]) -> Model:
     forest.fit(data.matrix("train", view), data.truth("train"))
     width, classes = len(data.labels), forest.classes_.tolist()
     return lambda Z: _spread(forest.predict_proba(Z), classes, width)
+
+
+def fit_linear(data: Data, view: str, params: Mapping[str, Any]) -> Model:
+    """Logistic regression on TF-IDF of n-gram counts; `params`: C (the inverse of the penalty), balanced."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    y, width = data.truth("train"), len(data.labels)
+    classes = np.unique(y)
+    if len(classes) < 2:
+        return lambda Z: np.tile(np.eye(width)[classes[0]], (Z.shape[0], 1))
+    weigh = TfidfTransformer(sublinear_tf=True)
+    net = LogisticRegression(
+        C=params["C"], max_iter=400, class_weight="balanced" if params["balanced"] else None, random_state=data.seed
+    )
+    net.fit(weigh.fit_transform(data.matrix("train", view)), y)
+    return lambda Z: _spread(net.predict_proba(weigh.transform(Z)), classes.tolist(), width)
 
 
 def _booster_params(data: Data, params: Mapping[str, Any], classes: int) -> dict[str, Any]:

@@ -102,6 +102,7 @@ def make(reading: Reading, folder: Path, files: range, show: Show) -> Shard:
     found: list[F64] = []
     with no_collector(), pa.OSFile(str(shard.place), "wb") as stream, pa.ipc.new_stream(stream, _SCHEMA) as out:
         waiting: list[FlowRows] = []
+        held = 0
         for number in files:
             file = reading.source.files[number]
             frames: list[FlowRows] = []
@@ -109,9 +110,10 @@ def make(reading: Reading, folder: Path, files: range, show: Show) -> Shard:
                 if isinstance(piece, FlowRows):
                     frames.append(piece)
                     waiting.append(piece)
-                    if sum(map(len, waiting)) >= PIECE:
+                    held += len(piece)
+                    if held >= PIECE:
                         _write_flows(waiting, show, shard, out)
-                        waiting = []
+                        waiting, held = [], 0
                 else:
                     _write_others(piece, show, shard, out)
             found += _marks(file.path, frames)
