@@ -3,8 +3,9 @@
     python recipes/adapters/unknown.py --out runs/unknown [--steps 400] [--only DRAW] [--json docs/results/unknown.json]
 
 Bundled captures without their reserved part. The split's validation groups are this test; a fifth of the training groups of each class
-(single flows where it has one group) are this validation, which alone chooses and fits the score. A draw's classes are in neither
-training nor validation. A finished draw is kept in `--out`, so the same command goes on where it was cut off.
+(single flows where it has one group) are this validation, which alone fits the score. A draw's classes are in neither training nor
+validation. The kind of score was chosen elsewhere (`trafficllm.evaluate.unknown`); all are shown. A finished draw is kept in `--out`, so
+the same command goes on where it was cut off.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ def keep(found: Mapping[str, Scores], y: Mapping[str, Sequence[str]], labels: Se
     tensors = {}
     for name, scores in found.items():
         assert scores.hidden is not None
-        tensors[f"{name}.logits"], tensors[f"{name}.hidden"] = scores.logits, scores.hidden
+        assert scores.pooled is not None
+        tensors[f"{name}.logits"] = scores.logits
+        tensors[f"{name}.hidden"], tensors[f"{name}.pooled"] = (np.ascontiguousarray(side) for side in (scores.hidden, scores.pooled))
         tensors[f"{name}.y"] = metrics.indices(labels, y[name])
     save_file(tensors, path)
 
@@ -152,15 +155,19 @@ def keep(found: Mapping[str, Scores], y: Mapping[str, Sequence[str]], labels: Se
 def judged(path: Path, labels: Sequence[str]) -> dict[str, Any]:
     """The unknown scores of one draw from its kept rows: chosen on validation, all of them shown on test."""
     kept = load_file(path)
-    side = {name: unknown.Rows(kept[f"{name}.logits"], kept[f"{name}.y"], kept[f"{name}.hidden"].astype(np.float64))
-            for name in ("train", "val", "test", "strange")}  # fmt: skip
+
+    def part(name: str) -> unknown.Rows:
+        states = (kept[f"{name}.{key}"].astype(np.float64) for key in ("hidden", "pooled"))
+        return unknown.Rows(kept[f"{name}.logits"], kept[f"{name}.y"], *states)
+
+    side = {name: part(name) for name in ("train", "val", "test", "strange")}
     val = side["val"]
     temperature = calibrate.fit_temperature(val.logits, val.y)
     chosen = unknown.choose(side["train"], val, temperature=temperature, seed=SEED)
 
     def on_test(method: str) -> dict[str, float]:
-        params = chosen["params"] if method == chosen["method"] else unknown.fit(method, side["train"], SEED)
-        strange, known = (unknown.score(method, params, rows.logits, temperature, rows.hidden) for rows in (side["strange"], side["test"]))
+        params = chosen["params"] if method == chosen["method"] else unknown.fit(method, side["train"], SEED, val=val)
+        strange, known = (unknown.score(method, params, rows, temperature) for rows in (side["strange"], side["test"]))
         return figures(strange, known)
 
     shown = {method: on_test(method) for method in unknown.METHODS}

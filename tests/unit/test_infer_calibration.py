@@ -20,16 +20,16 @@ def _rows(n: int, seed: int) -> tuple[Scores, list[str]]:
     truth = rng.integers(0, 6, n)
     logits = unknown.log_softmax(rng.normal(size=(n, 6)) + 3 * np.eye(6)[truth])
     hidden = (rng.normal(size=(n, 24)) + 4 * np.eye(24)[truth]).astype(np.float32)
-    return Scores(LABELS, np.exp(logits), logits, hidden), [LABELS[i] for i in truth]
+    return Scores(LABELS, np.exp(logits), logits, hidden, hidden[:, ::-1].copy()), [LABELS[i] for i in truth]
 
 
 @pytest.mark.parametrize("method", unknown.METHODS)
 def test_applied_equals_fitted(method: str) -> None:
     scores, y = _rows(200, 1)
-    params = unknown.fit(method, calibrate.rows_of(scores, y))
+    rows = calibrate.rows_of(scores, y)
+    params = unknown.fit(method, rows, val=rows)
     stored = json.loads(json.dumps({"temperature": 1.7, "unknown": {"method": method, "params": params}}))
-    assert scores.hidden is not None
-    expected = unknown.score(method, params, scores.logits, 1.7, scores.hidden.astype(np.float64))
+    expected = unknown.score(method, params, rows, 1.7)
     assert np.allclose(calibration.unknown_score(stored, scores), expected, atol=1e-9)
 
 
@@ -37,7 +37,10 @@ def test_a_fitted_calibration_travels_as_json() -> None:
     train, y_train = _rows(300, 2)
     val, y_val = _rows(300, 3)
     assert val.hidden is not None
-    fitted = calibrate.fit(val.logits, y_val, LABELS, hidden=val.hidden.astype(float), train=(train, y_train))
+    assert val.pooled is not None
+    states = {"hidden": val.hidden.astype(float), "pooled": val.pooled.astype(float)}
+    fitted = calibrate.fit(val.logits, y_val, LABELS, train=(train, y_train), **states)
+    assert fitted.unknown["method"] == "typical"
     stored = json.loads(json.dumps(fitted.as_dict()))
     p = calibration.apply(stored, val.logits)
     assert np.allclose(p, calibrate.probabilities(val.logits, fitted.temperature))
@@ -57,5 +60,6 @@ def test_a_foreign_method_or_missing_states_are_refused() -> None:
         calibration.unknown_score({"unknown": {"method": "magic"}}, scores)
     params = unknown.fit("knn", calibrate.rows_of(scores, y))
     bare = Scores(scores.labels, scores.probabilities, scores.logits)
-    with pytest.raises(ArtifactError, match="hidden"):
-        calibration.unknown_score({"unknown": {"method": "knn", "params": params}}, bare)
+    for method in ("knn", "typical"):
+        with pytest.raises(ArtifactError, match="hidden"):
+            calibration.unknown_score({"unknown": {"method": method, "params": params}}, bare)

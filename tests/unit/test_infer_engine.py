@@ -17,6 +17,7 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.infer import resident
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.forward import batches
+from trafficllm.infer.prefix import shared_prefix
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.model.load import Base, load_base
 from trafficllm.model.lora import merge
@@ -68,6 +69,22 @@ def test_batch_size_and_prefix_change_nothing(engine: Engine, asked: list[list[i
     assert many.hidden is not None
     assert single.hidden is not None
     assert np.abs(many.hidden - single.hidden).max() < 1e-3
+
+
+def test_pooled_states_are_means_over_the_record(engine: Engine, asked: list[list[int]]) -> None:
+    """The definition, one prompt at a time; neither batches nor the cached prefix change them, nor inner tokens of the label tree."""
+    start = len(shared_prefix(asked))
+    assert start > 0
+    cached = engine.score_ids(asked, LABELS, adapter="MTD", pool_from=start).pooled
+    plain = engine.score_ids(asked, LABELS, adapter="MTD", prefix=(), batch_tokens=1, pool_from=start).pooled
+    assert cached is not None
+    assert plain is not None
+    assert np.abs(cached - plain).max() < 1e-3
+    for k in (0, 31, 63):
+        with engine.using("MTD") as model:
+            hidden = model(input_ids=torch.tensor([asked[k]]), output_hidden_states=True).hidden_states[-1][0, start:]
+        assert np.abs(hidden.mean(0).numpy() - cached[k]).max() < 1e-3
+    assert engine.score_ids(asked, LABELS, adapter="MTD").pooled is None
 
 
 def _one_by_one(engine: Engine, ids: Sequence[int], adapter: str) -> list[float]:

@@ -87,8 +87,8 @@ def _sides(val: unknown.Rows, train: unknown.Rows | None) -> tuple[unknown.Rows,
 def rows_of(scores: Scores, y: Sequence[str] | None = None) -> unknown.Rows:
     """Scores with their truths as label indices (-1: none of the labels)."""
     truth = metrics.indices(scores.labels, y) if y is not None else np.full(len(scores.logits), -1)
-    hidden = None if scores.hidden is None else scores.hidden.astype(np.float64)
-    return unknown.Rows(scores.logits, truth, hidden)
+    states = (None if side is None else side.astype(np.float64) for side in (scores.hidden, scores.pooled))
+    return unknown.Rows(scores.logits, truth, *states)
 
 
 def fit(
@@ -97,13 +97,15 @@ def fit(
     labels: Sequence[str],
     *,
     hidden: F64 | None = None,
+    pooled: F64 | None = None,
     train: tuple[Scores, Sequence[str]] | None = None,
     outliers: Scores | None = None,
     seed: int = 0,
 ) -> CalibrationParams:
     """Fit temperature and unknown score from validation rows.
 
-    `logits` float64 [n, labels] log-probabilities of validation rows with labels `y`; `hidden` [n, width] their hidden states;
+    `logits` float64 [n, labels] log-probabilities of validation rows with labels `y`; `hidden` and `pooled` [n, width] their
+    hidden states (see Scores);
     `train`: scores (with hidden states) and labels of training rows, which k-NN and Mahalanobis distances are
     fitted on; `outliers`: scores of validation rows of other tasks, as further strangers. Raises ValueError where a
     truth is not in `labels`.
@@ -117,7 +119,8 @@ def fit(
         raise ValueError("a validation row has a label outside the task's")
     logits = np.asarray(logits, dtype=np.float64).reshape(len(truth), len(labels))
     temperature = fit_temperature(logits, truth)
-    val = unknown.Rows(logits, truth, None if hidden is None else np.asarray(hidden, dtype=np.float64))
+    states = (None if side is None else np.asarray(side, dtype=np.float64) for side in (hidden, pooled))
+    val = unknown.Rows(logits, truth, *states)
     fitted_on, judged_on = _sides(val, rows_of(*train) if train else None)
     return CalibrationParams(
         temperature=temperature,

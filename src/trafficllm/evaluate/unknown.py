@@ -1,12 +1,14 @@
-"""Which score tells that a flow belongs to no class of the task, chosen on validation by leaving classes out.
+"""Which score tells that a flow belongs to no class of the task.
 
 Higher = stranger, for every method. From log-probabilities `logits` [n, labels], calibrated `probabilities` p and
-hidden states h [n, width]:
+hidden states h [n, width] at the answer or, for `typical`, means m [n, width] over the record:
 
 - `max_probability`: 1 - max p.
 - `energy`: t * logsumexp(logits / t), t = 2 (t = 1 is 0 for every row, as log-probabilities are normalised).
 - `knn`: z = unit((h - mean) @ components); distance from z to its k-th nearest of `vectors`.
 - `mahalanobis`: z = (h - mean) @ components; least (z - c) @ precision @ (z - c) over class `centres` c.
+- `typical`: z = unit((m - mean) @ components), not whitened; d_c = 1 - the largest cosine with class c's `vectors`; the least over c
+  of `weight` * d_c / `scale`_c - log p_c: some label must be likely and the flow must look like that label's own flows.
 
 The parameters are plain JSON numbers; `infer.calibration` applies them by these same formulas.
 Sources: Liu et al. 2020 (energy), Sun et al. 2022 (k-NN), Lee et al. 2018 (Mahalanobis).
@@ -23,8 +25,12 @@ import numpy as np
 from trafficllm.core.types import F64, I64
 from trafficllm.evaluate import metrics
 
-METHODS = ("max_probability", "energy", "knn", "mahalanobis")
+METHODS = ("max_probability", "energy", "knn", "mahalanobis", "typical")
 DIMENSIONS = 32
+WEIGHT, REACH, SHRINK = 0.5, 0.95, 5
+"""`typical`: weight of the distance; its scale is the distance that this share of a class's validation rows stays below, pulled to all
+classes' as if by so many rows. Chosen on three left-out classes of twelve VPN services and on four malware families together that none of
+the published draws leaves out together."""
 BANK = 512
 """Vectors kept for k-NN: 512 x 32 numbers are 130 kB of JSON; more did not change which method won."""
 FALSE_ALARMS = 0.05
@@ -34,15 +40,17 @@ _K = 5
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Scored rows: `logits` float64 [n, labels] log-probabilities, `hidden` [n, width] or None, `y` label indices."""
+    """Scored rows: `logits` float64 [n, labels] log-probabilities, `y` label indices, `hidden` and `pooled` [n, width] or None."""
 
     logits: F64
     y: I64
     hidden: F64 | None = None
+    pooled: F64 | None = None
 
     def pick(self, rows: I64) -> Rows:
         """Some of the rows."""
-        return Rows(self.logits[rows], self.y[rows], None if self.hidden is None else self.hidden[rows])
+        states = (None if side is None else side[rows] for side in (self.hidden, self.pooled))
+        return Rows(self.logits[rows], self.y[rows], *states)
 
 
 def log_softmax(logits: F64) -> F64:
@@ -77,33 +85,47 @@ def _to_centres(z: F64, centres: F64, precision: F64) -> F64:
     return np.asarray(np.min(gaps, axis=0), dtype=np.float64)
 
 
-def score(method: str, params: Mapping[str, Any], logits: F64, temperature: float, hidden: F64 | None) -> F64:
-    """Strangeness of each row [n]; `hidden` is needed for knn and mahalanobis."""
+def score(method: str, params: Mapping[str, Any], rows: Rows, temperature: float) -> F64:
+    """Strangeness of each row [n]; knn and mahalanobis need `hidden`, typical needs `pooled`."""
+    logits, hidden = rows.logits, rows.hidden
     if method == "max_probability":
         return np.asarray(1.0 - np.exp(log_softmax(logits / temperature)).max(axis=1), dtype=np.float64)
     if method == "energy":
         scaled = logits / params["temperature"]
         top = scaled.max(axis=1)
         return np.asarray(params["temperature"] * (top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))))
+    hidden = rows.pooled if method == "typical" else hidden
     if hidden is None:
         raise ValueError(f"{method} needs hidden states")
     z = _project(params, hidden)
+    if method == "typical":
+        far = params["weight"] * _to_classes(_unit(z), params, logits.shape[1]) / np.asarray(params["scale"])
+        return np.asarray((far - log_softmax(logits / temperature)).min(axis=1))
     if method == "knn":
         return _nearest(_unit(z), np.asarray(params["vectors"]), int(params["k"]))
     return _to_centres(z, np.asarray(params["centres"]), np.asarray(params["precision"]))
+
+
+def _to_classes(z: F64, params: Mapping[str, Any], classes: int) -> F64:
+    """1 - the largest cosine of each row with each class's kept vectors [n, classes]; 2, the largest there is, where it has none."""
+    vectors, of = np.asarray(params["vectors"]), np.asarray(params["of"])
+    far = np.full((len(z), classes), 2.0)
+    for c in np.unique(of):
+        far[:, c] = 1.0 - (z @ vectors[of == c].T).max(axis=1)
+    return far
 
 
 def _rounded(values: F64) -> list[Any]:
     return list(np.round(values, 5).tolist())
 
 
-def _projection(hidden: F64) -> dict[str, Any]:
-    """Mean and whitened principal directions [width, <= 32]: distances then do not follow the widest direction only."""
+def _projection(hidden: F64, *, whiten: bool = True) -> dict[str, Any]:
+    """Mean and principal directions [width, <= 32], whitened where distances should not follow the widest direction only."""
     mean = hidden.mean(axis=0)
     _, spread, directions = np.linalg.svd(hidden - mean, full_matrices=False)
     keep = max(int((spread > 1e-6 * max(spread[0], 1e-12)).sum()), 1) if len(spread) else 1
     keep = min(keep, DIMENSIONS)
-    scale = np.maximum(spread[:keep] / np.sqrt(max(len(hidden) - 1, 1)), 1e-9)
+    scale = np.maximum(spread[:keep] / np.sqrt(max(len(hidden) - 1, 1)), 1e-9) if whiten else np.ones(keep)
     signs = np.sign(directions[:keep, :].sum(axis=1))
     components = (directions[:keep] * np.where(signs == 0, 1, signs)[:, None] / scale[:, None]).T
     return {"mean": _rounded(mean), "components": _rounded(components)}
@@ -119,8 +141,30 @@ def _bank(y: I64, size: int, seed: int) -> I64:
     return np.sort(np.argsort(rank, kind="stable")[:size])
 
 
-def fit(method: str, train: Rows, seed: int = 0) -> dict[str, Any]:
-    """Parameters of one method from rows whose class the model knows (training rows)."""
+def _typical(train: Rows, val: Rows, seed: int) -> dict[str, Any]:
+    """Parameters of `typical`: a bank of training rows, and how far validation rows of each class lie from their own."""
+    assert train.pooled is not None
+    assert val.pooled is not None
+    base = _projection(train.pooled, whiten=False)
+    kept = _bank(train.y, BANK, seed)
+    params = base | {"weight": WEIGHT, "vectors": _rounded(_unit(_project(base, train.pooled))[kept]), "of": train.y[kept].tolist()}
+    known = np.flatnonzero((val.y >= 0) & np.isin(val.y, train.y))
+    classes = train.logits.shape[1]
+    far = _to_classes(_unit(_project(base, val.pooled[known])), params, classes)[np.arange(len(known)), val.y[known]]
+    everywhere = float(np.quantile(far, REACH)) if len(far) else 1.0
+    scale = np.full(classes, everywhere)
+    for c in np.unique(val.y[known]):
+        mine = far[val.y[known] == c]
+        scale[c] = (len(mine) * np.quantile(mine, REACH) + SHRINK * everywhere) / (len(mine) + SHRINK)
+    return params | {"scale": _rounded(scale + 1e-3)}
+
+
+def fit(method: str, train: Rows, seed: int = 0, *, val: Rows | None = None) -> dict[str, Any]:
+    """Parameters of one method from rows whose class the model knows (training rows); `typical` takes its scales from `val`."""
+    if method == "typical":
+        if train.pooled is None or not len(train.pooled) or val is None or val.pooled is None:
+            raise ValueError("typical needs hidden states of training and validation rows")
+        return _typical(train, val, seed)
     if method == "energy":
         return {"temperature": _ENERGY_T}
     if method == "max_probability":
@@ -151,7 +195,14 @@ def draws(labels: int, seed: int, count: int = 5) -> list[I64]:
 def _without(rows: Rows, left_out: I64) -> Rows:
     """The rows as a model without those classes would score them: their columns gone, the rest renormalised."""
     kept = np.setdiff1d(np.arange(rows.logits.shape[1]), left_out)
-    return Rows(log_softmax(rows.logits[:, kept]), rows.y, rows.hidden)
+    y = np.where(np.isin(rows.y, kept), np.searchsorted(kept, rows.y), -1)
+    return Rows(log_softmax(rows.logits[:, kept]), y, rows.hidden, rows.pooled)
+
+
+def _has(method: str, rows: Rows) -> bool:
+    """Whether rows carry what a method reads."""
+    states = rows.pooled if method == "typical" else rows.hidden
+    return method in METHODS[:2] or (states is not None and len(states) > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +216,9 @@ class Trial:
 
 def _left_out_scores(method: str, train: Rows, val: Rows, out: I64, temperature: float) -> tuple[F64, F64]:
     """Scores of validation rows of the left-out classes, and of the others."""
-    fitted = fit(method, train.pick(np.flatnonzero(~np.isin(train.y, out))))
     reduced = _without(val, out)
-    values = score(method, fitted, reduced.logits, temperature, reduced.hidden)
+    fitted = fit(method, _without(train.pick(np.flatnonzero(~np.isin(train.y, out))), out), val=reduced)
+    values = score(method, fitted, reduced, temperature)
     strange = np.isin(val.y, out)
     return values[strange], values[~strange]
 
@@ -180,9 +231,9 @@ def trial(
         _left_out_scores(method, train, val, out, temperature) for out in draws(val.logits.shape[1], seed)
     ]
     if outliers is not None and len(outliers.y):
-        fitted = fit(method, train)
-        known = score(method, fitted, val.logits, temperature, val.hidden)
-        pairs.append((score(method, fitted, outliers.logits, temperature, outliers.hidden), known))
+        fitted = fit(method, train, val=val)
+        known = score(method, fitted, val, temperature)
+        pairs.append((score(method, fitted, outliers, temperature), known))
     usable = [(strange, known) for strange, known in pairs if len(strange) and len(known)]
     if not usable:
         return Trial(method, 0.5, 0.0)
@@ -202,19 +253,21 @@ def choose(
 ) -> dict[str, Any]:
     """The `unknown` object of a calibration: method, threshold at 5 % false alarms on validation, parameters.
 
-    Also `auroc`, `tpr_at_fpr05` on validation and `trials` of every method. Methods that need hidden states take part
-    where both sides have them. A more complex method must be better by .01 AUROC to win.
+    Also `auroc`, `tpr_at_fpr05` on validation and `trials` of every method. `typical` is taken wherever means over the records are there:
+    leaving classes out of a model that has learnt them flatters distances at the answer, so these trials mislead (measured: .93 here,
+    .70 on true strangers). Else the best trial wins; methods that need hidden states take part where both sides have them, and a more
+    complex one must be better by .01 AUROC.
     """
-    usable = [m for m in methods if m in METHODS[:2] or (train.hidden is not None and val.hidden is not None)]
+    usable = [m for m in methods if all(_has(m, side) for side in (train, val))]
     trials = [
         trial(method, train, val, temperature=temperature, outliers=outliers, seed=seed) for method in usable
     ]
     best = trials[0]
     for candidate in trials[1:]:
-        if candidate.auroc > best.auroc + 0.01:
+        if candidate.method == "typical" or candidate.auroc > best.auroc + 0.01:
             best = candidate
-    params = fit(best.method, train, seed)
-    known = score(best.method, params, val.logits, temperature, val.hidden)
+    params = fit(best.method, train, seed, val=val)
+    known = score(best.method, params, val, temperature)
     return {
         "method": best.method,
         "threshold": metrics.threshold_at(known, FALSE_ALARMS) if len(known) else 1e9,

@@ -69,14 +69,15 @@ def _energy(fitted: Params, _: Params, scores: Scores) -> F64:
     return np.asarray(t * (top + np.log(np.exp(z - top[:, None]).sum(axis=1))))
 
 
-def _projected(fitted: Params, scores: Scores) -> F64:
-    if scores.hidden is None:
+def _projected(fitted: Params, scores: Scores, *, pooled: bool = False) -> F64:
+    states = scores.pooled if pooled else scores.hidden
+    if states is None:
         raise ArtifactError(
             "artifact.calibration",
             "this adapter's unknown score needs hidden states, and the scorer has none",
             hint="use the in-process engine",
         )
-    return np.asarray((scores.hidden.astype(np.float64) - np.asarray(fitted["mean"])) @ np.asarray(fitted["components"]))
+    return np.asarray((states.astype(np.float64) - np.asarray(fitted["mean"])) @ np.asarray(fitted["components"]))
 
 
 def _mahalanobis(fitted: Params, _: Params, scores: Scores) -> F64:
@@ -96,9 +97,22 @@ def _knn(fitted: Params, _: Params, scores: Scores) -> F64:
     return np.asarray(np.sqrt(np.maximum(np.partition(squared, k - 1, axis=1)[:, k - 1], 0.0)))
 
 
+def _typical(fitted: Params, params: Params, scores: Scores) -> F64:
+    """The least, over labels, of the distance to the label's own kept vectors and minus log of its probability."""
+    z = _projected(fitted, scores, pooled=True)
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    bank, of = np.asarray(fitted["vectors"], np.float64), np.asarray(fitted["of"])
+    far = np.full(scores.logits.shape, 2.0)
+    for c in np.unique(of):
+        far[:, c] = 1.0 - (unit @ bank[of == c].T).max(axis=1)
+    unlikely = -np.log(np.maximum(apply(params, scores.logits), 1e-300))
+    return np.asarray((float(fitted["weight"]) * far / np.asarray(fitted["scale"]) + unlikely).min(axis=1))
+
+
 METHODS: dict[str, Callable[[Params, Params, Scores], F64]] = {
     "max_probability": _max_probability,
     "energy": _energy,
     "knn": _knn,
     "mahalanobis": _mahalanobis,
+    "typical": _typical,
 }

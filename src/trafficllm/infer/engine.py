@@ -19,7 +19,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from trafficllm.core.types import F64, Prompt, Scores
-from trafficllm.infer.forward import batches, forward_at, packed, padded
+from trafficllm.infer.forward import batches, forward_at, means, packed, padded
 from trafficllm.infer.label_tree import LabelTree
 from trafficllm.infer.prefix import PrefixCache, shared_prefix
 from trafficllm.infer.resident import Residents, own
@@ -145,8 +145,10 @@ class Engine:
         adapter: str = "",
         batch_tokens: int | None = None,
         prefix: tuple[int, ...] | None = None,
+        pool_from: int | None = None,
     ) -> Scores:
-        """As `score`, for prompts that are token ids already; `prefix` is their known common beginning."""
+        """As `score`, for prompts that are token ids already; `prefix` is their known common beginning. With `pool_from`, not below the
+        prefix's length, hidden states are also averaged over the prompt's tokens from there on."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
         same, rows_of = _distinct(ids)
@@ -155,11 +157,12 @@ class Engine:
         flat = np.zeros((len(same), answer.tree.columns))
         hidden: dict[int, Any] = {}
         for batch in batches([len(row) - len(shared) + inner for row in same], batch_tokens or self.batch_tokens, limit):
-            flat[batch], vectors = self._batch([same[i] for i in batch], answer, adapter, shared)
+            flat[batch], vectors = self._batch([same[i] for i in batch], answer, adapter, shared, pool_from)
             hidden.update(zip(batch, vectors, strict=True))
         log_p = answer.tree.log_probabilities(flat)[rows_of]
         states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
-        return Scores(answer.labels, _normalised(log_p), log_p, states)
+        last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if pool_from is not None else None)
+        return Scores(answer.labels, _normalised(log_p), log_p, last, pooled)
 
     def _width(self, answer: LabelSet) -> int:
         """Logits a position costs."""
@@ -167,13 +170,18 @@ class Engine:
         return max(1, len(answer.columns)) if narrowed else int(self.model.get_input_embeddings().weight.shape[0])
 
     def _batch(
-        self, ids: list[Sequence[int]], answer: LabelSet, adapter: str, prefix: tuple[int, ...]
+        self, ids: list[Sequence[int]], answer: LabelSet, adapter: str, prefix: tuple[int, ...], pool_from: int | None
     ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Raw logits of the tree's columns [rows, columns] and hidden states [rows, width] of one batch."""
+        """Raw logits of the tree's columns [rows, columns] of one batch, and hidden states [rows, 1 or 2, width]: that at the answer, and
+        with `pool_from` the prompt's mean."""
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
         columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
+
+        def pool(tokens: torch.Tensor) -> torch.Tensor | None:
+            return None if pool_from is None else means(lengths, tokens.shape[1], max(0, pool_from - len(prefix)))
+
         with self.using(adapter) as model:
             cache = None
             if prefix:
@@ -182,16 +190,17 @@ class Engine:
                 at, mask, positions = (t.to(self.device) for t in packed(tree, lengths, len(prefix)))
                 tokens = padded([[*row, *tree.tokens] for row in rows]).to(self.device)
                 logits, hidden = forward_at(
-                    model, tokens, at, cache, mask=mask, positions=positions, columns=columns
+                    model, tokens, at, cache, mask=mask, positions=positions, columns=columns, pool=pool(tokens)
                 )
                 parts = list(logits.unbind(1))
             else:
                 tokens = padded(rows).to(self.device)
-                logits, hidden = forward_at(model, tokens, (lengths - 1)[:, None], cache, columns=columns)
+                at = (lengths - 1)[:, None]
+                logits, hidden = forward_at(model, tokens, at, cache, columns=columns, pool=pool(tokens))
                 parts = [logits[:, 0], *(self._branch_by_branch(model, answer, ids) if narrow else ())]
             picked = [parts[node + 1][:, list(places)] for node, places in answer.choices]
             flat = torch.cat(picked, 1) if picked else logits[:, 0, :0]
-            return flat.double().cpu().numpy(), hidden[:, 0].float().cpu().numpy()
+            return flat.double().cpu().numpy(), hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
 
     def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:
         cache = DynamicCache()

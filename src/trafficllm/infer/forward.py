@@ -25,18 +25,23 @@ def forward_at(
     mask: torch.Tensor | None = None,
     positions: torch.Tensor | None = None,
     columns: torch.Tensor | None = None,
+    pool: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [rows, k, vocabulary or columns] and hidden states [rows, k, width] at positions `at` [rows, k] only.
 
     The gathering sits before the output matrix, so whatever scaling or capping a model applies to its logits
     still happens, and the vocabulary is never multiplied with positions nobody asks for, nor, with `columns`, with tokens
-    nobody asks for. `mask` is boolean, True where a token may look.
+    nobody asks for. `mask` is boolean, True where a token may look. With `pool` [rows, length], the sum of all positions' hidden states
+    weighted by it stands behind the k hidden states.
     """
     kept: list[torch.Tensor] = []
+    sums: list[torch.Tensor] = []
 
     def gather(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         index = at.to(args[0].device)[:, :, None].expand(-1, -1, args[0].shape[-1])
         kept.append(args[0].gather(1, index))
+        if pool is not None:
+            sums.append(torch.einsum("rlw,rl->rw", args[0], pool.to(args[0]))[:, None])
         return (kept[-1], *args[1:])
 
     extra: dict[str, Any] = {}
@@ -52,9 +57,21 @@ def forward_at(
             out = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **extra)
     finally:
         handle.remove()
+    hidden = torch.cat([kept[0], *sums], 1)
     if columns is not None and out.logits.shape[-1] != len(columns):
-        return out.logits[..., columns], kept[0]
-    return out.logits, kept[0]
+        return out.logits[..., columns], hidden
+    return out.logits, hidden
+
+
+def means(lengths: torch.Tensor, width: int, first: int) -> torch.Tensor:
+    """Weights [rows, width] that average positions `first` to each row's length.
+
+    >>> means(torch.tensor([3]), 4, 1).tolist()
+    [[0.0, 0.5, 0.5, 0.0]]
+    """
+    at = torch.arange(width)[None]
+    mine = ((at >= first) & (at < lengths[:, None])).float()
+    return mine / mine.sum(1, keepdim=True).clamp(min=1.0)
 
 
 @contextlib.contextmanager

@@ -68,9 +68,14 @@ class LLMScorer:
         ids = self.ids(records)
         prefix = self._prefix if all(tuple(row[: len(self._prefix)]) == self._prefix for row in ids) else ()
         raw = self.engine.score_ids(
-            ids, self._labels, adapter=self.adapter, batch_tokens=self._batch_tokens, prefix=prefix
+            ids,
+            self._labels,
+            adapter=self.adapter,
+            batch_tokens=self._batch_tokens,
+            prefix=prefix,
+            pool_from=len(self._prefix),
         )
-        return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden)
+        return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden, raw.pooled)
 
     def embed(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
         """Last hidden states at the answer position, float32 [n, width]."""

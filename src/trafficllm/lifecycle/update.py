@@ -159,7 +159,7 @@ def _judged(
     start = time.monotonic()
     scores = scoring.score_rows(after, data, test)
     spent = max(time.monotonic() - start, 1e-9)
-    said = learn.named([*val, *test], _both(looked, scores))
+    said = learn.named(val, looked) | learn.named(test, scores)
     past = _past(before, data, kept, list(said))
     truth, groups = dict(zip(said, [*y_val, *y_test], strict=True)), dict(zip(said, data.groups(list(said)), strict=True))
 
@@ -189,13 +189,6 @@ def _past(before: LLMScorer, data: replay.Kept, kept: replay.Rows, rows: Sequenc
     said = {i: kept.answers[i] for i in rows if i < len(kept) and kept.answers[i]}
     rest = [i for i in rows if i not in said]
     return said | learn.named(rest, scoring.score_rows(before, data, rest))
-
-
-def _both(one: Scores, two: Scores) -> Scores:
-    import numpy as np
-
-    parts = ((one.probabilities, two.probabilities), (one.logits, two.logits))
-    return type(one)(one.labels, *(np.concatenate(pair) for pair in parts))
 
 
 def _cost(scorer: LLMScorer, scores: Scores, spent: float) -> dict[str, float]:
