@@ -38,6 +38,8 @@ DELETED, DRAWS = 150, 5
 """Flows whose evidence is taken away, and draws of as many random parts."""
 MEMORY = (6, 48)
 """Captures in the short and in the long file whose analysis is measured."""
+REFUSED = 5
+"""Exit code of an update that its gate refused."""
 PHASES = ("captures", "register", "before", "update", "after", "rollback", "checks", "memory")
 
 
@@ -92,7 +94,10 @@ def command(out: Path, *words: str) -> dict[str, Any]:
 def asked(out: Path, *words: str) -> dict[str, Any]:
     """A command with `--json`: its body in place of its output."""
     done = command(out, *words, "--json")
-    return {**done, "output": json.loads(done["output"])}
+    body = json.loads(done["output"])
+    if not body["ok"] and done["exit"] != REFUSED:
+        raise SystemExit(f"{done['command']}: {body['error']}")
+    return {**done, "output": body}
 
 
 def register(out: Path) -> dict[str, Any]:
