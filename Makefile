@@ -14,6 +14,9 @@ TORCH ?= torch==2.13.0
 PIP ?= $(BIN)/pip install --quiet --disable-pip-version-check
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo "sudo -n")
 WORKDIR ?= work
+# The developer data, where it is at hand: `make results DATA=../shared/data` also scores the six tasks of the honest table.
+DATA ?=
+RESULTS_ARGS ?=
 QUICKSTART_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
@@ -70,6 +73,10 @@ results: install-test
 	@mkdir -p docs/results
 	for script in bench/bench_*.py; do $(BIN)/python $$script --json > docs/results/$$(basename $$script .py).json; done
 	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json > docs/results/quickstart.json
+	@if [ -n "$(DATA)" ]; then \
+	  $(BIN)/python recipes/results/results.py --data $(DATA) --out $(WORKDIR)/table --results docs/results --leaderboard LEADERBOARD.md \
+	    --threads $$(env -u OMP_NUM_THREADS nproc) $(RESULTS_ARGS); \
+	else echo "DATA=<developer data> also scores the six tasks (recipes/results)"; fi
 
 # The pages and schemas that are generated from the program; the tests compare them with what is committed.
 docs: install-test
