@@ -25,7 +25,7 @@ from trafficllm.surface.cli import run
 
 GUIDES = REPO / "docs" / "guides"
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
-OWN = ("own-captures", "hub-llm", "update", "original-files", "scenario")
+OWN = ("own-captures", "hub-llm", "update", "original-files", "scenario", "share-captures")
 KEY = "an api key for the guide 0123456789"
 _SMALL = {"--max-seconds": "1", "--flows": "4", "--size": "700"}
 
@@ -75,6 +75,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copyfile(CAPTURES / label / file, folder / file)
     shutil.copyfile(CAPTURES / "Zeus" / "Zeus_04.pcap", root / "new.pcap")
     _original(root / "original")
+    (root / "names.key").write_text("5a" * 32)
     from trafficllm.lifecycle.fresh_model import write_gpt2
 
     write_gpt2(root / "llm", seed=0)
@@ -135,7 +136,7 @@ def test_the_serve_guide(server: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_links_of_the_docs_lead_somewhere() -> None:
-    pages = [*GUIDES.glob("*.md"), REPO / "docs" / "README.md"]
+    pages = [*GUIDES.glob("*.md"), *(REPO / "docs" / name for name in ("README.md", "analyze.md", "sessions.md"))]
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()) if "://" not in link]
     assert len(links) > 6
     assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -66,6 +67,9 @@ def test_the_official_client(server: tuple[str, Any, Path], captures: Path) -> N
     assert models == {"trafficllm": None, "EAC": "trafficllm", "MTG": "trafficllm"}
     said = client.chat.completions.create(model="trafficllm", messages=[{"role": "user", "content": PACKET}])
     assert said.choices[0].message.content == "ip.ttl: 57"
+    pasted = PACKET.replace("what is the TTL?", "which application is it?")
+    said = client.chat.completions.create(model="EAC", messages=[{"role": "user", "content": pasted}])
+    assert re.match(r"(DNS|HTTP|QUIC|unknown) \(task EAC, likeliest at 0\.\d\d, adapter v0001\)$", said.choices[0].message.content or "")
     capture = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2]
     kept = client.files.create(file=capture, purpose="user_data")
     parts = [{"type": "text", "text": "Which application?"}, {"type": "file", "file": {"file_id": kept.id}}]

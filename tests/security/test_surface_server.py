@@ -95,6 +95,12 @@ def test_preflight_is_not_answered(client: Any) -> None:
     assert not [name for name in found.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize(("path", "methods"), [("/v1/files", "GET, POST"), ("/v1/files/file-1", "DELETE, GET"), ("/v1/tasks", "GET")])
+def test_a_wrong_method_is_told_the_right_ones(client: Any, path: str, methods: str) -> None:
+    found = client.put(path)
+    assert (found.status_code, found.headers["allow"]) == (405, methods)
+
+
 def test_a_key_is_needed_where_there_is_one(place: tuple[Path, Path]) -> None:
     with server_samples.client(*place, key_hash=hash_key(KEY)) as client:
         for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}):
