@@ -165,6 +165,8 @@ def test_probe_finds_a_planted_field_and_only_that() -> None:
     lopsided = artefact_probe(records, labels, lambda label: label[:3], range(300), malicious)
     assert lopsided["flags_first" if "flags_first" in lopsided else "size_first"].umbrella != 1.0
     assert artefact_probe(records, labels, lambda label: None, range(300), range(300, 400))["ttl"].umbrella is None
+    without = artefact_probe(records, labels, lambda label: label[:3], range(300), [])
+    assert artefacts(without, {}, classes=4) == {"ttl": 1.0}
 
 
 def test_macro_f1() -> None:

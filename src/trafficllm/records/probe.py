@@ -169,6 +169,8 @@ def probe_codes(
     val_idx: Sequence[int],
 ) -> dict[str, FieldScore]:
     """`artefact_probe` of records known by the codes of their probe values (`merged`)."""
+    if not len(val_idx):
+        train_idx, val_idx = _fourths(train_idx, [])
     if not len(train_idx) or not len(val_idx):
         return {}
     answer_of = {label: umbrella(label) for label in set(labels)}
@@ -208,7 +210,8 @@ def artefacts(scores: Mapping[str, FieldScore], causal: Mapping[str, str], *, cl
 
 
 def _fourths(train: Sequence[int], val: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Where validation lacks an answer its F1 says nothing: every fourth row of both parts is then asked instead."""
+    """Where validation lacks an answer its F1 says nothing: every fourth row of both parts is then asked instead; so too where
+    there is none, as in folders that hold train and test alone."""
     both = sorted((*train, *val))
     return [i for k, i in enumerate(both) if k % 4], both[::4]
 
