@@ -11,11 +11,17 @@ from trafficllm.lifecycle import plots
 from trafficllm.lifecycle.report import OURS, environment, escape_names, verdict_of
 
 PROBES = {"frozen_knn": "frozen base: k-NN", "frozen_linear": "frozen base: linear probe"}
+_NOT_DRAWN = {"majority", "identifier_probe", "artefact_probe"}
+"""Rows that the curves leave out: they would hide the others."""
 _CHOICES = ("features", "field", "k", "trees", "num_leaves")
 
 
 def _three(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _choice(key: str, value: Any) -> str:
+    return str(value).replace("_", " ") if key in {"features", "field"} else f"{key.replace('_', ' ')} {value}"
 
 
 def _row(name: str, row: Mapping[str, Any], *, seconds: float | None, speed: float | None, choice: str = "") -> dict[str, Any]:
@@ -35,7 +41,7 @@ def rows_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     probes = (body["embedding"] or {"probes": {}})["probes"]
     out += [_row(PROBES[name], row, seconds=None, speed=None, choice=f"setting {row['setting']:g}") for name, row in probes.items()]
     for name, row in body["baselines"].items():
-        choice = ", ".join(f"{key} {row['params'][key]}" for key in _CHOICES if key in row["params"])
+        choice = ", ".join(_choice(key, row["params"][key]) for key in _CHOICES if key in row["params"])
         out.append(_row(name, row, seconds=row["seconds"], speed=row["flows_per_s"], choice=choice))
     if joint := body["cascade"]:
         choice = f"{joint['first']} answers {joint['share']:.0%}, {joint['first_error']:.1%} of them wrong"
@@ -61,7 +67,7 @@ def write_page(body: Mapping[str, Any], path: Path) -> Path:
     """Write the report and return its path."""
     safe = escape_names({key: value for key, value in body.items() if key != "answers"})
     rows = rows_of(safe)
-    named = {OURS if name == "adapter" else name: row for name, row in safe["curves"].items() if name != "majority"}
+    named = {OURS if name == "adapter" else name: row for name, row in safe["curves"].items() if name not in _NOT_DRAWN}
     made = safe["embedding"]
     html = environment().get_template("evaluation.html.j2").render(
         title=f"{safe['task']}: {safe['title']}", q=safe, rows=rows, tiles=_tiles(safe), verdict=verdict_of(safe, safe["baselines"]),
