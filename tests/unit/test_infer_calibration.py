@@ -63,3 +63,17 @@ def test_a_foreign_method_or_missing_states_are_refused() -> None:
     for method in ("knn", "typical"):
         with pytest.raises(ArtifactError, match="hidden"):
             calibration.unknown_score({"unknown": {"method": method, "params": params}}, bare)
+
+
+def test_a_scorer_without_hidden_states_gets_the_score_that_needs_none() -> None:
+    train, val = _rows(300, 2), _rows(300, 3)
+    assert val[0].pooled is not None
+    fitted = calibrate.fit(val[0].logits, val[1], LABELS, train=train, pooled=val[0].pooled.astype(float)).as_dict()
+    assert fitted["unknown"]["method"] == "typical"
+    other, _ = _rows(400, 6)
+    bare = Scores(other.labels, other.probabilities, other.logits)
+    alarms = calibration.unknown_score(fitted, bare) > calibration.threshold(fitted)
+    kept = fitted["unknown"]["bare"]
+    own = unknown.score(kept["method"], kept["params"], calibrate.rows_of(bare), fitted["temperature"])
+    assert alarms.tolist() == (own > kept["threshold"]).tolist()
+    assert 0.0 < alarms.mean() < 0.12

@@ -242,6 +242,14 @@ def trial(
     return Trial(method, float(np.mean(areas)), float(np.mean(found)))
 
 
+def _fitted(method: str, train: Rows, val: Rows, temperature: float, seed: int) -> dict[str, Any]:
+    """A method with its parameters and its threshold at 5 % false alarms on validation."""
+    params = fit(method, train, seed, val=val)
+    known = score(method, params, val, temperature)
+    threshold = metrics.threshold_at(known, FALSE_ALARMS) if len(known) else 1e9
+    return {"method": method, "threshold": threshold, "params": params}
+
+
 def choose(
     train: Rows,
     val: Rows,
@@ -253,7 +261,8 @@ def choose(
 ) -> dict[str, Any]:
     """The `unknown` object of a calibration: method, threshold at 5 % false alarms on validation, parameters.
 
-    Also `auroc`, `tpr_at_fpr05` on validation and `trials` of every method. `typical` is taken wherever means over the records are there:
+    Also `auroc`, `tpr_at_fpr05` on validation, `trials` of every method, and as `bare` the better one of those that need no hidden
+    states, for scorers that have none (a remote server, a cascade). `typical` is taken wherever means over the records are there:
     leaving classes out of a model that has learnt them flatters distances at the answer, so these trials mislead (measured: .93 here,
     .70 on true strangers). Else the best trial wins; methods that need hidden states take part where both sides have them, and a more
     complex one must be better by .01 AUROC.
@@ -266,12 +275,10 @@ def choose(
     for candidate in trials[1:]:
         if candidate.method == "typical" or candidate.auroc > best.auroc + 0.01:
             best = candidate
-    params = fit(best.method, train, seed, val=val)
-    known = score(best.method, params, val, temperature)
+    by_probability = max((t for t in trials if t.method in METHODS[:2]), key=lambda t: t.auroc, default=best)
     return {
-        "method": best.method,
-        "threshold": metrics.threshold_at(known, FALSE_ALARMS) if len(known) else 1e9,
-        "params": params,
+        **_fitted(best.method, train, val, temperature, seed),
+        "bare": _fitted(by_probability.method, train, val, temperature, seed),
         "auroc": best.auroc,
         "tpr_at_fpr05": best.found,
         "trials": {t.method: {"auroc": t.auroc, "tpr_at_fpr05": t.found} for t in trials},

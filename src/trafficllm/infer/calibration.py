@@ -32,9 +32,10 @@ def apply(params: Params, logits: F64) -> F64:
 
 
 def unknown_score(params: Params, scores: Scores) -> F64:
-    """How strange each row looks [n]. 1 - max probability where nothing was fitted.
+    """How strange each row looks [n], to be compared with `threshold`. 1 - max probability where nothing was fitted.
 
-    Raises ArtifactError for a method this version does not know, or one that needs hidden states where there are none.
+    Where the method needs hidden states and the scorer has none, the one kept for that (`bare`) stands in, moved onto the same threshold.
+    Raises ArtifactError for a method this version does not know, or one that needs hidden states where there are none and nothing stands in.
     """
     unknown = params.get("unknown") or {}
     method = str(unknown.get("method", "max_probability"))
@@ -47,6 +48,10 @@ def unknown_score(params: Params, scores: Scores) -> F64:
             input=method,
             hint="register the task again with this version",
         )
+    bare = unknown.get("bare")
+    if bare and (scores.pooled if method == "typical" else scores.hidden) is None and method not in _BARE:
+        moved = METHODS[bare["method"]](bare["params"], params, scores)
+        return np.asarray(moved - bare["threshold"] + unknown["threshold"], np.float64)
     return np.asarray(METHODS[method](unknown.get("params") or {}, params, scores), np.float64)
 
 
@@ -109,6 +114,7 @@ def _typical(fitted: Params, params: Params, scores: Scores) -> F64:
     return np.asarray((float(fitted["weight"]) * far / np.asarray(fitted["scale"]) + unlikely).min(axis=1))
 
 
+_BARE = frozenset({"max_probability", "energy"})
 METHODS: dict[str, Callable[[Params, Params, Scores], F64]] = {
     "max_probability": _max_probability,
     "energy": _energy,
