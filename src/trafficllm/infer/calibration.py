@@ -35,7 +35,8 @@ def unknown_score(params: Params, scores: Scores) -> F64:
     """How strange each row looks [n], to be compared with `threshold`. 1 - max probability where nothing was fitted.
 
     Where the method needs hidden states and the scorer has none, the one kept for that (`bare`) stands in, moved onto the same threshold.
-    Raises ArtifactError for a method this version does not know, or one that needs hidden states where there are none and nothing stands in.
+    Raises ArtifactError for a method this version does not know, or one that needs hidden states where there are none
+    and nothing stands in.
     """
     unknown = params.get("unknown") or {}
     method = str(unknown.get("method", "max_probability"))
