@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import shutil
 import socket
 import sys
@@ -174,7 +173,9 @@ def test_a_crowd_is_turned_away_but_for_health(client: Any) -> None:
 
 def test_silent_connections_are_closed_and_hold_nobody_up(place: tuple[Path, Path]) -> None:
     """150 connections that never bring a whole request head; there is room for 72 requests."""
-    settings = Settings(port=20_000 + os.getpid() % 20_000, head=1.5, queue=1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        settings = Settings(port=probe.getsockname()[1], head=1.5, queue=1)
     app = create_app(Application(base=str(place[0]), registry=str(place[1])), settings)
     server = uvicorn.Server(configuration(app, settings))
     thread = threading.Thread(target=server.run)

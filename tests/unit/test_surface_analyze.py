@@ -153,6 +153,17 @@ def test_ctrl_c_while_rows_are_written_waits_for_them(tmp_path: Path, monkeypatc
     assert READERS["jsonl"]((tmp_path / "v").read_bytes()) == 3
 
 
+def test_a_background_job_is_not_woken_by_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell starts background jobs with SIGINT ignored."""
+    _command(monkeypatch, _until_ctrl_c)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run(["analyze", "x.pcap", "-f", "jsonl", "-o", str(tmp_path / "v")]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert READERS["jsonl"]((tmp_path / "v").read_bytes()) == 399
+
+
 @pytest.mark.parametrize(("batches", "code"), [(_until_ctrl_c, 130), (lambda: _batches(stop=False), 7)])
 def test_json_stays_one_object(
     batches: Any, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

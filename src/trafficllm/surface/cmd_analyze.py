@@ -147,8 +147,12 @@ def _drain(batches: Iterator[list[dict[str, Any]]], write: Callable[[list[dict[s
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C in here takes effect at the end, so that rows are written whole; a second one does at once (a reader that stalls)."""
-    if threading.current_thread() is not threading.main_thread():
+    """Ctrl-C in here takes effect at the end, so that rows are written whole; a second one does at once (a reader that stalls).
+
+    Where Ctrl-C is ignored (a job in a shell's background) or is somebody else's to handle, that stays so.
+    """
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
         yield
         return
     caught: list[int] = []
@@ -158,10 +162,10 @@ def undisturbed() -> Iterator[None]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    before = signal.signal(signal.SIGINT, later)
+    signal.signal(signal.SIGINT, later)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if caught:
         raise KeyboardInterrupt
