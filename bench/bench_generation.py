@@ -40,7 +40,7 @@ from trafficllm.records.catalog import get_task
 from trafficllm.records.dataset import build_dataset, load
 
 TASK, LABEL = get_task("MTG"), "Neris"
-RUNS, ROWS, SINGLES, BATCHED, STEPS = 5, 32, 4, 64, 60
+RUNS, ROWS, SINGLES, BATCHED, STEPS = 5, 32, 2, 32, 60
 
 
 def adapter_of(base: Any, place: Path) -> Path:

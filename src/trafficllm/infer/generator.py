@@ -46,8 +46,10 @@ class _Row:
     """One flow being written: its number, grammar state, own random numbers and tokens; `start` is where its prompt lies in the cache."""
 
     at: int
+    mask: TokenMask
     state: State
     chance: random.Random
+    head: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     start: int = 0
     done: bool = False
@@ -56,9 +58,10 @@ class _Row:
 class Generator:
     """Samples flows of a label with one adapter.
 
-    `values` are tables of `records.values` by label: what windows, TTLs and gaps of a bucket really are. `prevented` counts, by
-    place in the record, how often the model's own choice was not allowed; `sampled` all choices. The same arguments give the same
-    flows; flow i does not depend on how many are asked for, but for what rounding in batches of other sizes may tip.
+    `values` are tables of `records.values` by label: heads that flows begin with, and what windows, TTLs and gaps of a bucket really
+    are. `prevented` counts, by place in the record, how often the model's own choice was not allowed ("whole": a record, but not one
+    of the head's number of packets with every field); `sampled` all choices. The same arguments give the same flows; flow i does not
+    depend on how many are asked for, but for what rounding in batches of other sizes may tip.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Generator:
         if temperature < 0 or n < 0:
             raise UsageError("usage.option", "temperature and number of flows must not be negative", input=f"{n}, {temperature}")
         prompt = self.engine.encoder.prompt(prompts.generation(task, label))
-        rows = (_Row(i, self.mask.start(), random.Random(hash64(f"{seed}/{task.id}/{label}/{i}".encode()))) for i in range(n))
+        rows = (self._row(i, label, random.Random(hash64(f"{seed}/{task.id}/{label}/{i}".encode()))) for i in range(n))
         waiting: dict[int, Record] = {}
         due = 0
         for row in self._written(prompt, rows, temperature):
@@ -96,6 +99,12 @@ class Generator:
             while due in waiting:
                 yield waiting.pop(due)
                 due += 1
+
+    def _row(self, at: int, label: str, chance: random.Random) -> _Row:
+        """A flow to write: its head is drawn from what the label's training flows had, the model goes on from there."""
+        units, packets = values.head(self.values.get(label, {}), chance)
+        head = self.engine.encoder.units(units)[::-1] if units else []
+        return _Row(at, self.mask.exactly(packets), self.mask.start(), chance, list(head))
 
     def _written(self, prompt: Sequence[int], rows: Iterator[_Row], temperature: float) -> Iterator[_Row]:
         """Rows as they end. The place of one that ended is taken by the next, which begins where the others are: behind its own
@@ -170,22 +179,25 @@ class Generator:
             if row.done:
                 chosen[k] = row.tokens[-1]
                 continue
-            state = self.mask.step(row.state, chosen[k])
+            if row.head:
+                chosen[k] = row.head.pop()
+            state = row.mask.step(row.state, chosen[k])
             if state is None:
-                self.prevented[str(row.state[0])] += 1
+                steered = self.mask.step(row.state, chosen[k]) is not None
+                self.prevented["whole" if steered else str(row.state[0])] += 1
                 chosen[k], state = self._again(row, logits[k], temperature)
-            row.state = state
+            row.state, row.mask = state, row.mask.after(chosen[k])
             row.tokens.append(chosen[k])
-            row.done = self.mask.grammar.accepts(state)
+            row.done = row.mask.grammar.accepts(state)
             self.sampled += 1
         return chosen
 
     def _again(self, row: _Row, logits: torch.Tensor, temperature: float) -> tuple[int, State]:
         """A token among those that may follow."""
-        may = self.mask.allowed(row.state)
+        may = row.mask.allowed(row.state)
         own = logits[torch.from_numpy(np.searchsorted(self.columns, may))][None]
         token = int(may[_draw(own, np.asarray([row.chance.random()]), temperature)[0]])
-        state = self.mask.step(row.state, token)
+        state = row.mask.step(row.state, token)
         assert state is not None
         return token, state
 

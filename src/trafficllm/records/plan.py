@@ -24,6 +24,8 @@ _EXTRA = 0xE0 | PSH
 _SMALL_WINDOW = 502
 """Stands for the window class "small", which a record writes as 1."""
 _TEXT = frozenset(("http", "smtp", "ftp", "imap", "pop3", "sip"))
+_ZERO = frozenset((3724,))
+"""Responder ports whose messages end in fields that filler would set."""
 _CARRIERS = frozenset(("send", "close", "datagram", "icmp"))
 
 
@@ -42,7 +44,7 @@ def plan_of(record: Record, *, label: str, seed: int = 0) -> FlowPlan:
     payload = [_shown(record, way, service, rng) for way in (ORIG, RESP)]
     version = record.ip_version if record.ip_version in {4, 6} else 6 if proto == 58 else 4
     orig_p, resp_p = _ports(record, service, rng)
-    fill = "text" if service in _TEXT else "random"
+    fill = "zero" if resp_p in _ZERO else "text" if service in _TEXT else "random"
     actions = tuple(_actions(record, proto, payload, fill))
     return FlowPlan(proto, version, resp_p, actions, label, orig_p)
 
