@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from trafficllm.core.types import I64, ORIG, RESP, Facts, Record, Span
 from trafficllm.records import units as u
@@ -110,36 +111,36 @@ def beginning_values(begun: Sequence[tuple[Facts, tuple[bytes, bytes], Sequence[
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """A probe's values as numbers: `codes` int64 [n] index `values`."""
+    """A probe's values as numbers: `codes` int32 [n] index `values`."""
 
     values: list[Hashable]
-    codes: I64
+    codes: npt.NDArray[np.int32]
 
 
 def coded(values: Sequence[Hashable]) -> Coded:
     """Values of any kind, numbered as they come."""
     number: dict[Hashable, int] = {}
     codes = [number.setdefault(value, len(number)) for value in values]
-    return Coded(list(number), np.array(codes, dtype=np.int64))
+    return Coded(list(number), np.array(codes, dtype=np.int32))
 
 
 def coded_numbers(values: I64) -> Coded:
     """Numbers; columns.NO_VALUE becomes None."""
     kinds, codes = np.unique(values, return_inverse=True)
-    return Coded([None if kind == NO_VALUE else kind for kind in kinds.tolist()], codes)
+    return Coded([None if kind == NO_VALUE else kind for kind in kinds.tolist()], codes.astype(np.int32))
 
 
-def merged(pieces: Sequence[tuple[int, Mapping[str, Coded]]]) -> dict[str, I64]:
-    """Codes of each probe over pieces of (rows, probes), int64 [n]: equal values equal codes, 0 where there is none."""
+def merged(pieces: Sequence[tuple[int, Mapping[str, Coded]]]) -> dict[str, npt.NDArray[np.int32]]:
+    """Codes of each probe over pieces of (rows, probes), int32 [n]: equal values equal codes, 0 where there is none."""
     out = {}
     total = sum(count for count, _ in pieces)
     for name in sorted({name for _, probes in pieces for name in probes}):
         number: dict[Hashable, int] = {None: 0}
-        codes = np.zeros(total, dtype=np.int64)
+        codes = np.zeros(total, dtype=np.int32)
         at = 0
         for count, probes in pieces:
             if name in probes:
-                known = np.array([number.setdefault(value, len(number)) for value in probes[name].values], dtype=np.int64)
+                known = np.array([number.setdefault(value, len(number)) for value in probes[name].values], dtype=np.int32)
                 codes[at : at + count] = known[probes[name].codes]
             at += count
         out[name] = codes
@@ -162,7 +163,7 @@ def artefact_probe(
 
 
 def probe_codes(
-    columns: Mapping[str, I64],
+    columns: Mapping[str, npt.NDArray[np.int32]],
     labels: Sequence[str],
     umbrella: Callable[[str], str | None],
     train_idx: Sequence[int],

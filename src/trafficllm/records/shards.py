@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from trafficllm.core.files import hash64
-from trafficllm.core.types import F64, FlowMeta, Record
+from trafficllm.core.types import F64, I64, FlowMeta, Record
 from trafficllm.records import columns as flow_columns
 from trafficllm.records import marks, masks, store
 from trafficllm.records.canonical import DEFAULT, CodecOptions
@@ -105,10 +105,10 @@ def make(reading: Reading, folder: Path, files: range, show: Show) -> Shard:
         held = 0
         for number in files:
             file = reading.source.files[number]
-            frames: list[FlowRows] = []
+            frames: list[tuple[I64, I64]] = []
             for piece in reading.in_columns(file):
                 if isinstance(piece, FlowRows):
-                    frames.append(piece)
+                    frames.append((piece.frames, piece.edges))
                     waiting.append(piece)
                     held += len(piece)
                     if held >= PIECE:
@@ -145,13 +145,13 @@ def _write_others(piece: Gathered, show: Show, shard: Shard, out: Any) -> None:
     shard.rest.extend(piece)
 
 
-def _marks(capture: Path, pieces: Sequence[FlowRows]) -> list[F64]:
-    """Marks of a capture's flows, float64 [n, marks]."""
-    if not sum(map(len, pieces)):
+def _marks(capture: Path, pieces: Sequence[tuple[I64, I64]]) -> list[F64]:
+    """Marks of a capture's flows, float64 [n, marks]; pieces are (frame numbers, edges of each flow in them)."""
+    if not sum(len(edges) - 1 for _, edges in pieces):
         return []
-    starts = np.cumsum([0, *(len(piece.frames) for piece in pieces)])
-    edges = np.concatenate([[0], *(piece.edges[1:] + start for piece, start in zip(pieces, starts, strict=False))])
-    found = marks.of_capture(capture, np.concatenate([piece.frames for piece in pieces]), edges)
+    starts = np.cumsum([0, *(len(frames) for frames, _ in pieces)])
+    edges = np.concatenate([[0], *(rows[1:] + start for (_, rows), start in zip(pieces, starts, strict=False))])
+    found = marks.of_capture(capture, np.concatenate([frames for frames, _ in pieces]), edges)
     return [np.column_stack([found[name] for name in marks.MARKS])]
 
 
