@@ -83,7 +83,8 @@ def _line(task: str, row: Mapping[str, Any]) -> list[str]:
     trees = (row["baselines"].get(name) for name in ("lightgbm", "random_forest", "knn", "artefact_probe", "majority", "identifier_probe"))
     return [
         task, f"{llm['n_test']:,} ({llm['n_test_unique']:,})", str(row["classes"]), llm["split"], masked, _score(llm), seeds,
-        f"{llm['unique']['macro_f1']:.3f}", _score(row["cascade"]), *(_plain(found) for found in trees),
+        f"{llm['unique']['macro_f1']:.3f}", _plain(row["probes"].get("frozen_linear")), _score(row["cascade"]),
+        *(_plain(found) for found in trees),
         f"{row['gap']:+.3f} ({row['best_baseline']})", f"{_plain(row['packets']['leaky'])} / {_plain(row['packets']['honest'])}",
         llm["seen_by_base"], f"{cost.get('train_seconds', 0):,.0f}", f"{cost['flows_per_second']:,.0f}",
         f"{max(cost['peak_bytes'], cost.get('train_peak_bytes', 0)) / 1e6:,.0f}",
@@ -91,9 +92,9 @@ def _line(task: str, row: Mapping[str, Any]) -> list[str]:
 
 
 HEAD = (
-    "task", "flows (unique)", "classes", "split", "masks", "LLM alone [95 %]", "each seed", "LLM, unique", "cascade [95 %]", "LightGBM",
-    "random forest", "k-NN", "one masked field", "majority", "identifiers only", "LLM above best baseline", "packets: leaky / honest",
-    "seen by base", "training s a seed", "flows/s", "peak MB",
+    "task", "flows (unique)", "classes", "split", "masks", "LLM alone [95 %]", "each seed", "LLM, unique", "frozen base, linear probe",
+    "cascade [95 %]", "LightGBM", "random forest", "k-NN", "one masked field", "majority", "identifiers only", "LLM above best baseline",
+    "packets: leaky / honest", "seen by base", "training s a seed", "flows/s", "peak MB",
 )  # fmt: skip
 
 
