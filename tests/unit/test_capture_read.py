@@ -157,3 +157,27 @@ def test_info_counts_add_up(captures: Path) -> None:
     assert counts.flows > 100
     assert sum(counts.link_types.values()) == counts.packets
     assert counts.first <= counts.last
+
+
+@pytest.mark.parametrize("packing", ["plain", "gzip"])
+def test_progress_ends_with_all_bytes_of_the_files(packing: str, tmp_path: Path, captures: Path) -> None:
+    """Bytes as they lie on disk, compressed ones where they are compressed: what is left can be told."""
+    from trafficllm.capture.flows import read_flows
+
+    sources = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[:3]
+    paths = []
+    for source in sources:
+        data = source.read_bytes()
+        paths.append(tmp_path / source.name)
+        paths[-1].write_bytes(gzip.compress(data) if packing == "gzip" else data)
+    said: list[tuple[str, int, int | None]] = []
+
+    class Sink:
+        def update(self, stage: str, done: int, total: int | None) -> None:
+            said.append((stage, done, total))
+
+    list(read_flows(paths, progress=Sink()))
+    whole = sum(path.stat().st_size for path in paths)
+    read = [(done, total) for stage, done, total in said if stage == "read"]
+    assert read[-1] == (whole, whole)
+    assert read == sorted(read, key=lambda row: row[0])

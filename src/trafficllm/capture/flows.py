@@ -101,6 +101,7 @@ def read_flows(
         for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts):
             sink.update("read", counts.read, total)  # bytes
             yield batch
+        sink.update("read", counts.read, total)
 
     yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths))
 

@@ -123,6 +123,7 @@ def read_frames(
                     counts.frames(batch)
                     yield batch
                 first += block.offset.shape[0]
+            counts.read = before + window.told()
         finally:
             window.close()
         if isinstance(window, StreamWindow) and window.damaged and not note:

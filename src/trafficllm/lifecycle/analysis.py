@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import FlowBatch, FlowMeta, FlowStream, ProgressSink, Record
+from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record
 from trafficllm.lifecycle.captures import counts_body, flow_options
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def start(
 ) -> Analysis:
     """Check everything that can be wrong, then hand out verdicts as they are asked for (see `Application.analyze`)."""
     from trafficllm.capture.counts import CountsBuilder
-    from trafficllm.capture.read import expand
+    from trafficllm.capture.read import expand, total_bytes
     from trafficllm.lifecycle.application import UNKNOWN, Analysis
 
     files = expand(paths) if flows is None else []
@@ -108,10 +108,11 @@ def start(
     detector = open_detector(application, tasks, evidence=EVIDENCE if explain else 0)
     counts = CountsBuilder()
     read = _read(application, files, counts=counts, progress=progress) if flows is None else flows
+    whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
         route,
-        _batches(detector, read, tasks, counts=counts, progress=progress),
+        _batches(detector, read, tasks, counts=counts, whole=whole, progress=progress),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
@@ -136,32 +137,23 @@ def _read(
 
 
 def _batches(
-    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, counts: CountsBuilder, progress: ProgressSink
+    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, counts: CountsBuilder, whole: int | None, progress: ProgressSink
 ) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     done = 0
-    read = _Exhaustible(flows)
-    for verdict in detector.stream(read, tasks):
+    for verdict in detector.stream(flows, tasks):
         rows.append(verdict.row())
         if len(rows) == _ROWS:
             done += len(rows)
-            progress.update("verdicts", done, counts.flows * len(tasks) or None if read.over else None)
+            progress.update("verdicts", done, _expected(counts, whole, len(tasks)))
             yield rows
             rows = []
     progress.update("verdicts", done + len(rows), done + len(rows))
     yield rows
 
 
-class _Exhaustible:
-    """Flow batches one ahead: `over` as soon as the last one is handed out, when the number of flows is known."""
-
-    def __init__(self, flows: FlowStream) -> None:
-        self._flows = iter(flows)
-        self._next = next(self._flows, None)
-        self.over = False
-
-    def __iter__(self) -> Iterator[FlowBatch]:
-        while (batch := self._next) is not None:
-            self._next = next(self._flows, None)
-            self.over = self._next is None
-            yield batch
+def _expected(counts: CountsBuilder, whole: int | None, tasks: int) -> int | None:
+    """How many verdicts there will be, by the share of the files' bytes that has been read; None where nothing tells."""
+    if whole is None or not counts.read or not counts.flows:
+        return None
+    return round(counts.flows * tasks * max(1.0, whole / counts.read))
