@@ -111,4 +111,6 @@ def test_whole_records_of_the_head_s_length() -> None:
     assert not written(encode(replace(record, windows=(501, -1, 501))), mask.exactly(3))
     assert not written(encode(replace(record, iats=(0, 1000, 400 * 10**9))), mask.exactly(3))
     assert not written(encode(replace(record, flags=(16, 16, 2))), mask.exactly(3))
+    assert not written(encode(replace(record, flags=(4, 16, 16))), mask.exactly(3))
+    assert written(encode(replace(record, flags=(2, 20, 4))), mask.exactly(3))
     assert written(encode(replace(record, ttls=(-1, -1, -1))), mask.exactly(0))
