@@ -12,7 +12,7 @@ from trafficllm.infer import calibration as cal
 from trafficllm.infer.evidence import Evidence, explain
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.records import masks
-from trafficllm.records.build import records_of
+from trafficllm.records.build import records_in, records_of
 from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.catalog import Task
 from trafficllm.records.units import PROTOS
@@ -141,9 +141,9 @@ class Detector:
     def stream(self, batches: Iterable[FlowBatch], tasks: Sequence[str]) -> Iterator[Verdict]:
         """Verdicts of a whole capture, each flow by each task, while it is read."""
         for batch in batches:
-            rows = records_of(batch)
-            for at in range(0, len(rows), CHUNK):
-                judged = [self.judge(rows[at : at + CHUNK], task) for task in tasks]
+            for at in range(0, len(batch), CHUNK):  # a batch has up to 32,768 flows: as records at once they would weigh more than the model
+                rows = list(records_in(batch, at, at + CHUNK))
+                judged = [self.judge(rows, task) for task in tasks]
                 for same_flow in zip(*judged, strict=True):
                     yield from same_flow
 
