@@ -141,7 +141,7 @@ class Detector:
     def stream(self, batches: Iterable[FlowBatch], tasks: Sequence[str]) -> Iterator[Verdict]:
         """Verdicts of a whole capture, each flow by each task, while it is read."""
         for batch in batches:
-            for at in range(0, len(batch), CHUNK):  # a batch has up to 32,768 flows: as records at once they would weigh more than the model
+            for at in range(0, len(batch), CHUNK):  # a batch has up to 32,768 flows: not all as records at once
                 rows = list(records_in(batch, at, at + CHUNK))
                 judged = [self.judge(rows, task) for task in tasks]
                 for same_flow in zip(*judged, strict=True):
