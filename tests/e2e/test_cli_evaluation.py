@@ -85,6 +85,10 @@ def _check(bodies: dict[str, Any]) -> None:
     assert set(transfer["shots"][0]["rows"]) == {*ours, "lightgbm", "random_forest"}
     assert set(transfer["baselines"]) == {"majority", "lightgbm"}
     assert transfer["direct"]
+    assert transfer["same_data"]
+    at_20 = {name: row["macro_f1"] for name, row in transfer["shots"][1]["rows"].items()}
+    frozen = max(at_20["frozen_knn"], at_20["frozen_linear"])
+    assert transfer["gain_at_20"] == pytest.approx(frozen - at_20["lightgbm"]), "an adapter that learnt from all of it does not count"
     drift = bodies["evaluate.drift"]
     assert drift["flows"]["live"] == bodies["embed"]["flows"]
     assert {"confidence", "unknown"} == set(drift["drift"]["now"])

@@ -93,7 +93,7 @@ def transfer_page(body: Mapping[str, Any], path: Path) -> Path:
     if body["direct"]:
         table = [["adapter", _three(body["macro_f1"]), _span(body["ci95"])]]
         table += [[n, _three(row["macro_f1"]), _span(row["ci95"])] for n, row in body["baselines"].items()]
-        note = f"Learnt on {body['source']}, nothing of this data set was learnt from."
+        note = "Both learnt from the training part of this very data set." if body["same_data"] else f"Learnt on {body['source']} alone."
         sections.insert(0, Section("As they are", "", ["", "macro-F1", "95 %"], table, note))
     tiles = [("macro-F1", _three(body["macro_f1"])), ("best of ours above LightGBM at 20 a class", _three(body["gain_at_20"], sign=True))]
     title = f"{body['source']} to {body['task']}"

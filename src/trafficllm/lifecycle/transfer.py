@@ -48,14 +48,17 @@ def transfer(
     chosen = _adapter(application, source, adapter)
     seen = exam.seen(application.base)
     progress.update("direct", 0, None)
+    marks = _learnt(source, exam)
     direct = _direct(application, source, exam, chosen, seen=seen, seed=seed, budget_s=budget_s)
     rows = _shots(application, exam, chosen, tuple(shots) or SIZES, draws, seen=seen, seed=seed, max_seconds=max_seconds, progress=progress)
     first = exam.sets[0]
     head = {k: v for k, v in direct.items() if k != "baselines"} if direct else _best(rows)
     body = {
-        **head, "task": first.task.id, "title": first.task.title, "part": exam.part, "source": source.task.id,
+        **head, "leaky": sorted({*head["leaky"], *marks}),
+        "task": first.task.id, "title": first.task.title, "part": exam.part, "source": source.task.id,
         "adapter": chosen.name if chosen else "", "version": chosen.version if chosen else "",
-        "baselines": direct["baselines"] if direct else {}, "direct": bool(direct), "shots": _trimmed(rows), "gain_at_20": gain(rows),
+        "baselines": direct["baselines"] if direct else {}, "direct": bool(direct), "shots": _trimmed(rows),
+        "gain_at_20": gain(rows, learnt_from=source.sha256 == first.sha256), "same_data": source.sha256 == first.sha256,
     }  # fmt: skip
     if html is not None:
         shift_pages.transfer_page(body, html)
@@ -225,10 +228,21 @@ def _tuner(application: Application, exam: Exam, pool: list[int], max_seconds: f
     return learn
 
 
-def gain(rows: Sequence[Mapping[str, Any]], shots: int = 20) -> float | None:
-    """Macro-F1 of the best of our rows above LightGBM's at so many shots."""
+def gain(rows: Sequence[Mapping[str, Any]], shots: int = 20, *, learnt_from: bool = False) -> float | None:
+    """Macro-F1 of the best of our rows above LightGBM's at so many shots; None where that size was not asked for.
+
+    `learnt_from`: the adapter learnt from this very data set, so the rows on its states are no few-shot rows.
+    """
     for row in rows:
         if row["shots"] == shots:
-            ours = max(float(r["macro_f1"]) for n, r in row["rows"].items() if n not in TREES)
+            out = (*TREES, *(n for n in row["rows"] if learnt_from and n.startswith(OURS)))
+            ours = max(float(r["macro_f1"]) for n, r in row["rows"].items() if n not in out)
             return ours - float(row["rows"][RIVAL]["macro_f1"])
     return None
+
+
+def _learnt(source: Dataset, exam: Exam) -> list[str]:
+    """A mark where contents that are judged were learnt from on the source's side."""
+    known = set(source.hashes([*source.indices("train"), *source.indices("val")]))
+    shared = sum(value in known for value in exam.content)
+    return [f"{shared} judged contents learnt from in TRAIN"] if shared else []

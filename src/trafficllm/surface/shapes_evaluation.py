@@ -189,6 +189,7 @@ class EvaluateTransfer(Quality):
     direct: bool
     shots: list[Shots] = Field(min_length=1)
     gain_at_20: float | None
+    same_data: bool
 
 
 class DriftField(Closed):
