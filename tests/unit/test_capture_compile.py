@@ -7,7 +7,7 @@ import ipaddress
 import numpy as np
 from capture_plans import HEADS, random_plans
 
-from trafficllm.capture import checksum
+from trafficllm.capture import checksum, wellformed_http
 from trafficllm.capture.compile import CompileCounts, compile_flows
 from trafficllm.capture.decode import decode
 from trafficllm.capture.packets import PacketBatch
@@ -205,3 +205,14 @@ def test_directions_and_ports() -> None:
     packets, _ = _compile(Action("send", ORIG, 5), Action("send", RESP, 5), port=8080)
     assert packets["dport"][0] == packets["sport"][1] == 8080
     assert packets["sport"][0] == packets["dport"][1] > 60000
+
+
+def test_an_http_head_is_text() -> None:
+    """Found by tshark in one of 400 generated flows: bytes of a binary name in a request line."""
+    stream = bytearray(b"GET /19/items/\xff\xd7=M\x7f\xfe application" + b"z" * 40)
+    wellformed_http.repair(stream, 32, [len(stream)])
+    head, _, body = bytes(stream).partition(b"\r\n\r\n")
+    assert head.isascii()
+    assert head.decode().isprintable()
+    assert head.startswith(b"GET /19/items/")
+    assert body == b""
