@@ -36,6 +36,8 @@ ADDED, MORE, STRANGE = "Shifu", "Neris", "Zeus"
 LEARNT, STEPS, SEED = 3, 500, 0
 DELETED, DRAWS = 150, 5
 """Flows whose evidence is taken away, and draws of as many random parts."""
+PARTS = 3
+"""A record must have more parts than are named."""
 MEMORY = (6, 48)
 """Captures in the short and in the long file whose analysis is measured."""
 REFUSED = 5
@@ -164,6 +166,7 @@ def checks(out: Path) -> dict[str, Any]:
     """Evidence by deletion, and merged against unmerged weights, with the version's own kept records of all parts."""
     from trafficllm.infer.detector import TaskModel
     from trafficllm.infer.engine import Engine
+    from trafficllm.infer.evidence import every_part
     from trafficllm.lifecycle.replay import read
     from trafficllm.model.load import load_base
     from trafficllm.records import codec
@@ -182,15 +185,22 @@ def checks(out: Path) -> dict[str, Any]:
         "share_equal": float((one.argmax(axis=1) == two.argmax(axis=1)).mean()),
         "largest_difference": float(np.abs(one - two).max()),
     }
-    tested = [record for record, part in zip(records, kept.parts, strict=True) if part == "test" and len(record.dirs) > 1]
+    tested = [r for r, part in zip(records, kept.parts, strict=True) if part == "test" and len(every_part(r, frames(r))) > PARTS]
     return {"merged": agree, "deletion": deletion(merged, random.Random(SEED).sample(tested, min(DELETED, len(tested))))}
+
+
+def frames(record: Record) -> tuple[int, ...]:
+    """Frame numbers of a kept record, which has none of its own."""
+    return tuple(range(1, max(1, len(record.dirs)) + 1))
 
 
 def deletion(scorer: Any, records: Sequence[Record]) -> dict[str, float]:
     """What taking the three named parts away costs the verdict, against as many parts drawn at random from the same record."""
     from trafficllm.infer.evidence import every_part, explain, without
 
-    metas = [FlowMeta(frames=tuple(range(1, len(record.dirs) + 1))) for record in records]
+    if not records:
+        return {"flows": 0}
+    metas = [FlowMeta(frames=frames(record)) for record in records]
     whole = scorer.score(records).probabilities
     best = whole.argmax(axis=1).tolist()
     named = [[(e.frame, e.field) for e in found] for found in explain(scorer, records, best, metas, top=3)]
