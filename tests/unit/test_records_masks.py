@@ -48,6 +48,20 @@ def test_strict_hides_addresses_written_in_payload(text: bytes) -> None:
     assert not any(part in shown.payload[0] for part in (b"10.1.2.3", b"192,168,0,7", b"203.0.113.250"))
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (b"GET http://x/?u=https%3A%2F%2Fapps.skype.com%2Fa HTTP/1.1", b"GET http://\0/?u=https%3A%2F%2F" + bytes(14) + b"%2Fa HTTP/1.1"),
+        (b"see HTTPS://news.press.example:8080/sun or", b"see HTTPS://" + bytes(23) + b"/sun or"),
+        (b"ftp://files.example rest\r\n", b"ftp://" + bytes(13) + b" rest\r\n"),
+        (b"crl http://ocsp.ssl.example0\x0c\x06sense", b"crl http://" + bytes(17) + b"\x0c\x06sense"),
+        (b"smb://sales\\share\tx", b"smb://" + bytes(5) + b"\\share\tx"),
+    ],
+)  # fmt: skip
+def test_hosts_of_urls_in_payload_are_hidden_whole_and_nothing_behind_them(text: bytes, left: bytes) -> None:
+    assert masks.wiped(masks.apply(_record(text))).payload[0] == left
+
+
 def test_headers_that_name_hosts_or_moments_lose_their_values_and_others_keep_them() -> None:
     data = b"GET / HTTP/1.1\r\nDate: Mon, 01 Jan\r\nAccept: text/html\r\n\r\n"
     spans = tuple(

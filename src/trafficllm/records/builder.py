@@ -36,7 +36,7 @@ from trafficllm.records.splits import split
 from trafficllm.records.spread import Each, spread
 from trafficllm.records.units import codec_hash
 
-REVISION = 6
+REVISION = 7
 """Raised when the same input would give other rows or files: older data sets are then built again, not reused."""
 ROW_GROUP = 1 << 14
 _WORTH = 1 << 20

@@ -38,7 +38,8 @@ _TELLING = frozenset(
 _DOTTED = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}[.,]){3}[0-9]{1,3}(?![0-9.])")
 _DOTS = re.compile(rb"[.,][0-9]{1,3}[.,][0-9]{1,3}[.,]")
 """In every match of _DOTTED; a search that begins with a set of bytes is 20 times as fast."""
-_URL = re.compile(rb"(?i)(?:://|%3A%2F%2F)([^/\\s?#%&\"'<>]+)")
+_URL = re.compile(rb"(?i)(?:://|%3A%2F%2F)([^\x00-\x20\x7f/\\?#%&\"'<>]+)")
+"""A host ends at white space and other control bytes, so that a URL in a certificate does not hide what follows it."""
 _NAME_FACTS = ("http.host", "dns.qry.name", "tls.handshake.extensions_server_name")
 
 
