@@ -229,3 +229,41 @@ def test_a_bug_of_ours_is_one_line(cli: Cli, captures: Path, monkeypatch: pytest
     assert "\x1b" not in done.err
     monkeypatch.setenv("TRAFFICLLM_DEBUG", "1")
     assert "Traceback" in cli("capture", "info", captures / ONE_FLOW).err
+
+
+def test_a_bad_file_among_good_ones(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    """The good files' rows are all there, the bad ones are named with reason and remedy, and the exit code is 3."""
+    good = sorted((captures / "MTD" / "Zeus").glob("*.pcap"))[:2]
+    (tmp_path / "bad.pcap").write_bytes(b"GIF89a")
+    paths = [good[0], tmp_path / "bad.pcap", tmp_path / "none.pcap", good[1]]
+    for words in (["flows", "-f", "jsonl"], ["packets"]):
+        alone, done = cli("capture", *words, *good), cli("capture", *words, *paths)
+        assert (alone.code, done.code, done.out) == (0, 3, alone.out)
+        assert alone.out
+        said = done.err.splitlines()
+        assert "none.pcap: no such file" in said[0]
+        assert "bad.pcap: not a capture" in said[1]
+        assert "editcap" in said[1]
+        assert "2 inputs could not be read" in said[2]
+        assert len(said) == 3
+    done = cli("capture", "info", *paths, "--json")
+    body = done.body("capture.info")
+    assert done.code == 3
+    assert body == {**cli("capture", "info", *good, "--json").body("capture.info"), "failed": body["failed"]}
+    assert [Path(failure["input"]).name for failure in body["failed"]] == ["none.pcap", "bad.pcap"]
+
+
+def test_a_bad_file_in_a_folder_or_a_glob(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    shutil.copyfile(captures / ONE_FLOW, tmp_path / "a.pcap")
+    alone = cli("capture", "flows", tmp_path / "a.pcap", "-f", "csv")
+    (tmp_path / "b.pcap").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no capture, and not called one")
+    for given in (tmp_path, tmp_path / "*.pcap"):
+        done = cli("capture", "flows", given, "-f", "csv")
+        assert (done.code, done.out) == (3, alone.out)
+        assert "b.pcap: the file is empty" in done.err
+        assert "notes.txt" not in done.err
+    out = tmp_path / "flows.parquet"
+    cli("capture", "flows", tmp_path / "b.pcap", "-f", "parquet", "-o", out).refused(3, "empty")
+    assert cli("capture", "flows", tmp_path / "b.pcap", tmp_path / "b.pcap", "-f", "parquet", "-o", out).code == 3
+    assert not out.exists()

@@ -122,6 +122,16 @@ def test_analyze_summary_and_pipeline_options(use: Cli, bench: Bench) -> None:
     assert "verdict" in use("analyze", bench.capture).out
 
 
+def test_analyze_goes_on_after_a_bad_file(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "bad.pcap").write_bytes(b"GIF89a")
+    alone = use("analyze", bench.capture, "-f", "jsonl")
+    done = use("analyze", tmp_path / "bad.pcap", bench.capture, "-f", "jsonl")
+    assert (alone.code, done.code, done.out) == (0, 3, alone.out)
+    body = use("analyze", bench.capture, tmp_path / "bad.pcap", "--json").body("analyze")
+    assert [failure["code"] for failure in body["failed"]] == ["input.format"]
+    assert body["flows"] == len(_lines(alone.out))
+
+
 def test_same_capture_same_bytes(use: Cli, bench: Bench) -> None:
     first, again = (use("analyze", bench.capture, "-f", "jsonl").out for _ in range(2))
     assert first == again

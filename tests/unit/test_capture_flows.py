@@ -297,3 +297,15 @@ def test_rows_arrow_and_conn_log_agree(tmp_path: Path) -> None:
     names, values = lines[5].split("\t")[1:], lines[-1].split("\t")
     log = dict(zip(names, values, strict=True))
     assert (log["ts"], log["duration"], log["history"], log["uid"]) == ("1.000000", "0.070000", "ShADadFf", row["uid"])
+
+
+def test_files_from_an_earlier_time_keep_their_flows(tmp_path: Path) -> None:
+    """Whatever the order of the files, each gives what it gives alone; a sequel goes on with open flows."""
+    slow = [(at, ethernet(ipv4(17, udp(40000, 53, b"x")))) for at in (1000.0, 1030.0, 1045.0)]
+    early, late = write(tmp_path, pcap(slow), "b.pcap"), write(tmp_path, pcap([(at + 9000, frame) for at, frame in slow]), "a.pcap")
+    for paths in ([late, early], [early, late]):
+        batches = list(read_flows(paths))
+        assert sorted(int(n) for batch in batches for n in batch.pkts[:, 0]) == [3, 3]
+        assert [Path(batch.files[int(batch.source[0])]) for batch in batches][-1] == paths[-1 if len(batches) > 1 else 0]
+    sequel = write(tmp_path, pcap([(at + 50, frame) for at, frame in slow]), "c.pcap")
+    assert [batch.pkts[:, 0].tolist() for batch in read_flows([early, sequel])] == [[6]]

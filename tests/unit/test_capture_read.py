@@ -12,8 +12,8 @@ from capture_samples import Talk, enhanced, ethernet, interface, ipv4, pcap, sec
 
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.info import capture_info
-from trafficllm.capture.read import expand, read_frames
-from trafficllm.core.errors import InputError
+from trafficllm.capture.read import Skipped, expand, read_frames
+from trafficllm.core.errors import InputError, TrafficLLMError
 from trafficllm.core.types import FrameBatch
 
 FRAMES = [(1.5, ethernet(ipv4(17, udp(1000, 53, b"a")))), (2.25, ethernet(ipv4(17, udp(1000, 53, b"bb"))))]
@@ -181,3 +181,30 @@ def test_progress_ends_with_all_bytes_of_the_files(packing: str, tmp_path: Path,
     read = [(done, total) for stage, done, total in said if stage == "read"]
     assert read[-1] == (whole, whole)
     assert read == sorted(read, key=lambda row: row[0])
+
+
+def test_a_bad_file_among_good_ones_is_told_and_left_out(tmp_path: Path) -> None:
+    good = write(tmp_path, pcap([(1.0, b"x" * 60)] * 3), "a.pcap")
+    last = write(tmp_path, pcap([(2.0, b"y" * 60)] * 2), "z.pcap")
+    bad = write(tmp_path, b"no capture at all", "m.pcap")
+    told: list[TrafficLLMError] = []
+    skipped, counts = Skipped(told.append), CountsBuilder()
+    batches = list(read_frames([good, bad, tmp_path / "none.pcap", last], counts=counts, skipped=skipped))
+    assert [len(batch) for batch in batches] == [3, 2]
+    assert [(error.code, Path(error.input)) for error in told] == [("input.missing", tmp_path / "none.pcap"), ("input.format", bad)]
+    assert skipped.errors == told
+    assert counts.read == sum(path.stat().st_size for path in (good, bad, last))
+    assert [path.name for path in expand([tmp_path], skipped)] == ["a.pcap", "m.pcap", "z.pcap"]
+    assert [path.name for path in expand([tmp_path])] == ["a.pcap", "z.pcap"]
+
+
+def test_nothing_readable_raises_as_ever(tmp_path: Path) -> None:
+    bad = write(tmp_path, b"no capture at all", "m.pcap")
+    told: list[TrafficLLMError] = []
+    cases = [([bad], "input.format", 0), ([tmp_path / "none"], "input.missing", 0)]
+    cases += [([bad, second], "input.none_readable", 2) for second in (bad, tmp_path / "none")]
+    for paths, code, count in cases:
+        told.clear()
+        with pytest.raises(InputError) as caught:
+            list(read_frames(paths, skipped=Skipped(told.append)))
+        assert (caught.value.code, len(told)) == (code, count)

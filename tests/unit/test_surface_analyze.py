@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_surface_formats import ROW
 
+from trafficllm.capture.read import Skipped
+from trafficllm.core.errors import InputError
 from trafficllm.lifecycle.application import Analysis
-from trafficllm.surface import shapes_lines
+from trafficllm.surface import shapes, shapes_lines
 from trafficllm.surface.cli import run
 from trafficllm.surface.cmd_analyze import Hits, _kept, _pump
 from trafficllm.surface.progress import Bar
@@ -103,11 +105,15 @@ def _ctrl_c() -> Iterator[None]:
 
 
 def _command(
-    monkeypatch: pytest.MonkeyPatch, batches: Callable[[], Iterator[list[dict[str, Any]]]]
+    monkeypatch: pytest.MonkeyPatch,
+    batches: Callable[[], Iterator[list[dict[str, Any]]]],
+    unread: InputError | None = None,
 ) -> None:
     """`analyze` gets these batches, whatever the capture."""
 
-    def analyze(*_: Any, **__: Any) -> Analysis:
+    def analyze(*_: Any, skipped: Skipped, **__: Any) -> Analysis:
+        if unread is not None:
+            skipped.add(unread)
         info = {"packets": 9, "bytes": 9, "first": None, "last": None, "link_types": {}, "truncated": 0, "malformed": {}}
         info |= {"non_ip": 0, "non_flow": 0, "flows": 3, "evicted": 0}
         made = _analysis(batches())
@@ -219,3 +225,29 @@ def test_every_part_of_a_record_has_a_name_for_people() -> None:
 
     assert set(WORDS) == {*FIELDS, "packet"}
     assert in_words({"frame": 4, "field": "payload", "weight": 0.5}) == "first payload bytes, in frame 4 (-0.50)"
+
+
+@pytest.mark.parametrize(("batches", "code"), [(_until_ctrl_c, 130), (lambda: _batches(stop=False), 3)])
+@pytest.mark.parametrize("form", ["json", "jsonl", "table"])
+def test_a_file_that_was_not_read_outweighs_fail_on(
+    form: str, batches: Any, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends with 130, an unread file with 3, else --fail-on with 7; all that happened is said."""
+    _command(monkeypatch, batches, InputError("input.format", "not a capture", input="b.pcap", hint="editcap"))
+    words = ["--json"] if form == "json" else ["-f", form]
+    assert run(["analyze", "a.pcap", "b.pcap", *words, "--fail-on", "malicious"]) == code
+    out, err = capfd.readouterr()
+    assert "error: b.pcap: not a capture (editcap)" in err.splitlines()
+    assert ("interrupted" if code == 130 else "1 input could not be read") in err.splitlines()[-1]
+    assert [text for text in ("2 flows are malicious", "3 flows are malicious", "1 input could") if text in err][1:] == ["1 input could"]
+    if form == "json":
+        assert [failure["input"] for failure in shapes.Analyze.model_validate(_bare(out)).model_dump()["failed"]] == ["b.pcap"]
+    elif form == "table":
+        assert "flows of a.pcap, 1 more not read" in out
+    else:
+        assert READERS["jsonl"](out.encode()) == (64 if code == 3 else 3)
+
+
+def _bare(text: str) -> dict[str, Any]:
+    """The object of --json without its envelope."""
+    return {name: value for name, value in json.loads(text).items() if name not in {"schema", "ok"}}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trafficllm.capture.decode import decode
 from trafficllm.capture.fields_layers import Dissector, Layer
-from trafficllm.capture.read import read_frames
+from trafficllm.capture.read import Skipped, read_frames
 from trafficllm.core.errors import UsageError
 
 _NS = 1_000_000_000
@@ -178,10 +178,13 @@ FIELDS: dict[str, tuple[str, Reader]] = {
 """Field -> (layer, reader). The frame.* fields are made from the record headers."""
 
 FRAME_FIELDS = ("frame.number", "frame.time_epoch", "frame.time_relative", "frame.len", "frame.cap_len")
-def packet_rows(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def packet_rows(
+    paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None
+) -> Iterator[tuple[str, ...]]:
     """Values of `fields`, one tuple of str a packet, in tshark's formats; an absent field is "".
 
-    Raises UsageError for a field that is not known, InputError for files that cannot be read.
+    Raises UsageError for a field that is not known, InputError for files that cannot be read; with `skipped` such files
+    among several are left out.
     """
     unknown = [name for name in fields if name not in FIELDS and name not in FRAME_FIELDS]
     if unknown:
@@ -189,7 +192,7 @@ def packet_rows(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[
         raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=f"known: {known}")
     dissector = Dissector()
     began: int | None = None
-    for frames in read_frames(paths):
+    for frames in read_frames(paths, skipped=skipped):
         packets = decode(frames)
         for index in range(len(packets)):
             ts = int(frames.ts[index])

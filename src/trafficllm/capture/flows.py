@@ -15,12 +15,14 @@ from trafficllm.capture.decode import decode
 from trafficllm.capture.decompress import codec_of
 from trafficllm.capture.flow_table import FlowTable
 from trafficllm.capture.fragments import Reassembler, segments
-from trafficllm.capture.read import CHUNK, read_frames, total_bytes
+from trafficllm.capture.read import CHUNK, Skipped, expand, read_frames, total_bytes
 from trafficllm.capture.warm import compile_kernels
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
 
 _SECOND = 1_000_000_000
 _MANY = 1 << 40
+_AGAIN = _SECOND
+"""A file that begins so long before the ones already read have ended is no sequel: its flows begin anew."""
 _LEAST_FRAME = 12
 """Bytes of the smallest block of a capture: a pcapng block without a body; a pcap record has 16."""
 _WORTH_A_THREAD = 1 << 18
@@ -55,14 +57,26 @@ def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
 
 
 def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY) -> Iterator[FlowBatch]:
-    """Flows of a stream of frames, at most `most` of them; see `read_flows`."""
+    """Flows of a stream of frames, at most `most` of them; see `read_flows`.
+
+    Flows go on from one file to the next where its time goes on (a ring of files); a file from an earlier time starts anew,
+    else its flows would be timed out by a clock that is ahead of them.
+    """
     table = FlowTable(_params(options), table_size=options.table_size, most=most)
     fragments = Reassembler()
     files: tuple[str, ...] = ()
+    last, latest = 0, 0
 
     decoded = (decode(batch, checksums=options.checksums) for batch in frames)
     for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
         files = packets.frames.files
+        if len(packets.frames):
+            source, first = int(packets.frames.source[0]), int(packets.frames.ts[0])
+            if source != last and first < latest - _AGAIN:
+                table.close()
+                yield table.drain(files, counts)
+                latest = 0
+            last, latest = source, max(latest, int(packets.frames.ts.max()))
         counts.decoded(packets)
         for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums):
             at = start
@@ -72,9 +86,9 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
                     yield table.drain(files, counts)
         counts.evicted = table.evicted
     table.close()
-    last = table.drain(files, counts)
-    if len(last):
-        yield last
+    rest = table.drain(files, counts)
+    if len(rest):
+        yield rest
 
 
 def read_flows(
@@ -83,22 +97,26 @@ def read_flows(
     options: FlowOptions | None = None,
     counts: CountsBuilder | None = None,
     progress: ProgressSink | None = None,
+    skipped: Skipped | None = None,
 ) -> Iterator[FlowBatch]:
     """Flows of all captures as one stream, in batches; each batch is sorted by first packet.
 
     Flows are handed out when 32,768 have finished, or fewer that keep 262,144 packets, and at the end: a smaller capture is one
     batch. Reading and decoding run ahead in a second thread where there is a second core; the result is the same. Memory is
-    bounded by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them.
+    bounded by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them; with
+    `skipped` such files among several are left out.
     """
     options = options if options is not None else FlowOptions()
     counts = counts if counts is not None else CountsBuilder()
     sink = progress if progress is not None else Silent()
 
+    if skipped is not None:
+        paths = expand(paths, skipped)
     compile_kernels(sink)
     total = None if progress is None else total_bytes(paths)
 
     def reported() -> Iterator[FrameBatch]:
-        for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts):
+        for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts, skipped=skipped):
             sink.update("read", counts.read, total)  # bytes
             yield batch
         sink.update("read", counts.read, total)

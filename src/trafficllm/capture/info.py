@@ -7,17 +7,20 @@ from pathlib import Path
 
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.flows import FlowOptions, read_flows
+from trafficllm.capture.read import Skipped
 from trafficllm.core.types import CaptureCounts, ProgressSink
 
 _LIGHT = FlowOptions(max_packets=0, max_payload=0)
 
 
-def capture_info(paths: Sequence[str | Path], *, progress: ProgressSink | None = None) -> CaptureCounts:
+def capture_info(
+    paths: Sequence[str | Path], *, progress: ProgressSink | None = None, skipped: Skipped | None = None
+) -> CaptureCounts:
     """Count packets, bytes, link types, malformations and flows of all captures together.
 
-    Raises InputError or ResourceError for files that cannot be read.
+    Raises InputError or ResourceError for files that cannot be read; with `skipped` such files among several are left out.
     """
     counts = CountsBuilder()
-    for _ in read_flows(paths, options=_LIGHT, counts=counts, progress=progress):
+    for _ in read_flows(paths, options=_LIGHT, counts=counts, progress=progress, skipped=skipped):
         pass
     return counts.build()

@@ -12,6 +12,7 @@ from trafficllm.lifecycle.captures import counts_body, flow_options
 
 if TYPE_CHECKING:
     from trafficllm.capture.counts import CountsBuilder
+    from trafficllm.capture.read import Skipped
     from trafficllm.infer.detector import Detector
     from trafficllm.lifecycle.application import Analysis, Application
 
@@ -92,13 +93,14 @@ def start(
     explain: bool,
     progress: ProgressSink,
     flows: FlowStream | None = None,
+    skipped: Skipped | None = None,
 ) -> Analysis:
     """Check everything that can be wrong, then hand out verdicts as they are asked for (see `Application.analyze`)."""
     from trafficllm.capture.counts import CountsBuilder
     from trafficllm.capture.read import expand, total_bytes
     from trafficllm.lifecycle.application import UNKNOWN, Analysis
 
-    files = expand(paths) if flows is None else []
+    files = expand(paths, skipped) if flows is None else []
     tasks, route = choose(application, task, question)
     known = application.tasks()
     live = [application.registry.live(name) for name in tasks]
@@ -107,7 +109,7 @@ def start(
     above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
     detector = open_detector(application, tasks, evidence=EVIDENCE if explain else 0)
     counts = CountsBuilder()
-    read = _read(application, files, counts=counts, progress=progress) if flows is None else flows
+    read = flows if flows is not None else _read(application, files, counts=counts, progress=progress, skipped=skipped)
     whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
@@ -129,11 +131,12 @@ def judge(
 
 
 def _read(
-    application: Application, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink
+    application: Application, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink, skipped: Skipped | None
 ) -> FlowStream:
     from trafficllm.capture.flows import read_flows
 
-    return read_flows(files, options=flow_options(application.config), counts=counts, progress=progress)
+    options = flow_options(application.config)
+    return read_flows(files, options=options, counts=counts, progress=progress, skipped=skipped)
 
 
 def _batches(

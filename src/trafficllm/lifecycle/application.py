@@ -19,6 +19,7 @@ from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record, Si
 from trafficllm.lifecycle.learn_router import ROUTER
 
 if TYPE_CHECKING:
+    from trafficllm.capture.read import Skipped
     from trafficllm.infer.engine import Engine
     from trafficllm.model.load import Base
     from trafficllm.records.catalog import Task
@@ -310,10 +311,12 @@ class Application:
         explain: bool = False,
         progress: ProgressSink | None = None,
         flows: FlowStream | None = None,
+        skipped: Skipped | None = None,
     ) -> Analysis:
         """Verdicts for every flow of the captures, by the task that was named or that the question asks for.
 
-        `flows` stand for captures that were read elsewhere (the server reads uploads in another process).
+        `flows` stand for captures that were read elsewhere (the server reads uploads in another process). With `skipped`
+        files among several that cannot be read are left out instead of raised.
         """
         from trafficllm.lifecycle.analysis import start
 
@@ -325,6 +328,7 @@ class Application:
             explain=explain,
             progress=progress or Silent(),
             flows=flows,
+            skipped=skipped,
         )
 
     def judge(

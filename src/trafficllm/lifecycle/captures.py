@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.errors import InputError, TrafficLLMError, UsageError
 from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
 
 if TYPE_CHECKING:
     from trafficllm.capture.anonymise import Payload
     from trafficllm.capture.flows import FlowOptions
+    from trafficllm.capture.read import Skipped
     from trafficllm.capture.write import CaptureFormat
     from trafficllm.core.config import Config
 
@@ -44,29 +45,51 @@ def counts_body(counts: CaptureCounts) -> dict[str, Any]:
     return body
 
 
-def info(paths: Sequence[str | Path]) -> dict[str, Any]:
+def skipping(tell: Callable[[TrafficLLMError], None]) -> Skipped:
+    """Files among several that cannot be read are told and left out: pass it as `skipped`."""
+    from trafficllm.capture.read import Skipped
+
+    return Skipped(tell)
+
+
+def unread(skipped: Skipped) -> InputError | None:
+    """How a command ends that left files out: the others' results stand, and its exit code says that it is not all."""
+    count = len(skipped.errors)
+    message = f"{count:,} {'inputs' if count > 1 else 'input'} could not be read"
+    return InputError("input.skipped", message, hint="each is named above; the others' results stand") if count else None
+
+
+def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None) -> dict[str, Any]:
     """What is in the captures (contract: `capture info`)."""
     from trafficllm.capture.info import capture_info
 
-    return counts_body(capture_info(paths))
+    body = counts_body(capture_info(paths, skipped=skipped))
+    return {**body, "failed": [error.as_dict() for error in skipped.errors] if skipped is not None else []}
 
 
-def packets(paths: Sequence[str | Path], fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def packets(
+    paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None
+) -> Iterator[tuple[str, ...]]:
     """A row a packet of tshark's fields in tshark's formats."""
     from trafficllm.capture.fields import packet_rows
 
-    return packet_rows(paths, tuple(fields))
+    return packet_rows(paths, tuple(fields), skipped=skipped)
 
 
 def flows(
-    paths: Sequence[str | Path], config: Config, *, progress: ProgressSink | None = None
+    paths: Sequence[str | Path],
+    config: Config,
+    *,
+    progress: ProgressSink | None = None,
+    skipped: Skipped | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Batches of flow rows in Zeek's words, in the order of their first packets."""
     from trafficllm.capture.flows import read_flows
     from trafficllm.capture.table import flow_rows
 
     number = 0
-    for batch in read_flows(paths, options=flow_options(config), progress=progress or Silent()):
+    options, sink = flow_options(config), progress or Silent()
+    for batch in read_flows(paths, options=options, progress=sink, skipped=skipped):
         rows = flow_rows(batch, number=number)
         number += len(batch)
         while part := list(itertools.islice(rows, 4096)):

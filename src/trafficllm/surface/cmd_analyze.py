@@ -14,6 +14,7 @@ from trafficllm.core.errors import FailOnError, TrafficLLMError, UsageError
 from trafficllm.surface.options import Base, Captures, Config, Json, Quiet, Registry
 
 if TYPE_CHECKING:
+    from trafficllm.capture.read import Skipped
     from trafficllm.lifecycle.application import Analysis
     from trafficllm.surface.summary import Summary
 
@@ -52,7 +53,9 @@ def analyze(
 ) -> None:
     """Name what each flow is, how sure that is, or that it is unknown."""
     from trafficllm.lifecycle.application import Application
+    from trafficllm.lifecycle.captures import skipping
     from trafficllm.surface.formats import check_format
+    from trafficllm.surface.output import tell
     from trafficllm.surface.progress import Bar
     from trafficllm.surface.summary import Summary
 
@@ -62,18 +65,18 @@ def analyze(
             "usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them"
         )
     hits = Hits(fail_on or (), least=min_confidence)
+    skipped = skipping(tell)
     with Bar(quiet=quiet) as bar:
         analysis = Application(base=base, registry=registry, config=config).analyze(
-            files, task=task, question=question, explain=explain, progress=bar
+            files, task=task, question=question, explain=explain, progress=bar, skipped=skipped
         )
         analysis.check_labels([*(only or ()), *hits.labels])
-        summary = Summary(analysis)
+        summary = Summary(analysis, skipped)
         rows = _kept(analysis, summary, hits, only or ())
         summary.interrupted = _pump(rows, summary, form, out)
     if form == "table":
         summary.show(as_json=as_json)
-    if summary.interrupted or hits.count:
-        _end(hits, interrupted=summary.interrupted, spoken=as_json)
+    _end(hits, skipped, interrupted=summary.interrupted, spoken=as_json)
 
 
 class Hits:
@@ -93,19 +96,27 @@ class _StoppedError(TrafficLLMError):
     exit_code = 130
 
 
-def _end(hits: Hits, *, interrupted: bool, spoken: bool) -> None:
-    """Exit 130 or 7. `spoken`: the one object that --json promises stands on stdout, so the rest goes to stderr."""
-    from trafficllm.surface.output import ToldError
+def _end(hits: Hits, skipped: Skipped, *, interrupted: bool, spoken: bool) -> None:
+    """Exit 130, else 3 where not all was read, else 7, else go on; what the code does not say is said on stderr.
 
-    failure: TrafficLLMError = FailOnError(
-        "fail_on.hit",
-        f"{hits.count:,} flows are {', '.join(hits.labels)}",
-        input="--fail-on",
-        hint="the verdicts were written",
-    )
+    `spoken`: the one object that --json promises stands on stdout, so the rest goes to stderr.
+    """
+    from trafficllm.lifecycle.captures import unread
+    from trafficllm.surface.output import ToldError, tell
+
+    failures: list[TrafficLLMError] = []
+    if hits.count:
+        message, hint = f"{hits.count:,} flows are {', '.join(hits.labels)}", "the verdicts were written"
+        failures.append(FailOnError("fail_on.hit", message, input="--fail-on", hint=hint))
+    if missed := unread(skipped):
+        failures.append(missed)
     if interrupted:
-        failure = _StoppedError("interrupted", "interrupted", hint="what was finished was written")
-    raise ToldError(failure) if spoken else failure
+        failures.append(_StoppedError("interrupted", "interrupted", hint="what was finished was written"))
+    if not failures:
+        return
+    for failure in failures[:-1]:
+        tell(failure)
+    raise ToldError(failures[-1]) if spoken else failures[-1]
 
 
 def _kept(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.escape import for_csv, visible
 from trafficllm.surface.options import Captures, Config, Json, Quiet
+
+if TYPE_CHECKING:
+    from trafficllm.capture.read import Skipped
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -20,9 +23,20 @@ app = typer.Typer(rich_markup_mode=None)
 def info(files: Captures, as_json: Json = False) -> None:
     """Count packets, bytes, link types, flows and everything that could not be read."""
     from trafficllm.lifecycle import captures
-    from trafficllm.surface.output import emit
+    from trafficllm.surface.output import emit, tell
 
-    emit("capture.info", captures.info(files), as_json=as_json, show=_show_info)
+    skipped = captures.skipping(tell)
+    emit("capture.info", captures.info(files, skipped=skipped), as_json=as_json, show=_show_info)
+    _finish(skipped, spoken=as_json)
+
+
+def _finish(skipped: Skipped, *, spoken: bool = False) -> None:
+    """Exit code 3 where files were left out. `spoken`: the object of --json stands on stdout."""
+    from trafficllm.lifecycle.captures import unread
+    from trafficllm.surface.output import ToldError
+
+    if failure := unread(skipped):
+        raise ToldError(failure) if spoken else failure
 
 
 def _show_info(body: Mapping[str, Any]) -> None:
@@ -37,7 +51,8 @@ def _show_info(body: Mapping[str, Any]) -> None:
             else datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
         )
 
-    show_pairs({**body, "first": day(body["first"]), "last": day(body["last"])})
+    failed = [failure["input"] for failure in body["failed"]]
+    show_pairs({**body, "first": day(body["first"]), "last": day(body["last"]), "failed": failed})
 
 
 @app.command()
@@ -53,17 +68,20 @@ def packets(
 ) -> None:
     """A row a packet, in tshark's field names and formats."""
     from trafficllm.lifecycle import captures
+    from trafficllm.surface.output import tell
 
     if form not in {"tsv", "csv"}:
         raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint="tsv or csv")
     names = [name.strip() for name in fields.split(",") if name.strip()] or list(captures.PACKET_FIELDS)
-    rows = captures.packets(files, names)
+    skipped = captures.skipping(tell)
+    rows = captures.packets(files, names, skipped=skipped)
     line = _tsv if form == "tsv" else _csv
     write = sys.stdout.write
     if header:
         write(line(tuple(names)))
     for row in rows:
         write(line(row))
+    _finish(skipped)
 
 
 def _tsv(row: tuple[str, ...]) -> str:
@@ -90,18 +108,21 @@ def flows(
     from trafficllm.surface.columns import FLOW
     from trafficllm.surface.eve import flow_event
     from trafficllm.surface.formats import check_format, writing
+    from trafficllm.surface.output import tell
     from trafficllm.surface.progress import Bar
 
     check_format(form, out)
     settings = load_config(config)
+    skipped = captures.skipping(tell)
     with Bar(quiet=quiet) as bar:
-        batches = captures.flows(files, settings, progress=bar)
+        batches = captures.flows(files, settings, progress=bar, skipped=skipped)
         if form == "table":
             _table(batches)
-            return
-        with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
-            for rows in batches:
-                writer.write(rows)
+        else:
+            with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
+                for rows in batches:
+                    writer.write(rows)
+    _finish(skipped)
 
 
 _SHOWN = (

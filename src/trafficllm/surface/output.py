@@ -137,6 +137,10 @@ def report_failure(error: TrafficLLMError, *, as_json: bool) -> int:
     if as_json:
         print(json_line({"schema": "trafficllm.error/1", "ok": False, "error": error.as_dict()}, indent=1))
     else:
-        remedy = f" ({error.hint})" if error.hint else ""
-        note(f"error: {error}{remedy}")
+        tell(error)
     return error.exit_code
+
+
+def tell(error: TrafficLLMError) -> None:
+    """An error and its remedy as one line on stderr."""
+    note(f"error: {error}" + (f" ({error.hint})" if error.hint else ""))

@@ -54,8 +54,8 @@ class Probability(Closed):
     probability: Share
 
 
-class CaptureInfo(Closed):
-    """Counts of a capture; `first` and `last` in seconds since the Unix epoch."""
+class CaptureCounts(Closed):
+    """Counts of captures; `first` and `last` in seconds since the Unix epoch."""
 
     packets: int
     bytes: int
@@ -68,6 +68,12 @@ class CaptureInfo(Closed):
     non_flow: int
     flows: int
     evicted: int
+
+
+class CaptureInfo(CaptureCounts):
+    """Counts of captures, and the inputs among several that could not be read."""
+
+    failed: list[Failure] = Field(default_factory=list)
 
 
 class CaptureCheck(Closed):
@@ -109,7 +115,8 @@ class Analyze(Closed):
     above: dict[str, Counts] = Field(default_factory=dict)
     notable: list[Verdict]
     interrupted: bool = False
-    capture: CaptureInfo
+    capture: CaptureCounts
+    failed: list[Failure] = Field(default_factory=list)
 
 
 class DataBuild(Closed):

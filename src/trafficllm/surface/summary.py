@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trafficllm.capture.read import Skipped
+    from trafficllm.core.errors import TrafficLLMError
     from trafficllm.lifecycle.application import Analysis
 
 UNKNOWN = "unknown"
@@ -37,8 +39,9 @@ _AT_ONE = frozenset({"packet", "payload", "facts", "service"})
 class Summary:
     """Counts of verdicts and the most notable flows; memory does not grow with the capture."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, skipped: Skipped | None = None) -> None:
         self.analysis = analysis
+        self.skipped = skipped
         self.flows = 0
         self.interrupted = False
         self.verdicts: Counter[tuple[str, str]] = Counter()
@@ -92,8 +95,12 @@ class Summary:
             "above": self.above(),
             "notable": self.notable(),
             "interrupted": self.interrupted,
+            "failed": [error.as_dict() for error in self._failed()],
             "capture": self.analysis.counts(),
         }
+
+    def _failed(self) -> Sequence[TrafficLLMError]:
+        return self.skipped.errors if self.skipped is not None else ()
 
     def notable(self) -> list[dict[str, Any]]:
         """The kept flows, the most notable first."""
@@ -113,8 +120,9 @@ class Summary:
             for task, counts in self.above().items()
         }
         found = "; ".join(f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in part)}" for task, part in parts.items())
+        missing = f", {len(self._failed()):,} more not read" if self._failed() else ""
         cut = ", interrupted: what was done until then" if self.interrupted else ""
-        return f"{flows:,} flows of {files}{cut}" + (f". {found}" if found else "")
+        return f"{flows:,} flows of {files}{missing}{cut}" + (f". {found}" if found else "")
 
     def _show(self) -> None:
         from trafficllm.surface.output import note, out, show_table
