@@ -4,6 +4,7 @@
 
 The flows a base was trained on are known by uid (Community ID and start time), which no parser change moves. Their contents are hashed
 under plain strict masks and under every artefact mask of the recipe's data sets, so that a report recognises them whatever masks it has.
+What the list held before stays in it: requests and cell sequences have no uid, and no parser reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import traffic
 
 from trafficllm.core.files import read_json
-from trafficllm.model.base import MANIFEST, SEEN, write_manifest
+from trafficllm.model.base import MANIFEST, SEEN, load_seen, write_manifest
 from trafficllm.records import masks
 from trafficllm.records.dataset import load
 
@@ -24,7 +25,7 @@ def trained_uids(folder: Path) -> set[tuple[str, str]]:
     sets = {name: load(folder / "data" / name) for name in traffic.RECIPE["folders"]}
     bundled = [load(folder / "bundled" / task) for task in ("MTD", "EAC")]
     rows = traffic.training_rows(sets, bundled)
-    return {(meta.origin, meta.uid) for name, kept in rows.items() for meta in sets[name].meta(kept)}
+    return {(meta.origin, meta.uid) for name, kept in rows.items() for meta in sets[name].meta(kept) if meta.uid}
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     learnt = trained_uids(options.trained)
     fresh = traffic.data_sets(options.data, options.trained / "data-now")
     artefacts = {frozenset(data.manifest["also"]) for data in fresh.values()} | {frozenset()}
-    seen: set[int] = set()
+    seen: set[int] = set(load_seen(options.base).tolist())
     found = 0
     for data in fresh.values():
         rows = list(range(len(data)))
