@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from cli_runner import REPO, Cli
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the tiny base lives there
 
+import evaluate_samples
 import infer_samples
 
 SMALL = {"--max-seconds": "1", "--budget": "1", "--draws": "1"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_trees() -> Iterator[None]:
+    with evaluate_samples.few_trees():
+        yield
 
 
 @pytest.fixture(name="place", scope="module")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
+import pytest
 
 from trafficllm.core.types import Facts, FlowMeta, Record, Span
-from trafficllm.evaluate.learners import Part
+from trafficllm.evaluate import baselines, learners, shots
+from trafficllm.evaluate.learners import Data, Model, Part
 
 LABELS = ("alpha", "beta", "gamma")
 
@@ -50,3 +55,23 @@ def part(n: int, seed: int, *, noise: float = 0.2) -> Part:
     raw = [record(rng, code, noise=noise) for code in codes]
     places = [meta(rng, code, i) for i, code in enumerate(codes)]
     return Part([masked(r) for r in raw], [LABELS[code] for code in codes], raw, places)
+
+
+_FEW = 20
+
+
+@contextmanager
+def few_trees() -> Iterator[None]:
+    """Forests and boosters of 20 trees, for tests of the way to a report; how well baselines do is tested elsewhere."""
+
+    def forest(data: Data, view: str, params: Mapping[str, Any]) -> Model:
+        return learners.fit_forest(data, view, {**params, "trees": _FEW})
+
+    def booster(data: Data, view: str, params: Mapping[str, Any]) -> Model:
+        return learners.fit_booster(data, view, {**params, "rounds": _FEW})
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (baselines, shots):
+            patch.setattr(module, "fit_forest", forest)
+            patch.setattr(module, "fit_booster", booster)
+        yield

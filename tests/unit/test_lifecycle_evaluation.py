@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import evaluate_samples
 import infer_samples as samples
 import learn_samples
 import numpy as np
@@ -26,6 +27,12 @@ from trafficllm.surface.schemas import envelope
 Run = Callable[..., dict[str, Any]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_trees() -> Iterator[None]:
+    with evaluate_samples.few_trees():
+        yield
+
+
 @pytest.fixture(scope="module", name="place")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a second one that stands for a fold, a base and two adapters of different seeds."""
@@ -41,14 +48,20 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="run")
 def _run(place: Path) -> Run:
+    """`evaluate` on folders of the place; the same call again is answered from memory."""
     application = Application(base=str(place / "base"), registry=str(place / "registry"))
 
     def call(*sets: str, adapters: tuple[str, ...] = ("a3",), **options: Any) -> dict[str, Any]:
+        asked = repr((sets, adapters, sorted(options.items())))
+        if asked in known:
+            return copy.deepcopy(known[asked])
         folders = [place / name for name in (sets or ("data",))]
         made = evaluate(application, folders, adapters=[place / a for a in adapters], budget_s=1.0, progress=Silent(), **options)
         envelope("evaluate.run").model_validate({**made, "schema": "trafficllm.evaluate.run/1", "ok": True})
+        known[asked] = copy.deepcopy(made)
         return made
 
+    known: dict[str, dict[str, Any]] = {}
     return call
 
 

@@ -6,8 +6,10 @@ import importlib
 import json
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import evaluate_samples
 import infer_samples
 import pytest
 
@@ -17,6 +19,12 @@ from trafficllm.core.files import read_json
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes" / "results"))
 
 original = importlib.import_module("original")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_trees() -> Iterator[None]:
+    with evaluate_samples.few_trees():
+        yield
 
 HEAD = "Given the following traffic data <packet> that contains protocol fields, name it.\n<packet>: "
 FIELDS = (

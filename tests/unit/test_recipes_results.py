@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import evaluate_samples
 import infer_samples
 import pytest
 
@@ -17,6 +19,12 @@ from trafficllm.records.dataset import load
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "results"
 RESERVED = "task,label,file,part,why\n"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_trees() -> Iterator[None]:
+    with evaluate_samples.few_trees():
+        yield
 
 
 @pytest.fixture(scope="module", name="recipe")
