@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ import pytest
 from cli_runner import REPO, Cli, schema
 
 from trafficllm.surface.cli import run
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # samples live there
+
+import evaluate_samples
 
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures"
 LABELS = ("FTP", "Neris", "Zeus")
@@ -39,6 +44,12 @@ class Bench:
 
 def _did(*words: object) -> None:
     assert run([str(word) for word in words]) == 0, words
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_trees() -> Iterator[None]:
+    with evaluate_samples.few_trees():
+        yield
 
 
 @pytest.fixture(name="bench", scope="module")
