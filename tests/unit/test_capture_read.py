@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import sys
@@ -208,3 +209,12 @@ def test_nothing_readable_raises_as_ever(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             list(read_frames(paths, skipped=Skipped(told.append)))
         assert (caught.value.code, len(told)) == (code, count)
+
+
+def test_no_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", full)
+    with pytest.raises(MemoryError):
+        list(read_frames([write(tmp_path, pcap([(1.0, b"x" * 60)]))]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import sys
 import zlib
@@ -214,6 +215,8 @@ def open_window(path: Path, chunk: int) -> Window:
             "resource.permission", "no permission to read", input=str(path), hint="check the file's owner and mode",
         ) from error
     except OSError as error:
+        if error.errno == errno.ENOMEM:  # no fault of the file
+            raise MemoryError from error
         raise InputError(
             "input.unreadable", f"cannot be read: {error.strerror or error}", input=str(path), hint="check the path",
         ) from error
