@@ -19,7 +19,9 @@ from trafficllm.infer.engine import Engine
 from trafficllm.lifecycle import learn, scoring
 from trafficllm.model.load import Base, load_base
 from trafficllm.model.tune import TuneOptions
+from trafficllm.records import view
 from trafficllm.records.catalog import get_task
+from trafficllm.records.codec import decode, encode
 from trafficllm.records.dataset import Dataset, build_dataset, load
 from trafficllm.registry.store import Registry
 
@@ -133,7 +135,13 @@ def test_a_generation_task_learns_to_write_records(made: dict[str, Any]) -> None
     data: Dataset = made["data"]
     found = learn.tune_data(data, task=get_task("EAG"))
     assert found.labels == ()
-    assert list(found.answers) == data.units(scoring.rows(data, "train", scoring.labels_of(data))[0])
+    rows = scoring.rows(data, "train", scoring.labels_of(data))[0]
+    raw = data.raw_records(rows)
+    assert list(found.answers) == [encode(view.shown(record), data.codec) for record in raw]
+    # Headers are shown, identifiers are not: the originator's port is its class only.
+    ports = {ports[0] for answer in found.answers if (ports := decode(answer).ports) is not None}
+    assert ports
+    assert ports <= set(view.STAND_INS.values())
 
 
 def test_one_label_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
