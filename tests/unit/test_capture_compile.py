@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import random
+from collections import Counter
 
 import numpy as np
 from capture_plans import HEADS, random_plans
 
-from trafficllm.capture import checksum, wellformed_http
+from trafficllm.capture import checksum, wellformed, wellformed_dns, wellformed_http
 from trafficllm.capture.compile import CompileCounts, compile_flows
 from trafficllm.capture.decode import decode
 from trafficllm.capture.packets import PacketBatch
@@ -216,3 +218,16 @@ def test_an_http_head_is_text() -> None:
     assert head.decode().isprintable()
     assert head.startswith(b"GET /19/items/")
     assert body == b""
+
+
+def test_a_datagram_too_short_for_a_dns_message_is_not_taken_for_one() -> None:
+    head = bytes.fromhex("978801000001000000000000077370")
+    sizes = set()
+    for size in range(12, 40):
+        action = Action("datagram", size=size, payload=head[:size])
+        data = wellformed.udp_contents([action], 1012, random.Random(size), Counter())[0]
+        assert len(data) == size
+        whole = wellformed_dns.is_message_size(size)
+        assert wellformed_dns.looks_like(data) == (whole and size > 12)
+        sizes.add(whole)
+    assert sizes == {True, False}

@@ -10,6 +10,7 @@ import random
 import struct
 from collections.abc import Callable
 
+from trafficllm.capture import wellformed_dns
 from trafficllm.capture.wellformed_http import filler, looks_like
 
 _COOKIE = b"\x21\x12\xa4\x42"
@@ -137,8 +138,13 @@ def _http_line(data: bytearray) -> int:
     return -1 if at < 0 or looks_like(data) else at + 4
 
 
+def _dns(data: bytearray) -> int:
+    """A DNS header before fewer bytes than any message has: the count of questions becomes impossible."""
+    return 4 if wellformed_dns.looks_like(bytes(data)) else -1
+
+
 Signature = Callable[[bytearray], int]
-DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc, _thrift)
+DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc, _thrift, _dns)
 """Protocols guessed from a datagram: each gives the offset of the byte to change, -1 where it does not match."""
 STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line, _cookie, _thrift)
 _EXECUTABLES = (b"This program", b"PE\0\0", b"\x7fELF")
