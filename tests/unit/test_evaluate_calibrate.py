@@ -50,8 +50,8 @@ def test_without_hidden_states_a_probability_score_is_chosen() -> None:
     assert calibrate.fit(scores.logits, y, LABELS).unknown["method"] in {"max_probability", "energy"}
 
 
-@pytest.mark.parametrize(("state", "chosen"), [("hidden", {"knn", "mahalanobis"}), ("pooled", {"typical"})])
-def test_hidden_states_win_where_they_know_more_and_strangers_are_found(state: str, chosen: set[str]) -> None:
+@pytest.mark.parametrize(("state", "chosen", "found"), [("hidden", {"knn", "mahalanobis"}, 0.9), ("pooled", {"typical"}, 0.8)])
+def test_hidden_states_win_where_they_know_more_and_strangers_are_found(state: str, chosen: set[str], found: float) -> None:
     train, val = _scores(600, 1), _scores(300, 2)
     params = calibrate.fit(val[0].logits, val[1], LABELS, train=train, **{state: getattr(val[0], state)})
     assert params.unknown["method"] in chosen
@@ -63,7 +63,7 @@ def test_hidden_states_win_where_they_know_more_and_strangers_are_found(state: s
         values = unknown.score(held["method"], held["params"], calibrate.rows_of(s), params.temperature)
         return float((values > held["threshold"]).mean())
 
-    assert alarms(strangers) > 0.8
+    assert alarms(strangers) > found
     assert alarms(known) < 0.12
 
 
