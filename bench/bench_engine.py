@@ -180,12 +180,12 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
     }
 
 
-def main() -> None:
-    """Print the table as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def table(doc: str | None, name: str, measure: Callable[..., dict[str, Any]], flows: int) -> None:
+    """The command of a bench: its table as JSON, from `measure(base, flows, threads, adapter, runs)`."""
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--base", default="default")
     parser.add_argument("--adapter", type=Path, help="a trained PEFT folder of the task's base")
-    parser.add_argument("--flows", type=int, default=192)
+    parser.add_argument("--flows", type=int, default=flows)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--json", action="store_true", help="one line instead of indented text")
@@ -193,9 +193,9 @@ def main() -> None:
     chosen = parser.parse_args()
     found = measure(chosen.base, chosen.flows, chosen.threads, chosen.adapter, chosen.runs)
     if chosen.out:
-        write_json(chosen.out, {"command": "python bench/bench_engine.py", **found})
+        write_json(chosen.out, {"command": f"python bench/{name}", **found})
     print(json.dumps(found, indent=None if chosen.json else 1))
 
 
 if __name__ == "__main__":
-    main()
+    table(__doc__, "bench_engine.py", measure, 192)

@@ -16,8 +16,6 @@ untrained model would be too odd.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -25,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_engine import CAPTURES, median, rounds
+from bench_engine import CAPTURES, median, rounds, table
 
 from trafficllm.capture.compile import compile_flows
 from trafficllm.capture.write import write_capture
-from trafficllm.core.files import write_json
 from trafficllm.core.types import FlowPlan
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.generator import BATCH_FLOWS, Generator
@@ -155,22 +152,5 @@ def _ratios(spent: dict[str, list[float]], sizes: dict[str, int], name: str) -> 
     return [(b / sizes[name]) / (a / sizes["ours"]) for a, b in zip(spent["ours"], spent[name], strict=True)]
 
 
-def main() -> None:
-    """Print the table as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", default="default")
-    parser.add_argument("--adapter", type=Path, help="a trained PEFT folder of the task's base")
-    parser.add_argument("--flows", type=int, default=128)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--json", action="store_true", help="one line instead of indented text")
-    parser.add_argument("--out", type=Path, help="also write the table here")
-    chosen = parser.parse_args()
-    found = measure(chosen.base, chosen.flows, chosen.threads, chosen.adapter, chosen.runs)
-    if chosen.out:
-        write_json(chosen.out, {"command": "python bench/bench_generation.py", **found})
-    print(json.dumps(found, indent=None if chosen.json else 1))
-
-
 if __name__ == "__main__":
-    main()
+    table(__doc__, "bench_generation.py", measure, 128)
