@@ -48,7 +48,7 @@ def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> 
     assert base.model.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "tune.json",
+        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "readout.safetensors", "tune.json",
     }  # fmt: skip
     loaded = lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a").eval()
     encoder = Encoder(base.tokenizer)

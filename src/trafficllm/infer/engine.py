@@ -19,11 +19,12 @@ from torch import nn
 from transformers import DynamicCache
 
 from trafficllm.core.types import F64, Prompt, Scores
-from trafficllm.infer.forward import batches, forward_at, means, packed, padded
+from trafficllm.infer.forward import batches, forward_at, packed, padded
 from trafficllm.infer.label_tree import LabelTree
 from trafficllm.infer.prefix import PrefixCache, shared_prefix
 from trafficllm.infer.resident import Residents, own
 from trafficllm.model.encode import Encoder
+from trafficllm.model.readout import Readout, blended, means
 from trafficllm.model.trie import LabelTrie
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Engine:
         self._residents = Residents(self.model, merge=merge)
         self._prefixes = PrefixCache()
         self._sets: dict[tuple[str, ...], LabelSet] = {}
+        self._readouts: dict[str, Readout] = {}
 
     # Adapters
 
@@ -95,15 +97,22 @@ class Engine:
         from trafficllm.model.guard import check_adapter
 
         check_adapter(Path(folder), self.base)
+        readout = Readout.load(Path(folder))
         with self.lock:
             for gone in (*self._residents.add(name, str(folder)), name):
-                self._prefixes.forget(gone)
+                self._forget(gone)
+            if readout is not None:
+                self._readouts[name] = readout.on(self.device)
 
     def remove_adapter(self, name: str) -> None:
         """Drop a resident adapter; unknown names are ignored."""
         with self.lock:
             self._residents.remove(name)
-            self._prefixes.forget(name)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._prefixes.forget(name)
+        self._readouts.pop(name, None)
 
     @contextlib.contextmanager
     def using(self, adapter: str) -> Iterator[nn.Module]:
@@ -146,23 +155,45 @@ class Engine:
         batch_tokens: int | None = None,
         prefix: tuple[int, ...] | None = None,
         pool_from: int | None = None,
+        readout_weight: float | None = None,
     ) -> Scores:
         """As `score`, for prompts that are token ids already; `prefix` is their known common beginning. With `pool_from`, not below the
-        prefix's length, hidden states are also averaged over the prompt's tokens from there on."""
+        prefix's length, hidden states are also averaged over the prompt's tokens from there on; an adapter with a readout says itself from
+        where, and its readout shares in the answer, by its own weight or `readout_weight`."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
+        readout = self._readout(adapter, answer.labels)
+        wanted = pool_from is not None
+        if readout is not None:
+            shared, pool_from = shared[: readout.first], readout.first
         same, rows_of = _distinct(ids)
         inner = len(answer.tree.tokens)
         limit = max(1, LOGIT_VALUES // (self._width(answer) * (inner + 1)))
         flat = np.zeros((len(same), answer.tree.columns))
         hidden: dict[int, Any] = {}
+        opinions: dict[int, torch.Tensor] = {}
         for batch in batches([len(row) - len(shared) + inner for row in same], batch_tokens or self.batch_tokens, limit):
-            flat[batch], vectors = self._batch([same[i] for i in batch], answer, adapter, shared, pool_from)
+            rows = [same[i] for i in batch]
+            flat[batch], vectors, second = self._batch(rows, answer, adapter, shared, pool_from=pool_from, readout=readout)
             hidden.update(zip(batch, vectors, strict=True))
-        log_p = answer.tree.log_probabilities(flat)[rows_of]
+            opinions.update(zip(batch, second, strict=True))
+        log_p = answer.tree.log_probabilities(flat)
+        if readout is not None and same:
+            second = torch.stack([opinions[i] for i in range(len(same))]).double()
+            log_p = blended(torch.from_numpy(log_p), second, readout.weight if readout_weight is None else readout_weight).numpy()
+        log_p = log_p[rows_of]
         states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
-        last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if pool_from is not None else None)
+        last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
         return Scores(answer.labels, _normalised(log_p), log_p, last, pooled)
+
+    def reads_out(self, adapter: str, labels: Sequence[str]) -> bool:
+        """Whether a resident adapter has a readout for these labels."""
+        return self._readout(adapter, tuple(labels)) is not None
+
+    def _readout(self, adapter: str, labels: tuple[str, ...]) -> Readout | None:
+        """The adapter's readout, where it has one that knows all the labels."""
+        own = self._readouts.get(adapter)
+        return own.of(labels) if own is not None else None
 
     def _width(self, answer: LabelSet) -> int:
         """Logits a position costs."""
@@ -170,14 +201,16 @@ class Engine:
         return max(1, len(answer.columns)) if narrowed else int(self.model.get_input_embeddings().weight.shape[0])
 
     def _batch(
-        self, ids: list[Sequence[int]], answer: LabelSet, adapter: str, prefix: tuple[int, ...], pool_from: int | None
-    ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]]]:
-        """Raw logits of the tree's columns [rows, columns] of one batch, and hidden states [rows, 1 or 2, width]: that at the answer, and
-        with `pool_from` the prompt's mean."""
+        self, ids: list[Sequence[int]], answer: LabelSet, adapter: str, prefix: tuple[int, ...], *, pool_from: int | None,
+        readout: Readout | None,
+    ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]], torch.Tensor]:  # fmt: skip
+        """Raw logits of the tree's columns [rows, columns] of one batch, hidden states [rows, 1 or 2, width]: that at the answer, and
+        with `pool_from` the prompt's mean, and the readout's log-probabilities [rows, labels], or nothing [rows, 0]."""
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
         columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
+        layers = readout.layers if readout is not None else ()
 
         def pool(tokens: torch.Tensor) -> torch.Tensor | None:
             return None if pool_from is None else means(lengths, tokens.shape[1], max(0, pool_from - len(prefix)))
@@ -189,18 +222,20 @@ class Engine:
             if tree.tokens and not narrow:
                 at, mask, positions = (t.to(self.device) for t in packed(tree, lengths, len(prefix)))
                 tokens = padded([[*row, *tree.tokens] for row in rows]).to(self.device)
-                logits, hidden = forward_at(
-                    model, tokens, at, cache, mask=mask, positions=positions, columns=columns, pool=pool(tokens)
+                seen = forward_at(
+                    model, tokens, at, cache, mask=mask, positions=positions, columns=columns, pool=pool(tokens), layers=layers
                 )
-                parts = list(logits.unbind(1))
+                parts = list(seen.logits.unbind(1))
             else:
                 tokens = padded(rows).to(self.device)
                 at = (lengths - 1)[:, None]
-                logits, hidden = forward_at(model, tokens, at, cache, columns=columns, pool=pool(tokens))
-                parts = [logits[:, 0], *(self._branch_by_branch(model, answer, ids) if narrow else ())]
+                seen = forward_at(model, tokens, at, cache, columns=columns, pool=pool(tokens), layers=layers)
+                parts = [seen.logits[:, 0], *(self._branch_by_branch(model, answer, ids) if narrow else ())]
             picked = [parts[node + 1][:, list(places)] for node, places in answer.choices]
-            flat = torch.cat(picked, 1) if picked else logits[:, 0, :0]
-            return flat.double().cpu().numpy(), hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
+            flat = torch.cat(picked, 1) if picked else seen.logits[:, 0, :0]
+            states = seen.hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
+            second = torch.zeros(len(ids), 0) if readout is None or seen.features is None else readout.log_probabilities(seen.features)
+            return flat.double().cpu().numpy(), states, second.cpu()
 
     def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:
         cache = DynamicCache()
@@ -223,7 +258,7 @@ class Engine:
             tokens = padded([[*row, *path] for row in ids]).to(self.device)
             at = torch.tensor([[len(row) + len(path) - 1] for row in ids])
             columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
-            out.append(forward_at(model, tokens, at, columns=columns)[0][:, 0])
+            out.append(forward_at(model, tokens, at, columns=columns).logits[:, 0])
         return out
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from trafficllm.infer.label_tree import LabelTree
+from trafficllm.model import readout
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
+
+
+class Seen(NamedTuple):
+    """What a forward showed: `logits` [rows, k, vocabulary or columns], `hidden` [rows, k, width] (one more with pooling), and `features`
+    [rows, 2 x layers x width] of a readout, or None."""
+
+    logits: torch.Tensor
+    hidden: torch.Tensor
+    features: torch.Tensor | None = None
 
 
 def forward_at(
@@ -26,13 +36,14 @@ def forward_at(
     positions: torch.Tensor | None = None,
     columns: torch.Tensor | None = None,
     pool: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    layers: Sequence[int] = (),
+) -> Seen:
     """Logits [rows, k, vocabulary or columns] and hidden states [rows, k, width] at positions `at` [rows, k] only.
 
     The gathering sits before the output matrix, so whatever scaling or capping a model applies to its logits
     still happens, and the vocabulary is never multiplied with positions nobody asks for, nor, with `columns`, with tokens
     nobody asks for. `mask` is boolean, True where a token may look. With `pool` [rows, length], the sum of all positions' hidden states
-    weighted by it stands behind the k hidden states.
+    weighted by it stands behind the k hidden states; with `layers` too, their states are pooled by it for a readout.
     """
     kept: list[torch.Tensor] = []
     sums: list[torch.Tensor] = []
@@ -54,24 +65,14 @@ def forward_at(
     handle = head.register_forward_pre_hook(gather)
     try:
         with _narrowed(head, columns):
-            out = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **extra)
+            out = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, output_hidden_states=bool(layers), **extra)
     finally:
         handle.remove()
     hidden = torch.cat([kept[0], *sums], 1)
+    features = readout.pool(out.hidden_states, layers, pool.to(hidden)) if layers and pool is not None else None
     if columns is not None and out.logits.shape[-1] != len(columns):
-        return out.logits[..., columns], hidden
-    return out.logits, hidden
-
-
-def means(lengths: torch.Tensor, width: int, first: int) -> torch.Tensor:
-    """Weights [rows, width] that average positions `first` to each row's length.
-
-    >>> means(torch.tensor([3]), 4, 1).tolist()
-    [[0.0, 0.5, 0.5, 0.0]]
-    """
-    at = torch.arange(width)[None]
-    mine = ((at >= first) & (at < lengths[:, None])).float()
-    return mine / mine.sum(1, keepdim=True).clamp(min=1.0)
+        return Seen(out.logits[..., columns], hidden, features)
+    return Seen(out.logits, hidden, features)
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ class Generator:
         cache = DynamicCache(config=self.engine.model.config)
         tokens = torch.tensor([list(prompt)], device=self.engine.device)
         with self.engine.using(self.adapter) as model:
-            logits, _ = forward_at(model, tokens, torch.tensor([[len(prompt) - 1]]), cache, columns=self._tokens)
+            logits = forward_at(model, tokens, torch.tensor([[len(prompt) - 1]]), cache, columns=self._tokens).logits
         return cache, logits[:, 0]
 
     def _next(self, tokens: list[int], batch: list[_Row], cache: DynamicCache) -> torch.Tensor:
@@ -150,11 +150,11 @@ class Generator:
         sees = torch.arange(held + 1, device=self.engine.device) >= starts
         plain = not bool(starts.any())
         with self.engine.using(self.adapter) as model:
-            logits, _ = forward_at(
+            seen = forward_at(
                 model, step, torch.zeros_like(step), cache, columns=self._tokens,
                 mask=None if plain else sees[:, None, None, :], positions=held - starts,
             )  # fmt: skip
-        return logits[:, 0]
+        return seen.logits[:, 0]
 
     def _smaller(self, batch: list[_Row], tokens: list[int], cache: DynamicCache) -> tuple[list[_Row], list[int]]:
         """The batch without finished rows where they are many, and the cache without what no row sees."""

@@ -16,6 +16,9 @@ from trafficllm.records import prompts
 from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.catalog import Task
 
+WEIGHT = "readout_weight"
+"""Calibration's key for the readout's share of the verdict."""
+
 
 class LLMScorer:
     """Scores masked records of one task with one adapter (or "" for the bare base).
@@ -74,6 +77,7 @@ class LLMScorer:
             batch_tokens=self._batch_tokens,
             prefix=prefix,
             pool_from=len(self._prefix),
+            readout_weight=self.calibration.get(WEIGHT),
         )
         return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden, raw.pooled)
 

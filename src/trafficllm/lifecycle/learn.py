@@ -92,6 +92,7 @@ def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneR
     ArtifactError with every reason: weights that do not fit the base, another base or codec, labels that are not the data's.
     """
     from trafficllm.model.guard import CONFIG, WEIGHTS, check_adapter
+    from trafficllm.model.readout import FILE as READOUT
     from trafficllm.model.tune import REPORT, TuneReport
     from trafficllm.registry import fit
 
@@ -107,8 +108,9 @@ def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneR
     if reasons:
         hint = "name the base and the data it was trained with, or train it here: leave out --from"
         raise ArtifactError("artifact.fit", "the adapter does not fit: " + "; ".join(reasons), input=str(folder), hint=hint)
-    for name in (CONFIG, WEIGHTS):
-        atomic_write(place / name, (folder / name).read_bytes())
+    for name in (CONFIG, WEIGHTS, READOUT):
+        if (folder / name).is_file():
+            atomic_write(place / name, (folder / name).read_bytes())
     past = facts.get("report") or facts.get("tuning")
     if past:
         return TuneReport(**{**past, "reused": True})

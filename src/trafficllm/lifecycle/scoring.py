@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
@@ -51,15 +52,17 @@ def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tu
 def calibrate(
     scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, scores: Scores | None = None
 ) -> dict[str, Any]:
-    """Calibration from validation: temperature, unknown score and threshold (see evaluate.calibrate); at most `bank` training and LOOKS
-    validation rows are scored, or none of the latter where `scores` has them all."""
+    """Calibration from validation: the readout's weight, temperature, unknown score and threshold (see evaluate.calibrate); at most `bank`
+    training and LOOKS validation rows are scored, or none of the latter where `scores` has them all: the weight then stays."""
     from trafficllm.evaluate import calibrate as fitting
+    from trafficllm.infer.scorer import WEIGHT
 
     val, y_val = rows(dataset, "val", scorer.labels)
     if scores is None:
         step = max(1, -(-len(val) // LOOKS))
         val, y_val = val[::step], y_val[::step]
-        scores = score_rows(scorer, dataset, val)
+        scores, chosen = _weighed(scorer, dataset, val, y_val)
+        scorer.calibration |= chosen
     train, y_train = rows(dataset, "train", scorer.labels)
     some = spread(y_train, bank)
     known = scorer.score(dataset.records([train[k] for k in some]))
@@ -72,7 +75,24 @@ def calibrate(
         train=(known, [y_train[k] for k in some]),
         seed=seed,
     )
-    return fitted.as_dict()
+    return fitted.as_dict() | {key: scorer.calibration[key] for key in (WEIGHT,) if key in scorer.calibration}
+
+
+def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequence[str]) -> tuple[Scores, dict[str, float]]:
+    """Scores of validation rows by the readout's best weight, and that weight as calibration; as they are where there is no readout."""
+    from trafficllm.evaluate import calibrate as fitting
+    from trafficllm.infer.scorer import WEIGHT
+
+    if not rows or not scorer.engine.reads_out(scorer.adapter, scorer.labels):
+        return score_rows(scorer, dataset, rows), {}
+    past = scorer.calibration
+    sides = []
+    for weight in (0.0, 1.0):
+        scorer.calibration = past | {WEIGHT: weight}
+        sides.append(score_rows(scorer, dataset, rows))
+    scorer.calibration = past
+    weight, logits = fitting.choose_weight(sides[0].logits, sides[1].logits, y, scorer.labels)
+    return replace(sides[1], logits=logits, probabilities=fitting.probabilities(logits, 1.0)), {WEIGHT: weight}
 
 
 def spread(y: Sequence[str], size: int) -> list[int]:

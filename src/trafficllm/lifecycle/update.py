@@ -144,15 +144,16 @@ def _judged(
     """Calibration, quality and gate of the new weights, the live ones beside them on the same held-out rows (validation and test: neither
     chose the new weights); the new ones' test scores, and their answers to all held-out rows."""
     from trafficllm.infer.engine import Engine
-    from trafficllm.infer.scorer import LLMScorer
+    from trafficllm.infer.scorer import WEIGHT, LLMScorer
 
     progress.update("gate", 0, None)
     engine = Engine(base)
     engine.add_adapter("before", live.path)
     engine.add_adapter("after", adapter)
     labels = scoring.labels_of(data)
-    after = LLMScorer(engine, "after", task, labels, codec=data.codec)
-    before = LLMScorer(engine, "before", task, live.manifest["labels"], codec=data.codec)
+    share = {key: value for key, value in (live.manifest.get("calibration") or {}).items() if key == WEIGHT}
+    after = LLMScorer(engine, "after", task, labels, share, codec=data.codec)
+    before = LLMScorer(engine, "before", task, live.manifest["labels"], share, codec=data.codec)
     (val, y_val), (test, y_test) = (scoring.rows(data, part, labels) for part in ("val", "test"))
     looked = scoring.score_rows(after, data, val)
     after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=looked)

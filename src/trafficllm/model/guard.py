@@ -148,6 +148,12 @@ def _value_reasons(folder: Path) -> list[str]:
         return [f"{name} is not finite" for name in names if not torch.isfinite(stream.get_tensor(name)).all()]
 
 
+def _readout_reasons(folder: Path, model: Any) -> list[str]:
+    from trafficllm.model import readout
+
+    return readout.reasons(folder, model)
+
+
 def check_adapter(folder: str | Path, base: Any, *, kinds: Sequence[str] = KINDS[:1]) -> None:
     """Refuse an adapter folder that could harm or does not fit `base` (a Base, a transformers model or None: folder only).
 
@@ -170,6 +176,7 @@ def check_adapter(folder: str | Path, base: Any, *, kinds: Sequence[str] = KINDS
         reasons += _prefix_reasons(header, config, model) if prefix else _shape_reasons(header, config, _layers(model))
     if header and not reasons:
         reasons += _value_reasons(place)
+        reasons += _readout_reasons(place, model)
     if reasons:
         shown = "; ".join(reasons[:12]) + (f"; and {len(reasons) - 12} more" if len(reasons) > 12 else "")
         raise ArtifactError(

@@ -13,7 +13,7 @@ from typing import Any
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import atomic_dir, hash64
 from trafficllm.core.types import Prompt, Silent
-from trafficllm.model import lora, processes
+from trafficllm.model import lora, processes, readout
 from trafficllm.model.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.collate import Sample, StepData
 from trafficllm.model.encode import Encoder
@@ -24,6 +24,7 @@ from trafficllm.model.trie import LabelTrie
 from trafficllm.model.tune import (
     CHECKPOINTS,
     METRICS,
+    NONE,
     Job,
     TuneData,
     TuneOptions,
@@ -32,6 +33,9 @@ from trafficllm.model.tune import (
     peak_bytes,
 )
 from trafficllm.model.validate import loss_and_first, macro_f1, predict
+
+COPIES = 3
+"""Changed copies of each training row that a readout is fitted on, where there are few rows."""
 
 
 class Rows:
@@ -262,15 +266,16 @@ def run(job: Job) -> TuneReport:
     try:
         trainer, done = _train(job, tuned, rows, steps, clock, half=half)
         _save(tuned, base, job.out, options)
+        read = _read_out(job, tuned, rows)
         count = sum(value.numel() for value in lora.trainable(tuned).values())
     finally:
         lora.detach(tuned).eval()
-    seconds, history = clock.seconds(), trainer.history
+    seconds, history = clock.seconds() + (read["seconds"] if read else 0.0), trainer.history
     return TuneReport(
         stage=job.stage,
         steps=done,
         tokens=history.tokens,
-        tokens_per_second=round(history.tokens / max(seconds, 1e-9), 1),
+        tokens_per_second=round(history.tokens / max(clock.seconds(), 1e-9), 1),
         seconds=round(seconds, 3),
         peak_bytes=peak_bytes(),
         resumed_from=resumed,
@@ -279,7 +284,33 @@ def run(job: Job) -> TuneReport:
         precision="bfloat16" if half else "float32",
         processes=processes.world(),
         validation={key: value for key, value in trainer.figures.items() if key != "score" and math.isfinite(value)},
+        readout=read,
     )
+
+
+def _read_out(job: Job, tuned: Any, rows: Rows) -> dict[str, float] | None:
+    """Fit and write the readout of a task's adapter, on training rows as they are and, where the data is augmented, changed copies of
+    them too; what it was fitted on and took. None where there is nothing to tell apart, or none is asked for."""
+    import torch
+
+    limit, data = job.options.readout, rows.data
+    routes = job.stage != "task" or NONE in data.labels
+    if routes or not limit or job.options.method in ("full", "prefix"):
+        return None
+    job.progress.update("readout", 0, None)
+    start = time.monotonic()
+    copies = max(1, min(COPIES, limit // max(len(data.answers), 1) - 1)) if data.augment is not None else 0
+    chosen = even_share(data.answers, max(2, limit // (1 + copies)), job.options.seed)
+    layers, first = readout.layers_of(tuned), readout.common(rows.fixed)
+    prompts: list[Sequence[int]] = [rows.fixed[k] for k in chosen]
+    prompts += [rows(k, -1 - n).prompt for n in range(copies) for k in chosen]
+    features = readout.features_of(tuned, prompts, layers, first)
+    y = torch.tensor([rows.places[data.answers[k]] for k in chosen] * (1 + copies))
+    weights = torch.tensor([rows.weights.get(label, 1.0) for label in data.labels])
+    found = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))
+    if not processes.rank():
+        found.save(job.out)
+    return {"rows": len(prompts), "features": features.shape[1], "weight": found.weight, "seconds": round(time.monotonic() - start, 3)}
 
 
 def _save(tuned: Any, base: Base, out: Path, options: TuneOptions) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trafficllm.records.catalog import Task
 
 TASK = "CLASSIFIER"
-KEPT = ("adapter_config.json", "adapter_model.safetensors")
+KEPT = ("adapter_config.json", "adapter_model.safetensors", "readout.safetensors")
 _VALIDATION = 7
 """One record in seven looks on while the adapter learns."""
 
@@ -76,7 +76,7 @@ def open_adapter(files: Mapping[str, bytes], labels: Sequence[str], *, base: str
 
     engine = Engine(_application(base).base)
     with tempfile.TemporaryDirectory() as folder:
-        for name in KEPT:
+        for name in set(files) & set(KEPT):
             (Path(folder) / name).write_bytes(files[name])
         engine.add_adapter(TASK, folder)
     return LLMScorer(engine, TASK, _task(), tuple(labels))

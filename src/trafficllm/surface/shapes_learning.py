@@ -156,6 +156,7 @@ class Tune(Closed):
     best_step: int
     precision: str = "float32"
     processes: int = 1
+    readout: dict[str, float] | None = None
     reused: bool
     out: str
     plot: str | None = None
@@ -176,6 +177,7 @@ class TuneRun(Closed):
     best_step: int
     precision: str = "float32"
     processes: int = 1
+    readout: dict[str, float] | None = None
     reused: bool
 
 
