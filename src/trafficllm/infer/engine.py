@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64, Prompt, Scores
 from trafficllm.infer.forward import batches, forward_at, packed, padded
 from trafficllm.infer.label_tree import LabelTree
@@ -81,6 +82,7 @@ class Engine:
         self._prefixes = PrefixCache()
         self._sets: dict[tuple[str, ...], LabelSet] = {}
         self._readouts: dict[str, Readout] = {}
+        self._read("", base.path)
 
     # Adapters
 
@@ -97,12 +99,21 @@ class Engine:
         from trafficllm.model.guard import check_adapter
 
         check_adapter(Path(folder), self.base)
-        readout = Readout.load(Path(folder))
         with self.lock:
             for gone in (*self._residents.add(name, str(folder)), name):
                 self._forget(gone)
-            if readout is not None:
-                self._readouts[name] = readout.on(self.device)
+            self._read(name, Path(folder))
+
+    def _read(self, name: str, folder: Path) -> None:
+        """Keep the readout of a folder, where it has one: an adapter's, or that of a checkpoint an adapter was merged into."""
+        try:
+            found = Readout.load(folder)
+        except ValueError as error:
+            raise ArtifactError("artifact.readout", str(error), input=str(folder), hint="remove the file or export again") from error
+        if found is not None and (misfits := found.misfits(self.model)):
+            raise ArtifactError("artifact.readout", misfits[0], input=str(folder), hint="remove the file or export again")
+        if found is not None:
+            self._readouts[name] = found.on(self.device)
 
     def remove_adapter(self, name: str) -> None:
         """Drop a resident adapter; unknown names are ignored."""

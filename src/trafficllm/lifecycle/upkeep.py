@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,12 @@ def export(application: Application, task: str, out: Path, *, version: str, merg
 
 def _merge(application: Application, version: Version, out: Path) -> None:
     """The weights are added into a base of their own, as merging changes the model it is given: a small one in float32, where nothing is
-    rounded away, a large one as its files hold it."""
+    rounded away, a large one as its files hold it. The readout lies beside them, with the weight that calibration chose."""
+    from trafficllm.infer.scorer import WEIGHT
     from trafficllm.model import lora
     from trafficllm.model.base import weight_files
     from trafficllm.model.load import load_base, resolve
+    from trafficllm.model.readout import Readout
     from trafficllm.records.units import codec_hash
     from trafficllm.registry import fit
 
@@ -61,6 +64,9 @@ def _merge(application: Application, version: Version, out: Path) -> None:
     base = load_base(folder, dtype="float32" if small else "stored")
     fit.check(version.manifest, base.manifest, codec_hash())
     model = lora.merge(base.model, version.path)
+    readout, calibration = Readout.load(version.path), version.manifest.get("calibration") or {}
     with atomic_dir(out) as temporary:
         model.save_pretrained(temporary)
         base.tokenizer.save_pretrained(temporary)
+        if readout is not None:
+            replace(readout, weight=float(calibration.get(WEIGHT, readout.weight))).save(temporary)

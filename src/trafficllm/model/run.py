@@ -266,16 +266,17 @@ def run(job: Job) -> TuneReport:
     try:
         trainer, done = _train(job, tuned, rows, steps, clock, half=half)
         _save(tuned, base, job.out, options)
-        read = _read_out(job, tuned, rows)
+        trained = clock.seconds()
+        read = _read_out(job, tuned, rows, source)
         count = sum(value.numel() for value in lora.trainable(tuned).values())
     finally:
         lora.detach(tuned).eval()
-    seconds, history = clock.seconds() + (read["seconds"] if read else 0.0), trainer.history
+    seconds, history = clock.seconds(), trainer.history
     return TuneReport(
         stage=job.stage,
         steps=done,
         tokens=history.tokens,
-        tokens_per_second=round(history.tokens / max(clock.seconds(), 1e-9), 1),
+        tokens_per_second=round(history.tokens / max(trained, 1e-9), 1),
         seconds=round(seconds, 3),
         peak_bytes=peak_bytes(),
         resumed_from=resumed,
@@ -288,7 +289,7 @@ def run(job: Job) -> TuneReport:
     )
 
 
-def _read_out(job: Job, tuned: Any, rows: Rows) -> dict[str, float] | None:
+def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = time.monotonic) -> dict[str, float] | None:
     """Fit and write the readout of a task's adapter, on training rows as they are and, where the data is augmented, changed copies of
     them too; what it was fitted on and took. None where there is nothing to tell apart, or none is asked for."""
     import torch
@@ -298,7 +299,7 @@ def _read_out(job: Job, tuned: Any, rows: Rows) -> dict[str, float] | None:
     if routes or not limit or job.options.method in ("full", "prefix"):
         return None
     job.progress.update("readout", 0, None)
-    start = time.monotonic()
+    start = clock()
     copies = max(1, min(COPIES, limit // max(len(data.answers), 1) - 1)) if data.augment is not None else 0
     chosen = even_share(data.answers, max(2, limit // (1 + copies)), job.options.seed)
     layers, first = readout.layers_of(tuned), readout.common(rows.fixed)
@@ -310,7 +311,7 @@ def _read_out(job: Job, tuned: Any, rows: Rows) -> dict[str, float] | None:
     found = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))
     if not processes.rank():
         found.save(job.out)
-    return {"rows": len(prompts), "features": features.shape[1], "weight": found.weight, "seconds": round(time.monotonic() - start, 3)}
+    return {"rows": len(prompts), "features": features.shape[1], "weight": found.weight, "seconds": round(clock() - start, 3)}
 
 
 def _save(tuned: Any, base: Base, out: Path, options: TuneOptions) -> None:
