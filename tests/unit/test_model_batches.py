@@ -105,10 +105,11 @@ def test_macro_f1_counts_classes_that_occur() -> None:
 
 
 def test_augmented_records_stay_records_and_show_nothing_new() -> None:
-    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1, 1, 1)
+    calm = Strength(split_segments=0, other_ip=0, scramble=0)
+    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0, 1, 1)
     changed = 0
     for place, row in enumerate(records()[0]):
-        for strength in (Strength(), always):
+        for strength in (calm, always):
             new = augment(row, random.Random(place), strength)
             assert new == augment(row, random.Random(place), strength)
             assert decode(encode(new)) == canonical(new)
@@ -118,6 +119,45 @@ def test_augmented_records_stay_records_and_show_nothing_new() -> None:
     assert changed > 400
     other = Record(kind="packet", proto=17, dirs=(0,), sizes=(5,), iats=(0,))
     assert augment(other, random.Random(0)) is other
+
+
+def test_flows_as_seen_elsewhere_stay_records() -> None:
+    """Split segments carry the same bytes, IPv6 and random payload change nothing else, a beginning is one, and missing values are -1."""
+    none = dict.fromkeys(
+        ("cut_packets", "drop_ack", "jitter_iat", "jitter_size", "cut_payload", "drop_payload", "drop_facts", "drop_field", "miss_values",
+         "lose_packets", "split_segments", "other_ip", "begin_only", "scramble"), 0.0,
+    )  # fmt: skip
+    split = begun = lost = missed = 0
+    for place, row in enumerate(records()[0]):
+
+        def seen(name: str, row: Record = row, place: int = place) -> Record:
+            new = augment(row, random.Random(place), Strength(**(none | {name: 1.0})))
+            assert decode(encode(new)) == canonical(new)
+            return new
+
+        apart = seen("split_segments")
+        if len(apart.dirs) < 32:
+            assert sum(apart.sizes) == sum(row.sizes)
+            assert sum(apart.iats) == sum(row.iats) + 12_000 * (len(apart.dirs) - len(row.dirs))
+        split += len(apart.dirs) > len(row.dirs)
+        assert seen("other_ip").ip_version == (6 if row.proto in (6, 17) else row.ip_version)
+        noise = seen("scramble")
+        assert [len(data) for data in noise.payload] == [len(data) for data in row.payload]
+        assert (noise.dirs, noise.sizes, noise.iats) == (row.dirs, row.sizes, row.iats)
+        assert noise.facts.service == ""
+        head = seen("begin_only")
+        assert head.dirs == row.dirs[: len(head.dirs)]
+        assert all(data.startswith(part) for data, part in zip(row.payload, head.payload, strict=True))
+        begun += len(head.dirs) < len(row.dirs)
+        thin = seen("lose_packets")
+        lost += len(thin.dirs) < len(row.dirs)
+        assert len(thin.dirs) >= 1
+        holes = seen("miss_values")
+        pairs = [(a, b) for name in ("sizes", "iats", "flags", "windows", "ttls")
+                 for a, b in zip(getattr(holes, name), getattr(row, name), strict=True)]  # fmt: skip
+        assert all(a in (b, -1) for a, b in pairs)
+        missed += any(a != b for a, b in pairs)
+    assert min(begun, lost, missed) > 20, (split, begun, lost, missed)
 
 
 def test_augmented_requests_are_cut_and_hide_what_was_hidden() -> None:

@@ -13,14 +13,23 @@ from typing import Any
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records.canonical import text_bytes
 
-_TCP = 6
+_TCP, _UDP = 6, 17
+_SERIES = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
+_MOST = 32
+"""Packets of a record at most, whatever splitting made of them."""
+_WIRE_NS = 12_000
+"""What 1,500 bytes take at 1 Gbit/s: the gap between the parts of a segment."""
 _CELLS = 2000
 """Cells that are looked at: the codec's bursts end long before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strength:
-    """Probabilities of each change, for a record; `iat_octaves` the spread of the time scale, in octaves."""
+    """Probabilities of each change, for a record; `iat_octaves` the spread of the time scale, in octaves.
+
+    The second group (from `miss_values`) is what else happens to captures: values that an exporter leaves out, packets lost, other segment
+    sizes, IPv6, a capture that shows the first packets only, payload that is encrypted.
+    """
 
     cut_packets: float = 0.3
     drop_ack: float = 0.2
@@ -31,6 +40,12 @@ class Strength:
     drop_payload: float = 0.1
     drop_facts: float = 0.15
     drop_field: float = 0.1
+    miss_values: float = 0.2
+    lose_packets: float = 0.15
+    split_segments: float = 0.1
+    other_ip: float = 0.1
+    begin_only: float = 0.1
+    scramble: float = 0.05
     lose_cells: float = 0.5
     cut_text: float = 0.3
 
@@ -42,7 +57,8 @@ def augment(record: Record, chooser: random.Random, strength: Strength = MILD) -
     """A changed copy of a flow, cell sequence or HTTP request; a single packet is returned as it is.
 
     Flows: cuts the packets' tail, drops pure ACKs as capture loss would, scales and jitters times, shifts some sizes by a few bytes,
-    cuts or drops payload prefixes, parsed facts and single packet fields. Cells: some are lost, times scaled. Requests: the end is cut.
+    cuts or drops payload prefixes, parsed facts and single packet fields; see Strength for what else. Cells: some are lost, times scaled.
+    Requests: the end is cut.
     """
     if record.kind == "cells":
         return _cells(record, chooser, strength)
@@ -50,7 +66,7 @@ def augment(record: Record, chooser: random.Random, strength: Strength = MILD) -
         return _cut_text(record, chooser) if chooser.random() < strength.cut_text else record
     if record.kind != "flow" or not record.dirs:
         return record
-    changed = record
+    changed = _elsewhere(record, chooser, strength)
     if chooser.random() < strength.drop_ack:
         changed = _drop_acks(changed, chooser)
     if chooser.random() < strength.cut_packets and len(changed.dirs) > 3:
@@ -68,7 +84,90 @@ def augment(record: Record, chooser: random.Random, strength: Strength = MILD) -
         changed = replace(changed, facts=Facts(changed.facts.service if chooser.random() < 0.5 else ""))
     if chooser.random() < strength.drop_field:
         changed = _drop_field(changed, chooser)
+    if chooser.random() < strength.miss_values:
+        changed = _miss_values(changed, chooser)
     return changed
+
+
+def _elsewhere(record: Record, chooser: random.Random, strength: Strength) -> Record:
+    """The flow as another network or capture point would have shown it."""
+    changed = record
+    if chooser.random() < strength.scramble:
+        changed = replace(changed, payload=_random_bytes(changed, chooser), facts=Facts(), hidden=())
+    if chooser.random() < strength.split_segments:
+        changed = _split(changed, chooser.choice((512, 900, 1000, 1200, 1360, 1400, 1416)))
+    if chooser.random() < strength.other_ip and changed.ip_version == 4 and changed.proto in (_TCP, _UDP):
+        changed = replace(_split(changed, 1420), ip_version=6)
+    if chooser.random() < strength.begin_only and len(changed.dirs) > 1:
+        changed = _begin(changed, chooser.randint(1, min(8, len(changed.dirs))))
+    elif chooser.random() < strength.lose_packets and len(changed.dirs) > 1:
+        changed = _lose(changed, chooser)
+    return changed
+
+
+def _random_bytes(record: Record, chooser: random.Random) -> tuple[bytes, bytes]:
+    return chooser.randbytes(len(record.payload[0])), chooser.randbytes(len(record.payload[1]))
+
+
+def _split(record: Record, most: int) -> Record:
+    """TCP segments of more than `most` bytes in several, one behind the other, as a smaller MTU makes them."""
+    if record.proto != _TCP or not any(size > most for size in record.sizes):
+        return record
+    names = [name for name in _SERIES if len(getattr(record, name)) == len(record.dirs)]
+    out: dict[str, list[int]] = {name: [] for name in names}
+    for place, size in enumerate(record.sizes):
+        pieces = [min(most, size - at) for at in range(0, size, most)] if size > most else [size]
+        for number, piece in enumerate(pieces):
+            for name in names:
+                out[name].append(getattr(record, name)[place])
+            out["sizes"][-1] = piece
+            if number and "iats" in out:
+                out["iats"][-1] = _WIRE_NS if record.iats[place] >= 0 else -1
+    values: Any = {name: tuple(column[:_MOST]) for name, column in out.items()}
+    return replace(record, **values)
+
+
+def _begin(record: Record, count: int) -> Record:
+    """The first `count` packets and the payload they carried, where sizes are known."""
+    later = range(count, len(record.dirs))
+    return _keep(_payload_until(record, set(later)), range(count))
+
+
+def _lose(record: Record, chooser: random.Random) -> Record:
+    """Some packets lost on the way to the capture point; payload ends at the first hole."""
+    rate = 0.1 * chooser.random()
+    lost = {place for place in range(len(record.dirs)) if chooser.random() < rate} - {chooser.randrange(len(record.dirs))}
+    return _keep(_payload_until(record, lost), [k for k in range(len(record.dirs)) if k not in lost]) if lost else record
+
+
+def _payload_until(record: Record, lost: set[int]) -> Record:
+    """The record with each direction's payload up to its first lost data packet."""
+    if len(record.sizes) < len(record.dirs) or -1 in record.sizes:
+        return record
+    ends, at = [len(record.payload[0]), len(record.payload[1])], [0, 0]
+    for place, (direction, size) in enumerate(zip(record.dirs, record.sizes, strict=True)):
+        if place in lost and size > 0:
+            ends[direction] = min(ends[direction], at[direction])
+        at[direction] += max(size, 0)
+    return _cut(record, ends)
+
+
+def _miss_values(record: Record, chooser: random.Random) -> Record:
+    """Single values missing: packet fields (-1), facts, and runs of 8 payload bytes, each with one and the same probability."""
+    share = 0.3 * chooser.random()
+    values: Any = {
+        name: tuple(-1 if chooser.random() < share else value for value in getattr(record, name)) for name in _SERIES[1:]
+    }
+    fields = {name: value for name, value in sorted(record.facts.fields.items()) if chooser.random() >= share}
+    service = record.facts.service if chooser.random() >= share else ""
+    runs = [
+        Span(direction, at, min(at + 8, len(data)), "dropout")
+        for direction, data in enumerate(record.payload)
+        for at in range(0, len(data), 8)
+        if chooser.random() < share
+    ]
+    facts = Facts(service, fields, record.facts.spans)
+    return replace(record, **values, facts=facts, hidden=(*record.hidden, *runs))
 
 
 def _keep(record: Record, kept: range | list[int]) -> Record:
@@ -112,7 +211,11 @@ def _jitter(iats: tuple[int, ...], chooser: random.Random, octaves: float) -> tu
 
 
 def _cut_payload(record: Record, chooser: random.Random) -> Record:
-    ends = [chooser.randint(min(8, len(data)), len(data)) for data in record.payload]
+    return _cut(record, [chooser.randint(min(8, len(data)), len(data)) for data in record.payload])
+
+
+def _cut(record: Record, ends: list[int]) -> Record:
+    """The record with that much payload of each direction."""
     hidden = tuple(
         Span(span.dir, span.start, min(span.end, ends[span.dir]), span.kind)
         for span in record.hidden

@@ -300,18 +300,25 @@ def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = tim
         return None
     job.progress.update("readout", 0, None)
     start = clock()
-    copies = max(1, min(COPIES, limit // max(len(data.answers), 1) - 1)) if data.augment is not None else 0
-    chosen = even_share(data.answers, max(2, limit // (1 + copies)), job.options.seed)
+    chosen = even_share(data.answers, max(2, limit * 2 // 3 if data.augment is not None else limit), job.options.seed)
     layers, first = readout.layers_of(tuned), readout.common(rows.fixed)
     prompts: list[Sequence[int]] = [rows.fixed[k] for k in chosen]
-    prompts += [rows(k, -1 - n).prompt for n in range(copies) for k in chosen]
+    again = _copies(chosen, limit - len(chosen), job.options.seed) if data.augment is not None else []
+    prompts += [rows(k, -1 - number).prompt for k, number in again]
     features = readout.features_of(tuned, prompts, layers, first)
-    y = torch.tensor([rows.places[data.answers[k]] for k in chosen] * (1 + copies))
+    y = torch.tensor([rows.places[data.answers[k]] for k in (*chosen, *(k for k, _ in again))])
     weights = torch.tensor([rows.weights.get(label, 1.0) for label in data.labels])
     found = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))
     if not processes.rank():
         found.save(job.out)
     return {"rows": len(prompts), "features": features.shape[1], "weight": found.weight, "seconds": round(clock() - start, 3)}
+
+
+def _copies(rows: Sequence[int], most: int, seed: int) -> list[tuple[int, int]]:
+    """(row, number of the copy) of at most `most` changed copies, each row as often as another within one, COPIES times at most."""
+    order = list(rows)
+    random.Random(seed).shuffle(order)
+    return [(order[k % len(order)], k // len(order)) for k in range(max(0, min(most, COPIES * len(order))))]
 
 
 def _save(tuned: Any, base: Base, out: Path, options: TuneOptions) -> None:
