@@ -282,12 +282,14 @@ class Application:
 
     # Questions
 
-    def route(self, questions: Sequence[str]) -> list[dict[str, Any]]:
-        """Which tasks each question asks for (contract: `task route`)."""
+    def route(self, questions: Sequence[str], *, wording: bool = True) -> list[dict[str, Any]]:
+        """Which tasks each question asks for (contract: `task route`); without `wording` the model answers alone."""
         version = self._router_version()
         from trafficllm.infer.router import Router
+        from trafficllm.infer.wording import of_version
 
-        return [found.row() for found in Router.of(self.engine, ROUTER, version.manifest).stream(questions)]
+        heard = of_version(version.path) if wording else ()
+        return [found.row() for found in Router.of(self.engine, ROUTER, version.manifest, wording=heard).stream(questions)]
 
     def _router_version(self) -> Version:
         if self.registry.find_live(ROUTER) is None:

@@ -69,10 +69,12 @@ def learn_router(
     """Tune stage 1 on `base`, register it as the router and return its figures on held-out authors.
 
     `limit` bounds the training instructions, `held_out` the scored ones (every n-th is taken). Returns `{"accuracy",
-    "majority", "none_auroc", "n", "examples", "seconds", "tokens_per_second", "version"}` and accuracy by style.
+    "majority", "none_auroc", "n", "examples", "seconds", "tokens_per_second", "version"}` and accuracy by style, as users get it
+    (with the wording model), and the same three figures of the model `alone`.
     """
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.router import Router
+    from trafficllm.infer.wording import shipped
     from trafficllm.model.tune import tune_instruct
     from trafficllm.records.catalog import load_tasks
     from trafficllm.records.instructions import load
@@ -83,10 +85,11 @@ def learn_router(
     report = tune_instruct(base, data, out, options, sink)
     engine = Engine(base)
     engine.add_adapter(ROUTER, out)
-    router = Router(engine, ROUTER, data.labels[:-1])
+    router = Router(engine, ROUTER, data.labels[:-1], wording=(shipped(),))
     held = evenly(load("heldout"), held_out)
-    routes = list(router.stream([row.text for row in held]))
-    figures = _figures(held, routes)
+    alone, heard = zip(*router.both([row.text for row in held]), strict=True)
+    bare = _figures(held, alone)
+    figures = {**_figures(held, heard), "alone": {key: bare[key] for key in ("accuracy", "single_accuracy", "none_auroc")}}
     manifest = {
         "task": ROUTER,
         "labels": list(data.labels),
@@ -96,7 +99,7 @@ def learn_router(
         "data_sha256": sha256_bytes("\n".join(f"{row.text}\t{row.tasks}" for row in instructions).encode()),
         "rows": len(data.answers),
         "seed": options.seed,
-        "routing": {key: figures[key] for key in ("accuracy", "majority", "none_auroc", "n")},
+        "routing": {key: figures[key] for key in ("accuracy", "majority", "none_auroc", "n", "alone")},
         "tuning": report.as_dict(),
         **base_facts(base),
     }

@@ -1,21 +1,25 @@
 """A new task's instructions, learnt by the router without forgetting the old ones.
 
 The instructions are made from the task's title, instruction and labels; the shipped corpus is replayed beside them. The new router goes
-live only where held-out authors' questions for the old tasks are answered as well as before, within a point.
+live only where held-out authors' questions for the old tasks are answered as well as before, within a point. Beside the LLM the task gets
+a column in the wording model (`infer.wording`), from the same instructions; the gate judges both together, as they answer.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core.files import slug
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.learn_router import NONE, ROUTER, answers, base_facts, by_author, evenly, exact
 from trafficllm.records.prompts import routing
 
 if TYPE_CHECKING:
+    from trafficllm.infer.router import Router
     from trafficllm.model.load import Base
     from trafficllm.model.tune import TuneData, TuneOptions
     from trafficllm.records.catalog import Task
@@ -91,12 +95,13 @@ def teach(
     """Teach the router a task; None where it knows the task already, or nothing routes here that could be taught.
 
     Where no router is live but the base answers questions itself (LEAST), the router that knows the new task is the first one.
-    Returns the gate's row: `before` and `after` (exact-set accuracy on `n` held-out authors' questions, old tasks), `new` (share of the
-    kept patterns that reach the new task) and `live` (1 where the new router is). The task itself is registered already: it stays
-    usable by name.
+    Returns the gate's row: `before` and `after` (exact-set accuracy on `n` held-out authors' questions, old tasks; `_alone` without the
+    wording), `new` (share of the kept patterns that reach the new task) and `live` (1 where the new router is). The task itself is
+    registered already: it stays usable by name.
     """
     from trafficllm.infer.engine import Engine
     from trafficllm.infer.router import Router
+    from trafficllm.infer.wording import of_version, shipped
     from trafficllm.model import tune
     from trafficllm.records.instructions import load
 
@@ -109,18 +114,24 @@ def teach(
     asked, engine = evenly(load("heldout"), HELD_OUT), Engine(base)
     if live is not None:
         engine.add_adapter("before", live.path)
-    old = Router.of(engine, "before" if live else "", facts_of_old, known)
-    before = _share(exact(asked, list(old.stream([row.text for row in asked])), known))
-    if live is None and before < LEAST:
+    heard = (shipped(),) if live is None else of_version(live.path)
+    old = Router.of(engine, "before" if live else "", facts_of_old, known, wording=heard)
+    before_alone, before = _shares(old, asked, known)
+    if live is None and before_alone < LEAST:
         return None
-    data = _data(task, labels, known, evenly(load("train"), REPLAYED))
+    replayed = evenly(load("train"), REPLAYED)
+    data = _data(task, labels, known, replayed)
     tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path if live else None)
     engine.add_adapter("after", out)
-    new = Router.of(engine, "after", facts_of_old, [*known, task.id])
-    after = _share(exact(asked, list(new.stream([row.text for row in asked])), new.tasks))
+    _add_wording(task, labels, replayed, out, live)
+    new = Router.of(engine, "after", facts_of_old, [*known, task.id], wording=of_version(out))
+    after_alone, after = _shares(new, asked, new.tasks)
     found = [dict(route.tasks) for route in new.stream(instructions(task, labels, held=True))]
     status: Status = "live" if after >= before - MARGIN else "rejected"
-    facts = {"before": before, "after": after, "new": _share([task.id in row for row in found]), "n": len(asked)}
+    facts = {
+        "before": before, "after": after, "before_alone": before_alone, "after_alone": after_alone,
+        "new": _share([task.id in row for row in found]), "n": len(asked),
+    }  # fmt: skip
     manifest = {
         **{key: value for key, value in facts_of_old.items() if key not in ("files", "version", "task", "routing")},
         "labels": list(data.labels),
@@ -167,6 +178,25 @@ def _options(live: Version | None, seed: int) -> TuneOptions:
 
     options = TuneOptions(max_steps=STEPS, epochs=100, learning_rate=RATE, looks=3, seed=seed)
     return options if live is None else same_shape(options, live)
+
+
+def _add_wording(task: Task, labels: Sequence[str], replayed: Sequence[Instruction], out: Path, live: Version | None) -> None:
+    """The task's own column into `out`, beside those that the live router learnt earlier. Shipped questions are what it is not."""
+    from trafficllm.infer.wording import OWN, write
+    from trafficllm.lifecycle.learn_wording import fit, targets
+
+    if live is not None and (live.path / OWN).is_dir():
+        shutil.copytree(live.path / OWN, out / OWN, dirs_exist_ok=True)
+    mine = instructions(task, labels)
+    asked = [*((task.id,) for _ in mine), *(tuple(name for name in row.tasks if name != task.id) for row in replayed)]
+    columns = (task.id,)
+    write(fit([*mine, *(row.text for row in replayed)], targets(asked, columns), columns), out / OWN / slug(task.id))
+
+
+def _shares(router: Router, asked: Sequence[Instruction], known: Sequence[str]) -> tuple[float, float]:
+    """Share of questions routed to exactly their tasks among `known`: by the model alone, and with the wording."""
+    alone, heard = zip(*router.both([row.text for row in asked]), strict=True)
+    return _share(exact(asked, alone, known)), _share(exact(asked, heard, known))
 
 
 def _share(right: Sequence[bool]) -> float:

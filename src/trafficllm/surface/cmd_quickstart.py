@@ -101,10 +101,13 @@ def _show_tokens(body: Mapping[str, Any]) -> None:
 
 def _show_routing(body: Mapping[str, Any]) -> None:
     found = body["routing"]
+    alone = found.get("alone") or {}
     print(
         f"routing           {found['accuracy']:.3f} of {found['n']} questions by authors never read, all tasks and no other "
         f"(commonest answer {found['majority']:.3f}, none AUROC {found['none_auroc']:.3f})"
     )
+    if alone:
+        print(f"{'':<18}the model alone, without the wording beside it: {alone['accuracy']:.3f} (none AUROC {alone['none_auroc']:.3f})")
 
 
 def _show_unseen(body: Mapping[str, Any]) -> None:

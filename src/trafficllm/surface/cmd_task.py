@@ -65,6 +65,9 @@ def route(
     ],
     base: Base = "",
     registry: Registry = "",
+    wording: Annotated[
+        bool, typer.Option("--wording/--no-wording", help="Hear the linear model over words beside the LLM.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Say which tasks a question asks for; with - a line a question gives a line of JSON an answer."""
@@ -73,10 +76,10 @@ def route(
 
     application = Application(base=base, registry=registry)
     if text != "-":
-        emit("task.route", application.route([text])[0], as_json=as_json, show=_show_route)
+        emit("task.route", application.route([text], wording=wording)[0], as_json=as_json, show=_show_route)
         return
     for questions in _lines():
-        for answer in application.route(questions):
+        for answer in application.route(questions, wording=wording):
             print(json_line({"schema": "trafficllm.task.route/1", "ok": True, **answer}))
         sys.stdout.flush()
 
