@@ -24,15 +24,15 @@ THRESHOLD = 0.3
 """A question that names two tasks splits its probability between them, three tasks at most leave .33 each. On training authors
 kept for validation, exact task sets: .577 at .2, .611 at .3, .625 at .4, where a third task can no longer be named."""
 HEARD = 2.0
-"""How much the wording counts beside the LLM in the mean of log-odds: it is the better half on authors that neither has read, and no
-authors are left by whom a finer weight could be chosen, because the base has read all training authors."""
+"""How much the wording counts beside the LLM in the mean of log-odds. A choice: it is the better half on authors that neither has read,
+and none are left by whom a weight could be fitted, because the base has read all training authors (docs/tuning.md says what was known)."""
 SURE = 0.999
 """The LLM's probabilities are kept within 1 - SURE and SURE: one overconfident answer must not outweigh all words."""
 SEVERAL_FROM = -2.0
 """From these log-odds on a question may ask for more than one task: most ask for one, and a second task beside it is then an error."""
 FURTHER = -1.0
 """Log-odds that a task beside the likeliest must reach. Both by five folds over the training authors, wording alone
-(`recipes/instructions/wording.py --folds`): all questions .905, those for several tasks .73; without the first rule .862 and .80."""
+(`recipes/instructions/wording.py --folds`): all questions .909, those for several tasks .72; without the first rule .871 and .80."""
 _CHUNK = 256
 
 
