@@ -12,12 +12,15 @@ from trafficllm.model.trie import Choice
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training row: `prompt` ids, `answer` ids (end token included), the answer's trie `choices`, loss `weight`."""
+    """One training row: `prompt` ids, `answer` ids (end token included), the answer's trie `choices`, loss `weight`, and for a readout
+    the `label`'s index and the prompt's `first` token that it pools."""
 
     prompt: Sequence[int]
     answer: Sequence[int]
     choices: Sequence[Choice] = ()
     weight: float = 1.0
+    label: int = -1
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer) - 1
@@ -127,7 +130,7 @@ def collate(samples: Sequence[Sample], pad: int) -> dict[str, Any]:
 
     Beside the inputs: `target` int64 [rows, keep] the answers right-aligned (-100 where none), `weight` float32 [rows], and one
     row for each branching node: `node_at` [nodes, 2] (row, column of `target`), `node_children` [nodes, widest] (-1 padded),
-    `node_choice` [nodes].
+    `node_choice` [nodes]. For a readout `label` [rows] and `pool` [rows, width], which averages a prompt's own tokens.
     """
     import torch
 
@@ -147,14 +150,29 @@ def collate(samples: Sequence[Sample], pad: int) -> dict[str, Any]:
     table = torch.full((len(children), widest), -1, dtype=torch.int64)
     for place, row_ids in enumerate(children):
         table[place, : len(row_ids)] = torch.tensor(row_ids)
+    inputs = pad_left([[*sample.prompt, *sample.answer[:-1]] for sample in samples], pad)
     return {
-        **pad_left([[*sample.prompt, *sample.answer[:-1]] for sample in samples], pad),
+        **inputs,
+        "label": torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        "pool": _pooling(samples, inputs["input_ids"].shape[1]),
         "target": target,
         "weight": torch.tensor([sample.weight for sample in samples], dtype=torch.float32),
         "node_at": torch.tensor(at, dtype=torch.int64).reshape(-1, 2),
         "node_children": table,
         "node_choice": torch.tensor(choice, dtype=torch.int64),
     }
+
+
+def _pooling(samples: Sequence[Sample], width: int) -> Any:
+    """Weights [rows, width] that average each prompt's tokens from `first` on."""
+    import torch
+
+    out = torch.zeros(len(samples), width)
+    for row, sample in enumerate(samples):
+        begin, size = width - len(sample), len(sample.prompt)
+        skip = min(sample.first, size - 1)
+        out[row, begin + skip : begin + size] = 1.0 / (size - skip)
+    return out
 
 
 def answer_loss(logits: Any, batch: dict[str, Any], *, full: float, smoothing: float = 0.0) -> Any:

@@ -88,6 +88,13 @@ def shard(tuned: Any) -> None:
     fully_shard(tuned, mesh=mesh)
 
 
+def averaged(gradient: torch.Tensor) -> torch.Tensor:
+    """Mean of a gradient over the processes: for parameters beside a sharded model, which nothing else reduces."""
+    mean = gradient.clone()
+    distributed.all_reduce(mean)
+    return mean / world()
+
+
 def settle(tuned: Any) -> None:
     """Give every sharded unit its shards back: the outermost keeps whole copies after a forward, and a write to those is lost."""
     for module in tuned.modules():

@@ -25,6 +25,7 @@ STRENGTH, WEIGHT = 0.1, 0.8
 """Inverse regularisation as in scikit-learn, and the readout's share of the verdict where no calibration says another: on validation of
 malware and apps, 1, .7, .5 and 0 give .952, .926, .920, .831 and .608, .662, .662, .613."""
 MAX_BYTES = 64 << 20
+DROPOUT = 0.2
 
 
 def layers_of(model: Any) -> tuple[int, ...]:
@@ -150,6 +151,37 @@ def reasons(folder: Path, model: Any = None) -> list[str]:
 # Fitting
 
 
+class Head(torch.nn.Module):
+    """What pulls the adapter towards states that a readout can use: a linear layer on standardised pooled features, trained with the
+    adapter and dropped afterwards, when the readout is fitted on what the states have become.
+
+    `mean` and `spread` are of the features before training.
+    """
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+    def __init__(self, layers: Sequence[int], features: torch.Tensor, classes: int) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.register_buffer("mean", features.mean(0), persistent=False)
+        self.register_buffer("spread", features.std(0, correction=0).clamp(min=1e-2), persistent=False)
+        self.linear = torch.nn.Linear(features.shape[1], classes)
+        torch.nn.init.zeros_(self.linear.weight)
+        torch.nn.init.zeros_(self.linear.bias)
+
+    def loss(self, states: Sequence[torch.Tensor], batch: dict[str, Any], *, seed: int) -> torch.Tensor:
+        """Weighted mean over the batch's rows of the cross-entropy of their labels. Some features, drawn by `seed`, are left out for all
+        rows: several processes leave out the same."""
+        features = pool(states, self.layers, batch["pool"])
+        kept = torch.rand(len(self.mean), generator=torch.Generator().manual_seed(seed)) >= DROPOUT
+        x = (features - self.mean) / self.spread * (kept.to(features) / (1.0 - DROPOUT))
+        rows = torch.nn.functional.cross_entropy(self.linear(x), batch["label"], reduction="none")
+        weight: torch.Tensor = batch["weight"]
+        total: torch.Tensor = batch.get("total", weight.sum())
+        return (rows * weight).sum() / total
+
+
 def logistic(
     features: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, strength: float = STRENGTH, *, steps: int = 200
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -188,14 +220,14 @@ def features_of(
     device = next(model.parameters()).device
     found: dict[int, torch.Tensor] = {}
     model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
         for batch in length_batches([len(ids) for ids in prompts], batch_tokens):
             lengths = torch.tensor([len(prompts[k]) for k in batch])
             width = int(lengths.max())
             ids = torch.tensor([[*prompts[k], *[prompts[k][-1]] * (width - len(prompts[k]))] for k in batch], device=device)
             states = model(input_ids=ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
             found.update(zip(batch, pool(states, layers, means(lengths, width, first)).cpu(), strict=True))
-    return torch.stack([found[k] for k in range(len(prompts))]).clone()
+    return torch.stack([found[k] for k in range(len(prompts))])
 
 
 def common(prompts: Sequence[Sequence[int]]) -> int:

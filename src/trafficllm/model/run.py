@@ -19,7 +19,7 @@ from trafficllm.model.collate import Sample, StepData
 from trafficllm.model.encode import Encoder
 from trafficllm.model.fused import fused
 from trafficllm.model.load import Base
-from trafficllm.model.trainer import AnswerTrainer, checkpoints, ordered_callbacks
+from trafficllm.model.trainer import HEAD, AnswerTrainer, checkpoints, ordered_callbacks
 from trafficllm.model.trie import LabelTrie
 from trafficllm.model.tune import (
     CHECKPOINTS,
@@ -34,6 +34,10 @@ from trafficllm.model.tune import (
 )
 from trafficllm.model.validate import loss_and_first, macro_f1, predict
 
+HEAD_ROWS = 300
+"""Training rows whose features set the scale of what a readout's head sees."""
+READ_TOKENS = 600_000
+"""Tokens at most that a readout is fitted on: about a minute of one core for the embedded base."""
 COPIES = 3
 """Changed copies of each training row that a readout is fitted on, where there are few rows."""
 
@@ -47,6 +51,7 @@ class Rows:
         self.weights = data.weights or (class_weights(data.answers, options.balance) if data.labels else {})
         self.fixed = encoder.prompts(self._prompts()) if len(data.answers) else []
         self.places = {label: k for k, label in enumerate(data.labels)}
+        self.first = readout.common(self.fixed) if self.fixed else 0
 
     def _prompts(self) -> Sequence[Prompt]:
         if self.data.prompt_of is None:
@@ -60,7 +65,7 @@ class Rows:
         place = self.places[answer]
         path = list(self.trie.paths[place])
         ids = path if path[-1] == self.encoder.eos else [*path, self.encoder.eos]
-        return Sample(prompt, ids, self.trie.choices(place), self.weights.get(answer, 1.0))
+        return Sample(prompt, ids, self.trie.choices(place), self.weights.get(answer, 1.0), place, self.first)
 
     def __call__(self, row: int, epoch: int) -> Sample:
         """Row of an epoch; the augmentation's randomness is a function of (seed, epoch, row)."""
@@ -264,7 +269,11 @@ def run(job: Job) -> TuneReport:
     resumed = _step_of(checkpoints(job.out / CHECKPOINTS))
     tuned = _attach(job)
     try:
+        if _reads_out(job):
+            setattr(tuned, HEAD, _head(job, tuned, rows))
         trainer, done = _train(job, tuned, rows, steps, clock, half=half)
+        if hasattr(tuned, HEAD):
+            delattr(tuned, HEAD)
         _save(tuned, base, job.out, options)
         trained = clock.seconds()
         read = _read_out(job, tuned, rows, source)
@@ -289,23 +298,42 @@ def run(job: Job) -> TuneReport:
     )
 
 
+def _reads_out(job: Job) -> bool:
+    """Whether a readout is trained and fitted: for a task's labels, not for routing, by methods that leave the base as it is."""
+    routes = job.stage != "task" or NONE in job.data.labels
+    return bool(job.options.readout) and not routes and job.options.method not in ("full", "prefix")
+
+
+def _head(job: Job, tuned: Any, rows: Rows) -> readout.Head:
+    layers = readout.layers_of(tuned)
+    chosen = even_share(job.data.answers, HEAD_ROWS, job.options.seed)
+    features = readout.features_of(tuned, [rows.fixed[k] for k in chosen], layers, rows.first)
+    processes.settle(tuned.train())
+    head = readout.Head(layers, features, len(job.data.labels)).to(next(tuned.parameters()).device)
+    if job.options.shard and processes.world() > 1:
+        for value in head.parameters():
+            value.register_hook(processes.averaged)  # type: ignore[no-untyped-call]
+    return head
+
+
 def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = time.monotonic) -> dict[str, float] | None:
     """Fit and write the readout of a task's adapter, on training rows as they are and, where the data is augmented, changed copies of
     them too; what it was fitted on and took. None where there is nothing to tell apart, or none is asked for."""
     import torch
 
     limit, data = job.options.readout, rows.data
-    routes = job.stage != "task" or NONE in data.labels
-    if routes or not limit or job.options.method in ("full", "prefix"):
+    if not _reads_out(job):
         return None
     job.progress.update("readout", 0, None)
     start = clock()
+    limit = min(limit, max(2, READ_TOKENS * len(rows.fixed) // sum(map(len, rows.fixed))))
     chosen = even_share(data.answers, max(2, limit * 2 // 3 if data.augment is not None else limit), job.options.seed)
-    layers, first = readout.layers_of(tuned), readout.common(rows.fixed)
+    layers, first = readout.layers_of(tuned), rows.first
     prompts: list[Sequence[int]] = [rows.fixed[k] for k in chosen]
     again = _copies(chosen, limit - len(chosen), job.options.seed) if data.augment is not None else []
     prompts += [rows(k, -1 - number).prompt for k, number in again]
     features = readout.features_of(tuned, prompts, layers, first)
+    processes.settle(tuned)
     y = torch.tensor([rows.places[data.answers[k]] for k in (*chosen, *(k for k, _ in again))])
     weights = torch.tensor([rows.weights.get(label, 1.0) for label in data.labels])
     found = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))

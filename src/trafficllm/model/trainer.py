@@ -19,6 +19,8 @@ from trafficllm.model.callbacks import Clock, History
 from trafficllm.model.collate import answer_loss, first
 
 STATE = "tune_state.json"
+HEAD = "readout_head"
+"""The model's submodule that a readout's loss is read from, while it is trained."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -60,9 +62,13 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Loss at the answer's positions; the head runs on nothing else."""
-        logits = answer_logits(model, inputs)
+        """Loss at the answer's positions, the head runs on nothing else; with a readout's head also of what it reads."""
+        head = getattr(getattr(model, "module", model), HEAD, None)
+        out = answer_output(model, inputs, states=head is not None)
+        logits = out.logits[:, -int(inputs["target"].shape[1]) :]
         loss = answer_loss(logits, inputs, full=self.full, smoothing=self.smoothing)
+        if head is not None:
+            loss = loss + head.loss(out.hidden_states, inputs, seed=self.args.seed * 1_000_003 + self.state.global_step)
         return (loss, logits) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -158,8 +164,13 @@ def _takes_positions(model: Any) -> bool:
 
 def answer_logits(model: Any, batch: dict[str, Any]) -> Any:
     """Logits [rows, keep, vocabulary] of the last `keep` positions, where the answers lie."""
+    return answer_output(model, batch).logits[:, -int(batch["target"].shape[1]) :]
+
+
+def answer_output(model: Any, batch: dict[str, Any], *, states: bool = False) -> Any:
+    """The model's output with logits of the answers' positions alone; with `states` all layers' hidden states too."""
     keep = int(batch["target"].shape[1])
-    return model(**forward_inputs(model, batch), use_cache=False, logits_to_keep=keep).logits[:, -keep:]
+    return model(**forward_inputs(model, batch), use_cache=False, logits_to_keep=keep, output_hidden_states=states)
 
 
 def ordered_callbacks(trainer: AnswerTrainer, mine: Sequence[Any]) -> None:
