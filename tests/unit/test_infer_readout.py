@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.infer.engine import Engine
+from trafficllm.infer.pooling import Pooled
 from trafficllm.infer.scorer import WEIGHT, LLMScorer
 from trafficllm.model import readout
 from trafficllm.model.load import load_base
@@ -103,6 +104,16 @@ def test_other_label_sets(engine: Engine) -> None:
     plain = engine.score_ids(asked, strange, adapter="plain").probabilities
     assert np.abs(engine.score_ids(asked, strange, adapter="read").probabilities - plain).max() < 1e-9
     assert not engine.reads_out("read", strange)
+
+
+def test_embeddings_of_layers_are_what_a_readout_reads(engine: Engine, place: Path) -> None:
+    scorer, own = LLMScorer(engine, "read", TASK, LABELS, {WEIGHT: 1.0}), Readout.load(place / "read")
+    assert own is not None
+    records = samples.records(20)
+    vectors = Pooled(scorer, "layers").embed(records)
+    assert vectors.shape == (20, 192)
+    named = own.log_probabilities(torch.from_numpy(vectors)).exp().numpy()
+    assert np.abs(named - scorer.score(records).probabilities).max() < 1e-4
 
 
 def test_an_adapter_that_is_replaced_loses_its_readout(engine: Engine, place: Path) -> None:

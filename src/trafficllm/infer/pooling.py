@@ -1,6 +1,7 @@
-"""Frozen representation of records: last hidden states of the model, averaged over a record's own tokens or taken at the answer.
+"""Frozen representation of records: hidden states of the model, pooled over a record's own tokens or taken at the answer.
 
-The mean is what a causal model that was never tuned on a task shows best; the state at the answer is what a tuned one decides by.
+The mean of the last layer is short and good for neighbours; mean and maximum of several layers, which readouts use, tell most to a linear
+probe; the state at the answer is what a tuned adapter's label trie decides by.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from torch import nn
 
 from trafficllm.core.types import Record
 from trafficllm.infer.forward import batches, padded
+from trafficllm.model import readout
 
 if TYPE_CHECKING:
     from trafficllm.infer.scorer import LLMScorer
 
-Pool = Literal["mean", "answer"]
+Pool = Literal["mean", "answer", "layers"]
+POOLS: tuple[Pool, ...] = ("mean", "answer", "layers")
 _ROWS = 64
 
 
@@ -34,7 +37,17 @@ class Pooled:
         """Vectors float32 [n, width], in the records' order; equal records have equal vectors within rounding."""
         if not records:
             return np.zeros((0, 0), np.float32)
-        return self.scorer.embed(records) if self.pool == "answer" else self._means(self.scorer.ids(records))
+        if self.pool == "answer":
+            return self.scorer.embed(records)
+        ids = self.scorer.ids(records)
+        return self._means(ids) if self.pool == "mean" else self._layers(ids)
+
+    def _layers(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
+        engine = self.scorer.engine
+        with engine.using(self.scorer.adapter) as model:
+            layers = readout.layers_of(model)
+            found = readout.features_of(model, ids, layers, self.scorer.prefix_length, batch_tokens=engine.batch_tokens)
+        return np.asarray(found.numpy(), dtype=np.float32)
 
     def _means(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
         engine, skip = self.scorer.engine, self.scorer.prefix_length

@@ -60,7 +60,7 @@ def beside(application: Application, exam: Exam, *, seen: str, seed: int) -> dic
     if len(exam.sets) > 1:
         hint = "probe one data set at a time"
         raise UsageError("usage.embedding", "the frozen representation is not probed over folds", input="--embedding", hint=hint)
-    embedder = frozen(application, dataset.task, codec=dataset.codec)
+    embedder = frozen(application, dataset.task, pool="layers", codec=dataset.codec)
     rows, y = scoring.rows(dataset, "train", exam.labels)
     train = side(embedder, dataset, [rows[k] for k in scoring.spread(y, TRAIN)])
     val = None if VALIDATION in exam.leaky else side(embedder, dataset, scoring.rows(dataset, "val", exam.labels)[0][:TRAIN])
@@ -88,8 +88,10 @@ def embed(
     made the same way: then each flow comes with its nearest known ones. UsageError for a pool that is none, ArtifactError for vectors
     of another base or way.
     """
-    if pool not in ("", "mean", "answer"):
-        raise UsageError("usage.pool", f"no pool '{pool}'", input="--pool", hint="mean or answer")
+    from trafficllm.infer.pooling import POOLS
+
+    if pool not in ("", *POOLS):
+        raise UsageError("usage.pool", f"no pool '{pool}'", input="--pool", hint=f"one of {', '.join(POOLS)}")
     way = pool or ("answer" if task else "mean")
     model = _model(application, task)
     embedder = _embedder(application, model, task, way)  # type: ignore[arg-type]

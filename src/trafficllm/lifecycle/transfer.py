@@ -157,7 +157,7 @@ def _learners(
     from trafficllm.evaluate.learners import Part
 
     dataset, labels = exam.sets[0], exam.labels
-    base = frozen(application, dataset.task, codec=dataset.codec)
+    base = frozen(application, dataset.task, pool="layers", codec=dataset.codec)
     known, asked = side(base, dataset, pool), side(base, dataset, exam.rows[0])
 
     def probed(name: str, known: Side, asked: Side) -> Learner:
@@ -183,13 +183,13 @@ def _learners(
 def _by_adapter(
     application: Application, exam: Exam, chosen: Chosen, pool: list[int], probed: Callable[[str, Side, Side], Learner]
 ) -> dict[str, Learner]:
-    """Probes on the states by which the source's adapter decides."""
+    """Probes on the states that the source's adapter reads its verdicts from."""
     from trafficllm.infer.pooling import Pooled
     from trafficllm.infer.scorer import LLMScorer
 
     dataset = exam.sets[0]
     application.engine.add_adapter(str(chosen.folder), chosen.folder)
-    tuned = Pooled(LLMScorer(application.engine, str(chosen.folder), dataset.task, chosen.labels, codec=dataset.codec), "answer")
+    tuned = Pooled(LLMScorer(application.engine, str(chosen.folder), dataset.task, chosen.labels, codec=dataset.codec), "layers")
     known, asked = side(tuned, dataset, pool), side(tuned, dataset, exam.rows[0])
     return {f"{OURS}_{way}": probed(f"frozen_{way}", known, asked) for way in ("knn", "linear")}
 

@@ -26,7 +26,8 @@ def embed(
         str,
         typer.Option(
             "--pool", metavar="HOW",
-            help="mean over the record's tokens (default without --task), or the state at the answer (default with it).",
+            help="mean over the record's tokens (default without --task), the state at the answer (default with it), or "
+            "layers: mean and maximum of several layers, for classifiers.",
         ),
     ] = "",
     known: Annotated[
