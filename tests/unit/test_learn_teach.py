@@ -8,12 +8,14 @@ from pathlib import Path
 
 import infer_samples as samples
 import learn_samples as made_of
+import numpy as np
 import pytest
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Silent
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.router import Router
+from trafficllm.infer.wording import of_version
 from trafficllm.lifecycle import learn, teach
 from trafficllm.lifecycle.learn_router import ROUTER, base_facts
 from trafficllm.model.load import Base, load_base
@@ -51,7 +53,7 @@ def _teach(base: Base, registry: Registry, place: Path) -> dict[str, float] | No
 
 def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A router of random weights has little to forget: what it learns goes live, with the old settings."""
-    for name, value in {"STEPS": 12, "REPLAYED": 40, "HELD_OUT": 30, "RATE": 1e-2, "MARGIN": 1.0}.items():
+    for name, value in {"STEPS": 12, "REPLAYED": 40, "WORDED": 300, "HELD_OUT": 30, "RATE": 1e-2, "MARGIN": 1.0}.items():
         monkeypatch.setattr(teach, name, value)
     registry = _with_router(base, tmp_path)
     row = _teach(base, registry, tmp_path)
@@ -63,11 +65,17 @@ def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: p
     engine = Engine(base)
     engine.add_adapter("r", live.path)
     assert set(Router(engine, "r", ["EAC", "MTD", "MINE"]).route("run MINE").row()) == {"tasks", "none"}
+    heard = of_version(live.path)
+    assert [model.columns for model in heard[1:]] == [("MINE",)]
+    undecided = np.full((1, 4), 0.25)
+    router = Router.of(engine, "r", live.manifest, wording=heard)
+    for question, task in (("which printer model is it?", "MINE"), ("is it malware?", "MTD"), ("hello, how are you?", None)):
+        assert [name for name, _ in router.heard(undecided, [question])[0].tasks] == ([task] if task else [])
     assert _teach(base, registry, tmp_path) is None
 
 
 def test_a_router_that_forgets_stays_out(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"STEPS": 1, "REPLAYED": 10, "HELD_OUT": 10, "MARGIN": -2.0}.items():
+    for name, value in {"STEPS": 1, "REPLAYED": 10, "WORDED": 100, "HELD_OUT": 10, "MARGIN": -2.0}.items():
         monkeypatch.setattr(teach, name, value)
     registry = _with_router(base, tmp_path)
     row = _teach(base, registry, tmp_path)
@@ -82,7 +90,7 @@ def test_without_a_router_there_is_nothing_to_teach(base: Base, tmp_path: Path) 
 
 
 def test_a_base_that_routes_by_itself_is_taught(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"STEPS": 2, "REPLAYED": 20, "HELD_OUT": 10, "MARGIN": 1.0, "LEAST": 0.0}.items():
+    for name, value in {"STEPS": 2, "REPLAYED": 20, "WORDED": 100, "HELD_OUT": 10, "MARGIN": 1.0, "LEAST": 0.0}.items():
         monkeypatch.setattr(teach, name, value)
     registry = Registry(tmp_path / "none")
     row = _teach(base, registry, tmp_path)

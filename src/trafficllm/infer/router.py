@@ -133,18 +133,23 @@ class Router:
     def _opinion(self, texts: Sequence[str]) -> tuple[F64, F64]:
         """Log-odds of each task and "none" by its wording [n, tasks + 1], NaN where no model has a column; of asking for several [n].
 
-        A question for a task that cannot be routed to counts as "none".
+        A question for a task that cannot be routed to counts as "none"; one that a task learnt later claims does not, because "none" was
+        learnt before there was that task.
         """
         labels = (*self.tasks, NONE)
         z, several = np.full((len(texts), len(labels)), np.nan), np.full(len(texts), -np.inf)
+        claimed = np.full(len(texts), -np.inf)
         for model in self.wording:
             scores = model.log_odds(texts)
+            if NONE not in model.columns and scores.size:
+                claimed = np.maximum(claimed, scores.max(axis=1))
             for name, column in zip(model.columns, scores.T, strict=True):
                 if name == SEVERAL:
                     several = column
                 else:
                     place = labels.index(name) if name in labels else len(labels) - 1
                     z[:, place] = np.fmax(z[:, place], column)
+        z[:, -1] = np.minimum(z[:, -1], -claimed)
         return z, several
 
     def _take(self, log_odds: Sequence[float], further: Sequence[bool]) -> Route:

@@ -31,6 +31,8 @@ STEPS = 160
 """Optimizer steps: 80 k tokens, about half a minute of one thread of the embedded base."""
 REPLAYED = 2400
 """Shipped instructions that are replayed, every n-th, so that all authors keep their share."""
+WORDED = 8000
+"""Shipped questions that the task's wording column is fitted against, every n-th: a linear model can afford more of them."""
 HELD_OUT = 400
 """Held-out questions asked before and after, every n-th."""
 MARGIN = 0.01
@@ -119,11 +121,10 @@ def teach(
     before_alone, before = _shares(old, asked, known)
     if live is None and before_alone < LEAST:
         return None
-    replayed = evenly(load("train"), REPLAYED)
-    data = _data(task, labels, known, replayed)
+    data = _data(task, labels, known, evenly(load("train"), REPLAYED))
     tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path if live else None)
     engine.add_adapter("after", out)
-    _add_wording(task, labels, replayed, out, live)
+    _add_wording(task, labels, evenly(load("train"), WORDED), out, live)
     new = Router.of(engine, "after", facts_of_old, [*known, task.id], wording=of_version(out))
     after_alone, after = _shares(new, asked, new.tasks)
     found = [dict(route.tasks) for route in new.stream(instructions(task, labels, held=True))]
@@ -180,17 +181,17 @@ def _options(live: Version | None, seed: int) -> TuneOptions:
     return options if live is None else same_shape(options, live)
 
 
-def _add_wording(task: Task, labels: Sequence[str], replayed: Sequence[Instruction], out: Path, live: Version | None) -> None:
-    """The task's own column into `out`, beside those that the live router learnt earlier. Shipped questions are what it is not."""
+def _add_wording(task: Task, labels: Sequence[str], others: Sequence[Instruction], out: Path, live: Version | None) -> None:
+    """The task's own column into `out`, beside those that the live router learnt earlier. `others` are what it is not."""
     from trafficllm.infer.wording import OWN, write
     from trafficllm.lifecycle.learn_wording import fit, targets
 
     if live is not None and (live.path / OWN).is_dir():
         shutil.copytree(live.path / OWN, out / OWN, dirs_exist_ok=True)
     mine = instructions(task, labels)
-    asked = [*((task.id,) for _ in mine), *(tuple(name for name in row.tasks if name != task.id) for row in replayed)]
+    asked = [*((task.id,) for _ in mine), *(tuple(name for name in row.tasks if name != task.id) for row in others)]
     columns = (task.id,)
-    write(fit([*mine, *(row.text for row in replayed)], targets(asked, columns), columns), out / OWN / slug(task.id))
+    write(fit([*mine, *(row.text for row in others)], targets(asked, columns), columns), out / OWN / slug(task.id))
 
 
 def _shares(router: Router, asked: Sequence[Instruction], known: Sequence[str]) -> tuple[float, float]:
