@@ -30,6 +30,7 @@ from trafficllm.evaluate.learners import Data, Part
 from trafficllm.infer.engine import Engine
 from trafficllm.infer.scorer import LLMScorer
 from trafficllm.model import tune
+from trafficllm.model.augment import augment
 from trafficllm.model.load import Base, load_base
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
@@ -37,6 +38,8 @@ from trafficllm.records.dataset import Dataset, build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 DRAWS, LEFT_OUT, CAP, SEED = 5, 4, 300, 0
+SHOWN = ("auroc", "found_at_5", "macro_f1")
+STATES = ("hidden", "pooled", "readout")
 BUDGET_S = 30.0
 """Estimated search seconds of LightGBM: one point for each of its three sets of columns."""
 
@@ -79,20 +82,24 @@ def known_rows(data: Dataset, rows: Mapping[str, list[int]], out: Sequence[str])
 def tune_draw(
     base: Base, data: Dataset, rows: Mapping[str, list[int]], labels: tuple[str, ...], *, out: Path, steps: int
 ) -> tune.TuneReport:
-    """The draw's adapter: sixteen classes, a fixed number of steps, so that a busy machine changes nothing."""
+    """The draw's adapter and readout, records changed as in `adapter register`; a fixed number of steps, so that a busy machine changes
+    nothing."""
 
     def asked(idx: Sequence[int]) -> list[Any]:
         return [prompts.traffic_prompt(data.task, units) for units in data.units(idx)]
 
     train, val = rows["train"], rows["val"]
     answers, seen = data.labels_of(train), data.labels_of(val)
-    table = tune.TuneData(asked(train), answers, labels, asked(val), seen)
+    table = tune.TuneData(
+        asked(train), answers, labels, asked(val), seen,
+        records=data.records(train), prompt_of=lambda record: prompts.detection(data.task, record, data.codec), augment=augment,
+    )  # fmt: skip
     options = tune.TuneOptions(max_steps=steps, epochs=100, looks=3, first_look=0.5, seed=SEED)
     return tune.tune_task(base, table, out, options, Silent())
 
 
 def scored(base: Base, data: Dataset, rows: Mapping[str, list[int]], labels: tuple[str, ...], adapter: Path) -> dict[str, Scores]:
-    """Scores and hidden states of every side; of the training rows, 600 spread over the classes."""
+    """Scores, hidden states and readout logits of every side; of the training rows, 600 spread over the classes."""
     engine = Engine(base)
     engine.add_adapter("draw", adapter)
     scorer = LLMScorer(engine, "draw", data.task, labels, codec=data.codec)
@@ -130,7 +137,8 @@ def one(base: Base, data: Dataset, draw: int, *, out: Path, steps: int) -> dict[
     by_class = sorted(rows["train"], key=lambda i: hash64(str(i).encode()))
     some = {**rows, "train": sorted(spread(by_class, 600))}
     found = scored(base, data, some, labels, out / "adapter")
-    keep(found, {name: data.labels_of(idx) for name, idx in some.items()}, labels, out / "scores.safetensors")
+    facts = {name: (data.labels_of(idx), data.groups(idx)) for name, idx in some.items()}
+    keep(found, facts, labels, out / "scores.safetensors")
     return {
         "draw": draw,
         "left_out": list(strangers),
@@ -140,25 +148,29 @@ def one(base: Base, data: Dataset, draw: int, *, out: Path, steps: int) -> dict[
     }
 
 
-def keep(found: Mapping[str, Scores], y: Mapping[str, Sequence[str]], labels: Sequence[str], path: Path) -> None:
-    """Log-probabilities, hidden states and truths of every side, to judge scores again without tuning."""
+def keep(
+    found: Mapping[str, Scores], facts: Mapping[str, tuple[Sequence[str], Sequence[str]]], labels: Sequence[str], path: Path
+) -> None:
+    """Log-probabilities, hidden states, readout logits, truths and captures of every side, to judge scores again without tuning."""
     tensors = {}
     for name, scores in found.items():
-        assert scores.hidden is not None
-        assert scores.pooled is not None
         tensors[f"{name}.logits"] = scores.logits
-        tensors[f"{name}.hidden"], tensors[f"{name}.pooled"] = (np.ascontiguousarray(side) for side in (scores.hidden, scores.pooled))
-        tensors[f"{name}.y"] = metrics.indices(labels, y[name])
+        for key in STATES:
+            tensors[f"{name}.{key}"] = np.ascontiguousarray(getattr(scores, key))
+        y, groups = facts[name]
+        tensors[f"{name}.y"] = metrics.indices(labels, y)
+        tensors[f"{name}.groups"] = np.unique(list(groups), return_inverse=True)[1].astype(np.int64)
     save_file(tensors, path)
 
 
 def judged(path: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """The unknown scores of one draw from its kept rows: chosen on validation, all of them shown on test."""
+    """The unknown scores of one draw from its kept rows, all of them shown on test: AUROC, found at 5 % false alarms there, and at the
+    threshold that validation sets the share of strangers found and of known flows called unknown, by flow and by capture."""
     kept = load_file(path)
 
     def part(name: str) -> unknown.Rows:
-        states = (kept[f"{name}.{key}"].astype(np.float64) for key in ("hidden", "pooled"))
-        return unknown.Rows(kept[f"{name}.logits"], kept[f"{name}.y"], *states)
+        states = (kept[f"{name}.{key}"].astype(np.float64) for key in STATES)
+        return unknown.Rows(kept[f"{name}.logits"], kept[f"{name}.y"], *states, groups=kept[f"{name}.groups"])
 
     side = {name: part(name) for name in ("train", "val", "test", "strange")}
     val = side["val"]
@@ -166,9 +178,17 @@ def judged(path: Path, labels: Sequence[str]) -> dict[str, Any]:
     chosen = unknown.choose(side["train"], val, temperature=temperature, seed=SEED)
 
     def on_test(method: str) -> dict[str, float]:
-        params = chosen["params"] if method == chosen["method"] else unknown.fit(method, side["train"], SEED, val=val)
-        strange, known = (unknown.score(method, params, rows, temperature) for rows in (side["strange"], side["test"]))
-        return figures(strange, known)
+        params = unknown.fit(method, side["train"], SEED, val=val, temperature=temperature)
+        strange, known, seen = (unknown.score(method, params, side[name], temperature) for name in ("strange", "test", "val"))
+        above = unknown.threshold(seen, val.groups)
+        groups = side["test"].groups
+        by_capture = [float((known[groups == k] > above).mean()) for k in np.unique(groups)]
+        return {
+            **figures(strange, known),
+            "found": float((strange > above).mean()),
+            "false": float((known > above).mean()),
+            "false_by_capture": statistics.fmean(by_capture),
+        }
 
     shown = {method: on_test(method) for method in unknown.METHODS}
     guess = [labels[k] for k in side["test"].logits.argmax(axis=1)]
@@ -205,8 +225,8 @@ def main() -> None:
         "command": f"python recipes/adapters/unknown.py --out OUT --steps {chosen.steps}",
         "data": {"sha256": data.sha256, "mask": data.profile, "split": "capture groups, reserved captures left out", "cap": CAP},
         "mean": {
-            side: {key: statistics.fmean(row[side][key] for row in found) for key in ("auroc", "found_at_5", "macro_f1")}
-            for side in ("adapter", "lightgbm")
+            side: {key: statistics.fmean(row[side][key] for row in found) for key in keys}
+            for side, keys in {"adapter": (*SHOWN, "found", "false", "false_by_capture"), "lightgbm": SHOWN}.items()
         },
         "draws": found,
     }

@@ -24,7 +24,8 @@ def _scores(
     raw[np.arange(n), y] += 2.5
     logits = unknown.log_softmax(raw * sharpness)
     states = hidden.astype(np.float32)
-    return Scores(tuple(LABELS), np.exp(logits), logits, states, states), [LABELS[i] for i in y]
+    readout = (rng.normal(size=(n, 10)) + (0 if strangers else 8) * np.eye(10)[y]).astype(np.float32)
+    return Scores(tuple(LABELS), np.exp(logits), logits, states, states, readout), [LABELS[i] for i in y]
 
 
 def test_temperature_finds_what_was_planted() -> None:
@@ -50,10 +51,13 @@ def test_without_hidden_states_a_probability_score_is_chosen() -> None:
     assert calibrate.fit(scores.logits, y, LABELS).unknown["method"] in {"max_probability", "energy"}
 
 
-@pytest.mark.parametrize(("state", "chosen", "found"), [("hidden", {"knn", "mahalanobis"}, 0.9), ("pooled", {"typical"}, 0.8)])
-def test_hidden_states_win_where_they_know_more_and_strangers_are_found(state: str, chosen: set[str], found: float) -> None:
+@pytest.mark.parametrize(
+    ("states", "chosen", "found"),
+    [(("hidden",), {"knn", "mahalanobis"}, 0.9), (("pooled",), {"typical"}, 0.8), (("pooled", "readout"), {"joint"}, 0.9)],
+)
+def test_hidden_states_win_where_they_know_more_and_strangers_are_found(states: tuple[str, ...], chosen: set[str], found: float) -> None:
     train, val = _scores(600, 1), _scores(300, 2)
-    params = calibrate.fit(val[0].logits, val[1], LABELS, train=train, **{state: getattr(val[0], state)})
+    params = calibrate.fit(val[0].logits, val[1], LABELS, train=train, **{name: getattr(val[0], name) for name in states})
     assert params.unknown["method"] in chosen
     assert params.unknown["auroc"] > 0.95
     held = json.loads(json_text(params.as_dict()))["unknown"]
@@ -73,7 +77,7 @@ def test_each_method_scores_strangers_higher(method: str) -> None:
     rows = calibrate.rows_of(scores, y)
     fitted = unknown.fit(method, rows, val=rows)
     far = _scores(100, 2, strangers=True)[0]
-    flat = Scores(tuple(LABELS), far.probabilities, np.full((100, 10), np.log(0.1)), far.hidden, far.pooled)
+    flat = Scores(tuple(LABELS), far.probabilities, np.full((100, 10), np.log(0.1)), far.hidden, far.pooled, far.readout)
     near = unknown.score(method, fitted, rows, 1.0)
     strange = unknown.score(method, fitted, calibrate.rows_of(flat), 1.0)
     assert metrics.auroc(strange, near) > 0.95
@@ -87,6 +91,27 @@ def test_fitting_is_deterministic_and_bounded() -> None:
     rows = calibrate.rows_of(*train)
     assert len(unknown.fit("knn", rows)["vectors"]) == unknown.BANK
     assert len(unknown.fit("typical", rows, val=rows)["vectors"]) == unknown.BANK
+
+
+def test_the_threshold_holds_on_captures_not_seen() -> None:
+    """Twenty captures, each with a shift of its own and one with most of the flows: the plain quantile over flows knows only that one."""
+    rng = np.random.default_rng(0)
+
+    def captures(count: int) -> tuple[np.ndarray, np.ndarray]:
+        of = np.repeat(np.arange(count), [400] + [20] * (count - 1))
+        return rng.normal(size=count)[of] * np.where(of == 0, 0, 1.5) + rng.normal(size=len(of)), of
+
+    plain, careful = [], []
+    for _ in range(30):
+        (known, of), (other, others) = captures(20), captures(20)
+        for bounds, values in ((unknown.threshold(known, None), plain), (unknown.threshold(known, of), careful)):
+            values.append(np.mean([(other[others == k] > bounds).mean() for k in range(1, 20)]))
+    assert np.mean(plain) > 0.08
+    assert np.mean(careful) < unknown.FALSE_ALARMS + 0.01
+    scores, y = _scores(300, 2)
+    wide = calibrate.fit(scores.logits, y, LABELS, groups=[str(k // 100) for k in range(300)])
+    assert wide.unknown["threshold"] >= calibrate.fit(scores.logits, y, LABELS).unknown["threshold"] - 0.05
+    assert unknown.threshold(np.zeros(0), np.zeros(0, np.int64)) == float("inf")
 
 
 def test_edges_few_rows_few_classes_no_train_rows() -> None:
@@ -121,6 +146,6 @@ def test_infer_applies_what_is_fitted_here(method: str) -> None:
     params = {"temperature": 1.7, "unknown": {"method": method, "params": unknown.fit(method, rows, val=rows), "threshold": 0.0}}
     p = calibration.apply(params, scores.logits)
     assert np.allclose(p, calibrate.probabilities(scores.logits, 1.7))
-    theirs = calibration.unknown_score(params, Scores(scores.labels, p, scores.logits, scores.hidden, scores.pooled))
+    theirs = calibration.unknown_score(params, Scores(scores.labels, p, scores.logits, scores.hidden, scores.pooled, scores.readout))
     ours = unknown.score(method, params["unknown"]["params"], rows, 1.7)
     assert np.allclose(theirs, ours, atol=1e-6)

@@ -20,7 +20,8 @@ def _rows(n: int, seed: int) -> tuple[Scores, list[str]]:
     truth = rng.integers(0, 6, n)
     logits = unknown.log_softmax(rng.normal(size=(n, 6)) + 3 * np.eye(6)[truth])
     hidden = (rng.normal(size=(n, 24)) + 4 * np.eye(24)[truth]).astype(np.float32)
-    return Scores(LABELS, np.exp(logits), logits, hidden, hidden[:, ::-1].copy()), [LABELS[i] for i in truth]
+    states = (hidden, hidden[:, ::-1].copy(), (logits * 3 + 1).astype(np.float32))
+    return Scores(LABELS, np.exp(logits), logits, *states), [LABELS[i] for i in truth]
 
 
 @pytest.mark.parametrize("method", unknown.METHODS)
@@ -38,9 +39,12 @@ def test_a_fitted_calibration_travels_as_json() -> None:
     val, y_val = _rows(300, 3)
     assert val.hidden is not None
     assert val.pooled is not None
+    assert val.readout is not None
     states = {"hidden": val.hidden.astype(float), "pooled": val.pooled.astype(float)}
+    assert calibrate.fit(val.logits, y_val, LABELS, train=(train, y_train), **states).unknown["method"] == "typical"
+    states["readout"] = val.readout.astype(float)
     fitted = calibrate.fit(val.logits, y_val, LABELS, train=(train, y_train), **states)
-    assert fitted.unknown["method"] == "typical"
+    assert fitted.unknown["method"] == "joint"
     stored = json.loads(json.dumps(fitted.as_dict()))
     p = calibration.apply(stored, val.logits)
     assert np.allclose(p, calibrate.probabilities(val.logits, fitted.temperature))
@@ -60,7 +64,7 @@ def test_a_foreign_method_or_missing_states_are_refused() -> None:
         calibration.unknown_score({"unknown": {"method": "magic"}}, scores)
     params = unknown.fit("knn", calibrate.rows_of(scores, y))
     bare = Scores(scores.labels, scores.probabilities, scores.logits)
-    for method in ("knn", "typical"):
+    for method in ("knn", "typical", "faint", "joint"):
         with pytest.raises(ArtifactError, match="hidden"):
             calibration.unknown_score({"unknown": {"method": method, "params": params}}, bare)
 

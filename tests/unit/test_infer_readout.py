@@ -75,7 +75,10 @@ def test_verdicts_mix_trie_and_readout(engine: Engine, place: Path) -> None:
         with engine.using("read") as model:
             states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
         parts = [f(states[layer][0, own.first :]) for layer in LAYERS for f in (lambda s: s.mean(0), lambda s: s.amax(0))]
-        second = torch.log_softmax(torch.cat(parts) @ own.matrix + own.bias, 0).double().numpy()
+        raw = torch.cat(parts) @ own.matrix + own.bias
+        assert mixed.readout is not None
+        assert np.abs(mixed.readout[k] - raw.numpy()).max() < 1e-4
+        second = torch.log_softmax(raw, 0).double().numpy()
         want = 0.2 * plain[k] + 0.8 * second
         want -= np.logaddexp.reduce(want)
         assert np.abs(mixed.logits[k] - want).max() < 1e-4

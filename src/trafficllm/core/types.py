@@ -238,13 +238,14 @@ Prompt: TypeAlias = tuple[Segment, ...]
 class Scores:
     """Label probabilities of a batch: `probabilities` float64 [n, labels] (rows sum to 1), `logits` the log-probabilities before
     calibration [n, labels], `hidden` float32 [n, width] last hidden state at the answer position, or None, `pooled` float32 [n, width] the
-    mean of the last hidden states over the record, or None."""
+    mean of the last hidden states over the record, or None, `readout` float32 [n, labels] a readout's logits as they are, or None."""
 
     labels: tuple[str, ...]
     probabilities: F64
     logits: F64
     hidden: npt.NDArray[np.float32] | None = None
     pooled: npt.NDArray[np.float32] | None = None
+    readout: npt.NDArray[np.float32] | None = None
 
 
 @runtime_checkable

@@ -106,7 +106,7 @@ def _sides(val: unknown.Rows, train: unknown.Rows | None) -> tuple[unknown.Rows,
 def rows_of(scores: Scores, y: Sequence[str] | None = None) -> unknown.Rows:
     """Scores with their truths as label indices (-1: none of the labels)."""
     truth = metrics.indices(scores.labels, y) if y is not None else np.full(len(scores.logits), -1)
-    states = (None if side is None else side.astype(np.float64) for side in (scores.hidden, scores.pooled))
+    states = (None if side is None else side.astype(np.float64) for side in (scores.hidden, scores.pooled, scores.readout))
     return unknown.Rows(scores.logits, truth, *states)
 
 
@@ -117,6 +117,8 @@ def fit(
     *,
     hidden: F64 | None = None,
     pooled: F64 | None = None,
+    readout: F64 | None = None,
+    groups: Sequence[str] | None = None,
     train: tuple[Scores, Sequence[str]] | None = None,
     outliers: Scores | None = None,
     seed: int = 0,
@@ -124,7 +126,8 @@ def fit(
     """Fit temperature and unknown score from validation rows.
 
     `logits` float64 [n, labels] log-probabilities of validation rows with labels `y`; `hidden` and `pooled` [n, width] their
-    hidden states (see Scores);
+    hidden states and `readout` [n, labels] the readout's logits (see Scores); `groups` the captures they are from, whose spread
+    the threshold allows for;
     `train`: scores (with hidden states) and labels of training rows, which k-NN and Mahalanobis distances are
     fitted on; `outliers`: scores of validation rows of other tasks, as further strangers. Raises ValueError where a
     truth is not in `labels`.
@@ -138,8 +141,9 @@ def fit(
         raise ValueError("a validation row has a label outside the task's")
     logits = np.asarray(logits, dtype=np.float64).reshape(len(truth), len(labels))
     temperature = fit_temperature(logits, truth)
-    states = (None if side is None else np.asarray(side, dtype=np.float64) for side in (hidden, pooled))
-    val = unknown.Rows(logits, truth, *states)
+    states = (None if side is None else np.asarray(side, dtype=np.float64) for side in (hidden, pooled, readout))
+    captures = None if groups is None or not len(groups) else np.unique(list(groups), return_inverse=True)[1].astype(np.int64)
+    val = unknown.Rows(logits, truth, *states, groups=captures)
     fitted_on, judged_on = _sides(val, rows_of(*train) if train else None)
     return CalibrationParams(
         temperature=temperature,

@@ -50,7 +50,7 @@ def unknown_score(params: Params, scores: Scores) -> F64:
             hint="register the task again with this version",
         )
     bare = unknown.get("bare")
-    if bare and (scores.pooled if method == "typical" else scores.hidden) is None and method not in _BARE:
+    if bare and any(getattr(scores, name) is None for name in _NEEDS.get(method, ())):
         moved = METHODS[bare["method"]](bare["params"], params, scores)
         return np.asarray(moved - bare["threshold"] + unknown["threshold"], np.float64)
     return np.asarray(METHODS[method](unknown.get("params") or {}, params, scores), np.float64)
@@ -70,20 +70,28 @@ def _max_probability(_: Params, params: Params, scores: Scores) -> F64:
 def _energy(fitted: Params, _: Params, scores: Scores) -> F64:
     """t log sum exp(log-probability / t) (Liu et al., 2020)."""
     t = float(fitted["temperature"])
-    z = scores.logits / t
-    top = z.max(axis=1)
-    return np.asarray(t * (top + np.log(np.exp(z - top[:, None]).sum(axis=1))))
+    return t * _logsumexp(scores.logits / t)
 
 
-def _projected(fitted: Params, scores: Scores, *, pooled: bool = False) -> F64:
-    states = scores.pooled if pooled else scores.hidden
+def _logsumexp(values: F64) -> F64:
+    top = values.max(axis=1)
+    return np.asarray(top + np.log(np.exp(values - top[:, None]).sum(axis=1)))
+
+
+def _states(scores: Scores, name: str) -> F64:
+    states = getattr(scores, name)
     if states is None:
         raise ArtifactError(
             "artifact.calibration",
             "this adapter's unknown score needs hidden states, and the scorer has none",
             hint="use the in-process engine",
         )
-    return np.asarray((states.astype(np.float64) - np.asarray(fitted["mean"])) @ np.asarray(fitted["components"]))
+    return np.asarray(states, np.float64)
+
+
+def _projected(fitted: Params, scores: Scores, *, pooled: bool = False) -> F64:
+    states = _states(scores, "pooled" if pooled else "hidden")
+    return np.asarray((states - np.asarray(fitted["mean"])) @ np.asarray(fitted["components"]))
 
 
 def _mahalanobis(fitted: Params, _: Params, scores: Scores) -> F64:
@@ -115,11 +123,26 @@ def _typical(fitted: Params, params: Params, scores: Scores) -> F64:
     return np.asarray((float(fitted["weight"]) * far / np.asarray(fitted["scale"]) + unlikely).min(axis=1))
 
 
-_BARE = frozenset({"max_probability", "energy"})
+def _faint(_: Params, __: Params, scores: Scores) -> F64:
+    """Minus log sum exp of the readout's logits, which are not normalised: the energy that log-probabilities have lost."""
+    return -_logsumexp(_states(scores, "readout"))
+
+
+def _joint(fitted: Params, params: Params, scores: Scores) -> F64:
+    """`typical` and `faint`, each from its validation median in units of the way to its 95 % quantile, summed."""
+    parts = np.stack([_typical(fitted, params, scores), _faint(fitted, params, scores)], 1)
+    return np.asarray(((parts - np.asarray(fitted["centre"])) / np.asarray(fitted["unit"])).sum(axis=1))
+
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "knn": ("hidden",), "mahalanobis": ("hidden",), "faint": ("readout",), "typical": ("pooled",), "joint": ("pooled", "readout"),
+}  # fmt: skip
 METHODS: dict[str, Callable[[Params, Params, Scores], F64]] = {
     "max_probability": _max_probability,
     "energy": _energy,
     "knn": _knn,
     "mahalanobis": _mahalanobis,
+    "faint": _faint,
     "typical": _typical,
+    "joint": _joint,
 }

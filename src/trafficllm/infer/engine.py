@@ -185,17 +185,20 @@ class Engine:
         opinions: dict[int, torch.Tensor] = {}
         for batch in batches([len(row) - len(shared) + inner for row in same], batch_tokens or self.batch_tokens, limit):
             rows = [same[i] for i in batch]
-            flat[batch], vectors, second = self._batch(rows, answer, adapter, shared, pool_from=pool_from, readout=readout)
+            flat[batch], vectors, said = self._batch(rows, answer, adapter, shared, pool_from=pool_from, readout=readout)
             hidden.update(zip(batch, vectors, strict=True))
-            opinions.update(zip(batch, second, strict=True))
+            opinions.update(zip(batch, said, strict=True))
+        second = None
         log_p = answer.tree.log_probabilities(flat)
         if readout is not None and same:
-            second = torch.stack([opinions[i] for i in range(len(same))]).double()
-            log_p = blended(torch.from_numpy(log_p), second, readout.weight if readout_weight is None else readout_weight).numpy()
+            raw = torch.stack([opinions[i] for i in range(len(same))])
+            share = readout.weight if readout_weight is None else readout_weight
+            log_p = blended(torch.from_numpy(log_p), raw.double().log_softmax(1), share).numpy()
+            second = raw.numpy()[rows_of]
         log_p = log_p[rows_of]
         states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
         last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
-        return Scores(answer.labels, _normalised(log_p), log_p, last, pooled)
+        return Scores(answer.labels, _normalised(log_p), log_p, last, pooled, second)
 
     def reads_out(self, adapter: str, labels: Sequence[str]) -> bool:
         """Whether a resident adapter has a readout for these labels."""
@@ -216,7 +219,7 @@ class Engine:
         readout: Readout | None,
     ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]], torch.Tensor]:  # fmt: skip
         """Raw logits of the tree's columns [rows, columns] of one batch, hidden states [rows, 1 or 2, width]: that at the answer, and
-        with `pool_from` the prompt's mean, and the readout's log-probabilities [rows, labels], or nothing [rows, 0]."""
+        with `pool_from` the prompt's mean, and the readout's logits [rows, labels], or nothing [rows, 0]."""
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
@@ -245,7 +248,7 @@ class Engine:
             picked = [parts[node + 1][:, list(places)] for node, places in answer.choices]
             flat = torch.cat(picked, 1) if picked else seen.logits[:, 0, :0]
             states = seen.hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
-            second = torch.zeros(len(ids), 0) if readout is None or seen.features is None else readout.log_probabilities(seen.features)
+            second = torch.zeros(len(ids), 0) if readout is None or seen.features is None else readout.logits(seen.features)
             return flat.double().cpu().numpy(), states, second.cpu()
 
     def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:

@@ -70,8 +70,8 @@ def calibrate(
         scores.logits,
         y_val,
         scorer.labels,
-        hidden=None if scores.hidden is None else scores.hidden.astype("float64"),
-        pooled=None if scores.pooled is None else scores.pooled.astype("float64"),
+        **{name: side.astype("float64") for name in ("hidden", "pooled", "readout") if (side := getattr(scores, name)) is not None},
+        groups=dataset.groups(val),
         train=(known, [y_train[k] for k in some]),
         seed=seed,
     )
@@ -111,13 +111,12 @@ def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> S
     parts = [scorer.score(dataset.records(indices[at : at + CHUNK])) for at in range(0, len(indices), CHUNK)]
     if not parts:
         return scorer.score([])
-    hidden, pooled = ([v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled) for p in parts), strict=True))
+    states = ([v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled, p.readout) for p in parts), strict=True))
     return Scores(
         scorer.labels,
         np.concatenate([part.probabilities for part in parts]),
         np.concatenate([part.logits for part in parts]),
-        np.concatenate(hidden) if hidden else None,
-        np.concatenate(pooled) if pooled else None,
+        *(np.concatenate(side) if side else None for side in states),
     )
 
 

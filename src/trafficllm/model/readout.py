@@ -70,9 +70,9 @@ class Readout:
     matrix: torch.Tensor
     bias: torch.Tensor
 
-    def log_probabilities(self, features: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities float32 [rows, labels]."""
-        return (features @ self.matrix + self.bias).log_softmax(1)
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [rows, labels], not normalised: their size tells how far a record lies along the labels' directions."""
+        return features @ self.matrix + self.bias
 
     def of(self, labels: Sequence[str]) -> Readout | None:
         """The same for some of its labels, in another order; None where it does not know one of them."""
