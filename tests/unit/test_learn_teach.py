@@ -17,6 +17,7 @@ from trafficllm.infer.engine import Engine
 from trafficllm.infer.router import Router
 from trafficllm.infer.wording import of_version
 from trafficllm.lifecycle import learn, teach
+from trafficllm.lifecycle.application import Application
 from trafficllm.lifecycle.learn_router import ROUTER, base_facts
 from trafficllm.model.load import Base, load_base
 from trafficllm.model.tune import TuneOptions
@@ -72,6 +73,23 @@ def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: p
     for question, task in (("which printer model is it?", "MINE"), ("is it malware?", "MTD"), ("hello, how are you?", None)):
         assert [name for name, _ in router.heard(undecided, [question])[0].tasks] == ([task] if task else [])
     assert _teach(base, registry, tmp_path) is None
+
+
+def test_the_application_asks_both_or_the_model_alone(base: Base, tmp_path: Path) -> None:
+    registry = _with_router(base, tmp_path)
+    application = Application(base=str(base.path), registry=str(tmp_path / "registry"))
+    asked = ["is it malware, and which family?", "what is the weather tomorrow?", "which app is this traffic from?"]
+    heard = [[task["id"] for task in row["tasks"]] for row in application.route(asked)]
+    assert heard == [["MTD"], [], ["EAC"]]
+    live = registry.live(ROUTER)
+    engine = Engine(base)
+    engine.add_adapter("r", live.path)
+    bare = Router.of(engine, "r", live.manifest)
+    alone = application.route(asked, wording=False)
+    assert [row["tasks"][0]["id"] if row["tasks"] else None for row in alone] == [
+        route.tasks[0][0] if route.tasks else None for route in bare.stream(asked)
+    ]
+    assert all(sum(task["probability"] for task in row["tasks"]) + row["none"] <= 1 + 1e-9 for row in alone)
 
 
 def test_a_router_that_forgets_stays_out(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
