@@ -48,7 +48,8 @@ def test_the_page_runs_as_printed(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     assert json.loads(result.out)["reused"]
     for name in ("router", "from-base", "from-router"):
         files = {path.name for path in (tmp_path / name).iterdir()}
-        assert files == {"adapter_config.json", "adapter_model.safetensors", "tune.json", "metrics.jsonl", "loss.svg"}
+        own = {"readout.safetensors"} if name != "router" else set()
+        assert files == {"adapter_config.json", "adapter_model.safetensors", "tune.json", "metrics.jsonl", "loss.svg"} | own
         assert (tmp_path / name / "loss.svg").read_text().startswith("<svg")
     plan = cli("tune", "plan", "D", "--base", "default", "--config", "tune.toml", "--json").body("tune.plan")
     done = json.loads((tmp_path / "from-base" / "tune.json").read_text())["report"]
