@@ -111,6 +111,8 @@ def test_the_threshold_holds_on_captures_not_seen() -> None:
     scores, y = _scores(300, 2)
     wide = calibrate.fit(scores.logits, y, LABELS, groups=[str(k // 100) for k in range(300)])
     assert wide.unknown["threshold"] >= calibrate.fit(scores.logits, y, LABELS).unknown["threshold"] - 0.05
+    few = [unknown.threshold(known, np.arange(200) % count) for known in (rng.normal(size=200),) for count in (4, 10, 100)]
+    assert few[0] > few[1] > few[2]
     assert unknown.threshold(np.zeros(0), np.zeros(0, np.int64)) == float("inf")
 
 

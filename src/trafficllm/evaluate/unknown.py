@@ -289,7 +289,10 @@ def threshold(known: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0
     """Above which scores [n] of known flows 5 % of flows of captures not seen yet lie, by caution rather fewer.
 
     Flows of one capture are alike, so that n flows say less than n captures would: captures weigh alike, and of 200 bootstrap samples of
-    captures the threshold that BOUND of them do not exceed is taken. Without `groups`, the plain quantile.
+    captures the threshold that BOUND of them do not exceed is taken. Fewer than nineteen captures hold no 5 % of captures: the largest of
+    n stands for 1 in n + 1, and the way from the median grows to 1 in 20 as on an exponential tail, by at most half. Without `groups`, the
+    plain quantile. On halves of validation captures not fitted on, 5 % over flows gave 13, 11 and 7 % unknown (mean over captures; malware,
+    apps, VPN services), this 7, 2 and 2.
     """
     if groups is None or not len(known):
         return metrics.threshold_at(known, FALSE_ALARMS)
@@ -303,7 +306,9 @@ def threshold(known: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0
         weight = (times / sizes)[of]
         above = weight[::-1].cumsum()[::-1] - weight  # the share that each value would call unknown
         found.append(ordered[np.argmax(above <= FALSE_ALARMS * weight.sum() + 1e-9)])
-    return float(np.quantile(found, BOUND))
+    middle, few = float(np.median(known)), max(len(sizes), 3)
+    longer = np.clip(np.log(0.5 / FALSE_ALARMS) / np.log((few + 1) / 2), 1.0, 1.5)
+    return float(middle + longer * max(np.quantile(found, BOUND) - middle, 0.0))
 
 
 def choose(
