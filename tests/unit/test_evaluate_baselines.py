@@ -131,6 +131,7 @@ def test_requests_are_told_by_what_is_written_in_them() -> None:
     for name in ("lightgbm", "random_forest", "linear"):
         assert metrics.macro_f1(("attack", "benign"), test.y, rows[name]["y_pred"]) > 0.9, name
     assert metrics.macro_f1(("attack", "benign"), test.y, rows["majority"]["y_pred"]) < 0.6
+    assert all(len(row["val_proba"]) == 130 for row in rows.values())  # of the validation rows as given: a cascade reads them
     assert len(train.distinct().records) == 60
     assert baselines.LINEAR not in baselines.run(train, test, test, labels=("attack", "benign"), names=("majority", "lightgbm"))
 

@@ -216,10 +216,11 @@ def run(
 ) -> dict[str, dict[str, Any]]:
     """Train each baseline and answer the test part.
 
-    Returns name -> {"y_pred" list of labels, "proba" [n_test, labels], "val_proba", "params", "seconds",
+    Returns name -> {"y_pred" list of labels, "proba" [n_test, labels], "val_proba" of `val` as given, "params", "seconds",
     "flows_per_s", "fitted"}. The identifier probe is left out where `raw` and `meta` are empty, rows on payload where records
     are cells; HTTP requests get a linear model besides, and are learnt from and validated on without their copies.
     """
+    whole = val
     if train.kind == "http":
         train, val = train.distinct(), val.distinct()
     data = Data(tuple(labels), train, val, seed, threads, budget_s)
@@ -227,17 +228,18 @@ def run(
     wanted = [name for name in wanted if name not in _NOT_OF.get(train.kind, ())]
     if train.kind == "http" and tuple(names) in (NAMES, VIEW_NAMES):
         wanted.append(LINEAR)
-    return {name: _answer(fit(name, data), data, test) for name in wanted}
+    return {name: _answer(fit(name, data), whole, test) for name in wanted}
 
 
-def _answer(fitted: Fitted, data: Data, test: Part) -> dict[str, Any]:
+def _answer(fitted: Fitted, val: Part, test: Part) -> dict[str, Any]:
+    """Answers to all rows of both parts, copies too."""
     start = time.perf_counter()
     proba = fitted.probabilities(test)
     spent = max(time.perf_counter() - start, 1e-9)
     return {
         "y_pred": [fitted.labels[i] for i in proba.argmax(axis=1)],
         "proba": proba,
-        "val_proba": fitted.model(data.matrix("val", fitted.view)) if data.val.records else proba[:0],
+        "val_proba": fitted.probabilities(val) if val.records else proba[:0],
         "params": dict(fitted.params),
         "seconds": fitted.seconds,
         "flows_per_s": len(proba) / spent,
