@@ -33,6 +33,8 @@ SEARCH_SECONDS = 30.0
 SHARE, LEAST_STEPS = 0.2, 60
 """Optimizer steps of an update as a share of the last full training's, and the fewest: with the scoring an update then takes less than
 30 % of training again."""
+READOUT = 1500
+"""Rows that an update's readout is fitted on: the sample and the new records are few, and fitting it should not cost more than tuning."""
 BANK = 300
 """Training rows scored for the update's calibration, see scoring.calibrate."""
 
@@ -135,7 +137,8 @@ def short(options: TuneOptions, live: Version) -> TuneOptions:
     """
     full = int(live.manifest.get("full_steps") or (live.manifest.get("tuning") or {}).get("steps") or 0)
     asked = not full or options.max_steps is not None or options.max_seconds is not None
-    return options.model_copy(update={"looks": 0} if asked else {"looks": 0, "max_steps": max(LEAST_STEPS, round(full * SHARE))})
+    steps = {} if asked else {"max_steps": max(LEAST_STEPS, round(full * SHARE))}
+    return options.model_copy(update={"looks": 0, "readout": min(options.readout, READOUT), **steps})
 
 
 def _judged(
