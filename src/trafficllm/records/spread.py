@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,17 @@ def spread(workers: int, shared: tuple[Any, ...]) -> Iterator[Each]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGINT waits until the block's end: between the forks of a pool it would leave workers that nobody ends. The workers, forked within,
+    never take it: stopping is for this process to say."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _INHERITED: list[tuple[Any, ...]] = []
 
 
@@ -55,8 +67,9 @@ def _call(work: Callable[..., Any], row: tuple[Any, ...]) -> Any:
 
 def _ordered(pool: ProcessPoolExecutor, work: Callable[..., Any], rows: Sequence[tuple[Any, ...]], weights: Sequence[int]) -> Iterator[Any]:
     waiting: dict[int, Future[Any]] = {}
-    for k in sorted(range(len(rows)), key=lambda k: -weights[k]):
-        waiting[k] = pool.submit(_call, work, rows[k])
+    with _uninterrupted():
+        for k in sorted(range(len(rows)), key=lambda k: -weights[k]):
+            waiting[k] = pool.submit(_call, work, rows[k])
     try:
         for k in range(len(rows)):
             yield waiting.pop(k).result()
