@@ -70,12 +70,13 @@ GAIN = 0.01
 
 
 def choose_weight(trie: F64, readout: F64, y: Sequence[str], labels: Sequence[str]) -> tuple[float, F64]:
-    """The readout's share of the verdict and the mixed log-probabilities [n, labels], from those of the label trie and of the readout.
+    """The readout's share of the verdict and the mixed log-probabilities [n, labels], from the label trie's and the readout's logits.
 
     >>> trie, readout = np.log([[0.9, 0.1], [0.8, 0.2]]), np.log([[0.7, 0.3], [0.1, 0.9]])
     >>> choose_weight(trie, readout, ["a", "b"], ["a", "b"])[0]
     0.8
     """
+    readout = unknown.log_softmax(readout)
     mixed = {w: unknown.log_softmax((1.0 - w) * trie + w * readout) for w in WEIGHTS}
     score = {w: metrics.macro_f1(labels, y, [labels[k] for k in p.argmax(axis=1)]) for w, p in mixed.items()}
     best = max(WEIGHTS, key=lambda w: score[w])

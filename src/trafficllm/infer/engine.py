@@ -20,12 +20,13 @@ from transformers import DynamicCache
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64, Prompt, Scores
-from trafficllm.infer.forward import batches, forward_at, packed, padded
+from trafficllm.infer.forward import batches, forward_at, packed
 from trafficllm.infer.label_tree import LabelTree
 from trafficllm.infer.prefix import PrefixCache, shared_prefix
 from trafficllm.infer.resident import Residents, own
+from trafficllm.model.collate import padded
 from trafficllm.model.encode import Encoder
-from trafficllm.model.readout import Readout, blended, means
+from trafficllm.model.readout import Readout, blended, means, reasons
 from trafficllm.model.trie import LabelTrie
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Engine:
         self._prefixes = PrefixCache()
         self._sets: dict[tuple[str, ...], LabelSet] = {}
         self._readouts: dict[str, Readout] = {}
+        if why := reasons(base.path, self.model):
+            raise ArtifactError("artifact.readout", why[0], input=str(base.path), hint="remove the file or export again")
         self._read("", base.path)
 
     # Adapters
@@ -105,13 +108,8 @@ class Engine:
             self._read(name, Path(folder))
 
     def _read(self, name: str, folder: Path) -> None:
-        """Keep the readout of a folder, where it has one: an adapter's, or that of a checkpoint an adapter was merged into."""
-        try:
-            found = Readout.load(folder)
-        except ValueError as error:
-            raise ArtifactError("artifact.readout", str(error), input=str(folder), hint="remove the file or export again") from error
-        if found is not None and (misfits := found.misfits(self.model)):
-            raise ArtifactError("artifact.readout", misfits[0], input=str(folder), hint="remove the file or export again")
+        """Keep the readout of a checked folder, where it has one: an adapter's, or that of a checkpoint an adapter was merged into."""
+        found = Readout.load(folder)
         if found is not None:
             self._readouts[name] = found.on(self.device)
 

@@ -115,15 +115,6 @@ def batches(lengths: Sequence[int], batch_tokens: int, rows: int) -> Iterator[li
         yield batch
 
 
-def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Token ids [rows, longest], padded on the right by each row's last token.
-
-    Such padding needs no mask: causal attention never looks ahead, and positions stay true.
-    """
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows], dtype=torch.long)
-
-
 def packed(tree: LabelTree, lengths: torch.Tensor, held: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What lets one forward read prompts and, behind each, all inner tokens of the label tree.
 

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from trafficllm.core.types import Record
-from trafficllm.infer.forward import batches, padded
+from trafficllm.infer.forward import batches
 from trafficllm.model import readout
+from trafficllm.model.collate import padded
 
 if TYPE_CHECKING:
     from trafficllm.infer.scorer import LLMScorer

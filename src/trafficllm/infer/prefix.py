@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from trafficllm.model.collate import common
+
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
@@ -24,10 +26,8 @@ def shared_prefix(ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """
     if not ids:
         return ()
-    low, high = min(map(tuple, ids)), max(map(tuple, ids))  # all others lie between the two, beginnings too
-    limit = min(len(row) for row in ids) - 1
-    same = next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), limit)
-    return low[: min(same, limit)] if min(same, limit) >= MIN_PREFIX else ()
+    same = common(ids)
+    return tuple(ids[0][:same]) if same >= MIN_PREFIX else ()
 
 
 class PrefixCache:

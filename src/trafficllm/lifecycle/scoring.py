@@ -85,14 +85,12 @@ def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequen
 
     if not rows or not scorer.engine.reads_out(scorer.adapter, scorer.labels):
         return score_rows(scorer, dataset, rows), {}
-    past = scorer.calibration
-    sides = []
-    for weight in (0.0, 1.0):
-        scorer.calibration = past | {WEIGHT: weight}
-        sides.append(score_rows(scorer, dataset, rows))
+    past, scorer.calibration = scorer.calibration, scorer.calibration | {WEIGHT: 0.0}
+    trie = score_rows(scorer, dataset, rows)
     scorer.calibration = past
-    weight, logits = fitting.choose_weight(sides[0].logits, sides[1].logits, y, scorer.labels)
-    return replace(sides[1], logits=logits, probabilities=fitting.probabilities(logits, 1.0)), {WEIGHT: weight}
+    assert trie.readout is not None
+    weight, logits = fitting.choose_weight(trie.logits, trie.readout.astype("float64"), y, scorer.labels)
+    return replace(trie, logits=logits, probabilities=fitting.probabilities(logits, 1.0)), {WEIGHT: weight}
 
 
 def spread(y: Sequence[str], size: int) -> list[int]:

@@ -106,6 +106,28 @@ def first(items: list[dict[str, Any]]) -> dict[str, Any]:
     return items[0]
 
 
+def common(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with, at most all but the shortest row's last.
+
+    >>> common([[1, 2, 3], [1, 2, 4]]), common([[1, 2], [1, 2, 3]])
+    (2, 1)
+    """
+    low, high = min(map(tuple, rows)), max(map(tuple, rows))  # all others lie between the two, beginnings too
+    limit = min(len(row) for row in rows) - 1
+    return min(limit, next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), limit))
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Any:
+    """Token ids int64 [rows, longest], padded on the right by each row's last token.
+
+    Such padding needs no mask: causal attention never looks ahead, and positions stay true.
+    """
+    import torch
+
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
 def pad_left(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Any]:
     """`input_ids`, `attention_mask`, `position_ids` [rows, longest] of token rows, right-aligned."""
     import numpy as np

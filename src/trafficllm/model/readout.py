@@ -215,6 +215,7 @@ def features_of(
     model: Any, prompts: Sequence[Sequence[int]], layers: Sequence[int], first: int, *, batch_tokens: int = 1024
 ) -> torch.Tensor:
     """Pooled features [n, features] of prompt ids, on the CPU, in their order."""
+    from trafficllm.model.collate import padded
     from trafficllm.model.validate import length_batches
 
     device = next(model.parameters()).device
@@ -223,14 +224,7 @@ def features_of(
     with torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
         for batch in length_batches([len(ids) for ids in prompts], batch_tokens):
             lengths = torch.tensor([len(prompts[k]) for k in batch])
-            width = int(lengths.max())
-            ids = torch.tensor([[*prompts[k], *[prompts[k][-1]] * (width - len(prompts[k]))] for k in batch], device=device)
+            ids = padded([prompts[k] for k in batch]).to(device)
             states = model(input_ids=ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
-            found.update(zip(batch, pool(states, layers, means(lengths, width, first)).cpu(), strict=True))
+            found.update(zip(batch, pool(states, layers, means(lengths, ids.shape[1], first)).cpu(), strict=True))
     return torch.stack([found[k] for k in range(len(prompts))])
-
-
-def common(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with: the instruction, which tells nothing apart."""
-    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))
-    return next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)) - 1)

@@ -15,7 +15,7 @@ from trafficllm.core.files import atomic_dir, hash64
 from trafficllm.core.types import Prompt, Silent
 from trafficllm.model import lora, processes, readout
 from trafficllm.model.callbacks import Clock, History, MetricsFile, Watch, cosine
-from trafficllm.model.collate import Sample, StepData
+from trafficllm.model.collate import Sample, StepData, common
 from trafficllm.model.encode import Encoder
 from trafficllm.model.fused import fused
 from trafficllm.model.load import Base
@@ -51,7 +51,7 @@ class Rows:
         self.weights = data.weights or (class_weights(data.answers, options.balance) if data.labels else {})
         self.fixed = encoder.prompts(self._prompts()) if len(data.answers) else []
         self.places = {label: k for k, label in enumerate(data.labels)}
-        self.first = readout.common(self.fixed) if self.fixed else 0
+        self.first = common(self.fixed) if self.fixed else 0
 
     def _prompts(self) -> Sequence[Prompt]:
         if self.data.prompt_of is None:

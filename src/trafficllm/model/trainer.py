@@ -65,11 +65,10 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """Loss at the answer's positions, the head runs on nothing else; with a readout's head also of what it reads."""
         head = getattr(getattr(model, "module", model), HEAD, None)
         out = answer_output(model, inputs, states=head is not None)
-        logits = out.logits[:, -int(inputs["target"].shape[1]) :]
-        loss = answer_loss(logits, inputs, full=self.full, smoothing=self.smoothing)
+        loss = answer_loss(out.logits, inputs, full=self.full, smoothing=self.smoothing)
         if head is not None:
             loss = loss + head.loss(out.hidden_states, inputs, seed=self.args.seed * 1_000_003 + self.state.global_step)
-        return (loss, logits) if return_outputs else loss
+        return (loss, out.logits) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Look at validation and keep the weights if they are the best so far."""

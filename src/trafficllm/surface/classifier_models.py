@@ -66,7 +66,8 @@ def fit_adapter(
     options = tune_options(application.config, seed=seed, max_seconds=max_seconds)
     with tempfile.TemporaryDirectory() as folder:
         tune.tune_task(application.base, data, Path(folder) / "adapter", options)
-        return {name: (Path(folder) / "adapter" / name).read_bytes() for name in KEPT}
+        made = [Path(folder) / "adapter" / name for name in KEPT]
+        return {path.name: path.read_bytes() for path in made if path.is_file()}  # `readout = 0` makes none
 
 
 def open_adapter(files: Mapping[str, bytes], labels: Sequence[str], *, base: str) -> LLMScorer:
