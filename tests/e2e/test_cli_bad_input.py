@@ -191,6 +191,7 @@ def test_no_permission(cli: Cli, captures: Path) -> None:
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c(captures: Path, tmp_path: Path) -> None:
     """A real SIGINT to a real process, in the middle of a data set."""
     words = [

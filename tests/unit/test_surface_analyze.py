@@ -24,6 +24,7 @@ from trafficllm.surface.cmd_analyze import Hits, _kept, _pump
 from trafficllm.surface.progress import Bar
 from trafficllm.surface.summary import Summary, runs
 
+pytestmark = pytest.mark.usefixtures("interruptible")
 UMBRELLA = {"Zeus": "malicious", "FTP": "benign"}
 
 
@@ -94,14 +95,6 @@ def test_fail_on_counts_what_is_sure_enough(least: float, label: str, hits: int)
 
 
 # The whole command, with verdicts of our own
-
-
-@pytest.fixture(autouse=True)
-def _ctrl_c() -> Iterator[None]:
-    """As in a terminal: a shell that starts the tests in its background would have them ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def _command(
