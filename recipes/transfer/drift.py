@@ -25,6 +25,12 @@ SHARE = 0.2
 _KEPT = ("macro_f1", "ci95", "accuracy", "n_test", "n_test_unique", "groups", "split", "mask", "leaky", "seen_by_base", "seeds", "per_seed")
 
 
+def kept(found: dict[str, Any]) -> dict[str, Any]:
+    """A quality object without its confusion matrix, baselines beside it."""
+    rows = {name: {key: row[key] for key in _KEPT} for name, row in found["baselines"].items()}
+    return {**{key: found[key] for key in _KEPT}, "baselines": rows}
+
+
 def folders(data: Path, out: Path) -> None:
     """`old`: the six services outside VPN; `learn` and `judge`: the new captures cut alike, a fifth and the rest."""
     from trafficllm.capture.cut import measured
@@ -82,28 +88,28 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     if not (out / "cut.json").is_file():
         folders(asked.data, out)
     app, task = Application(base=asked.base, registry=str(out / "registry")), get_task("EVD")
-    build_dataset(out / "captures" / OLD, task=task, out=out / "data", cap=asked.cap, progress=Silent())
+    build_dataset(out / "captures" / OLD, task=task, out=out / "data", cap=asked.cap, split="capture", progress=Silent())
     options = TuneOptions(max_seconds=asked.seconds, epochs=1000)
     given = {"task": task, "base": app.base, "registry": app.registry, "options": options, "baselines": False}
     once(out / "register.json", lambda: learn.register(out / "data", workdir=out / "tune", **given))
 
-    def judged(version: str, html: Path) -> dict[str, Any]:
-        adapter = Path(app.adapter("EVD", version)["path"])
+    def judged(version: str, html: Path, *learnt: Path) -> dict[str, Any]:
         return drift(
-            app, out / "data", [out / "captures" / "judge"], adapter=adapter, most=asked.most, html=html, progress=Silent()
-        )
+            app, out / "data", [out / "captures" / "judge"], adapter=Path(app.adapter("EVD", version)["path"]), learnt=learnt,
+            most=asked.most, html=html, progress=Silent(),
+        )  # fmt: skip
 
     before = once(out / "before.json", lambda: judged("v0001", out / "before.html"))
 
     updated = once(
         out / "update.json", lambda: update(out / "captures" / "learn", workdir=out / "tune-update", progress=Silent(), **given)
     )
-    after = once(out / "after.json", lambda: judged(updated["version"], out / "after.html"))
+    after = once(out / "after.json", lambda: judged(updated["version"], out / "after.html", out / "captures" / "learn"))
     return {
         "command": "python recipes/transfer/drift.py --data DATA --out OUT", "cut": read_json(out / "cut.json"),
         "seconds": asked.seconds, "drift": before["drift"], "flows": before["flows"],
-        "before": {key: before["live"][key] for key in _KEPT}, "after": {key: after["live"][key] for key in _KEPT},
-        "where_it_was_trained": {"before": before["macro_f1"], "after": after["macro_f1"], "part": "test, without reserved captures"},
+        "before": kept(before["live"]), "after": kept(after["live"]),
+        "where_it_was_trained": {"before": kept(before), "after": kept(after), "part": "test, without reserved captures"},
         "update": {key: updated.get(key) for key in ("status", "why", "gate", "version")},
     }  # fmt: skip
 
@@ -122,7 +128,10 @@ def main(words: Sequence[str] | None = None) -> int:
     body = run(asked)
     found = body["drift"]
     print(f"fields that moved: {', '.join(row['field'] for row in found['fields'][:8]) or 'none'}; update due: {found['update_due']}")
-    print(f"live macro-F1 {body['before']['macro_f1']:.3f} before, {body['after']['macro_f1']:.3f} after ({body['update']['status']})")
+    for side in ("before", "after"):
+        rows = {"adapter": body[side], **body[side]["baselines"]}
+        print(f"live macro-F1 {side}: " + ", ".join(f"{name} {row['macro_f1']:.3f}" for name, row in rows.items()))
+    print(f"update: {body['update']['status']}")
     if asked.json:
         write_json(asked.json, body)
     return 0

@@ -63,8 +63,8 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
         assert words[0] == "trafficllm"
         if words[1] == "data":
             words[3:3] = ["--cap", "30"]
-        if words[1:3] in [["evaluate", name] for name in ("run", "robust", "transfer")]:
-            words[3:3] = ["--budget", "1", "--most", "40"]
+        if words[1:3] in [["evaluate", name] for name in ("run", "robust", "transfer", "drift")]:
+            words[3:3] = ["--budget", "1", *(["--most", "40"] if words[2] != "drift" else [])]
         words, target = (words[:-2], words[-1]) if ">" in words else (words, "")
         name = words[1] if words[1] == "embed" else ".".join(words[1:3])
         done = cli(*words[1:], *([] if "--json" in words else ["--json"]))
@@ -74,6 +74,11 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
         else:
             bodies[name] = done.body(name)
     _check(bodies)
+    done = cli("evaluate", "drift", "data", "captures", "--learnt", "captures", "--budget", "1", "--most", "60", "--json")
+    labelled = done.body("evaluate.drift")["live"]
+    assert labelled["n_test"] == 60
+    assert 0.8 < labelled["baselines"]["random_forest"]["accuracy"], "trees have learnt these very flows"
+    assert labelled["baselines"]["majority"]["accuracy"] < 0.8
 
 
 def _check(bodies: dict[str, Any]) -> None:
@@ -101,6 +106,7 @@ def _check(bodies: dict[str, Any]) -> None:
     assert drift["flows"]["live"] == bodies["embed"]["flows"]
     assert {"confidence", "unknown"} == set(drift["drift"]["now"])
     assert drift["live"] is None
+    assert set(drift["baselines"]) == {"majority", "lightgbm", "random_forest"}
     same = bodies["evaluate.compare"]
     assert (same["difference"], same["ci95"], same["agreement"], same["only_a"]) == (0, [0, 0], 1, 0)
     table = pq.read_table("known.parquet")

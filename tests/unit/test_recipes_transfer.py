@@ -63,4 +63,5 @@ def test_drift_is_shown_and_updated(captures: Path, tmp_path: Path) -> None:
     body = read_json(tmp_path / "drift.json")
     assert body["drift"]["fields"]
     assert body["before"]["n_test"] == body["after"]["n_test"] > 10
+    assert all("lightgbm" in body[side]["baselines"] for side in ("before", "after"))
     assert body["update"]["status"] in {"live", "candidate", "rejected"}

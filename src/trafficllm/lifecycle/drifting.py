@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
-from trafficllm.core.types import FlowMeta, ProgressSink, Record, Scores
+from trafficllm.core.types import F64, FlowMeta, ProgressSink, Record, Scores
 from trafficllm.lifecycle import scoring
 from trafficllm.lifecycle.datasets import is_data_set
-from trafficllm.lifecycle.evaluation import pick, scorer_of
+from trafficllm.lifecycle.evaluation import pick, scorer_of, table
 from trafficllm.lifecycle.exam import Exam, answer
 
 if TYPE_CHECKING:
     from trafficllm.capture.cut import Cut
-    from trafficllm.infer.scorer import LLMScorer
     from trafficllm.lifecycle.application import Application
     from trafficllm.records.dataset import Dataset
 
 MOST = 2000
 """Rows of either side that are compared, evenly thinned: PSI's chance level at 2,000 is .017."""
+
+RIVALS = ("majority", "lightgbm", "random_forest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,15 @@ class Live:
 
 def drift(
     application: Application, data: Path, live: Sequence[Path], *, adapter: Path | None = None, captures: Path | None = None,
-    part: str = "test", most: int = MOST, seed: int = 0, html: Path | None = None, progress: ProgressSink,
+    learnt: Sequence[Path] = (), part: str = "test", most: int = MOST, seed: int = 0, budget_s: float = 60.0, html: Path | None = None,
+    progress: ProgressSink,
 ) -> dict[str, Any]:  # fmt: skip
-    """The `evaluate drift` object: the adapter's quality where it was trained, `drift`, and its quality on live flows with labels.
+    """The `evaluate drift` object: the adapter's quality where it was trained, `drift`, and its quality on live flows with labels, beside
+    baselines of the same training flows on either side.
 
     `live`: captures, a folder of labelled ones, or a data set. `captures` is the folder `data` was built from: live captures are then
-    read through the same cut, so that a longer record is not taken for drift. InputError where there is no live flow.
+    read through the same cut, so that a longer record is not taken for drift. `learnt`: labelled captures that an update has taught the
+    adapter since, in folders; the baselines learn them too. InputError where there is no live flow.
     """
     from trafficllm.evaluate.drift import drift as compared
     from trafficllm.infer import calibration as cal
@@ -54,23 +58,29 @@ def drift(
     scorer = scorer_of(application, dataset, chosen, seed=seed)
     progress.update("scoring", 0, None)
     known = answer(scorer, dataset, exam.rows[0], chosen.labels)
-    labels = tuple(sorted({*exam.labels, *chosen.labels}))
-    quality = exam.quality([known.guess], labels=labels, seen=exam.seen(application.base), seeds=[chosen.seed or 0])
+    labels, seen = tuple(sorted({*exam.labels, *chosen.labels})), exam.seen(application.base)
+    quality = exam.quality([known.guess], labels=labels, seen=seen, seeds=[chosen.seed or 0])
     progress.update("reading", 0, None)
     flows = _live(application, dataset, live, captures, most)
     masked = [dataset.mask(record) for record in flows.records]
     progress.update("scoring", 1, None)
-    scores = _scores(scorer, masked)
+    scores = scoring.score_records(scorer, masked)
     train = _thin(dataset.indices("train"), most)
     line = cal.threshold(scorer.calibration)
     found = compared(
         dataset.records(train), masked, [m.ts for m in flows.meta], scores=(known.scores, scores),
         unknown=(known.strange.tolist(), (scorer.unknown(scores) > line).tolist()), codec=dataset.codec, seed=seed,
     )  # fmt: skip
+    progress.update("baselines", 0, None)
+    more = _live(application, dataset, learnt, None, 0) if learnt else Live([], [], [], flows.cut)
+    rivals = _rivals(exam, masked, more, seed=seed, budget_s=budget_s)
+    here, there = (_side(rivals, slice(*ends)) for ends in ((0, len(exam.truth)), (len(exam.truth), None)))
+    judged = Judged(flows, masked, scorer.labels, dataset, application)
     body = {
-        **quality, "task": dataset.task.id, "title": dataset.task.title, "part": exam.part, "adapter": chosen.name,
-        "version": chosen.version, "drift": found, "cut": {"snap": flows.cut.snap, "flow": flows.cut.flow},
-        "flows": {"trained_on": len(train), "live": len(masked)}, "live": _live_quality(flows, scorer, scores, dataset, application),
+        **quality, "baselines": table(exam, here, seen, seed, labels), "task": dataset.task.id, "title": dataset.task.title,
+        "part": exam.part, "adapter": chosen.name, "version": chosen.version, "drift": found,
+        "cut": {"snap": flows.cut.snap, "flow": flows.cut.flow}, "flows": {"trained_on": len(train), "live": len(masked)},
+        "live": judged.table(scores, there),
     }  # fmt: skip
     if html is not None:
         shift_pages.drift_page(body, html)
@@ -79,17 +89,6 @@ def drift(
 
 def _thin(rows: list[int], most: int) -> list[int]:
     return rows[:: -(-len(rows) // most) or 1] if most else rows
-
-
-def _scores(scorer: LLMScorer, records: Sequence[Record]) -> Scores:
-    import numpy as np
-
-    parts = [scorer.score(records[at : at + scoring.CHUNK]) for at in range(0, len(records), scoring.CHUNK)]
-    hidden = [part.hidden for part in parts if part.hidden is not None]
-    return Scores(
-        scorer.labels, np.concatenate([p.probabilities for p in parts]), np.concatenate([p.logits for p in parts]),
-        np.concatenate(hidden) if hidden else None,
-    )  # fmt: skip
 
 
 def _live(application: Application, dataset: Dataset, live: Sequence[Path], captures: Path | None, most: int) -> Live:
@@ -134,24 +133,67 @@ def _read(
                         yield record, meta, label
 
 
-def _live_quality(
-    flows: Live, scorer: LLMScorer, scores: Scores, dataset: Dataset, application: Application
-) -> dict[str, Any] | None:
-    """The quality object on live flows of labels that the adapter knows; None where none is labelled so."""
-    from trafficllm.core.files import hash64
-    from trafficllm.evaluate.quality import quality as judged
-    from trafficllm.evaluate.quality import seen_by_base
-    from trafficllm.model.base import load_seen
-    from trafficllm.records.codec import encode
+def _rivals(exam: Exam, live: Sequence[Record], more: Live, *, seed: int, budget_s: float) -> dict[str, dict[str, Any]]:
+    """Baselines of the adapter's training flows, and of `more` ones: answers to the exam's rows, then to the live ones."""
+    from trafficllm.evaluate import baselines
+    from trafficllm.evaluate.learners import Part
 
-    rows = [k for k, label in enumerate(flows.labels) if label in scorer.labels]
-    if not rows:
-        return None
-    guess = [scorer.labels[k] for k in scores.probabilities[rows].argmax(axis=1)]
-    content = [hash64(encode(dataset.mask(flows.records[k]), dataset.codec).encode()) for k in rows]
-    groups = [flows.meta[k].capture or flows.meta[k].origin for k in rows]
-    return judged(
-        scorer.labels, [flows.labels[k] for k in rows], guess, groups, unique_hashes=content, split="live captures",
-        mask=dataset.profile, leaky=[], seen_by_base=seen_by_base(content, set(load_seen(application.base.path).tolist())), seeds=[0],
-        probabilities=scores.probabilities[rows],
-    )  # fmt: skip
+    train, val, here = exam.parts(0)
+    new = [k for k, label in enumerate(more.labels) if label in exam.labels]
+    mask = exam.sets[0].mask
+    taught = Part(
+        [*train.records, *(mask(more.records[k]) for k in new)], [*train.y, *(more.labels[k] for k in new)], codec=train.codec
+    )
+    asked = Part([*here.records, *live], [*here.y, *[""] * len(live)], codec=here.codec)
+    return baselines.run(
+        taught, val, asked, labels=exam.labels, seed=seed, threads=scoring.threads(), budget_s=budget_s, names=RIVALS
+    )
+
+
+def _side(found: Mapping[str, Mapping[str, Any]], rows: slice) -> dict[str, dict[str, Any]]:
+    """The same baselines with their answers to some rows."""
+    return {name: {**row, "y_pred": row["y_pred"][rows], "proba": row["proba"][rows]} for name, row in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Live flows whose labels are known: `masked` are all live records, `labels` the adapter's."""
+
+    flows: Live
+    masked: Sequence[Record]
+    labels: tuple[str, ...]
+    dataset: Dataset
+    application: Application
+
+    def table(self, scores: Scores, rivals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+        """The adapter's quality object with those of `baselines`; None where no live flow has a label that the adapter knows."""
+        from trafficllm.evaluate import baselines
+
+        rows = [k for k, label in enumerate(self.flows.labels) if label in self.labels]
+        if not rows:
+            return None
+        score = self._scorer(rows)
+        mine = score(scores.probabilities[rows], self.labels)
+        known = tuple(scoring.labels_of(self.dataset))
+        cut = {n: {**r, "y_pred": [r["y_pred"][k] for k in rows], "proba": r["proba"][rows]} for n, r in rivals.items()}
+        return {**mine, "baselines": baselines.table(cut, lambda _, p: score(p, known))}
+
+    def _scorer(self, rows: Sequence[int]) -> Callable[[F64, tuple[str, ...]], dict[str, Any]]:
+        from trafficllm.core.files import hash64
+        from trafficllm.evaluate.quality import quality, seen_by_base
+        from trafficllm.model.base import load_seen
+        from trafficllm.records.codec import encode
+
+        flows, dataset = self.flows, self.dataset
+        content = [hash64(encode(self.masked[k], dataset.codec).encode()) for k in rows]
+        seen = seen_by_base(content, set(load_seen(self.application.base.path).tolist()))
+        groups = [flows.meta[k].capture or flows.meta[k].origin for k in rows]
+
+        def score(probabilities: F64, labels: tuple[str, ...]) -> dict[str, Any]:
+            guess = [labels[k] for k in probabilities.argmax(axis=1)]
+            return quality(
+                labels, [flows.labels[k] for k in rows], guess, groups, unique_hashes=content, split="live captures",
+                mask=dataset.profile, leaky=[], seen_by_base=seen, seeds=[0], probabilities=probabilities,
+            )  # fmt: skip
+
+        return score

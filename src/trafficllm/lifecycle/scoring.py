@@ -13,6 +13,7 @@ from trafficllm.core.machine import cores
 from trafficllm.core.types import Scores
 
 if TYPE_CHECKING:
+    from trafficllm.core.types import Record
     from trafficllm.evaluate.learners import Part
     from trafficllm.infer.scorer import LLMScorer
     from trafficllm.model.load import Base
@@ -104,9 +105,18 @@ def spread(y: Sequence[str], size: int) -> list[int]:
 
 def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> Scores:
     """Scores of a data set's rows, read and scored a few hundred at a time."""
+    return joined(scorer, [scorer.score(dataset.records(indices[at : at + CHUNK])) for at in range(0, len(indices), CHUNK)])
+
+
+def score_records(scorer: LLMScorer, records: Sequence[Record]) -> Scores:
+    """Scores of masked records, a few hundred at a time."""
+    return joined(scorer, [scorer.score(records[at : at + CHUNK]) for at in range(0, len(records), CHUNK)])
+
+
+def joined(scorer: LLMScorer, parts: Sequence[Scores]) -> Scores:
+    """Scores of consecutive rows put together, all states with them."""
     import numpy as np
 
-    parts = [scorer.score(dataset.records(indices[at : at + CHUNK])) for at in range(0, len(indices), CHUNK)]
     if not parts:
         return scorer.score([])
     states = ([v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled, p.readout) for p in parts), strict=True))

@@ -107,6 +107,10 @@ def when(ns: int | None) -> str:
     return "" if ns is None else datetime.datetime.fromtimestamp(ns / 1e9, tz=datetime.UTC).isoformat(timespec="seconds")
 
 
+def _scored(row: Mapping[str, Any]) -> list[str]:
+    return [_three(row["macro_f1"]), _span(row["ci95"])]
+
+
 def drift_page(body: Mapping[str, Any], path: Path) -> Path:
     """The page of `evaluate drift`."""
     found = body["drift"]
@@ -117,10 +121,12 @@ def drift_page(body: Mapping[str, Any], path: Path) -> Path:
         ("since", when(found["since"]) or "-"),
     ]  # fmt: skip
     table = [[row["field"], _three(row["psi"]), when(row["since"]) or "not throughout"] for row in found["fields"]]
-    sides = [["trained on", *(_three(found["before"].get(k)) for k in ("confidence", "unknown")), _three(body["macro_f1"])]]
     live = body["live"]
-    known = _three(live["macro_f1"]) if live else "no labels"
-    sides += [["live", *(_three(found["now"].get(k)) for k in ("confidence", "unknown")), known]]
+    sides = [["trained on", "adapter", *(_three(found["before"].get(k)) for k in ("confidence", "unknown")), *_scored(body)]]
+    sides += [["trained on", n, "-", "-", *_scored(row)] for n, row in body["baselines"].items()]
+    known = _scored(live) if live else ["no labels", ""]
+    sides += [["live", "adapter", *(_three(found["now"].get(k)) for k in ("confidence", "unknown")), *known]]
+    sides += [["live", n, "-", "-", *_scored(row)] for n, row in (live["baselines"] if live else {}).items()]
     plot = plots.bars(fields, x="population stability index (below .1 stable, above .25 moved)") if fields else ""
     flows, cut = body["flows"], body["cut"]
     read = f"{flows['live']} live flows against {flows['trained_on']} training flows"
@@ -129,7 +135,7 @@ def drift_page(body: Mapping[str, Any], path: Path) -> Path:
         path, title=f"{body['task']}: drift", about=f"{about(body)} {read}.", leaky=body["leaky"], tiles=tiles,
         sections=[
             Section("Fields that moved", plot, ["field", "PSI", "since"], table),
-            Section("The adapter", "", ["flows", "mean confidence", "called unknown", "macro-F1"], sides),
+            Section("The adapter and baselines", "", ["flows", "row", "mean confidence", "called unknown", "macro-F1", "95 %"], sides),
         ],
     )  # fmt: skip
 

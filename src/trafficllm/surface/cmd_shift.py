@@ -117,9 +117,14 @@ def drift(
         Path | None,
         typer.Option("--captures", metavar="DIR", help="The folder D was built from: LIVE is then read through the same cut."),
     ] = None,
+    learnt: Annotated[
+        list[Path] | None,
+        typer.Option("--learnt", metavar="DIR", help="Labelled captures that an update has taught the adapter: baselines learn them too."),
+    ] = None,
     html: Html = None,
     part: Part = "test",
     most: Annotated[int, typer.Option("--most", metavar="N", min=0, help="Compare at most N flows a side; 0: all.")] = 2000,
+    budget: Budget = 60.0,
     base: Base = "",
     registry: Registry = "",
     seed: Seed = 0,
@@ -135,8 +140,9 @@ def drift(
     application = Application(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
         body = judged(
-            application, data, live, adapter=adapter, captures=captures, part=part, most=most, seed=seed, html=html, progress=bar
-        )
+            application, data, live, adapter=adapter, captures=captures, learnt=learnt or (), part=part, most=most, seed=seed,
+            budget_s=budget, html=html, progress=bar,
+        )  # fmt: skip
     emit("evaluate.drift", body, as_json=as_json, show=_show_drift)
 
 
@@ -147,5 +153,8 @@ def _show_drift(body: Mapping[str, Any]) -> None:
     found, live = body["drift"], body["live"]
     show_table(("field", "PSI", "since"), ([r["field"], r["psi"], when(r["since"])] for r in found["fields"]), right=("PSI",))
     said = {key: found[key] for key in ("score", "p", "before", "now", "update_due")} | {"since": when(found["since"])}
-    scores = {"macro-F1 where it was trained": body["macro_f1"], "macro-F1 live": live["macro_f1"] if live else None}
-    show_pairs({**said, **scores, "flows": body["flows"], "cut": body["cut"], "leaky": body["leaky"]})
+    sides = {"where it was trained": body} | ({"live": live} if live else {})
+    rows = ([side, "adapter", part["macro_f1"], part["ci95"]] for side, part in sides.items())
+    beside = ([side, n, row["macro_f1"], row["ci95"]] for side, part in sides.items() for n, row in part["baselines"].items())
+    show_table(("flows", "row", "macro-F1", "95 %"), [*rows, *beside], right=("macro-F1",))
+    show_pairs({**said, "flows": body["flows"], "cut": body["cut"], "leaky": body["leaky"]})

@@ -212,8 +212,16 @@ class Drift(Closed):
     update_due: bool
 
 
+class LiveQuality(Quality):
+    """The adapter's quality on live flows, `baselines` of the same training flows beside."""
+
+    baselines: Baselines = Field(min_length=1)
+
+
 class EvaluateDrift(Quality):
     """The adapter where it was trained, what live traffic has become, and its score there where labels are known."""
+
+    baselines: Baselines = Field(min_length=1)
 
     task: str
     title: str
@@ -223,7 +231,7 @@ class EvaluateDrift(Quality):
     drift: Drift
     cut: dict[str, int]
     flows: dict[str, int]
-    live: Quality | None
+    live: LiveQuality | None
 
 
 class ComparedReport(Closed):
