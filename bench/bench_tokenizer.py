@@ -2,27 +2,30 @@
 
 Each corpus is made on the fly from the bundled captures' records with fresh random payload in every record, and learnt from in a process
 of its own; the figure is that process' peak resident memory. A corpus' size is that of its unit strings in UTF-8 (4 bytes a unit).
+`--stored 1` adds a corpus of that many GB written as a data set and read back as `tokenizer train` reads one.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trafficllm.core.files import write_json
 from trafficllm.core.types import Silent
 from trafficllm.lifecycle.vocabulary import stream
 from trafficllm.model.learn_tokens import SAMPLE_UNITS, learn
-from trafficllm.records.units import bytes_units
+from trafficllm.records.units import bytes_units, codec_hash
 
 CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures"
 SIZE = 4096
@@ -45,30 +48,60 @@ def corpus(gigabytes: float, seed: int = 0) -> Iterator[str]:
                 return
 
 
-def learn_once(gigabytes: float) -> dict[str, float]:
-    """Learn from one corpus in this process: peak memory in MB, CPU seconds, records."""
+def write_data_set(gigabytes: float, folder: Path) -> None:
+    """The corpus as a data set's training part: the columns that learning reads, in row groups of the builder's size."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from trafficllm.records.builder import ROW_GROUP
+
+    batches = corpus(gigabytes)
+    schema = pa.schema({"part": pa.string(), "units": pa.string()})
+    with pq.ParquetWriter(folder / "records.parquet", schema, compression="zstd") as out:
+        while texts := list(itertools.islice(batches, ROW_GROUP)):
+            out.write_table(pa.table([["train"] * len(texts), texts], schema=schema))
+    write_json(folder / "manifest.json", {"codec_hash": codec_hash()})
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this program alone: what `getrusage` says begins with the memory of the process that started it."""
+    told = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(next(line for line in told.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def learn_once(gigabytes: float, stored: Path | None = None) -> dict[str, Any]:
+    """Learn from one corpus in this process, made here or `stored` as a data set: peak memory in MB, CPU seconds, records."""
     seen = 0
 
     def counted() -> Iterator[str]:
         nonlocal seen
-        for text in corpus(gigabytes):
+        for text in stream([stored], Counter(), Silent()) if stored else corpus(gigabytes):
             seen += 1
             yield text
 
     begun = time.process_time()
     tokens = learn(counted(), SIZE)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mb()
     spent = round(time.process_time() - begun, 1)
-    return {"gigabytes": gigabytes, "records": seen, "tokens": len(tokens), "peak_mb": round(peak), "cpu_s": spent}
+    row = {"gigabytes": gigabytes, "records": seen, "tokens": len(tokens), "peak_mb": round(peak), "cpu_s": spent}
+    return {**row, "from": "a data set on disk" if stored else "made on the fly"}
 
 
-def memory_curve(sizes: list[float]) -> list[dict[str, Any]]:
-    """One process a corpus size."""
+def memory_curve(sizes: list[float], stored: list[float]) -> list[dict[str, Any]]:
+    """One process a corpus."""
     rows = []
-    for size in sizes:
-        done = subprocess.run([sys.executable, __file__, "--once", str(size)], check=True, capture_output=True, text=True)
-        rows.append(json.loads(done.stdout))
+
+    def add(size: float, *also: str) -> None:
+        command = [sys.executable, __file__, "--once", str(size), *also]
+        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         print(rows[-1], file=sys.stderr, flush=True)
+
+    for size in sizes:
+        add(size)
+    for size in stored:
+        with tempfile.TemporaryDirectory() as folder:
+            write_data_set(size, Path(folder))
+            add(size, "--folder", folder)
     return rows
 
 
@@ -100,12 +133,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.03, 0.3, 1.0])
+    parser.add_argument("--stored", type=float, nargs="*", default=[])
     parser.add_argument("--once", type=float)
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     if options.once:
-        print(json.dumps(learn_once(options.once)))
+        print(json.dumps(learn_once(options.once, options.folder)))
         return
-    body = {"bench": "tokenizer", "sample_units": SAMPLE_UNITS, "size": SIZE, "run": run_times(), "memory": memory_curve(options.gigabytes)}
+    curve = memory_curve(options.gigabytes, options.stored)
+    body = {"bench": "tokenizer", "sample_units": SAMPLE_UNITS, "size": SIZE, "run": run_times(), "memory": curve}
     print(json.dumps(body, indent=None if options.json else 1))
 
 

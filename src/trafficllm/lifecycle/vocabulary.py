@@ -42,7 +42,8 @@ def _data_set(path: Path) -> Iterator[str]:
         raise ArtifactError(
             "artifact.codec", "no data set of this codec", input=str(path), hint="build it with `trafficllm data build`"
         )
-    with pq.ParquetFile(path / "records.parquet") as file:
+    # Buffering ahead, the library's default, would hold both columns of the whole file.
+    with pq.ParquetFile(path / "records.parquet", pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=_ROWS, columns=["part", "units"]):
             train = batch.filter(pc.equal(batch["part"].cast("string"), "train"))
             yield from train["units"].to_pylist()
