@@ -133,6 +133,21 @@ def test_training_never_reads_the_test_part(made: dict[str, Any]) -> None:
     assert not held & units
 
 
+def test_copies_of_a_request_are_learnt_once_and_flows_always(made: dict[str, Any], tmp_path: Path) -> None:
+    data: Dataset = made["data"]
+    assert len(learn.tune_data(data).prompts) == len(scoring.rows(data, "train", scoring.labels_of(data))[0])
+    for label, path in (("Normal", "index"), ("Anomalous", "%27or1")):
+        raw = "".join(f"GET /{path}?id={n % 40} HTTP/1.1\nHost: h.example\n\n###END\n" for n in range(120))
+        (tmp_path / "web").mkdir(exist_ok=True)
+        (tmp_path / "web" / f"{label}_raw_http.txt").write_text(raw)
+    build_dataset(tmp_path / "web", task=get_task("WAD"), out=tmp_path / "ds")
+    web = load(tmp_path / "ds")
+    rows, y = scoring.rows(web, "train", scoring.labels_of(web))
+    found = learn.tune_data(web)
+    contents = set(zip(web.hashes(rows), y, strict=True))
+    assert len(found.prompts) == len(found.answers) == len(found.records) == len(contents) < len(rows)
+
+
 def test_a_generation_task_learns_to_write_records(made: dict[str, Any]) -> None:
     data: Dataset = made["data"]
     found = learn.tune_data(data, task=get_task("EAG"))

@@ -141,7 +141,7 @@ def open_dataset(
 def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = None) -> TuneData:
     """What stage 2 learns from a data set: prompts and labels, or for a generation task prompts and records.
 
-    With `augment`, training records are changed a little each epoch; validation records never.
+    With `augment`, training records are changed a little each epoch; validation records never. Copies of an HTTP request are learnt once.
     """
     from trafficllm.lifecycle.learn_generator import generator_data
     from trafficllm.model.augment import augment as changed
@@ -152,8 +152,8 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
     labels = scoring.labels_of(dataset)
     if own.kind == "generation":
         return generator_data(dataset, task=own, labels=labels)
-    train, answers = scoring.rows(dataset, "train", labels)
-    val, val_answers = scoring.rows(dataset, "val", labels)
+    train, answers = scoring.distinct(dataset, *scoring.rows(dataset, "train", labels))
+    val, val_answers = scoring.distinct(dataset, *scoring.rows(dataset, "val", labels))
     return TuneData(
         prompts=[prompts.traffic_prompt(own, units) for units in dataset.units(train)],
         answers=answers,

@@ -50,6 +50,16 @@ def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tu
     return [indices[k] for k in kept], [names[k] for k in kept]
 
 
+def distinct(dataset: Dataset, indices: Sequence[int], y: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Rows to learn from: of HTTP requests each content and label once, as baselines learn them; of anything else all rows."""
+    if not indices or dataset.records(indices[:1])[0].kind != "http":
+        return list(indices), list(y)
+    first: dict[tuple[int, str], int] = {}
+    for k, key in enumerate(zip(dataset.hashes(indices), y, strict=True)):
+        first.setdefault(key, k)
+    return [indices[k] for k in first.values()], [y[k] for k in first.values()]
+
+
 def calibrate(
     scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, scores: Scores | None = None
 ) -> dict[str, Any]:
