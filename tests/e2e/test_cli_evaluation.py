@@ -77,7 +77,7 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
     done = cli("evaluate", "drift", "data", "captures", "--learnt", "captures", "--budget", "1", "--most", "60", "--json")
     labelled = done.body("evaluate.drift")["live"]
     assert labelled["n_test"] == 60
-    assert 0.8 < labelled["baselines"]["random_forest"]["accuracy"], "trees have learnt these very flows"
+    assert labelled["baselines"]["random_forest"]["accuracy"] > 0.8, "trees have learnt these very flows"
     assert labelled["baselines"]["majority"]["accuracy"] < 0.8
 
 
