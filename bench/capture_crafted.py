@@ -58,6 +58,22 @@ def ipv6_extensions(n: int) -> bytes:
     return pcap([head + chain] * 40, RAW)
 
 
+def tunnels_in_tunnels(n: int) -> bytes:
+    """Forty packets of IP in IP, n deep."""
+    frame = ip(17, struct.pack("!HHHH", 1, 2, 8, 0))
+    for _ in range(n):
+        frame = ip(4, frame)
+    return pcap([frame] * 40)
+
+
+def tunnels_without_end(n: int) -> bytes:
+    """The deepest tunnels that are looked into, each of another kind, and a fragment of one more at the bottom."""
+    frame = ip(4, ip(17, bytes(24)), frag=0x2000)
+    for wrap in (b"\0\0\x08\0", b"\x30\0\x08\0" + bytes(8)):
+        frame = ip(4, ip(47, wrap + frame))
+    return pcap([frame] * n)
+
+
 def tcp_segments_backwards(n: int) -> bytes:
     """Segments with holes between them, from the far end to the near."""
     return pcap([ip(6, tcp(10 + (n - i) * 3, b"ab")) for i in range(n)])
@@ -126,6 +142,8 @@ FILES: dict[str, tuple[Callable[[int], bytes], int]] = {
     "TCP segments, overlapping": (tcp_segments_overlapping, 5000),
     "TCP options": (tcp_options, 20000),
     "TCP ports reused": (tcp_reused_ports, 5000),
+    "tunnels in tunnels": (tunnels_in_tunnels, 400),
+    "fragments at the bottom of tunnels": (tunnels_without_end, 5000),
     "VLAN tags": (vlan_tags, 2000),
     "ICMP errors in ICMP errors": (icmp_quotes, 5000),
     "pcapng interfaces": (pcapng_interfaces, 4000),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.facts import facts_of
 from trafficllm.capture.flows import FlowOptions, assemble, read_flows
+from trafficllm.capture.packets import TUNNELS
 from trafficllm.capture.read import read_frames
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.types import FlowBatch, FrameBatch
@@ -27,7 +29,24 @@ def seeds() -> list[tuple[bytes, int]]:
                 start = int(batch.offset[i])
                 found.append((batch.buffer[start : start + int(batch.caplen[i])].tobytes(), int(batch.link[i])))
     assert len(found) > 500
-    return found
+    return found + [(tunnelled(frame, number), 1) for number, (frame, link) in enumerate(found) if link == 1]
+
+
+def tunnelled(frame: bytes, number: int) -> bytes:
+    """An Ethernet frame, or the IP packet in it, in a tunnel of each kind by turns, every seventh in two."""
+    ip = frame[14:]
+    ways = (
+        (4, ip), (41, ip), (47, b"\0\0\x65\x58" + frame), (47, b"\x30\0" + frame[12:14] + bytes(8) + ip),
+        (47, b"\x10\0\x88\xbe" + bytes(12) + frame), (47, b"\x30\x81\x88\x0b" + bytes(12) + b"\x21" + ip),
+        (17, (4789, b"\x08" + bytes(7) + frame)), (17, (6081, b"\1\0\x65\x58" + bytes(8) + frame)),
+        (17, (2152, b"\x34\xff" + bytes(9) + b"\x85\1\0\0\0" + ip)), (17, (3544, b"\0\0" + bytes(6) + ip)),
+    )  # fmt: skip
+    proto, body = ways[number % len(ways)]
+    if isinstance(body, tuple):
+        body = struct.pack("!HHHH", 9, body[0], 8 + len(body[1]), 0) + body[1]
+    size = min(20 + len(body), 65535)
+    outer = bytes(12) + b"\x08\0" + struct.pack("!BBHHHBBHII", 0x45, 0, size, 0, 0, 64, proto, 0, 1, 2) + body
+    return tunnelled(outer, number // 7) if number % 7 == 1 else outer
 
 
 def mutate(frame: bytes, rng: np.random.Generator) -> bytes:
@@ -93,7 +112,11 @@ def run(count: int, seed: int) -> None:
             counts.frames(batch)
             yield batch
 
-    packets = sum(sound(batch) for batch in assemble(counted(), options=FlowOptions(table_size=4096, max_packets=8), counts=counts))
+    packets, tunnels = 0, set()
+    for batch in assemble(counted(), options=FlowOptions(table_size=4096, max_packets=8), counts=counts):
+        packets += sound(batch)
+        tunnels |= {TUNNELS[code & 15] for code in batch.tunnel.tolist()}
+    assert tunnels == set(TUNNELS)
     result = counts.build()
     assert result.packets == count
     assert packets + result.non_flow == count

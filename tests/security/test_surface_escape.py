@@ -63,7 +63,7 @@ def _flow(text: str) -> dict[str, Any]:
         "ts": 1.5, "uid": text, "orig_h": "192.0.2.1", "orig_p": 1, "resp_h": "192.0.2.2", "resp_p": 2,
         "proto": "tcp", "ip_proto": 17, "duration": 0.25, "orig_bytes": 1,
         "resp_bytes": 2, "conn_state": text, "history": text, "orig_pkts": 1, "orig_ip_bytes": 1, "resp_pkts": 1, "resp_ip_bytes": 1,
-        "community_id": text, "end_reason": text, "splt": [{"dir": 0, "size": 1, "iat": 0.0}],
+        "community_id": text, "end_reason": text, "tunnel": text, "splt": [{"dir": 0, "size": 1, "iat": 0.0}],
     }  # fmt: skip
 
 

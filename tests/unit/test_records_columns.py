@@ -47,6 +47,7 @@ def strange(flows: int, seed: int) -> FlowBatch:
         pkts=np.stack([count, count], axis=1), payload_bytes=np.zeros((flows, 2), np.int64), ip_bytes=np.zeros((flows, 2), np.int64),
         conn_state=text, history=text, end_reason=text, community_id=np.array([f"1:{k % 50}" for k in range(flows)], dtype=object),
         link=np.ones(flows, np.uint16), source=np.zeros(flows, np.uint32), vlan=np.full(flows, -1, np.int32),
+        tunnel=np.zeros(flows, np.uint16),
         pkt_ptr=np.concatenate([[0], np.cumsum(count)]), p_dir=rng.integers(0, 2, m).astype(np.uint8),
         p_ts=rng.choice((0, 999, 1000, 64_000, 10**9, 4 * 10**12), m), p_ip_len=np.zeros(m, np.uint32),
         p_payload=np.where(opening, 0, rng.choice((0, 1, 31, 32, 2047, 2048, 65535), m)).astype(np.uint32),

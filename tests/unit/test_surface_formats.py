@@ -30,7 +30,7 @@ FLOW_ROW: dict[str, Any] = {
     "ts": 1.25, "uid": "C1", "orig_h": "192.0.2.1", "orig_p": 1, "resp_h": "192.0.2.2", "resp_p": 53, "proto": "udp", "ip_proto": 17,
     "duration": None, "orig_bytes": None,
     "resp_bytes": 0, "conn_state": "S0", "history": "D", "orig_pkts": 1, "orig_ip_bytes": 60, "resp_pkts": 0, "resp_ip_bytes": 0,
-    "community_id": "1:x", "end_reason": "eof", "splt": [{"dir": 0, "size": 32, "iat": 0.0}],
+    "community_id": "1:x", "end_reason": "eof", "tunnel": "gre", "splt": [{"dir": 0, "size": 32, "iat": 0.0}],
 }  # fmt: skip
 
 

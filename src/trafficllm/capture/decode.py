@@ -9,11 +9,12 @@ from trafficllm.capture.packets import PACKET, PacketBatch
 from trafficllm.core.types import FrameBatch
 
 
-def decode(frames: FrameBatch, *, checksums: bool = False) -> PacketBatch:
+def decode(frames: FrameBatch, *, checksums: bool = False, tunnels: bool = False) -> PacketBatch:
     """Decode every frame's headers; never raises, whatever the bytes.
 
+    A row is that of the outermost IP packet, or with `tunnels` of the innermost that can be decoded (see `packets.TUNNELS`).
     With `checksums` the rows' `ip_sum` and `l4_sum` say right or wrong where the whole packet was captured.
     """
-    rows = np.zeros(len(frames), dtype=PACKET)
-    decode_frames(frames.buffer, frames.offset, frames.caplen, frames.origlen, frames.link, rows, checksums)
+    rows, spare = np.zeros(len(frames), dtype=PACKET), np.zeros(2, dtype=PACKET)
+    decode_frames(frames.buffer, frames.offset, frames.caplen, frames.origlen, frames.link, rows, spare, checksums, tunnels)
     return PacketBatch(frames=frames, rows=rows)

@@ -1,6 +1,6 @@
 """What lies behind a tunnel header: where the inner packet starts and what it is.
 
-Flows are those of the outer packets; only the field table looks inside.
+For the field table, which shows every layer; flows look inside by `kernels_tunnel`, whose rules for UDP ports are stricter.
 """
 
 from __future__ import annotations

@@ -150,6 +150,7 @@ def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
         link=rows["link"].copy(),
         source=rows["source"].copy(),
         vlan=rows["vlan"].copy(),
+        tunnel=rows["tunnel"].copy(),
         pkt_ptr=pkt_ptr,
         p_dir=packets["side"].copy(),
         p_ts=packets["ts"].copy(),

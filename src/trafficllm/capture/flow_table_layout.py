@@ -34,6 +34,7 @@ FLOW = np.dtype(
         ("b_p", "<u2"),
         ("link", "<u2"),
         ("stored", "<u2"),  # packets kept
+        ("tunnel", "<u2"),
         ("hist_len", "u1"),
         ("ip_version", "u1"),
         ("proto", "u1"),
@@ -128,6 +129,7 @@ SUMMARY = np.dtype(
         ("orig_p", "<u2"),
         ("resp_p", "<u2"),
         ("link", "<u2"),
+        ("tunnel", "<u2"),
         ("ip_version", "u1"),
         ("proto", "u1"),
         ("one_way", "u1"),

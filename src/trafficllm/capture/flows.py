@@ -37,6 +37,7 @@ class FlowOptions:
     512 bytes: then there is no JA4. With 4096 there is, and the payload pool of 64 MB holds an eighth of the prefixes.
     `flip` finds the likely originator by well-known ports when the start of a flow is missing (Zeek's heuristic).
     `checksums` leaves packets with wrong checksums out, as Zeek does without -C. `table_size` bounds the live flows.
+    `tunnels` gives the flows inside tunnels, where their packets can be read; without it those of the outermost IP header.
     """
 
     max_packets: int = 32
@@ -48,6 +49,7 @@ class FlowOptions:
     table_size: int = 1 << 17
     flip: bool = True
     checksums: bool = False
+    tunnels: bool = True
 
 
 def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
@@ -67,7 +69,7 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
     files: tuple[str, ...] = ()
     last, latest = 0, 0
 
-    decoded = (decode(batch, checksums=options.checksums) for batch in frames)
+    decoded = (decode(batch, checksums=options.checksums, tunnels=options.tunnels) for batch in frames)
     for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
         files = packets.frames.files
         if len(packets.frames):
@@ -78,7 +80,7 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
                 latest = 0
             last, latest = source, max(latest, int(packets.frames.ts.max()))
         counts.decoded(packets)
-        for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums):
+        for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums, tunnels=options.tunnels):
             at = start
             while at < stop:
                 at = table.add(part, at, stop)

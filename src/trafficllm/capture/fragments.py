@@ -10,7 +10,8 @@ import numpy as np
 
 from trafficllm.capture.counts import CountsBuilder
 from trafficllm.capture.decode import decode
-from trafficllm.capture.packets import FRAGMENT, PacketBatch
+from trafficllm.capture.kernels_tunnel import MAX_TUNNELS
+from trafficllm.capture.packets import FLOW_PACKET, FRAGMENT, PacketBatch
 from trafficllm.core.types import FrameBatch
 
 _MAX_DATAGRAMS = 1024  # incomplete datagrams kept at once; the oldest is dropped
@@ -38,7 +39,7 @@ class Reassembler:
     def add(self, packets: PacketBatch, index: int) -> tuple[bytes, str]:
         """Take one fragment row: (the whole IP packet or b"", malformed kind or "")."""
         row, frames = packets.rows[index], packets.frames
-        key = tuple(int(row[name]) for name in ("src_hi", "src_lo", "dst_hi", "dst_lo", "ip_id", "ip_version", "proto"))
+        key = tuple(int(row[name]) for name in ("src_hi", "src_lo", "dst_hi", "dst_lo", "ip_id", "ip_version", "proto", "tunnel"))
         start, now = int(frames.offset[index]), int(frames.ts[index])
         at, more = (int(row["frag"]) >> 1) * 8, int(row["frag"]) & 1
         size, cap = int(row["payload_len"]), int(row["payload_cap"])
@@ -109,7 +110,12 @@ def _without_fragment_header(head: bytearray, body: bytes) -> bytes:
     return bytes(head) + body
 
 
-def _single(packets: PacketBatch, index: int, raw: bytes, *, checksums: bool) -> PacketBatch:
+def _wrapped(outer: int, within: int) -> int:
+    """Tunnels around a packet, as rows have them: those of the datagram and those found in it, the innermost four."""
+    return (outer << 4 * len(f"{within:x}") * bool(within) | within) & 0xFFFF
+
+
+def _single(packets: PacketBatch, index: int, raw: bytes, *, checksums: bool, tunnels: bool) -> PacketBatch:
     frames, one = packets.frames, slice(index, index + 1)
     size = np.array([len(raw)], dtype=np.uint32)
     frame = FrameBatch(
@@ -123,13 +129,16 @@ def _single(packets: PacketBatch, index: int, raw: bytes, *, checksums: bool) ->
         number=frames.number[one],
         files=frames.files,
     )
-    whole = decode(frame, checksums=checksums)
-    whole.rows["vlan"] = packets.rows["vlan"][one]
+    whole = decode(frame, checksums=checksums, tunnels=tunnels)
+    row, before = whole.rows[0], packets.rows[index]
+    if row["vlan"] < 0:
+        row["vlan"] = before["vlan"]
+    row["tunnel"] = _wrapped(int(before["tunnel"]), int(row["tunnel"]))
     return PacketBatch(frames=replace(frame, link=frames.link[one]), rows=whole.rows)
 
 
 def segments(
-    packets: PacketBatch, fragments: Reassembler, counts: CountsBuilder, *, checksums: bool = False
+    packets: PacketBatch, fragments: Reassembler, counts: CountsBuilder, *, checksums: bool = False, tunnels: bool = False
 ) -> Iterator[tuple[PacketBatch, int, int]]:
     """A batch as runs for the flow table: (packets, start, stop), whole datagrams between the rows that completed them.
 
@@ -143,8 +152,14 @@ def segments(
         if raw:
             yield packets, start, index + 1
             start = index + 1
-            whole = _single(packets, index, raw, checksums=checksums)
-            if int(whole.rows["usable"][0]) == 1:
+            whole = _single(packets, index, raw, checksums=checksums, tunnels=tunnels)
+            for _ in range(MAX_TUNNELS):  # what the datagram carried may be a piece of another one
+                raw, problem = fragments.add(whole, 0) if int(whole.rows["usable"][0]) == FRAGMENT else (b"", "")
+                counts.malformed.update([problem] if problem else [])
+                if not raw:
+                    break
+                whole = _single(whole, 0, raw, checksums=checksums, tunnels=tunnels)
+            if int(whole.rows["usable"][0]) == FLOW_PACKET:
                 counts.non_flow -= 1
                 yield whole, 0, 1
     yield packets, start, len(packets)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from trafficllm.capture.kernels import Word, entry, i64, inner
-from trafficllm.capture.kernels_link import ARP, IPV4, IPV6, be16, be32, network
+from trafficllm.capture.kernels_link import ARP, IPV4, IPV6, OK, be16, be32, network, outermost
+from trafficllm.capture.kernels_tunnel import MAX_TUNNELS, NONE, believable, inside
 from trafficllm.core.types import I64, U8, U16, U32
 
 E_IP_CUT, E_IP_VERSION, E_IP_HEADER, E_IP_LENGTH, E_EXTENSION = 4, 5, 6, 7, 8
@@ -270,18 +271,7 @@ def _ipv6(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums:
 
 
 @inner
-def _decode_one(buf: U8, row: Any, start: Word, end: Word, cut: Word, link: Word, sums: bool) -> None:
-    """Link layer, then what its type names.
-
-    The place for tunnels: when `_transport` meets GRE, VXLAN or IP in IP, the walk starts again here with the position and link
-    type of the inner frame (1 Ethernet, 101 IP), a bounded number of times. Offsets count from `start`, so no column changes.
-    """
-    pos, kind, vlan, error = network(buf, start, end, link)
-    row["vlan"] = vlan
-    row["ethertype"] = kind
-    if error:
-        row["error"] = error
-        return
+def _network(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, kind: Word, sums: bool) -> None:
     if kind == IPV4:
         _ipv4(buf, row, start, pos, end, cut, sums)
     elif kind == IPV6:
@@ -292,10 +282,52 @@ def _decode_one(buf: U8, row: Any, start: Word, end: Word, cut: Word, link: Word
             row["error"] = E_ARP_CUT
 
 
+@inner
+def _decode_one(
+    buf: U8, rows: Any, index: Word, spare: Any, start: Word, end: Word, cut: Word, link: Word, sums: bool, tunnels: bool
+) -> None:
+    """Link layer, then what its type names; then again for what a tunnel carries, into `spare`, which replaces the row if it is a
+    packet. Offsets count from `start` at every depth. Where checksums count, a packet with a wrong one is no tunnel."""
+    row, vlan, chain = rows[index], i64(-1), i64(0)
+    pos, kind, _none, error = outermost(buf, start, end, link)
+    for depth in range(MAX_TUNNELS + 1):
+        over_udp = depth > 0 and rows[index]["proto"] == UDP
+        pos, kind, tag, error = network(buf, pos, end, kind, error)
+        row["vlan"] = tag if tag >= 0 else vlan
+        row["ethertype"], row["tunnel"] = kind, chain
+        if error == OK:
+            _network(buf, row, start, pos, end, cut, kind, sums)
+        elif depth == 0:
+            row["error"] = error
+        if depth > 0:
+            if not believable(row, over_udp, end + cut - pos):
+                return
+            rows[index] = row
+            row = rows[index]
+        if not tunnels or depth == MAX_TUNNELS or row["usable"] != 1 or row["ip_sum"] == 2 or row["l4_sum"] == 2:
+            return
+        pos = start + i64(row["payload"])
+        end = pos + i64(row["payload_cap"])
+        code, pos, kind = inside(buf, row, pos, end)
+        if code == NONE:
+            return
+        cut = i64(row["payload_len"]) - i64(row["payload_cap"])
+        vlan, chain = i64(row["vlan"]), i64(row["tunnel"]) << 4 | code
+        spare[0] = spare[1]
+        row = spare[0]
+
+
 @entry
-def decode_frames(buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, rows: Any, sums: bool) -> None:
-    """Fill zeroed `rows` (PACKET [n]) from n frames; checksums are verified where `sums` is set."""
+def decode_frames(
+    buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, rows: Any, spare: Any, sums: bool, tunnels: bool
+) -> None:
+    """Fill zeroed `rows` (PACKET [n]) from n frames; checksums are verified where `sums` is set.
+
+    With `tunnels` a row is what a tunnel carries. `spare` (PACKET [2], zeroed) is memory to work in.
+    """
     limit = buf.shape[0]
+    blank = spare[1]
+    blank["l3"], blank["l4"], blank["payload"], blank["vlan"] = -1, -1, -1, -1
     for index in range(offset.shape[0]):
         row = rows[index]
         row["l3"] = -1
@@ -307,4 +339,4 @@ def decode_frames(buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, ro
             row["error"] = 1
             continue
         cut = max(i64(origlen[index]) - i64(caplen[index]), 0)
-        _decode_one(buf, row, start, end, cut, i64(link[index]), sums)
+        _decode_one(buf, rows, index, spare, start, end, cut, i64(link[index]), sums, tunnels)

@@ -214,7 +214,7 @@ def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Wor
     flow["a_hi"], flow["a_lo"], flow["b_hi"], flow["b_lo"] = row["src_hi"], row["src_lo"], row["dst_hi"], row["dst_lo"]
     flow["a_p"], flow["b_p"], flow["one_way"] = sport, dport, one_way
     flow["proto"], flow["ip_version"], flow["vlan"] = row["proto"], row["ip_version"], row["vlan"]
-    flow["link"], flow["source"] = arrivals.link[index], arrivals.source[index]
+    flow["link"], flow["source"], flow["tunnel"] = arrivals.link[index], arrivals.source[index], row["tunnel"]
     flow["start"], flow["last"], flow["seen"], flow["first"] = t, t, t, table.control[C_NUMBER]
     flow["attempt_at"], flow["delete_at"] = 0, 0
     flow["packet_head"], flow["packet_tail"], flow["stored"] = -1, -1, 0

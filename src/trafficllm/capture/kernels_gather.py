@@ -98,7 +98,7 @@ def summarize(table: Any, order: I64, rows: Any, history: U8) -> None:
         one, two = table.ends[2 * slot + flip], table.ends[2 * slot + 1 - flip]
         _sides(flow, one, two, row)
         row["ts"], row["duration"] = flow["start"], max(i64(flow["last"]) - i64(flow["start"]), 0)
-        row["vlan"], row["source"], row["link"] = flow["vlan"], flow["source"], flow["link"]
+        row["vlan"], row["source"], row["link"], row["tunnel"] = flow["vlan"], flow["source"], flow["link"], flow["tunnel"]
         row["ip_version"], row["proto"], row["one_way"] = flow["ip_version"], flow["proto"], flow["one_way"]
         row["stored"], row["end"] = flow["stored"], flow["end"]
         copy_bytes(history[i], 0, letters, 0, length)

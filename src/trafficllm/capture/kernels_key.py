@@ -51,6 +51,8 @@ def same_flow(flow: Any, row: Any, sport: Word, dport: Word, one_way: Word) -> W
     """0 the row was sent by side 0, 1 by side 1, -1 another flow."""
     if flow["proto"] != row["proto"] or flow["ip_version"] != row["ip_version"] or flow["one_way"] != one_way:
         return -1
+    if flow["tunnel"] != row["tunnel"]:  # a mirrored copy of a conversation is not the conversation
+        return -1
     if flow["a_p"] == sport and flow["b_p"] == dport and flow["a_hi"] == row["src_hi"] and flow["a_lo"] == row["src_lo"]:
         forward = flow["b_hi"] == row["dst_hi"] and flow["b_lo"] == row["dst_lo"]
         if forward:

@@ -49,7 +49,8 @@ def be32(buf: U8, pos: Word) -> Word:
 
 
 @inner
-def _nibble(buf: U8, pos: Word, end: Word) -> Place:
+def nibble(buf: U8, pos: Word, end: Word) -> Place:
+    """What the version of an IP header says it is."""
     if pos >= end:
         return pos, NO_TYPE, -1, TRUNCATED
     version = i64(buf[pos]) >> 4
@@ -61,7 +62,7 @@ def _nibble(buf: U8, pos: Word, end: Word) -> Place:
 
 
 @inner
-def _ppp(buf: U8, pos: Word, end: Word) -> Place:
+def ppp(buf: U8, pos: Word, end: Word) -> Place:
     """PPP (RFC 1661): optional address and control, protocol of one or two bytes."""
     if pos + 2 <= end and buf[pos] == 0xFF and buf[pos + 1] == 0x03:
         pos += 2
@@ -168,20 +169,21 @@ def _cooked(buf: U8, pos: Word, end: Word, link: Word) -> Place:
 
 
 @inner
-def _first(buf: U8, pos: Word, end: Word, link: Word) -> Place:
+def outermost(buf: U8, pos: Word, end: Word, link: Word) -> Place:
+    """What the header of a frame of link type `link` is followed by."""
     family = i64(_FAMILY[link]) if link < _FAMILY.shape[0] else 0
     if family == _ETHERNET:
         if pos + 14 > end:
             return pos, NO_TYPE, -1, TRUNCATED
         return pos + 14, be16(buf, pos + 12), -1, OK
     if family == _RAW:
-        return _nibble(buf, pos, end)
+        return nibble(buf, pos, end)
     if family == _COOKED:
         return _cooked(buf, pos, end, link)
     if family == _LOOPBACK:
         return _loopback(buf, pos, end)
     if family == _POINT:
-        return _ppp(buf, pos + 6 if link == 51 else pos, end)
+        return ppp(buf, pos + 6 if link == 51 else pos, end)
     if family == _HDLC:
         if pos + 4 > end:
             return pos, NO_TYPE, -1, TRUNCATED
@@ -204,14 +206,14 @@ def _mpls(buf: U8, pos: Word, end: Word) -> Place:
                 if pos + 18 > end:
                     return pos, NO_TYPE, -1, TRUNCATED
                 return pos + 18, be16(buf, pos + 16), -1, OK
-            return _nibble(buf, pos, end)
+            return nibble(buf, pos, end)
     return pos, NO_TYPE, -1, TRUNCATED
 
 
 @inner
-def network(buf: U8, pos: Word, end: Word, link: Word) -> Place:
-    """Walk from the start of a frame of link type `link` to its network layer."""
-    pos, kind, vlan, error = _first(buf, pos, end, link)
+def network(buf: U8, pos: Word, end: Word, kind: Word, error: Word) -> Place:
+    """Walk from where a header of EtherType `kind` starts, found with `error`, to the network layer."""
+    vlan = i64(-1)
     for _ in range(_MAX_TAGS):
         if (error != OK) | (kind == IPV4) | (kind == IPV6) | (kind == NO_TYPE):
             return pos, kind, vlan, error
@@ -225,7 +227,7 @@ def network(buf: U8, pos: Word, end: Word, link: Word) -> Place:
         elif (kind == 0x8847) | (kind == 0x8848):
             pos, kind, _tag, error = _mpls(buf, pos, end)
         elif kind == 0x8864:
-            pos, kind, _tag, error = _ppp(buf, pos + 6, end)
+            pos, kind, _tag, error = ppp(buf, pos + 6, end)
         elif kind == 0x8926:  # VN-Tag: four bytes and the next type
             if pos + 6 > end:
                 return pos, kind, vlan, TRUNCATED

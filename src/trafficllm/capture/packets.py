@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ ERRORS = (
 )
 """Kinds of malformation by the code in a row's `error`; a row keeps the first one met."""
 
+TUNNELS = ("", "ipip", "gre", "erspan", "pptp", "vxlan", "geneve", "gtp", "teredo")
+"""Kinds of tunnels by their four-bit code; "ipip" is IP in IP of either version."""
+
 PACKET = np.dtype(
     [
         ("src_hi", "<i8"),  # address bytes 0-7, big-endian; IPv4 in the upper four
@@ -57,6 +61,7 @@ PACKET = np.dtype(
         ("window", "<u2"),
         ("icmp", "<u2"),  # type << 8 | code
         ("frag", "<u2"),  # offset in 8-byte units << 1 | more fragments
+        ("tunnel", "<u2"),  # around this packet: four bits each (TUNNELS), the outermost highest
         ("ip_version", "u1"),
         ("proto", "u1"),
         ("ttl", "u1"),
@@ -71,6 +76,17 @@ PACKET = np.dtype(
 
 FLOW_PACKET, FRAGMENT = 1, 2
 SUM_UNKNOWN, SUM_RIGHT, SUM_WRONG = 0, 1, 2
+
+
+@cache
+def tunnel_names(chain: int) -> str:
+    """The tunnels around a packet, the outermost first, from a row's `tunnel`.
+
+    >>> tunnel_names(0x52)
+    'vxlan:gre'
+    """
+    codes = [chain >> shift & 15 for shift in (12, 8, 4, 0)]
+    return ":".join(TUNNELS[code] for code in codes if code)
 
 
 @dataclass(frozen=True, slots=True)

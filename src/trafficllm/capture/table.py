@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.capture.conn import uid
+from trafficllm.capture.packets import tunnel_names
 from trafficllm.core.escape import for_zeek
 from trafficllm.core.types import FlowBatch
 
@@ -39,7 +40,8 @@ def proto_name(proto: int) -> str:
 
 
 def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[dict[str, Any]]:
-    """One dict a flow in Zeek's words, times in seconds; `splt` lists the stored packets (`dir`, payload `size`, `iat` s).
+    """One dict a flow in Zeek's words, times in seconds; `tunnel` names what the
+    packets were wrapped in ("gre", "vxlan:ipip"), `splt` lists the stored packets (`dir`, payload `size`, `iat` s).
 
     `number` is the running number of the batch's first flow over all batches; it keeps `uid` unique.
     """
@@ -66,6 +68,7 @@ def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[dict[str, Any]]:
             "history": str(batch.history[i]),
             "community_id": community,
             "end_reason": str(batch.end_reason[i]),
+            "tunnel": tunnel_names(int(batch.tunnel[i])),
             "splt": _splt(batch, i),
         }
 
@@ -94,7 +97,7 @@ _ARROW_TYPES = {
     "uid": "string", "ts": "int64", "duration": "int64", "orig_h": "string", "orig_p": "uint16", "resp_h": "string", "resp_p": "uint16",
     "proto": "string", "ip_proto": "uint8", "orig_bytes": "int64", "resp_bytes": "int64", "orig_pkts": "int64", "resp_pkts": "int64",
     "orig_ip_bytes": "int64", "resp_ip_bytes": "int64", "conn_state": "string", "history": "string", "community_id": "string",
-    "end_reason": "string", "splt": "list",
+    "end_reason": "string", "tunnel": "string", "splt": "list",
 }  # fmt: skip
 
 

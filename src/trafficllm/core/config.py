@@ -28,6 +28,7 @@ class CaptureConfig(_Strict):
     udp_timeout: float = Field(60.0, gt=0)
     icmp_timeout: float = Field(60.0, gt=0)
     table_size: int = Field(1 << 17, ge=1024)
+    tunnels: bool = True
 
 
 class RecordsConfig(_Strict):

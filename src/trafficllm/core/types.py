@@ -71,7 +71,8 @@ class FlowBatch:
     `orig_h`, `resp_h` uint8 [n, 16]; `orig_p`, `resp_p` uint16; `pkts` int64 [n, 2] and `payload_bytes`,
     `ip_bytes` int64 [n, 2] (column 0 originator, 1 responder); `conn_state`, `history`, `end_reason` object
     arrays of str (Zeek's words; end_reason: fin, rst, idle, active, evicted, eof); `link` uint16; `source` uint32;
-    `vlan` int32 (-1: none); `community_id` object array of str.
+    `vlan` int32 (-1: none); `tunnel` uint16, what the packets were wrapped in (`capture.packets.tunnel_names`; 0: nothing);
+    `community_id` object array of str.
 
     Packet columns [m], the first `max_packets` of each flow, rows `pkt_ptr[i]:pkt_ptr[i+1]`:
     `p_dir` uint8, `p_ts` int64 ns since flow start, `p_ip_len` uint32 (IP total length), `p_payload` uint32 (transport
@@ -100,6 +101,7 @@ class FlowBatch:
     link: U16
     source: U32
     vlan: npt.NDArray[np.int32]
+    tunnel: U16
     pkt_ptr: I64
     p_dir: U8
     p_ts: I64

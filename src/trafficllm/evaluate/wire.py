@@ -97,7 +97,7 @@ def flows_of(root: str | Path, meta: Sequence[FlowMeta]) -> list[Flow]:
 def _packets(path: Path, owner: dict[int, int], meta: Sequence[FlowMeta]) -> Iterator[tuple[int, Packet]]:
     wanted = np.array(sorted(owner), dtype=np.int64)
     for batch in read_frames([path]):
-        packets = decode(batch)
+        packets = decode(batch, tunnels=True)
         src, sport = packets.address("src"), packets["sport"]
         for k in np.flatnonzero(np.isin(batch.number, wanted) & (packets["l3"] >= 0)).tolist():
             number = int(batch.number[k])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -80,15 +80,17 @@ def flows(
     paths: Sequence[str | Path],
     config: Config,
     *,
+    tunnels: bool = True,
     progress: ProgressSink | None = None,
     skipped: Skipped | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Batches of flow rows in Zeek's words, in the order of their first packets."""
+    """Batches of flow rows in Zeek's words, in the order of their first packets; inside tunnels unless told not to look there."""
     from trafficllm.capture.flows import read_flows
     from trafficllm.capture.table import flow_rows
 
     number = 0
     options, sink = flow_options(config), progress or Silent()
+    options = replace(options, tunnels=options.tunnels and tunnels)
     for batch in read_flows(paths, options=options, progress=sink, skipped=skipped):
         rows = flow_rows(batch, number=number)
         number += len(batch)

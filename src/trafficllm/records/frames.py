@@ -46,7 +46,7 @@ def record_of_frames(frames: Sequence[bytes]) -> tuple[Record, FlowMeta]:
     kept = [frame for frame in frames if frame]
     if not kept:
         return Record(), FlowMeta()
-    packets = decode(frame_batch(kept))
+    packets = decode(frame_batch(kept), tunnels=True)
     use = [i for i in range(len(kept)) if packets["usable"][i] == FLOW_PACKET]
     if not use:
         return Record(), FlowMeta()

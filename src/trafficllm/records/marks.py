@@ -78,7 +78,7 @@ def _of_file(path: Path, frames: I64, edges: I64) -> F64:
     wanted = np.array(list(begins), dtype=np.int64)
     extra: list[tuple[npt.NDArray[Any], ...]] = []
     for batch in read_frames([path]):
-        packets = decode(batch)
+        packets = decode(batch, tunnels=True)
         used = packets["ip_len"].astype(np.int64) + np.maximum(packets["l3"], 0)
         behind = np.where(packets["ip_len"] > 0, np.maximum(batch.origlen.astype(np.int64) - used, 0), 0)
         cut = np.where(batch.caplen < batch.origlen, batch.caplen, 0).astype(np.int64)

@@ -99,6 +99,9 @@ def flows(
         str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")
     ] = "table",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
+    no_tunnels: Annotated[
+        bool, typer.Option("--no-tunnels", help="Flows of the outermost IP header, not of what tunnels carry.")
+    ] = False,
     config: Config = None,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +118,7 @@ def flows(
     settings = load_config(config)
     skipped = captures.skipping(tell)
     with Bar(quiet=quiet) as bar:
-        batches = captures.flows(files, settings, progress=bar, skipped=skipped)
+        batches = captures.flows(files, settings, tunnels=not no_tunnels, progress=bar, skipped=skipped)
         if form == "table":
             _table(batches)
         else:

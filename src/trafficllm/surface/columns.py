@@ -91,6 +91,7 @@ FLOW = _columns(
     "resp_ip_bytes count",
     "community_id text",
     "end_reason text",
+    "tunnel text",
     "splt splt",
 )
 """A line a flow of `capture flows`: Zeek's conn.log words, Community ID, and the first packets (`splt`)."""

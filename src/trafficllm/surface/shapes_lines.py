@@ -80,6 +80,7 @@ class Flow(Closed):
     resp_ip_bytes: int
     community_id: str
     end_reason: str
+    tunnel: str
     splt: list[Packet]
 
 
