@@ -28,6 +28,7 @@ from trafficllm.lifecycle.vocabulary import read
 from trafficllm.model.compare import compare, segmentation_agrees
 from trafficllm.model.encode import Encoder
 from trafficllm.model.learn_tokens import Matcher
+from trafficllm.model.load import default_base
 from trafficllm.model.tokenizer import COMPANIONS, FILE, extend, load_auto, load_raw, record_text, traffic_ids
 from trafficllm.records.codec import decode, encode
 from trafficllm.records.dataset import load
@@ -180,6 +181,7 @@ def main() -> None:
     body |= {"records": len(records), "vocabulary_sha256": sha256_file(options.vocabulary)}
     body["units_per_flow"] = round(sum(map(len, units)) / len(units), 2)
     body["longest_match_per_flow"] = round(floor, 2)
+    body["shipped"] = forged(Encoder(load_auto(default_base())), 0)
     for place in sorted(path for path in options.tokenizers.iterdir() if path.is_dir()):
         source = place / "plain" if (place / "plain").is_dir() else place
         if place.name in body["rows"]:

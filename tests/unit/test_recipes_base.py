@@ -15,10 +15,11 @@ from trafficllm.core.files import read_json
 from trafficllm.core.types import Facts, Record
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "recipes" / name) for name in ("nano", "small")]
+sys.path[:0] = [str(ROOT / "recipes" / name) for name in ("nano", "small", "tokenizers")]
 
 import fields  # noqa: E402 - the recipes are scripts beside each other
 import mixture  # noqa: E402
+import sizes  # noqa: E402
 import small  # noqa: E402
 
 SHARES = {"route": 0.4, "field": 0.2, "traffic": 0.3, "english": 0.1}
@@ -87,6 +88,48 @@ def test_the_small_recipe_is_of_the_promised_size() -> None:
     layer = 4 * width**2 + 3 * width * model["intermediate_size"] + 2 * width
     assert rows * width + model["num_hidden_layers"] * layer + width <= 30_000_000
     assert small.RECIPE["plain"]["max_seconds"] + small.RECIPE["traffic"]["max_seconds"] <= 460
+
+
+def test_rows_of_a_vocabulary_count_as_in_the_shipped_base() -> None:
+    from safetensors.torch import load_file
+
+    from trafficllm.model.load import default_base
+
+    every = sum(tensor.numel() for tensor in load_file(default_base() / "model.safetensors").values())
+    rows, share = sizes.parameters(3072)
+    assert rows == 3072 * 192
+    assert share == pytest.approx(rows / every)
+
+
+def test_a_size_is_learnt_counted_and_tried(made: Path, runs: Path, tmp_path: Path) -> None:
+    from trafficllm.records.codec import encode
+    from trafficllm.records.dataset import load
+    from trafficllm.records.units import UNITS
+
+    data = load(runs / "traffic" / "data" / "ONE")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(small.nano_traffic.RECIPE, "folders", {"ONE": "EAC"})
+        patch.setitem(small.nano_traffic.RECIPE, "block", 16)
+        patch.setattr(sizes, "PROBED", {"EAC": "ONE"})
+        records = small.nano_traffic.strict(data, data.indices("train"))
+        flows = sizes.Flows.of({"ONE": data}, 5)
+        strings, units = [encode(record) for record in records], flows.units()
+        assert {task: len(rows) for task, rows in units.items()} == {"EAC": 5}
+        few, many = (sizes.measure(size, strings, units, made / "plain", tmp_path) for size in (len(UNITS), len(UNITS) + 40))
+        assert few["per_flow"]["EAC"] == sum(map(len, units["EAC"])) / 5 > many["per_flow"]["EAC"]
+        assert few["rare_learnt"] == 0
+        trained = sizes.judge(tmp_path / str(len(UNITS) + 40), records, units, {"ONE": data}, 0.2)
+    assert trained["steps"] > 0
+    assert 0 < trained["nats_a_unit"] < 20
+    assert 0 <= trained["probe_f1"]["EAC"] <= 1
+
+
+def test_rare_tokens_are_those_seen_less_than_ten_times() -> None:
+    from trafficllm.records.units import UNITS
+
+    often, seldom = UNITS[0] * 2, UNITS[1] * 2
+    found = sizes.rarity([*UNITS[:2], often, seldom], [often] * 10 + [seldom] * 9)
+    assert found == {"rare_learnt": 0.5, "rare_all": 0.75}
 
 
 def _mixture(made: Path, runs: Path) -> tuple[Any, Any]:
