@@ -17,7 +17,8 @@ KEPT = (
 )  # fmt: skip
 ABOUT = """Written by `recipes/results/results.py`: macro-F1, means over seeds, 95 % intervals by bootstrap over groups. The same flows and
 masks for all but the identifier column, which sees only what the masks hide. `packets`: a random forest on single packets, raw and split at
-random as the literature does, against masked and split by group; on flows outside the reserved part.
+random as the literature does, against masked and split by group; on flows outside the reserved part. An interval of 0 to 1: the test part
+is one group, which says nothing of how groups differ.
 """
 _COST = ("params", "seconds", "flows_per_s", "share", "first_error", "setting")
 

@@ -1,0 +1,99 @@
+"""How much the table's adapters lose when the same flows look as they would elsewhere, beside LightGBM: every task, every seed.
+
+    python recipes/results/robust.py --data ../shared/data --out runs/results --results docs/results
+
+`--out` is what `results.py` left. Where a task has captures, shifts act on packets that the reader reads again; reserved flows are judged.
+Each run is a file: an interrupted call goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from results import PLAN, Run
+
+from trafficllm.core.files import read_json, write_json
+from trafficllm.core.types import Silent
+
+NAMES = ("adapter", "lightgbm")
+
+
+def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
+    """One adapter under all shifts, made where there is no file of it yet."""
+    from trafficllm.lifecycle.application import Application
+    from trafficllm.lifecycle.robustness import robust
+
+    path = run.place(task) / f"robust-seed{seed}.json"
+    if not path.is_file():
+        plan = PLAN["robust"][task]
+        captures = run.data / run.entry(task)["folder"] if plan["wire"] else None
+        body = robust(
+            Application(base=run.base), run.dataset(task), adapter=run.place(task) / f"seed{seed}", captures=captures, most=plan["most"],
+            seed=seed, html=path.with_suffix(".html"), progress=Silent(),
+        )  # fmt: skip
+        write_json(path, body)
+    return dict(read_json(path))
+
+
+def row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds: macro-F1 under each shift, mean loss, the adapter's loss as a share of LightGBM's with and without GRE."""
+    shifts = [[r["name"] for r in body["perturbations"]] for body in runs][0]
+    table = {name: {who: mean(_of(body, name)[who] for body in runs) for who in NAMES} for name in shifts}
+    loss = {who: mean(body["mean_loss"][who] for body in runs) for who in NAMES}
+    first = runs[0]
+    return {
+        "macro_f1": table, "mean_loss": loss, "ratio": loss["adapter"] / loss["lightgbm"] if loss["lightgbm"] > 0 else None,
+        "ratio_per_seed": [body["goal"]["ratio"] for body in runs], "forge_delta": [body["forge"]["delta"] for body in runs],
+        "above_lightgbm": sum(v["adapter"] >= v["lightgbm"] for v in table.values()), "shifts": len(table),
+        "ci95": {name: _of(first, name, "ci95") for name in shifts}, "on_wire": first["on_wire"],
+        **{key: first[key] for key in ("n_test", "n_test_unique", "groups", "split", "mask", "leaky", "seen_by_base", "part")},
+    }  # fmt: skip
+
+
+def _of(body: Mapping[str, Any], name: str, key: str = "macro_f1") -> dict[str, Any]:
+    return dict(next(r[key] for r in body["perturbations"] if r["name"] == name))
+
+
+def markdown(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row a shift, two columns a task."""
+    names = list(dict.fromkeys(name for found in tasks.values() for name in found["macro_f1"]))
+    head = [f"{task} {who}" for task in tasks for who in NAMES]
+    lines = [f"| shift | {' | '.join(head)} |", f"|---|{'--:|' * len(head)}"]
+    lines += [f"| {name} | {' | '.join(_cell(found['macro_f1'].get(name, {}).get(who)) for found in tasks.values() for who in NAMES)} |"
+              for name in names]  # fmt: skip
+    lines.append(f"| **mean loss** | {' | '.join(_cell(found['mean_loss'][who]) for found in tasks.values() for who in NAMES)} |")
+    shares = (f"{_cell(found['ratio'])} | " for found in tasks.values())
+    return "\n".join([*lines, f"| share of LightGBM's loss (at most .5 wanted) | {' | '.join(shares)} |"]) + "\n"
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what is due, write `robust.json` and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--results", type=Path, help="write robust.json here")
+    parser.add_argument("--tasks", nargs="+", default=list(PLAN["robust"]), choices=list(PLAN["robust"]))
+    parser.add_argument("--seeds", nargs="+", type=int, default=PLAN["seeds"])
+    parser.add_argument("--base", default="default")
+    asked = parser.parse_args(words)
+    run = Run(asked.data, asked.out, asked.base, part="test", seconds=0.0, steps=0, threads=1, cap=0, most=0, budget=0.0, embedding=False)
+    body: dict[str, Any] = {"command": "python recipes/results/robust.py --data DATA --out RUN", "seeds": asked.seeds, "tasks": {}}
+    for task in asked.tasks:
+        body["tasks"][task] = row([judged(run, task, seed) for seed in asked.seeds])
+        if asked.results:
+            write_json(asked.results / "robust.json", body)
+    print(markdown(body["tasks"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
