@@ -41,8 +41,8 @@ def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
 
 
 def row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over seeds: macro-F1 under each shift, mean loss, the adapter's loss as a share of LightGBM's with and without GRE."""
-    shifts = [[r["name"] for r in body["perturbations"]] for body in runs][0]
+    """Means over seeds: macro-F1 under each shift, mean loss, the adapter's loss as a share of LightGBM's."""
+    shifts = [r["name"] for r in runs[0]["perturbations"]]
     table = {name: {who: mean(_of(body, name)[who] for body in runs) for who in NAMES} for name in shifts}
     loss = {who: mean(body["mean_loss"][who] for body in runs) for who in NAMES}
     first = runs[0]
