@@ -37,11 +37,12 @@ _COSTS = (
     "size", "learnt in (s)", "file (MB)", "load (s)", "records/s", "row parameters", "of nano", "rare", "steps", "nats a unit", "probe MTD",
     "probe EVD",
 )  # fmt: skip
-_CONCLUSION = """**Why 3,072 for `nano`, 4,096 by default.** From 1,024 to 3,072 a flow loses 22 % of its tokens, from there to 4,096 another 3 %; by
-then 29 % of the learnt rows (14 % at 3,072) are hardly ever trained on a corpus of this size, and at 16,384, for 15 % fewer tokens than 3,072,
-three quarters are, in an embedding that is half the model. The short trial sees no difference between 3,072 and 4,096 (its probes lean to
-4,096, by less than seeds differ) and both ahead of 1,024 and 16,384: `nano` takes the smaller, and 4,096 stays the default, for larger
-models and corpora, where rows cost little and are trained. The trial says nothing about full training, nor about larger models."""
+_CONCLUSION = """**Why 3,072 for `nano`, 4,096 by default.** From 1,024 to 3,072 a flow loses 22 % of its tokens, from there to 4,096
+another 3 %; by then 29 % of the learnt rows (14 % at 3,072) are hardly ever trained on a corpus of this size, and at 16,384, for 15 % fewer
+tokens than 3,072, three quarters are, in an embedding that is half the model. The short trial puts 3,072 and 4,096 level in loss (its
+probes lean to 4,096; one seed, so it may be chance) and both ahead of 1,024 and 16,384: `nano` takes the smaller, and 4,096 stays the
+default, for larger models and corpora, where rows cost little and are trained. The trial says nothing about full training, nor about
+larger models."""
 _REST = """
 "plain" is the record's own readable text under the tokenizer without traffic tokens ("flow tcp ip4 e w | > S 0 | < SA 0 26ms |
 payload orig 16 03 01"); "original's form" is the original system's `<pck>` and hex of the first ten frames, 256 digits each, of
@@ -109,7 +110,7 @@ def sizes(body: dict[str, Any]) -> Iterator[str]:
     yield (
         f"`recipes/tokenizers/sizes.py`: learnt from the {body['records']:,} training records of the embedded base "
         f"({body['record_units'] / 1e6:.1f} million units, so all of them fit into the sample), counted on {sum(body['flows'].values()):,} "
-        "validation flows of captures that nothing was learnt from. Tokens a flow:\n"
+        "validation flows that nothing was learnt from. Tokens a flow:\n"
     )
     yield "| size | mean | " + " | ".join(tasks) + " | " + " | ".join(f"fewer than {kind}" for kind in kinds) + " |"
     yield "|" + "---|" * (2 + len(tasks) + len(kinds))
