@@ -33,6 +33,20 @@ def test_info_counts_what_flows_hold(cli: Cli, captures: Path, name: str) -> Non
     assert info["first"] <= info["last"]
 
 
+def test_flows_inside_tunnels_and_outside(cli: Cli, repo: Path, tmp_path: Path) -> None:
+    capture = repo / "tests" / "golden" / "captures" / "zeek" / "core.tunnels.gre.pcap"
+    settings = tmp_path / "outside.toml"
+    settings.write_text("[capture]\ntunnels = false\n")
+
+    def told(*more: object) -> list[tuple[str, str]]:
+        out = cli("capture", "flows", capture, "-f", "jsonl", *more).out
+        return [(row["tunnel"], row["proto"]) for row in map(json.loads, out.splitlines())]
+
+    assert len(told()) == 7
+    assert {tunnel for tunnel, _ in told()} == {"gre"}
+    assert told("--no-tunnels") == told("--config", settings) == [("", "unknown_transport")]
+
+
 def test_info_of_a_folder_is_the_sum(cli: Cli, captures: Path) -> None:
     parts = [
         cli("capture", "info", path, "--json").body("capture.info")
