@@ -34,7 +34,7 @@ def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
         captures = run.data / run.entry(task)["folder"] if plan["wire"] else None
         body = robust(
             Application(base=run.base), run.dataset(task), adapter=run.place(task) / f"seed{seed}", captures=captures, most=plan["most"],
-            seed=seed, html=path.with_suffix(".html"), progress=Silent(),
+            seed=seed, budget_s=run.budget, html=path.with_suffix(".html"), progress=Silent(),
         )  # fmt: skip
         write_json(path, body)
     return dict(read_json(path))
@@ -84,8 +84,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", default=list(PLAN["robust"]), choices=list(PLAN["robust"]))
     parser.add_argument("--seeds", nargs="+", type=int, default=PLAN["seeds"])
     parser.add_argument("--base", default="default")
+    parser.add_argument("--seconds", type=float, default=0.0, help="what results.py was given; this and the next two name its folders")
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--cap", type=int, default=0)
+    parser.add_argument("--budget", type=float, default=60.0, help="estimated seconds of LightGBM's search")
     asked = parser.parse_args(words)
-    run = Run(asked.data, asked.out, asked.base, part="test", seconds=0.0, steps=0, threads=1, cap=0, most=0, budget=0.0, embedding=False)
+    given = {name: value for name, value in vars(asked).items() if name in Run.__slots__}
+    run = Run(**given, part="test", threads=1, most=0, embedding=False)
     body: dict[str, Any] = {"command": "python recipes/results/robust.py --data DATA --out RUN", "seeds": asked.seeds, "tasks": {}}
     for task in asked.tasks:
         body["tasks"][task] = row([judged(run, task, seed) for seed in asked.seeds])

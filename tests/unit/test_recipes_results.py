@@ -91,6 +91,25 @@ def test_a_trial_then_a_scoring(
     assert (place / "board.md").read_text() == board
 
 
+def test_adapters_of_the_table_under_shifts(
+    recipe: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shifts = importlib.import_module("robust")
+    monkeypatch.setitem(shifts.PLAN, "robust", {"MTD": {"wire": True, "most": 30}})
+    assert recipe.main(_words(place, "--tasks", "MTD", "--seeds", "0", "1")) == 0
+    capsys.readouterr()
+    words = ["--data", str(place / "data"), "--out", str(place / "runs"), "--base", str(place / "base"), "--steps", "2", "--cap", "20"]
+    words += ["--budget", "1", "--seeds", "0", "1", "--results", str(place / "out")]
+    assert shifts.main(words) == 0
+    assert "share of LightGBM's loss" in capsys.readouterr().out
+    row = read_json(place / "out" / "robust.json")["tasks"]["MTD"]
+    assert row["on_wire"]
+    assert len(row["ratio_per_seed"]) == 2
+    assert row["macro_f1"]["gre"] == row["macro_f1"]["none"], "flows inside tunnels are read"
+    monkeypatch.setattr("trafficllm.lifecycle.robustness.robust", None)
+    assert shifts.main(words) == 0, "every run has its file"
+
+
 def test_one_task_that_fails_stops_no_other(recipe: ModuleType, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recipe.main(_words(place, "--tasks", "WF", "--seeds", "0", "--part", "val")) == 1
     assert "WF: data failed" in capsys.readouterr().err

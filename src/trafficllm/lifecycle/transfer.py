@@ -242,7 +242,8 @@ def gain(rows: Sequence[Mapping[str, Any]], shots: int = 20, *, learnt_from: boo
 
 
 def _learnt(source: Dataset, exam: Exam) -> list[str]:
-    """A mark where contents that are judged were learnt from on the source's side."""
-    known = set(source.hashes([*source.indices("train"), *source.indices("val")]))
+    """A mark where contents that are judged were learnt from on the source's side; validation that is judged has a mark of its own."""
+    itself = source.sha256 == exam.sets[0].sha256 and exam.part == "val"
+    known = set(source.hashes([*source.indices("train"), *([] if itself else source.indices("val"))]))
     shared = sum(value in known for value in exam.content)
     return [f"{shared} judged contents learnt from in TRAIN"] if shared else []
