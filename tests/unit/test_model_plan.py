@@ -50,7 +50,18 @@ def test_the_forecast_holds(folder: Path, tmp_path: Path) -> None:
     assert (planned["steps"], planned["trainable"]) == (report["steps"], report["trainable"])
     assert planned["tokens"] == pytest.approx(report["tokens"], rel=0.1)
     assert 0.8 < planned["memory"]["total"] / found["peak"] < 1.2, found
-    assert 1 / TIME_FACTOR < planned["seconds"] / report["seconds"] < TIME_FACTOR, found
+    assert 1 / TIME_FACTOR < (planned["seconds"] + planned["readout_seconds"]) / report["seconds"] < TIME_FACTOR, found
+    assert 0 < planned["readout_seconds"] < 10 * report["readout"]["seconds"] + 1, found
+
+
+def test_a_readout_takes_its_time(folder: Path) -> None:
+    def reading(data: TuneData, **changes: object) -> float:
+        return plan_data(folder, data, TuneOptions(max_steps=2).model_copy(update=changes)).readout_seconds
+
+    few = _data()
+    many = TuneData(few.prompts * 20, few.answers * 20, LABELS)
+    assert reading(few, readout=0) == reading(few, method="full") == 0
+    assert reading(many) > 4 * reading(few) > 0
 
 
 def test_methods_precision_and_processes_change_the_forecast(folder: Path) -> None:

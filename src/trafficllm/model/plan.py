@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.model import lora
+from trafficllm.model import lora, readout
 from trafficllm.model.collate import Sample, answer_loss, collate, plan_batches
 from trafficllm.model.fused import fused
 from trafficllm.model.load import resolve
@@ -29,6 +29,8 @@ OVERHEAD = 3.5
 _BYTES = {"float32": 4.0, "bfloat16": 2.0}
 _NF4_BYTES = 0.53
 """4 bits a weight and an 8-bit scale for each block of 64."""
+FIT_PASSES = 120
+"""Evaluations of loss and gradient that fitting a readout takes."""
 STEP_SECONDS = 0.004
 """What a step costs beside its tokens: optimizer, logging, the Trainer's bookkeeping."""
 
@@ -47,7 +49,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class TunePlan:
-    """The forecast. `tokens` over the whole run, without padding; `seconds` on this machine, or the time budget where less."""
+    """The forecast. `tokens` over the whole run, without padding; `seconds` of training on this machine, or the time budget where less;
+    `readout_seconds` come on top, for a task's readout, budget or not."""
 
     parameters: int
     trainable: int
@@ -59,6 +62,7 @@ class TunePlan:
     memory: Memory
     seconds: float
     tokens_per_second: float
+    readout_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """The forecast as plain JSON values."""
@@ -206,10 +210,13 @@ def plan(
     *,
     precision: str = "float32",
     world: int = 1,
+    read: int = 0,
+    labels: int = 0,
 ) -> TunePlan:
     """Forecast a run of `lengths` (tokens a row, answer included) on a base folder; nothing of the weights is read.
 
-    `precision` of the base's weights; `world` processes share each batch. Raises ArtifactError where the folder is no model.
+    `precision` of the base's weights; `world` processes share each batch; a readout is fitted on `read` rows for `labels` labels.
+    Raises ArtifactError where the folder is no model.
     """
     options = options or TuneOptions()
     model = _meta_model(resolve(base), options)
@@ -223,7 +230,8 @@ def plan(
     # Forward and backward through frozen weights: 4 operations a weight and token; through trained ones 6; embedding rows: none.
     work = (4.0 * max(parameters - trained - table, 0) + 6.0 * trained) * tokens / world
     work *= 4 / 3 if options.gradient_checkpointing else 1
-    seconds = OVERHEAD * work / _flops_per_second(precision) + STEP_SECONDS * steps
+    speed = _flops_per_second(precision)
+    seconds = OVERHEAD * work / speed + STEP_SECONDS * steps
     planned = min(seconds, options.max_seconds or seconds)
     return TunePlan(
         parameters=parameters,
@@ -236,7 +244,16 @@ def plan(
         memory=_memory(model, [lengths[row] for row in widest][:: world], options, precision, world),
         seconds=round(planned, 1),
         tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
+        readout_seconds=round(_reading(model, lengths, parameters - table, read, labels) / speed, 1),
     )
+
+
+def _reading(model: Any, lengths: Sequence[int], weights: int, rows: int, labels: int) -> float:
+    """Operations of a readout: one forward of its rows, then the passes of its fit."""
+    if not rows or not lengths:
+        return 0.0
+    features = 2 * len(readout.layers_of(model)) * int(model.config.get_text_config().hidden_size)
+    return 2.0 * weights * rows * sum(lengths) / len(lengths) + 6.0 * FIT_PASSES * rows * features * labels
 
 
 def plan_data(
@@ -244,9 +261,11 @@ def plan_data(
 ) -> TunePlan:
     """`plan` of a run on rows as they are: encoded with the base's tokenizer, answers included."""
     from trafficllm.model.encode import Encoder
-    from trafficllm.model.run import Rows
+    from trafficllm.model.run import COPIES, Rows, readout_rows, reads_out
     from trafficllm.model.tokenizer import load_auto
 
     rows = Rows(data, Encoder(load_auto(resolve(base))), options)
     lengths = [len(rows.answer(answer, ids)) for answer, ids in zip(data.answers, rows.fixed, strict=True)]
-    return plan(base, lengths, options, precision=precision, world=world)
+    read = readout_rows(len(lengths), sum(lengths), options) if reads_out(data, options) else 0
+    read = min(read, len(lengths) * (1 if data.augment is None else 1 + COPIES))
+    return plan(base, lengths, options, precision=precision, world=world, read=read, labels=len(data.labels))

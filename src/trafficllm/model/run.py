@@ -299,9 +299,17 @@ def run(job: Job) -> TuneReport:
 
 
 def _reads_out(job: Job) -> bool:
+    return job.stage == "task" and reads_out(job.data, job.options)
+
+
+def reads_out(data: TuneData, options: TuneOptions) -> bool:
     """Whether a readout is trained and fitted: for a task's labels, not for routing, by methods that leave the base as it is."""
-    routes = job.stage != "task" or NONE in job.data.labels
-    return bool(job.options.readout) and not routes and job.options.method not in ("full", "prefix")
+    return bool(options.readout and data.labels) and NONE not in data.labels and options.method not in ("full", "prefix")
+
+
+def readout_rows(rows: int, tokens: int, options: TuneOptions) -> int:
+    """Rows at most that a readout is fitted on, of training rows with so many tokens in all."""
+    return min(options.readout, max(2, READ_TOKENS * rows // max(tokens, 1)))
 
 
 def _head(job: Job, tuned: Any, rows: Rows) -> readout.Head:
@@ -321,12 +329,12 @@ def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = tim
     them too; what it was fitted on and took. None where there is nothing to tell apart, or none is asked for."""
     import torch
 
-    limit, data = job.options.readout, rows.data
+    data = rows.data
     if not _reads_out(job):
         return None
     job.progress.update("readout", 0, None)
     start = clock()
-    limit = min(limit, max(2, READ_TOKENS * len(rows.fixed) // sum(map(len, rows.fixed))))
+    limit = readout_rows(len(rows.fixed), sum(map(len, rows.fixed)), job.options)
     chosen = even_share(data.answers, max(2, limit * 2 // 3 if data.augment is not None else limit), job.options.seed)
     layers, first = readout.layers_of(tuned), rows.first
     prompts: list[Sequence[int]] = [rows.fixed[k] for k in chosen]

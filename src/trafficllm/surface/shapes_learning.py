@@ -139,6 +139,7 @@ class TunePlan(Closed):
     memory: TuneMemory
     seconds: float
     tokens_per_second: float
+    readout_seconds: float
 
 
 class Tune(Closed):
