@@ -3,8 +3,9 @@
     python recipes/transfer/leave_one_out.py --data DATA --plain runs/plain/final --corpus runs/corpus --out runs/leave --task MTD
 
 One task is left out of the traffic step of `recipes/nano` (all its folders, from tokenizer and weights alike), then `evaluate transfer`
-draws its few-shot curves with that base. A step of training costs what it costs in `recipes/nano`; `--seconds` bounds it. Every stage is a
-file: an interrupted run goes on. Validation is judged unless `--part test` is asked for.
+draws its few-shot curves with that base. Give `--base runs/traffic/final`, which has read as much and no instructions. A step of training
+costs what it costs in `recipes/nano`; `--seconds` bounds it. Every stage is a file: an interrupted run goes on. Validation is judged
+unless `--part test` is asked for.
 """
 
 from __future__ import annotations
@@ -102,6 +103,14 @@ def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
     return dict(read_json(out))
 
 
+def short(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Few-shot rows without the figures of single classes."""
+    left = {"per_class", "scored_labels", "one_group"}
+    return [
+        {**row, "rows": {name: {k: v for k, v in score.items() if k not in left} for name, score in row["rows"].items()}} for row in rows
+    ]
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Both bases, side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,7 +139,9 @@ def main(words: Sequence[str] | None = None) -> int:
             scores = ", ".join(f"{way} {score['macro_f1']:.3f}" for way, score in row["rows"].items())
             print(f"{asked.task}, base {name}, {row['shots']} a class: {scores}")
     if asked.json:
-        write_json(asked.json, {"task": asked.task, **{name: body["shots"] for name, body in found.items()}})
+        facts = {"task": asked.task, "part": asked.part, "draws": asked.draws, "tune_seconds": asked.tune, "traffic_seconds": asked.seconds}
+        gains = {name: body["gain_at_20"] for name, body in found.items()}
+        write_json(asked.json, {**facts, "gain_at_20": gains, **{name: short(body["shots"]) for name, body in found.items()}})
     return 0
 
 
