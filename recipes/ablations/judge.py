@@ -82,9 +82,9 @@ class Exam:
         return Part(self.data.records(rows), y, self.data.raw_records(rows), self.data.meta(rows), codec=self.data.codec)
 
 
-def options(seconds: float, seed: int) -> TuneOptions:
+def options(seconds: float, seed: int, **changes: Any) -> TuneOptions:
     """The defaults of `tune`, without looks: the last weights are kept and validation stays unseen. Seconds are the processor's."""
-    return TuneOptions(max_seconds=seconds, clock="processor", epochs=1000, looks=0, seed=seed)
+    return TuneOptions(max_seconds=seconds, clock="processor", epochs=1000, looks=0, seed=seed, **changes)
 
 
 def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python recipes/ablations/stages.py --runs runs --out runs/ablations --results docs/results/ablation_stages.json
 
 Mixed: one adapter learns questions and records at once. Two stages: one adapter for questions, one for records, half the time
-each. Scored: the task's macro-F1 and the router's accuracy on training authors kept for validation; held-out authors are not read.
+each. Neither has a readout, which an adapter that also answers questions cannot have: the label trie is compared. Scored: the
+task's macro-F1 and the router's accuracy on training authors kept for validation; held-out authors are not read.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def mixed(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[
     both = TuneData(
         [*asked.prompts, *lesson.prompts], [*asked.answers, *lesson.answers], (*asked.labels, *lesson.labels)
     )
-    report = tune_task(base, both, out, judge.options(seconds, seed))
+    report = tune_task(base, both, out, judge.options(seconds, seed, readout=0))
     return {"answers": exam.answers(base, out), "routing": routed(base, out), "steps": report.steps}
 
 
@@ -47,8 +48,8 @@ def two(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[st
     """An adapter for the questions, another for the records."""
     first = seconds * PLAN["stages"]["first"]
     asked = instruct_data(load_tasks(), instructions.load("train"))
-    one = tune_instruct(base, asked, out / "router", judge.options(first, seed))
-    other = tune_task(base, exam.lesson(), out / "task", judge.options(seconds - first, seed))
+    one = tune_instruct(base, asked, out / "router", judge.options(first, seed, readout=0))
+    other = tune_task(base, exam.lesson(), out / "task", judge.options(seconds - first, seed, readout=0))
     return {
         "answers": exam.answers(base, out / "task"), "routing": routed(base, out / "router"), "steps": one.steps + other.steps
     }  # fmt: skip
