@@ -39,6 +39,18 @@ def test_every_shift_is_deterministic_and_encodable() -> None:
             assert len(lengths - {0}) <= 1, name
 
 
+def test_a_cell_sequence_stays_as_long_as_it_is() -> None:
+    many = Record(kind="cells", dirs=(0, 1, 1, 1) * 500, iats=(0, *[1_000_000] * 1999))
+    found = {name: change(many) for name, change in shift.perturbations(0).items()}
+    assert 1800 < len(found["packet_loss_5"].dirs) < 1980
+    assert len(found["field_dropout_15"].dirs) == len(found["reordering_5"].dirs) == 2000
+    assert sum(a != b for a, b in zip(found["reordering_5"].dirs, many.dirs, strict=True)) in range(20, 300)
+    assert sum(found["reordering_5"].dirs) == sum(many.dirs)
+    assert len(found["first_4"].dirs) == 4
+    assert found["mtu_1000"] == found["gre"] == many
+    assert {record.sizes for record in found.values()} == {()}
+
+
 def test_a_shift_does_not_depend_on_the_place_in_a_list() -> None:
     change = shift.field_dropout(0.15, 1)
     assert [change(r) for r in RAW] == list(reversed([change(r) for r in reversed(RAW)]))
