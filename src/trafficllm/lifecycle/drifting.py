@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 MOST = 2000
 """Rows of either side that are compared, evenly thinned: PSI's chance level at 2,000 is .017."""
-
 RIVALS = ("majority", "lightgbm", "random_forest")
+"""Baselines beside the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def drift(
         unknown=(known.strange.tolist(), (scorer.unknown(scores) > line).tolist()), codec=dataset.codec, seed=seed,
     )  # fmt: skip
     progress.update("baselines", 0, None)
-    more = _live(application, dataset, learnt, None, 0) if learnt else Live([], [], [], flows.cut)
+    more = _live(application, dataset, learnt, captures, 0) if learnt else Live([], [], [], flows.cut)
     rivals = _rivals(exam, masked, more, seed=seed, budget_s=budget_s)
     here, there = (_side(rivals, slice(*ends)) for ends in ((0, len(exam.truth)), (len(exam.truth), None)))
     judged = Judged(flows, masked, scorer.labels, dataset, application)
