@@ -82,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--results", type=Path, help="write robust.json here")
     parser.add_argument("--tasks", nargs="+", default=list(PLAN["robust"]), choices=list(PLAN["robust"]))
-    parser.add_argument("--seeds", nargs="+", type=int, default=PLAN["seeds"])
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the plan's")
     parser.add_argument("--base", default="default")
     parser.add_argument("--seconds", type=float, default=0.0, help="what results.py was given; this and the next two name its folders")
     parser.add_argument("--steps", type=int, default=0)
@@ -91,9 +91,10 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(words)
     given = {name: value for name, value in vars(asked).items() if name in Run.__slots__}
     run = Run(**given, part="test", threads=1, most=0, embedding=False)
-    body: dict[str, Any] = {"command": "python recipes/results/robust.py --data DATA --out RUN", "seeds": asked.seeds, "tasks": {}}
+    body: dict[str, Any] = {"command": "python recipes/results/robust.py --data DATA --out RUN", "tasks": {}}
     for task in asked.tasks:
-        body["tasks"][task] = row([judged(run, task, seed) for seed in asked.seeds])
+        seeds = asked.seeds or PLAN["robust"][task].get("seeds", PLAN["seeds"])
+        body["tasks"][task] = {"seeds": seeds, **row([judged(run, task, seed) for seed in seeds])}
         if asked.results:
             write_json(asked.results / "robust.json", body)
     print(markdown(body["tasks"]))
