@@ -79,6 +79,11 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
     assert labelled["n_test"] == 60
     assert labelled["baselines"]["random_forest"]["accuracy"] > 0.8, "trees have learnt these very flows"
     assert labelled["baselines"]["majority"]["accuracy"] < 0.8
+    assert "judged contents learnt from in D or by an update" in str(labelled["leaky"])
+    assert labelled["baselines"]["random_forest"]["leaky"] == labelled["leaky"]
+    (tmp_path / "unnamed").mkdir()
+    shutil.copyfile(tmp_path / "new.pcap", tmp_path / "unnamed" / "new.pcap")
+    cli("evaluate", "drift", "data", "new.pcap", "--learnt", "unnamed", "--budget", "1").refused(3, "no flow to learn from")
 
 
 def _check(bodies: dict[str, Any]) -> None:

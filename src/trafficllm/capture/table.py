@@ -40,8 +40,8 @@ def proto_name(proto: int) -> str:
 
 
 def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[dict[str, Any]]:
-    """One dict a flow in Zeek's words, times in seconds; `tunnel` names what the
-    packets were wrapped in ("gre", "vxlan:ipip"), `splt` lists the stored packets (`dir`, payload `size`, `iat` s).
+    """One dict a flow in Zeek's words, times in seconds; `tunnel` names what the packets were wrapped in ("gre", "vxlan:ipip"),
+    `splt` lists the stored packets (`dir`, payload `size`, `iat` s).
 
     `number` is the running number of the batch's first flow over all batches; it keeps `uid` unique.
     """

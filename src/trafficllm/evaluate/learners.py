@@ -14,6 +14,7 @@ from trafficllm.evaluate.metrics import indices
 from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.codec import encode
 from trafficllm.records.dataset import Dataset
+from trafficllm.records.duplicates import first_of_each
 
 Model: TypeAlias = Callable[[F64], F64]
 
@@ -35,10 +36,7 @@ class Part:
 
     def distinct(self) -> Part:
         """Each content and label once: a thousand copies of one request would teach, and choose, nothing else."""
-        seen: dict[tuple[object, str], int] = {}
-        for i, (record, label) in enumerate(zip(self.records, self.y, strict=True)):
-            seen.setdefault((encode(record, self.codec), label), i)
-        keep = list(seen.values())
+        keep = first_of_each((encode(record, self.codec), label) for record, label in zip(self.records, self.y, strict=True))
         return Part(
             [self.records[i] for i in keep], [self.y[i] for i in keep], [self.raw[i] for i in keep] if self.raw else (),
             [self.meta[i] for i in keep] if self.meta else (), self.codec,

@@ -12,7 +12,7 @@ from trafficllm.core.types import F64, FlowMeta, ProgressSink, Record, Scores
 from trafficllm.lifecycle import scoring
 from trafficllm.lifecycle.datasets import is_data_set
 from trafficllm.lifecycle.evaluation import pick, scorer_of, table
-from trafficllm.lifecycle.exam import Exam, answer
+from trafficllm.lifecycle.exam import Exam, answer, learnt_marks
 
 if TYPE_CHECKING:
     from trafficllm.capture.cut import Cut
@@ -45,7 +45,8 @@ def drift(
 
     `live`: captures, a folder of labelled ones, or a data set. `captures` is the folder `data` was built from: live captures are then
     read through the same cut, so that a longer record is not taken for drift. `learnt`: labelled captures that an update has taught the
-    adapter since, in folders; the baselines learn them too. InputError where there is no live flow.
+    adapter since, in folders; the baselines learn them too. Live contents that were learnt from are marked as leaky. InputError where there
+    is no live flow, or none with a label in `learnt`.
     """
     from trafficllm.evaluate.drift import drift as compared
     from trafficllm.infer import calibration as cal
@@ -72,10 +73,11 @@ def drift(
         unknown=(known.strange.tolist(), (scorer.unknown(scores) > line).tolist()), codec=dataset.codec, seed=seed,
     )  # fmt: skip
     progress.update("baselines", 0, None)
-    more = _live(application, dataset, learnt, captures, 0) if learnt else Live([], [], [], flows.cut)
-    rivals = _rivals(exam, masked, more, seed=seed, budget_s=budget_s)
-    here, there = (_side(rivals, slice(*ends)) for ends in ((0, len(exam.truth)), (len(exam.truth), None)))
-    judged = Judged(flows, masked, scorer.labels, dataset, application)
+    more = _taught(exam, _live(application, dataset, learnt, captures, 0), learnt[0]) if learnt else ([], [])
+    rivals = _rivals(exam, masked, *more, seed=seed, budget_s=budget_s)
+    n = len(exam.truth)
+    here, there = _picked(rivals, range(n)), _picked(rivals, range(n, n + len(masked)))
+    judged = Judged(flows, masked, more[0], scorer.labels, dataset, application)
     body = {
         **quality, "baselines": table(exam, here, seen, seed, labels), "task": dataset.task.id, "title": dataset.task.title,
         "part": exam.part, "adapter": chosen.name, "version": chosen.version, "drift": found,
@@ -133,34 +135,42 @@ def _read(
                         yield record, meta, label
 
 
-def _rivals(exam: Exam, live: Sequence[Record], more: Live, *, seed: int, budget_s: float) -> dict[str, dict[str, Any]]:
-    """Baselines of the adapter's training flows, and of `more` ones: answers to the exam's rows, then to the live ones."""
+def _taught(exam: Exam, more: Live, place: Path) -> tuple[list[Record], list[str]]:
+    """Masked records and labels of the flows that can be learnt from; InputError where there is none."""
+    rows = [k for k, label in enumerate(more.labels) if label in exam.labels]
+    if not rows:
+        hint = f"one folder a label: {', '.join(exam.labels[:5])}"
+        raise InputError("input.labels", "no flow to learn from has a label of the task", input=str(place), hint=hint)
+    return [exam.sets[0].mask(more.records[k]) for k in rows], [more.labels[k] for k in rows]
+
+
+def _rivals(
+    exam: Exam, live: Sequence[Record], more: Sequence[Record], labels: Sequence[str], *, seed: int, budget_s: float
+) -> dict[str, dict[str, Any]]:
+    """Baselines of the adapter's training flows, and of `more` ones with `labels`: answers to the exam's rows, then to the live ones."""
     from trafficllm.evaluate import baselines
     from trafficllm.evaluate.learners import Part
 
-    train, val, here = exam.parts(0)
-    new = [k for k, label in enumerate(more.labels) if label in exam.labels]
-    mask = exam.sets[0].mask
-    taught = Part(
-        [*train.records, *(mask(more.records[k]) for k in new)], [*train.y, *(more.labels[k] for k in new)], codec=train.codec
-    )
+    train, val, here = exam.learning(0)
+    taught = Part([*train.records, *more], [*train.y, *labels], codec=train.codec)
     asked = Part([*here.records, *live], [*here.y, *[""] * len(live)], codec=here.codec)
     return baselines.run(
         taught, val, asked, labels=exam.labels, seed=seed, threads=scoring.threads(), budget_s=budget_s, names=RIVALS
     )
 
 
-def _side(found: Mapping[str, Mapping[str, Any]], rows: slice) -> dict[str, dict[str, Any]]:
+def _picked(found: Mapping[str, Mapping[str, Any]], rows: Sequence[int]) -> dict[str, dict[str, Any]]:
     """The same baselines with their answers to some rows."""
-    return {name: {**row, "y_pred": row["y_pred"][rows], "proba": row["proba"][rows]} for name, row in found.items()}
+    return {name: {**row, "y_pred": [row["y_pred"][k] for k in rows], "proba": row["proba"][list(rows)]} for name, row in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Live flows whose labels are known: `masked` are all live records, `labels` the adapter's."""
+    """Live flows whose labels are known: `masked` are all live records, `more` those that an update has learnt, `labels` the adapter's."""
 
     flows: Live
     masked: Sequence[Record]
+    more: Sequence[Record]
     labels: tuple[str, ...]
     dataset: Dataset
     application: Application
@@ -175,17 +185,16 @@ class Judged:
         score = self._scorer(rows)
         mine = score(scores.probabilities[rows], self.labels)
         known = tuple(scoring.labels_of(self.dataset))
-        cut = {n: {**r, "y_pred": [r["y_pred"][k] for k in rows], "proba": r["proba"][rows]} for n, r in rivals.items()}
-        return {**mine, "baselines": baselines.table(cut, lambda _, p: score(p, known))}
+        return {**mine, "baselines": baselines.table(_picked(rivals, rows), lambda _, p: score(p, known))}
 
     def _scorer(self, rows: Sequence[int]) -> Callable[[F64, tuple[str, ...]], dict[str, Any]]:
-        from trafficllm.core.files import hash64
         from trafficllm.evaluate.quality import quality, seen_by_base
         from trafficllm.model.base import load_seen
-        from trafficllm.records.codec import encode
 
         flows, dataset = self.flows, self.dataset
-        content = [hash64(encode(self.masked[k], dataset.codec).encode()) for k in rows]
+        content = self._content([self.masked[k] for k in rows])
+        known = {*dataset.hashes([*dataset.indices("train"), *dataset.indices("val")]), *self._content(self.more)}
+        leaky = learnt_marks(known, content, "D or by an update")
         seen = seen_by_base(content, set(load_seen(self.application.base.path).tolist()))
         groups = [flows.meta[k].capture or flows.meta[k].origin for k in rows]
 
@@ -193,7 +202,13 @@ class Judged:
             guess = [labels[k] for k in probabilities.argmax(axis=1)]
             return quality(
                 labels, [flows.labels[k] for k in rows], guess, groups, unique_hashes=content, split="live captures",
-                mask=dataset.profile, leaky=[], seen_by_base=seen, seeds=[0], probabilities=probabilities,
+                mask=dataset.profile, leaky=leaky, seen_by_base=seen, seeds=[0], probabilities=probabilities,
             )  # fmt: skip
 
         return score
+
+    def _content(self, records: Sequence[Record]) -> list[int]:
+        from trafficllm.core.files import hash64
+        from trafficllm.records.codec import encode
+
+        return [hash64(encode(record, self.dataset.codec).encode()) for record in records]

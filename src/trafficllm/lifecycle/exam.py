@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -122,18 +122,18 @@ class Exam:
         train, val, judged = (Part.of(dataset, rows) for rows in (*chosen, self.rows[which]))
         return train, val, judged
 
-    def baselines(self, *, seed: int, budget_s: float, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-        """Every baseline's answers (see `evaluate.baselines.run`), over folds put together.
+    def learning(self, which: int) -> tuple[Part, Part, Part]:
+        """`parts`; where validation is judged, every fifth training row chooses settings instead, so that nothing saw what is scored."""
+        train, val, judged = self.parts(which)
+        return (*_fifth(train), judged) if self.part == "val" else (train, val, judged)
 
-        On validation, settings are chosen on every fifth training row instead, so that no baseline saw what is scored.
-        """
+    def baselines(self, *, seed: int, budget_s: float, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Every baseline's answers (see `evaluate.baselines.run`), over folds put together; they learn by `learning`."""
         from trafficllm.evaluate import baselines
 
         found = []
         for which in range(len(self.sets)):
-            train, val, judged = self.parts(which)
-            if self.part == "val":
-                train, val = _fifth(train)
+            train, val, judged = self.learning(which)
             found.append(
                 baselines.run(
                     train, val, judged, labels=self.labels, seed=seed, threads=scoring.threads(), budget_s=budget_s,
@@ -218,6 +218,12 @@ def in_order(scores: Scores, labels: Sequence[str]) -> F64:
         if label in labels:
             out[:, list(labels).index(label)] = scores.probabilities[:, column]
     return out
+
+
+def learnt_marks(known: Collection[int], judged: Sequence[int], place: str) -> list[str]:
+    """The leaky mark of judged contents that were learnt from: none, or one that counts them."""
+    shared = sum(value in known for value in judged)
+    return [f"{shared} judged contents learnt from in {place}"] if shared else []
 
 
 def guesses(scorer: Scorer, records: Sequence[Record]) -> list[str]:

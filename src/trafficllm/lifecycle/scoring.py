@@ -52,12 +52,12 @@ def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tu
 
 def distinct(dataset: Dataset, indices: Sequence[int], y: Sequence[str]) -> tuple[list[int], list[str]]:
     """Rows to learn from: of HTTP requests each content and label once, as baselines learn them; of anything else all rows."""
+    from trafficllm.records.duplicates import first_of_each
+
     if not indices or dataset.records(indices[:1])[0].kind != "http":
         return list(indices), list(y)
-    first: dict[tuple[int, str], int] = {}
-    for k, key in enumerate(zip(dataset.hashes(indices), y, strict=True)):
-        first.setdefault(key, k)
-    return [indices[k] for k in first.values()], [y[k] for k in first.values()]
+    kept = first_of_each(zip(dataset.hashes(indices), y, strict=True))
+    return [indices[k] for k in kept], [y[k] for k in kept]
 
 
 def calibrate(

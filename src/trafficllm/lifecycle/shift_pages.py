@@ -111,6 +111,11 @@ def _scored(row: Mapping[str, Any]) -> list[str]:
     return [_three(row["macro_f1"]), _span(row["ci95"])]
 
 
+def drift_marks(body: Mapping[str, Any]) -> list[str]:
+    """Leaky marks of either side."""
+    return sorted({*body["leaky"], *(body["live"]["leaky"] if body["live"] else ())})
+
+
 def drift_page(body: Mapping[str, Any], path: Path) -> Path:
     """The page of `evaluate drift`."""
     found = body["drift"]
@@ -118,12 +123,12 @@ def drift_page(body: Mapping[str, Any], path: Path) -> Path:
     tiles = [
         ("an update is due" if found["update_due"] else "no update is due", "yes" if found["update_due"] else "no"),
         (f"squared MMD, p {found['p']:.3f}", f"{found['score']:.4f}"), ("fields that moved", str(len(found["fields"]))),
-        ("since", when(found["since"]) or "-"),
+        ("since", when(found["since"])[:10] or "-"),
     ]  # fmt: skip
     table = [[row["field"], _three(row["psi"]), when(row["since"]) or "not throughout"] for row in found["fields"]]
     live = body["live"]
-    sides = [["trained on", "adapter", *(_three(found["before"].get(k)) for k in ("confidence", "unknown")), *_scored(body)]]
-    sides += [["trained on", n, "-", "-", *_scored(row)] for n, row in body["baselines"].items()]
+    sides = [["where it was trained", "adapter", *(_three(found["before"].get(k)) for k in ("confidence", "unknown")), *_scored(body)]]
+    sides += [["where it was trained", n, "-", "-", *_scored(row)] for n, row in body["baselines"].items()]
     known = _scored(live) if live else ["no labels", ""]
     sides += [["live", "adapter", *(_three(found["now"].get(k)) for k in ("confidence", "unknown")), *known]]
     sides += [["live", n, "-", "-", *_scored(row)] for n, row in (live["baselines"] if live else {}).items()]
@@ -132,7 +137,7 @@ def drift_page(body: Mapping[str, Any], path: Path) -> Path:
     read = f"{flows['live']} live flows against {flows['trained_on']} training flows"
     read += f", cut at {cut['flow']} bytes a flow" if cut["flow"] else f", snap length {cut['snap']}" if cut["snap"] else ""
     return page(
-        path, title=f"{body['task']}: drift", about=f"{about(body)} {read}.", leaky=body["leaky"], tiles=tiles,
+        path, title=f"{body['task']}: drift", about=f"{about(body)} {read}.", leaky=drift_marks(body), tiles=tiles,
         sections=[
             Section("Fields that moved", plot, ["field", "PSI", "since"], table),
             Section("The adapter and baselines", "", ["flows", "row", "mean confidence", "called unknown", "macro-F1", "95 %"], sides),

@@ -13,7 +13,7 @@ from trafficllm.core.types import F64, ProgressSink, Silent
 from trafficllm.lifecycle import scoring
 from trafficllm.lifecycle.embedding import frozen, side
 from trafficllm.lifecycle.evaluation import OURS, Chosen, pick, scorer_of, table
-from trafficllm.lifecycle.exam import Exam, guesses
+from trafficllm.lifecycle.exam import Exam, guesses, learnt_marks
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.frozen import Side
@@ -245,5 +245,4 @@ def _learnt(source: Dataset, exam: Exam) -> list[str]:
     """A mark where contents that are judged were learnt from on the source's side; validation that is judged has a mark of its own."""
     itself = source.sha256 == exam.sets[0].sha256 and exam.part == "val"
     known = set(source.hashes([*source.indices("train"), *([] if itself else source.indices("val"))]))
-    shared = sum(value in known for value in exam.content)
-    return [f"{shared} judged contents learnt from in TRAIN"] if shared else []
+    return learnt_marks(known, exam.content, "TRAIN")

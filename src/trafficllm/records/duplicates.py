@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain
 
 from trafficllm.core.files import hash64
@@ -44,6 +44,18 @@ def joined(content: Sequence[int], sequences: Sequence[int | None]) -> list[int]
             a, b = sorted((find(("content", value)), find(("sequence", sequence))))
             parent[b] = a
     return [find(("content", value))[1] for value in content]
+
+
+def first_of_each(keys: Iterable[Hashable]) -> list[int]:
+    """The place of each key's first copy, in order.
+
+    >>> first_of_each(["a", "b", "a"])
+    [0, 1]
+    """
+    first: dict[Hashable, int] = {}
+    for k, key in enumerate(keys):
+        first.setdefault(key, k)
+    return list(first.values())
 
 
 def duplicates(content: Sequence[int], labels: Sequence[str]) -> dict[str, float]:

@@ -147,7 +147,7 @@ def drift(
 
 
 def _show_drift(body: Mapping[str, Any]) -> None:
-    from trafficllm.lifecycle.shift_pages import when
+    from trafficllm.lifecycle.shift_pages import drift_marks, when
     from trafficllm.surface.output import show_pairs, show_table
 
     found, live = body["drift"], body["live"]
@@ -157,4 +157,4 @@ def _show_drift(body: Mapping[str, Any]) -> None:
     rows = ([side, "adapter", part["macro_f1"], part["ci95"]] for side, part in sides.items())
     beside = ([side, n, row["macro_f1"], row["ci95"]] for side, part in sides.items() for n, row in part["baselines"].items())
     show_table(("flows", "row", "macro-F1", "95 %"), [*rows, *beside], right=("macro-F1",))
-    show_pairs({**said, "flows": body["flows"], "cut": body["cut"], "leaky": body["leaky"]})
+    show_pairs({**said, "flows": body["flows"], "cut": body["cut"], "leaky": drift_marks(body)})

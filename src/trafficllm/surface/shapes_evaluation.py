@@ -221,13 +221,12 @@ class LiveQuality(Quality):
 class EvaluateDrift(Quality):
     """The adapter where it was trained, what live traffic has become, and its score there where labels are known."""
 
-    baselines: Baselines = Field(min_length=1)
-
     task: str
     title: str
     part: str
     adapter: str
     version: str
+    baselines: Baselines = Field(min_length=1)
     drift: Drift
     cut: dict[str, int]
     flows: dict[str, int]
