@@ -48,6 +48,7 @@ def drift(
     adapter since, in folders; the baselines learn them too. Live contents that were learnt from are marked as leaky. InputError where there
     is no live flow, or none with a label in `learnt`.
     """
+    from trafficllm.capture.cut import Cut, measured
     from trafficllm.evaluate.drift import drift as compared
     from trafficllm.infer import calibration as cal
     from trafficllm.lifecycle import shift_pages
@@ -62,7 +63,8 @@ def drift(
     labels, seen = tuple(sorted({*exam.labels, *chosen.labels})), exam.seen(application.base)
     quality = exam.quality([known.guess], labels=labels, seen=seen, seeds=[chosen.seed or 0])
     progress.update("reading", 0, None)
-    flows = _live(application, dataset, live, captures, most)
+    cut = measured([captures]) if captures else Cut()
+    flows = _live(application, dataset, live, cut, most)
     masked = [dataset.mask(record) for record in flows.records]
     progress.update("scoring", 1, None)
     scores = scoring.score_records(scorer, masked)
@@ -73,7 +75,7 @@ def drift(
         unknown=(known.strange.tolist(), (scorer.unknown(scores) > line).tolist()), codec=dataset.codec, seed=seed,
     )  # fmt: skip
     progress.update("baselines", 0, None)
-    more = _taught(exam, _live(application, dataset, learnt, captures, 0), learnt[0]) if learnt else ([], [])
+    more = _taught(exam, _live(application, dataset, learnt, cut, 0), learnt[0]) if learnt else ([], [])
     rivals = _rivals(exam, masked, *more, seed=seed, budget_s=budget_s)
     n = len(exam.truth)
     here, there = _picked(rivals, range(n)), _picked(rivals, range(n, n + len(masked)))
@@ -93,16 +95,15 @@ def _thin(rows: list[int], most: int) -> list[int]:
     return rows[:: -(-len(rows) // most) or 1] if most else rows
 
 
-def _live(application: Application, dataset: Dataset, live: Sequence[Path], captures: Path | None, most: int) -> Live:
+def _live(application: Application, dataset: Dataset, live: Sequence[Path], cut: Cut, most: int) -> Live:
     """Live flows as the data set would have seen them: the same cut, chores left out where the task leaves them out."""
-    from trafficllm.capture.cut import Cut, measured
+    from trafficllm.capture.cut import Cut
     from trafficllm.records.dataset import load
 
     if len(live) == 1 and is_data_set(live[0]):
         other = load(live[0])
         rows = _thin(sorted(row for name in ("train", "val", "test") for row in other.indices(name)), most)
         return Live(other.raw_records(rows), other.meta(rows), other.labels_of(rows), Cut())
-    cut = measured([captures]) if captures else Cut()
     found = list(_read(application, dataset, live, cut))
     if not found:
         hint = "name captures with flows of the kinds that the task looks at"
