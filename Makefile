@@ -60,6 +60,7 @@ tools:
 
 lint: install-test
 	$(BIN)/ruff check src tests bench recipes
+	$(BIN)/ruff format --check --quiet src tests bench recipes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -80,7 +81,7 @@ results: install-test
 
 # The pages and schemas that are generated from the program; the tests compare them with what is committed.
 docs: install-test
-	$(BIN)/python -m trafficllm.surface.pages .
+	$(BIN)/python -m trafficllm.surface.docs.pages .
 
 dist: install-test
 	$(BIN)/python -m build

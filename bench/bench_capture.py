@@ -28,8 +28,8 @@ import numpy as np
 OURS = """
 import sys, time, os
 clock = getattr(time, os.environ["BENCH_CLOCK"])
-from trafficllm.capture.flows import FlowOptions, read_flows
-from trafficllm.capture.facts import facts_of_flows
+from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.facts.flow_facts import facts_of_flows
 facts, services = sys.argv[2] == "facts", set()
 def run(path):
     flows = packets = 0
@@ -78,7 +78,7 @@ _FIELDS = ("frame.time_epoch", "ip.src", "ip.dst", "tcp.srcport", "tcp.dstport",
 
 def _frames(paths: Sequence[str]) -> tuple[bytes, int]:
     """Records (pcap, microseconds, Ethernet) of all Ethernet captures, one after the other."""
-    from trafficllm.capture.read import read_frames
+    from trafficllm.capture.files.read import read_frames
 
     parts, packets = [], 0
     for batch in read_frames(paths):

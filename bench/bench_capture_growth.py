@@ -48,10 +48,9 @@ def measure(runs: int) -> list[dict[str, Any]]:
         for name in (*FILES, *PAYLOADS):
             sizes = [smallest(name) * step for step in STEPS]
             seconds = [_seconds(name, n, Path(folder), runs) for n in sizes]
-            rows.append({
-                "case": name, "n": sizes, "cpu_s": [round(value, 5) for value in seconds],
-                "exponent": round(exponent(sizes, seconds), 2),
-            })  # fmt: skip
+            rows.append(
+                {"case": name, "n": sizes, "cpu_s": [round(value, 5) for value in seconds], "exponent": round(exponent(sizes, seconds), 2)}
+            )
     return rows
 
 

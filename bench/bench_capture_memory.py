@@ -21,8 +21,8 @@ import numpy as np
 
 CHILD = """
 import sys
-from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.flows import read_flows
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.assembly import read_flows
 counts, flows = CountsBuilder(), 0
 for batch in read_flows([sys.argv[1]], counts=counts):
     flows += len(batch)

@@ -30,14 +30,14 @@ import torch
 import trafficllm
 from trafficllm.core.files import write_json
 from trafficllm.core.types import Record, Scores
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.forward import batches
-from trafficllm.infer.scorer import LLMScorer
-from trafficllm.model.load import load_base
-from trafficllm.model.lora import attach, detach, save_adapter
-from trafficllm.model.tune import peak_bytes
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.forward import batches
+from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.model.adapter.lora import attach, detach, save_adapter
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import peak_bytes
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 TASK = get_task("MTD")

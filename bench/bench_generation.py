@@ -25,16 +25,16 @@ from typing import Any
 import torch
 from bench_engine import CAPTURES, median, rounds, table
 
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.types import FlowPlan
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.generator import BATCH_FLOWS, Generator
-from trafficllm.lifecycle.learn_generator import generator_data
-from trafficllm.model.load import load_base
-from trafficllm.model.tune import TuneOptions, tune_generation
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.generator.generator import BATCH_FLOWS, Generator
+from trafficllm.lifecycle.adapters.learn_generator import generator_data
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import TuneOptions, tune_generation
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import build_dataset, load
 
 TASK, LABEL = get_task("MTG"), "Neris"
 RUNS, ROWS, SINGLES, BATCHED, STEPS = 5, 32, 2, 32, 60
@@ -99,9 +99,14 @@ class Text:
             length = max(n for n, _ in part)
             with self.engine.using("bench") as model:
                 model.generate(  # type: ignore[operator]
-                    input_ids=tokens, attention_mask=torch.ones_like(tokens), min_new_tokens=length, max_new_tokens=length,
-                    do_sample=True, use_cache=True, pad_token_id=0,
-                )  # fmt: skip
+                    input_ids=tokens,
+                    attention_mask=torch.ones_like(tokens),
+                    min_new_tokens=length,
+                    max_new_tokens=length,
+                    do_sample=True,
+                    use_cache=True,
+                    pad_token_id=0,
+                )
         wrpcap(str(self.place / "text.pcap"), [written(text) for _, text in packets])
 
 
@@ -137,15 +142,22 @@ def measure(base_name: str, flows: int, threads: int, adapter: Path | None, runs
     }
     return {
         "settings": {
-            "base": base.path.name, "dtype": str(engine.model.dtype), "adapter": "given" if adapter else f"{STEPS} steps",
-            "threads": threads, "flows": flows, "label": LABEL, "runs": runs, "rows_ours": BATCH_FLOWS, "rows_text": ROWS,
+            "base": base.path.name,
+            "dtype": str(engine.model.dtype),
+            "adapter": "given" if adapter else f"{STEPS} steps",
+            "threads": threads,
+            "flows": flows,
+            "label": LABEL,
+            "runs": runs,
+            "rows_ours": BATCH_FLOWS,
+            "rows_text": ROWS,
         },
         "packets": sizes,
         "tokens_per_packet": {"ours": tokens / packets[0], "text": statistics.fmean(length for length, _ in text.packets)},
         "packets_per_second": {name: 1 / row["median"] for name, row in seconds.items()},
         "seconds_per_packet": seconds,
         "ratios": ratios,
-    }  # fmt: skip
+    }
 
 
 def _ratios(spent: dict[str, list[float]], sizes: dict[str, int], name: str) -> list[float]:

@@ -26,12 +26,47 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = (
-    "frame.encap_type", "frame.time", "frame.time_epoch", "frame.time_delta", "frame.time_relative", "frame.number", "frame.len",
-    "frame.protocols", "eth.dst", "eth.src", "eth.type", "ip.version", "ip.hdr_len", "ip.dsfield", "ip.len", "ip.id", "ip.flags",
-    "ip.ttl", "ip.proto", "ip.checksum", "ip.src", "ip.dst", "tcp.srcport", "tcp.dstport", "tcp.stream", "tcp.len", "tcp.seq",
-    "tcp.nxtseq", "tcp.ack", "tcp.hdr_len", "tcp.flags", "tcp.window_size", "tcp.checksum", "tcp.urgent_pointer", "tcp.payload",
-    "udp.srcport", "udp.dstport", "udp.length", "udp.stream", "data.data",
-)  # fmt: skip
+    "frame.encap_type",
+    "frame.time",
+    "frame.time_epoch",
+    "frame.time_delta",
+    "frame.time_relative",
+    "frame.number",
+    "frame.len",
+    "frame.protocols",
+    "eth.dst",
+    "eth.src",
+    "eth.type",
+    "ip.version",
+    "ip.hdr_len",
+    "ip.dsfield",
+    "ip.len",
+    "ip.id",
+    "ip.flags",
+    "ip.ttl",
+    "ip.proto",
+    "ip.checksum",
+    "ip.src",
+    "ip.dst",
+    "tcp.srcport",
+    "tcp.dstport",
+    "tcp.stream",
+    "tcp.len",
+    "tcp.seq",
+    "tcp.nxtseq",
+    "tcp.ack",
+    "tcp.hdr_len",
+    "tcp.flags",
+    "tcp.window_size",
+    "tcp.checksum",
+    "tcp.urgent_pointer",
+    "tcp.payload",
+    "udp.srcport",
+    "udp.dstport",
+    "udp.length",
+    "udp.stream",
+    "data.data",
+)
 
 
 def _clock(*, cpu: bool) -> float:
@@ -54,9 +89,9 @@ def _pick(folder: Path, every: int, target: Path) -> Path:
 
 def _alone(folder: Path, each: int, target: Path) -> Path:
     """The first flows of each label, one capture a flow; a label's flows come from as many of its captures as it has."""
-    from trafficllm.capture.flows import FlowOptions, read_flows
-    from trafficllm.capture.read import read_frames
-    from trafficllm.capture.write import write_capture
+    from trafficllm.capture.files.read import read_frames
+    from trafficllm.capture.files.write import write_capture
+    from trafficllm.capture.flows.assembly import FlowOptions, read_flows
 
     for label in sorted(path for path in folder.iterdir() if path.is_dir()):
         left = each
@@ -81,7 +116,7 @@ def _those(frames: Any, wanted: set[int]) -> Any:
 def _ours(folder: Path, task: str, workers: int, out: Path) -> int:
     """Build the data set; returns the flows read."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import build_dataset
 
     report = build_dataset(folder, task=get_task(task), out=out, split="flow", workers=workers)
     shutil.rmtree(out)
@@ -123,9 +158,12 @@ def _compare(folder: Path, options: argparse.Namespace, root: Path) -> dict[str,
     speeds = {name: [flows / value for value in values] for name, values in seconds.items()}
     ratios = [a / b for a, b in zip(speeds["trafficllm"], speeds["tshark"], strict=True)]
     return {
-        "files": len(list(folder.rglob("*.pcap*"))), "flows": flows, "packets": packets,
-        "flows_per_second": {name: _spread(values) for name, values in speeds.items()}, "ratio": _spread(ratios),
-    }  # fmt: skip
+        "files": len(list(folder.rglob("*.pcap*"))),
+        "flows": flows,
+        "packets": packets,
+        "flows_per_second": {name: _spread(values) for name, values in speeds.items()},
+        "ratio": _spread(ratios),
+    }
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -137,9 +175,15 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             alone = _compare(_alone(options.folder, options.alone, root / "alone" / options.folder.name), options, root)
     sizes = {name: whole.pop(name) for name in ("files", "flows", "packets")}
     settings = {
-        "folder": options.folder.name, "task": options.task, "processes": options.workers, "clock": "cpu" if options.cpu else "wall",
-        "runs": options.runs, "tshark_fields": len(FIELDS), "cores": os.cpu_count(), **sizes,
-    }  # fmt: skip
+        "folder": options.folder.name,
+        "task": options.task,
+        "processes": options.workers,
+        "clock": "cpu" if options.cpu else "wall",
+        "runs": options.runs,
+        "tshark_fields": len(FIELDS),
+        "cores": os.cpu_count(),
+        **sizes,
+    }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     return {"schema": "trafficllm.bench_records/1", "settings": settings, **whole, "one_file_a_flow": alone, "peak_rss_mb": peak}
 

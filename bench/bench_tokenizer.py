@@ -23,9 +23,9 @@ from typing import Any
 
 from trafficllm.core.files import write_json
 from trafficllm.core.types import Silent
-from trafficllm.lifecycle.vocabulary import stream
-from trafficllm.model.learn_tokens import SAMPLE_UNITS, learn
-from trafficllm.records.units import bytes_units, codec_hash
+from trafficllm.lifecycle.bases.vocabulary import stream
+from trafficllm.model.tokenizer.learn import SAMPLE_UNITS, learn
+from trafficllm.records.codec.units import bytes_units, codec_hash
 
 CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures"
 SIZE = 4096
@@ -53,7 +53,7 @@ def write_data_set(gigabytes: float, folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from trafficllm.records.builder import ROW_GROUP
+    from trafficllm.records.dataset.builder import ROW_GROUP
 
     batches = corpus(gigabytes)
     schema = pa.schema({"part": pa.string(), "units": pa.string()})
@@ -107,9 +107,9 @@ def memory_curve(sizes: list[float], stored: list[float]) -> list[dict[str, Any]
 
 def run_times(repeats: int = 5) -> dict[str, Any]:
     """CPU seconds of one run of equal bytes of 16, 32 and 64 kB under the shipped traffic base; ratios to the half."""
-    from trafficllm.model.load import default_base
-    from trafficllm.model.tokenizer import load_raw
-    from trafficllm.records.units import UNITS
+    from trafficllm.model.base.load import default_base
+    from trafficllm.model.tokenizer.extend import load_raw
+    from trafficllm.records.codec.units import UNITS
 
     raw = load_raw(default_base())
     times: dict[int, list[float]] = {16384: [], 32768: [], 65536: []}

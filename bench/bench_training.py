@@ -24,14 +24,14 @@ from typing import Any
 import torch
 
 from trafficllm.core.types import Silent
-from trafficllm.lifecycle.learn import tune_data
-from trafficllm.model import lora
-from trafficllm.model.collate import plan_batches
-from trafficllm.model.encode import Encoder
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import TuneData, TuneOptions, tune_task
+from trafficllm.lifecycle.adapters.learn import tune_data
+from trafficllm.model.adapter import lora
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.collate import plan_batches
+from trafficllm.model.tuning.encode import Encoder
+from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_task
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import build_dataset, load
 
 RUNS = 5
 CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures" / "MTD"
@@ -88,9 +88,7 @@ def plain(base: Base, data: TuneData, options: TuneOptions, rows_a_step: int, ou
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
-        model=tuned, args=arguments, train_dataset=made, data_collator=DataCollatorForSeq2Seq(base.tokenizer, padding=True)
-    )
+    trainer = Trainer(model=tuned, args=arguments, train_dataset=made, data_collator=DataCollatorForSeq2Seq(base.tokenizer, padding=True))
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train()
@@ -131,9 +129,7 @@ def measure(base: Base, data: TuneData, epochs: int, folder: Path) -> dict[str, 
             found["ours"].append(mine)
             found["plain"].append(theirs)
     pairs = list(zip(found["ours"], found["plain"], strict=True))
-    ratios = {
-        clock: [(a["tokens"] / a[clock]) / (b["tokens"] / b[clock]) for a, b in pairs] for clock in ("cpu", "wall")
-    }
+    ratios = {clock: [(a["tokens"] / a[clock]) / (b["tokens"] / b[clock]) for a, b in pairs] for clock in ("cpu", "wall")}
     return {
         "steps": steps * epochs,
         "rows_a_step": rows_a_step,
@@ -163,9 +159,14 @@ def main() -> None:
         data, sha256 = rows(chosen.rows, chosen.data, Path(name))
         found = measure(base, data, chosen.epochs, Path(name))
     settings = {
-        "base": base.path.name, "dtype": "float32", "threads": chosen.threads, "rows": chosen.rows, "runs": RUNS, "method": "lora",
+        "base": base.path.name,
+        "dtype": "float32",
+        "threads": chosen.threads,
+        "rows": chosen.rows,
+        "runs": RUNS,
+        "method": "lora",
         "dataset_sha256": sha256,
-    }  # fmt: skip
+    }
     print(json.dumps({"settings": settings, **found}, indent=None if chosen.json else 1))
 
 

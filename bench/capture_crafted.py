@@ -160,8 +160,8 @@ PAYLOADS: dict[str, tuple[Callable[[int], bytes], int, tuple[int, int]]] = {
 
 def work(name: str, n: int, folder: Path) -> Work:
     """What is timed: a whole file to flows, or one payload to facts."""
-    from trafficllm.capture.facts import facts_of
-    from trafficllm.capture.flows import FlowOptions, read_flows
+    from trafficllm.capture.facts.flow_facts import facts_of
+    from trafficllm.capture.flows.assembly import FlowOptions, read_flows
 
     if name in PAYLOADS:
         make, _, (proto, port) = PAYLOADS[name]

@@ -13,8 +13,8 @@ from typing import Any
 import judge
 from judge import PLAN, Arm, Exam
 
-from trafficllm.model.load import load_base
-from trafficllm.model.tune import tune_task
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import tune_task
 
 
 def run(exam: Exam, folder: Path, seconds: float, seed: int, out: Path) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.files import read_json, write_json
-from trafficllm.evaluate import baselines as judged
 from trafficllm.evaluate import quality
-from trafficllm.evaluate.learners import Part
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.scorer import LLMScorer
-from trafficllm.lifecycle import scoring
-from trafficllm.model.base import load_seen
-from trafficllm.model.load import Base
-from trafficllm.model.tune import TuneData, TuneOptions
+from trafficllm.evaluate.baselines import table as judged
+from trafficllm.evaluate.baselines.learners import Part
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.lifecycle.studies import scoring
+from trafficllm.model.base.extend import load_seen
+from trafficllm.model.base.load import Base
+from trafficllm.model.tuning.job import TuneData, TuneOptions
 from trafficllm.records import prompts
-from trafficllm.records.dataset import Dataset, load
+from trafficllm.records.dataset.dataset import Dataset, load
 
 PLAN = tomllib.loads(Path(__file__).with_name("ablations.toml").read_text(encoding="utf-8"))
 
@@ -60,10 +60,17 @@ class Exam:
         seen = set(load_seen(base).tolist())
         manifest = self.data.manifest
         found = quality.quality_of_seeds(
-            self.labels, self.truth, runs, self.data.groups(self.rows), unique_hashes=hashes,
-            split=manifest["split"]["unit"], mask=self.data.profile, leaky=manifest["leaky"],
-            seen_by_base=quality.seen_by_base(hashes, seen), seeds=seeds,
-        )  # fmt: skip
+            self.labels,
+            self.truth,
+            runs,
+            self.data.groups(self.rows),
+            unique_hashes=hashes,
+            split=manifest["split"]["unit"],
+            mask=self.data.profile,
+            leaky=manifest["leaky"],
+            seen_by_base=quality.seen_by_base(hashes, seen),
+            seeds=seeds,
+        )
         return {key: value for key, value in found.items() if key not in {"confusion", "per_class"}}
 
     def baselines(self, base: Path, seed: int = 0) -> dict[str, Any]:
@@ -73,9 +80,14 @@ class Exam:
         fit = [k for k in range(len(rows)) if k not in chosen]
         parts = [self._part([rows[k] for k in place], [y[k] for k in place]) for place in (fit, sorted(chosen))]
         found = judged.run(
-            *parts, self._part(self.rows, self.truth), labels=self.labels, seed=seed, threads=scoring.threads(),
-            budget_s=PLAN["baseline_seconds"], names=PLAN["baselines"],
-        )  # fmt: skip
+            *parts,
+            self._part(self.rows, self.truth),
+            labels=self.labels,
+            seed=seed,
+            threads=scoring.threads(),
+            budget_s=PLAN["baseline_seconds"],
+            names=PLAN["baselines"],
+        )
         return {name: {**self.quality([row["y_pred"]], [seed], base), "seconds": row["seconds"]} for name, row in found.items()}
 
     def _part(self, rows: list[int], y: list[str]) -> Part:

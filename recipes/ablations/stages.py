@@ -15,11 +15,11 @@ from typing import Any
 import judge
 from judge import PLAN, Arm, Exam
 
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.router import Router
-from trafficllm.lifecycle.learn_router import by_author, exact, instruct_data
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import TuneData, tune_instruct, tune_task
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.router.router import Router
+from trafficllm.lifecycle.adapters.learn_router import by_author, exact, instruct_data
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.job import TuneData, tune_instruct, tune_task
 from trafficllm.records import instructions
 from trafficllm.records.catalog import load_tasks
 
@@ -37,9 +37,7 @@ def routed(base: Base, adapter: Path) -> float:
 def mixed(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[str, Any]:
     """One adapter for all of it."""
     asked, lesson = instruct_data(load_tasks(), instructions.load("train")), exam.lesson()
-    both = TuneData(
-        [*asked.prompts, *lesson.prompts], [*asked.answers, *lesson.answers], (*asked.labels, *lesson.labels)
-    )
+    both = TuneData([*asked.prompts, *lesson.prompts], [*asked.answers, *lesson.answers], (*asked.labels, *lesson.labels))
     report = tune_task(base, both, out, judge.options(seconds, seed, readout=0))
     return {"answers": exam.answers(base, out), "routing": routed(base, out), "steps": report.steps}
 
@@ -50,9 +48,7 @@ def two(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[st
     asked = instruct_data(load_tasks(), instructions.load("train"))
     one = tune_instruct(base, asked, out / "router", judge.options(first, seed, readout=0))
     other = tune_task(base, exam.lesson(), out / "task", judge.options(seconds - first, seed, readout=0))
-    return {
-        "answers": exam.answers(base, out / "task"), "routing": routed(base, out / "router"), "steps": one.steps + other.steps
-    }  # fmt: skip
+    return {"answers": exam.answers(base, out / "task"), "routing": routed(base, out / "router"), "steps": one.steps + other.steps}
 
 
 def arms(runs: Path) -> list[Arm]:
@@ -61,7 +57,9 @@ def arms(runs: Path) -> list[Arm]:
     ways = {"one mixed stage": mixed, "two stages": two}
     return [
         Arm(
-            name, way.__name__, place,
+            name,
+            way.__name__,
+            place,
             lambda exam, seconds, seed, out, way=way: way(exam, load_base(place, dtype="float32"), out, seconds, seed),
         )
         for name, way in ways.items()

@@ -27,7 +27,7 @@ import numpy as np
 import trafficllm
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import FlowMeta, Record
-from trafficllm.records.reserved import Reserved
+from trafficllm.records.dataset.reserved import Reserved
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 TASK = "FAMILIES"
@@ -112,10 +112,14 @@ def register(out: Path) -> dict[str, Any]:
     scores = {name: row["macro_f1"] for name, row in body["baselines"].items()}
     row = body["cascade"] or {}
     return {
-        **done, **kept,
-        "macro_f1": body["quality"]["macro_f1"], "n_test": body["quality"]["n_test"], "baselines": scores, "router": body["gate"]["router"],
+        **done,
+        **kept,
+        "macro_f1": body["quality"]["macro_f1"],
+        "n_test": body["quality"]["n_test"],
+        "baselines": scores,
+        "router": body["gate"]["router"],
         "cascade": {key: row[key] for key in ("macro_f1", "share", "first_error", "flows_per_s", "llm_flows_per_s")} if row else None,
-    }  # fmt: skip
+    }
 
 
 def analysed(out: Path) -> dict[str, Any]:
@@ -165,12 +169,12 @@ def rollback(out: Path) -> dict[str, Any]:
 def checks(out: Path) -> dict[str, Any]:
     """Evidence by deletion, and merged against unmerged weights, with the version's own kept records of all parts."""
     from trafficllm.infer.detector import TaskModel
-    from trafficllm.infer.engine import Engine
+    from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.evidence import every_part
-    from trafficllm.lifecycle.replay import read
-    from trafficllm.model.load import load_base
-    from trafficllm.records import codec
+    from trafficllm.lifecycle.adapters.replay import read
+    from trafficllm.model.base.load import load_base
     from trafficllm.records.catalog import Task
+    from trafficllm.records.codec import codec
     from trafficllm.registry.store import Registry
 
     version = Registry(out / "registry").show(TASK, "v0001")
@@ -221,9 +225,12 @@ def deletion(scorer: Any, records: Sequence[Record]) -> dict[str, float]:
     )
     spread = np.random.default_rng(SEED).choice(ours - theirs, size=(2000, len(ours))).mean(axis=1)
     return {
-        "flows": len(records), "named": float(ours.mean()), "random": float(theirs.mean()),
-        "share_named_costs_more": float((ours > theirs).mean()), "lower_95": float(np.quantile(spread, 0.05)),
-    }  # fmt: skip
+        "flows": len(records),
+        "named": float(ours.mean()),
+        "random": float(theirs.mean()),
+        "share_named_costs_more": float((ours > theirs).mean()),
+        "lower_95": float(np.quantile(spread, 0.05)),
+    }
 
 
 def memory(out: Path) -> dict[str, Any]:

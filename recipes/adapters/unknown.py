@@ -25,16 +25,17 @@ from safetensors.numpy import load_file, save_file
 import trafficllm
 from trafficllm.core.files import hash64, read_json, write_json
 from trafficllm.core.types import Scores, Silent
-from trafficllm.evaluate import baselines, calibrate, metrics, unknown
-from trafficllm.evaluate.learners import Data, Part
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.scorer import LLMScorer
-from trafficllm.model import tune
-from trafficllm.model.augment import augment
-from trafficllm.model.load import Base, load_base
+from trafficllm.evaluate import calibrate, metrics, unknown
+from trafficllm.evaluate.baselines import table as baselines
+from trafficllm.evaluate.baselines.learners import Data, Part
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning import job as tune
+from trafficllm.model.tuning.augment import augment
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 DRAWS, LEFT_OUT, CAP, SEED = 5, 4, 300, 0
@@ -91,9 +92,15 @@ def tune_draw(
     train, val = rows["train"], rows["val"]
     answers, seen = data.labels_of(train), data.labels_of(val)
     table = tune.TuneData(
-        asked(train), answers, labels, asked(val), seen,
-        records=data.records(train), prompt_of=lambda record: prompts.detection(data.task, record, data.codec), augment=augment,
-    )  # fmt: skip
+        asked(train),
+        answers,
+        labels,
+        asked(val),
+        seen,
+        records=data.records(train),
+        prompt_of=lambda record: prompts.detection(data.task, record, data.codec),
+        augment=augment,
+    )
     options = tune.TuneOptions(max_steps=steps, epochs=100, looks=3, first_look=0.5, seed=SEED)
     return tune.tune_task(base, table, out, options, Silent())
 
@@ -148,9 +155,7 @@ def one(base: Base, data: Dataset, draw: int, *, out: Path, steps: int) -> dict[
     }
 
 
-def keep(
-    found: Mapping[str, Scores], facts: Mapping[str, tuple[Sequence[str], Sequence[str]]], labels: Sequence[str], path: Path
-) -> None:
+def keep(found: Mapping[str, Scores], facts: Mapping[str, tuple[Sequence[str], Sequence[str]]], labels: Sequence[str], path: Path) -> None:
     """Log-probabilities, hidden states, readout logits, truths and captures of every side, to judge scores again without tuning."""
     tensors = {}
     for name, scores in found.items():

@@ -24,8 +24,8 @@ import trafficllm
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import Silent
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import build_dataset, load
-from trafficllm.records.reserved import Reserved
+from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.dataset.reserved import Reserved
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 ADDED, MORE = ("Weibo", "Zeus"), ("Gmail", "Neris", "Virut")
@@ -67,16 +67,22 @@ def steps_of(out: Path) -> int:
 
 
 def _learn(out: Path, side: str, registry: str) -> dict[str, Any]:
-    from trafficllm.lifecycle.learn import register
-    from trafficllm.model.load import load_base
-    from trafficllm.model.tune import TuneOptions
+    from trafficllm.lifecycle.adapters.learn import register
+    from trafficllm.model.base.load import load_base
+    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.registry.store import Registry
 
     options = TuneOptions(max_steps=steps_of(out), epochs=100, looks=3, first_look=0.5, seed=SEED)
     return register(
-        out / "data" / side, task=get_task("MTD"), base=load_base("default"), registry=Registry(out / registry),
-        workdir=out / f"work-{side}", options=options, augment=False, baselines=False,
-    )  # fmt: skip
+        out / "data" / side,
+        task=get_task("MTD"),
+        base=load_base("default"),
+        registry=Registry(out / registry),
+        workdir=out / f"work-{side}",
+        options=options,
+        augment=False,
+        baselines=False,
+    )
 
 
 def register(out: Path) -> dict[str, Any]:
@@ -91,35 +97,37 @@ def full(out: Path) -> dict[str, Any]:
 
 def update(out: Path) -> dict[str, Any]:
     """The update: live weights, replayed sample and new data, gate."""
-    from trafficllm.lifecycle.update import update as learn_more
-    from trafficllm.model.load import load_base
-    from trafficllm.model.tune import TuneOptions
+    from trafficllm.lifecycle.adapters.update import update as learn_more
+    from trafficllm.model.base.load import load_base
+    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.registry.store import Registry
 
     options = TuneOptions(epochs=100, seed=SEED)  # an update's steps follow from the registration's
     return learn_more(
-        out / "data" / "new", task=get_task("MTD"), base=load_base("default"), registry=Registry(out / "registry"),
-        workdir=out / "work-update", options=options, baselines=False, progress=Silent(),
-    )  # fmt: skip
+        out / "data" / "new",
+        task=get_task("MTD"),
+        base=load_base("default"),
+        registry=Registry(out / "registry"),
+        workdir=out / "work-update",
+        options=options,
+        baselines=False,
+        progress=Silent(),
+    )
 
 
 def compare(out: Path) -> dict[str, Any]:
     """All three versions on the test rows of old + new that none of them was tuned on: macro-F1 over all classes and over the old ones."""
     from trafficllm.evaluate.metrics import macro_f1
     from trafficllm.infer.detector import TaskModel
-    from trafficllm.infer.engine import Engine
-    from trafficllm.model.load import load_base
+    from trafficllm.infer.engine.engine import Engine
+    from trafficllm.model.base.load import load_base
     from trafficllm.registry.store import Registry
 
     both, engine = load(out / "data" / "both"), Engine(load_base("default"))
     learnt = {h for side in ("old", "new", "both") for h in hashes(out, side)}
     rows = [i for side in ("old", "new") for i in _unseen(out / "data" / side, learnt)]
     updated = read_json(out / "update.json")["version"]
-    made = {
-        "before": (out / "registry", "v0001"),
-        "update": (out / "registry", updated),
-        "full": (out / "registry-full", "v0001"),
-    }
+    made = {"before": (out / "registry", "v0001"), "update": (out / "registry", updated), "full": (out / "registry-full", "v0001")}
     result: dict[str, Any] = {"rows": len(rows)}
     labels = list(both.manifest["trainable"])
     truth = [label for label, _ in rows]
@@ -153,7 +161,7 @@ def run(phase: str, out: Path) -> None:
     """One phase, with its processor seconds and peak memory."""
     import torch
 
-    from trafficllm.model.tune import peak_bytes
+    from trafficllm.model.tuning.job import peak_bytes
 
     torch.set_num_threads(1)
     start = time.process_time()

@@ -17,18 +17,36 @@ from typing import Any
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.files import atomic_write, json_text, read_json
 from trafficllm.core.types import Silent
-from trafficllm.evaluate.audit import audit
-from trafficllm.lifecycle.auditing import write_page
+from trafficllm.evaluate.audit.report import audit
 from trafficllm.lifecycle.datasets import pick_task
-from trafficllm.records.dataset import build_dataset, load
+from trafficllm.lifecycle.studies.audit import write_page
+from trafficllm.records.dataset.dataset import build_dataset, load
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- table: made by recipes/audits/audit.py -->", "<!-- end of table -->"
 HEAD = (
-    "folder", "flows", "classes (measurable)", "split", "duplicates", "in conflict", "ceiling", "identifier probe", "one masked field",
-    "majority", "k-NN", "LightGBM sizes, times", "LightGBM headers, payload", "random forest", "logistic, n-grams", "best, 95 %",
-    "packets: leaky / honest", "forge", "payload", "leaks open (hidden)", "headline",
-)  # fmt: skip
+    "folder",
+    "flows",
+    "classes (measurable)",
+    "split",
+    "duplicates",
+    "in conflict",
+    "ceiling",
+    "identifier probe",
+    "one masked field",
+    "majority",
+    "k-NN",
+    "LightGBM sizes, times",
+    "LightGBM headers, payload",
+    "random forest",
+    "logistic, n-grams",
+    "best, 95 %",
+    "packets: leaky / honest",
+    "forge",
+    "payload",
+    "leaks open (hidden)",
+    "headline",
+)
 
 
 def trimmed(report: dict[str, Any]) -> dict[str, Any]:
@@ -73,13 +91,23 @@ def row_of(report: dict[str, Any], entry: dict[str, Any]) -> list[str]:
     classes = len(report["classes"])
     interval = "-" if entry.get("distinct") else f"{best['ci95'][0]:.2f} to {best['ci95'][1]:.2f}"
     return [
-        report["folder"], f"{report['flows']:,}", f"{classes} ({classes - len(report['not_measurable'])})", report["split"].split(",")[0],
-        f"{twice['share']:.1%}", f"{twice['conflicting']:.1%}", number(twice["ceiling"]), number(report["identifier_probe"]),
-        f"{number(score('artefact_probe'))} {probe['params'].get('field', '')}", *(number(score(name)) for name in names),
-        interval, f"{report['leaky']:.3f} / {report['honest']:.3f}",
-        f"{report['forge']['delta']:+.3f}", f"{report['payload']['delta']:+.3f}",
-        f"{', '.join(leaks) or 'none'} ({', '.join(hidden) or 'none'})", "yes" if entry["headline"] else f"no: {entry['why']}",
-    ]  # fmt: skip
+        report["folder"],
+        f"{report['flows']:,}",
+        f"{classes} ({classes - len(report['not_measurable'])})",
+        report["split"].split(",")[0],
+        f"{twice['share']:.1%}",
+        f"{twice['conflicting']:.1%}",
+        number(twice["ceiling"]),
+        number(report["identifier_probe"]),
+        f"{number(score('artefact_probe'))} {probe['params'].get('field', '')}",
+        *(number(score(name)) for name in names),
+        interval,
+        f"{report['leaky']:.3f} / {report['honest']:.3f}",
+        f"{report['forge']['delta']:+.3f}",
+        f"{report['payload']['delta']:+.3f}",
+        f"{', '.join(leaks) or 'none'} ({', '.join(hidden) or 'none'})",
+        "yes" if entry["headline"] else f"no: {entry['why']}",
+    ]
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from trafficllm.capture.compile import CompileCounts
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import CompileCounts
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.files import atomic_write, json_text, read_json, write_json
 from trafficllm.core.types import Silent
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.generator import Generator
-from trafficllm.lifecycle.fidelity_report import COLUMNS, evaluate, table
-from trafficllm.lifecycle.learn_generator import generator_data, values_of
-from trafficllm.lifecycle.timeline import timeline
-from trafficllm.model.load import load_base
-from trafficllm.model.tune import TuneOptions, tune_generation
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.generator.generator import Generator
+from trafficllm.lifecycle.adapters.learn_generator import generator_data, values_of
+from trafficllm.lifecycle.generate.timeline import timeline
+from trafficllm.lifecycle.studies.generation import COLUMNS, evaluate, table
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import TuneOptions, tune_generation
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 PLAN = tomllib.loads(Path(__file__).with_name("generation.toml").read_text(encoding="utf-8"))
 START = 1_767_225_600_000_000_000
@@ -46,9 +46,15 @@ def tuned(entry: dict[str, Any], data: Dataset, base: Any, chosen: argparse.Name
     """The task's adapter over its labels; a finished one stands."""
     place = chosen.out / "adapters" / entry["id"]
     options = TuneOptions(
-        max_steps=None if chosen.seconds else chosen.steps or entry["steps"], max_seconds=chosen.seconds, epochs=10_000,
-        learning_rate=PLAN["rate"], r=PLAN["rank"], lora_alpha=2 * PLAN["rank"], looks=0, seed=chosen.seed,
-    )  # fmt: skip
+        max_steps=None if chosen.seconds else chosen.steps or entry["steps"],
+        max_seconds=chosen.seconds,
+        epochs=10_000,
+        learning_rate=PLAN["rate"],
+        r=PLAN["rank"],
+        lora_alpha=2 * PLAN["rank"],
+        looks=0,
+        seed=chosen.seed,
+    )
     begun = time.process_time()
     report = tune_generation(base, generator_data(data, task=get_task(entry["id"]), labels=entry["labels"]), place, options)
     if not report.reused:
@@ -73,9 +79,13 @@ def written(entry: dict[str, Any], data: Dataset, base: Any, adapter: Path, chos
         path.parent.mkdir(parents=True, exist_ok=True)
         packets = write_capture(path, frames, format="pcapng", comment=f"synthetic traffic: task {entry['id']}, label {label}")
         said = {
-            "flows": n, "packets": packets, "cpu_s": round(time.process_time() - begun, 2), "repairs": dict(counts.repairs),
-            "choices": generator.sampled - before, "prevented": sum(generator.prevented.values()) - past,
-        }  # fmt: skip
+            "flows": n,
+            "packets": packets,
+            "cpu_s": round(time.process_time() - begun, 2),
+            "repairs": dict(counts.repairs),
+            "choices": generator.sampled - before,
+            "prevented": sum(generator.prevented.values()) - past,
+        }
         write_json(folder / label / "made.json", said)
         print(f"{entry['id']} {label}: {said}", file=sys.stderr)
     return folder
@@ -85,9 +95,15 @@ def compared(entry: dict[str, Any], data: Dataset, made: Path, chosen: argparse.
     """The comparison with the chosen part, kept as JSON and HTML."""
     name = f"{entry['id']}_{chosen.part}"
     body = evaluate(
-        data.path, made, part=chosen.part, captured=chosen.data / entry["folder"], labels=entry["labels"], seed=chosen.seed,
-        html=chosen.out / f"{name}.html", progress=Silent(),
-    )  # fmt: skip
+        data.path,
+        made,
+        part=chosen.part,
+        captured=chosen.data / entry["folder"],
+        labels=entry["labels"],
+        seed=chosen.seed,
+        html=chosen.out / f"{name}.html",
+        progress=Silent(),
+    )
     spent = chosen.out / "adapters" / entry["id"] / "spent.json"
     body["made"] = {label: read_json(made / label / "made.json") for label in body["labels"]}
     body["tuning"] = read_json(spent) if spent.is_file() else {}

@@ -22,23 +22,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.cut import cut_flows, measured
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.cut import cut_flows, measured
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.files import write_json
 from trafficllm.core.types import Record, Silent
-from trafficllm.evaluate.features import everything
+from trafficllm.evaluate.baselines.features import everything
 from trafficllm.evaluate.metrics import macro_f1
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.generator import Generator
-from trafficllm.model.load import load_base
-from trafficllm.model.tune import TuneData, TuneOptions, tune_generation
-from trafficllm.records import masks, prompts, values, view
-from trafficllm.records.build import records_of
-from trafficllm.records.canonical import canonical
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.generator.generator import Generator
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_generation
+from trafficllm.records import masks, prompts
 from trafficllm.records.catalog import get_task
-from trafficllm.records.codec import encode
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.codec import values, view
+from trafficllm.records.codec.canonical import canonical
+from trafficllm.records.codec.codec import encode
+from trafficllm.records.codec.flows import records_of
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 PLAN = tomllib.loads(Path(__file__).with_name("generation.toml").read_text(encoding="utf-8"))
 RARE = PLAN["rare"]
@@ -81,9 +82,15 @@ def judged(train: dict[str, list[Record]], held: dict[str, list[Record]], *, wei
     x, y = _columns(train)
     test_x, test_y = _columns(held)
     model = LGBMClassifier(
-        n_estimators=150, num_leaves=15, min_child_samples=3, colsample_bytree=0.5, random_state=seed, n_jobs=1, verbosity=-1,
+        n_estimators=150,
+        num_leaves=15,
+        min_child_samples=3,
+        colsample_bytree=0.5,
+        random_state=seed,
+        n_jobs=1,
+        verbosity=-1,
         class_weight="balanced" if weigh else None,
-    ).fit(x, y)  # fmt: skip
+    ).fit(x, y)
     found = [str(label) for label in model.predict(test_x)]
     hits = Counter(zip(test_y, found, strict=True))
     own = RARE["rare"]
@@ -114,12 +121,15 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         for name, flows in sets.items():
             ways.setdefault(name, []).append(judged(flows, held, weigh=name == "weighted", seed=chosen.seed))
     return {
-        "rare": own, "kept": RARE["kept"], "generated": len(generated),
+        "rare": own,
+        "kept": RARE["kept"],
+        "generated": len(generated),
         "others": {label: len(part) for label, part in train.items() if label != own},
-        "part": chosen.part, "held": {label: len(part) for label, part in held.items()},
+        "part": chosen.part,
+        "held": {label: len(part) for label, part in held.items()},
         "first_draw": {name: found[0] for name, found in ways.items()},
         "median": {name: {key: statistics.median(row[key] for row in found) for key in found[0]} for name, found in ways.items()},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

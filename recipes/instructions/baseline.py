@@ -25,9 +25,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 DATA = Path(__file__).resolve().parents[2] / "src" / "trafficllm" / "data" / "instructions"
-CLASSES = (
-    "MTD", "BND", "MDD", "WAD", "AAD", "EVD", "TBD", "EAC", "WF", "CD", "MTG", "BTG", "EVG", "EAG", "FIELD", "none",
-)  # fmt: skip
+CLASSES = ("MTD", "BND", "MDD", "WAD", "AAD", "EVD", "TBD", "EAC", "WF", "CD", "MTG", "BTG", "EVG", "EAG", "FIELD", "none")
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 VALIDATION_EVERY = 5
 Line = dict[str, Any]
@@ -53,9 +51,7 @@ def model() -> Pipeline:
             ("chars", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2)),
         ]
     )
-    return make_pipeline(
-        features, OneVsRestClassifier(LogisticRegression(C=20, class_weight="balanced", solver="liblinear"))
-    )
+    return make_pipeline(features, OneVsRestClassifier(LogisticRegression(C=20, class_weight="balanced", solver="liblinear")))
 
 
 def answers(scores: Scores, threshold: float) -> list[frozenset[str]]:
@@ -110,9 +106,7 @@ def evaluate() -> tuple[dict[str, Any], list[tuple[Line, frozenset[str]]]]:
         "top1_single": round(float((targets(test)[single].argmax(1) == scores[single].argmax(1)).mean()), 4),
         "none_auroc": round(float(roc_auc_score([not line["tasks"] for line in test], scores[:, -1])), 4),
         "by_task": {key: round(1 - missed[key] / count, 3) for key, count in sorted(totals.items())},
-        "by_author": {
-            key: round(1 - missed_author[key] / count, 3) for key, count in sorted(by_author.items())
-        },
+        "by_author": {key: round(1 - missed_author[key] / count, 3) for key, count in sorted(by_author.items())},
     }
     return figures, wrong
 
@@ -125,15 +119,7 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
     if parser.parse_args().wrong:
         for line, got in wrong:
-            print(
-                "+".join(line["tasks"]) or "none",
-                "->",
-                "+".join(sorted(got)) or "none",
-                "|",
-                line["author"],
-                "|",
-                line["text"],
-            )
+            print("+".join(line["tasks"]) or "none", "->", "+".join(sorted(got)) or "none", "|", line["author"], "|", line["text"])
 
 
 if __name__ == "__main__":

@@ -26,38 +26,25 @@ from pasted import PASTED
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[1] / "src" / "trafficllm" / "data" / "instructions"
-TASKS = (
-    "MTD",
-    "BND",
-    "MDD",
-    "WAD",
-    "AAD",
-    "EVD",
-    "TBD",
-    "EAC",
-    "WF",
-    "CD",
-    "MTG",
-    "BTG",
-    "EVG",
-    "EAG",
-    "FIELD",
-)
+TASKS = ("MTD", "BND", "MDD", "WAD", "AAD", "EVD", "TBD", "EAC", "WF", "CD", "MTG", "BTG", "EVG", "EAG", "FIELD")
 MAX_PER_PATTERN = 6
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 # What a routed request must carry on: the slot's name in a pattern -> its key in the line's "slots".
 CARRIED = {
-    "mal": "label", "malx": "label", "bot": "label", "botx": "label", "vpnapp": "label", "app": "label",
-    "n": "count", "fmt": "format", "hour": "time", "field": "field", "tfield": "field",
-}  # fmt: skip
-CARRIED_BY = {
-    "MTG": "generation",
-    "BTG": "generation",
-    "EVG": "generation",
-    "EAG": "generation",
-    "FIELD": "field",
+    "mal": "label",
+    "malx": "label",
+    "bot": "label",
+    "botx": "label",
+    "vpnapp": "label",
+    "app": "label",
+    "n": "count",
+    "fmt": "format",
+    "hour": "time",
+    "field": "field",
+    "tfield": "field",
 }
+CARRIED_BY = {"MTG": "generation", "BTG": "generation", "EVG": "generation", "EAG": "generation", "FIELD": "field"}
 NEIGHBOUR = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxsdghgujkkmnbipoeaydviecxz", strict=False))
 
 
@@ -91,9 +78,7 @@ class Author:
 def read_author(name: str, split: str, shared: Mapping[str, list[str]]) -> Author:
     """Read `authors/<name>.toml`; the author's slots replace the shared ones of the same name."""
     raw: dict[str, Any] = tomllib.loads((HERE / "authors" / f"{name}.toml").read_text(encoding="utf-8"))
-    say = {
-        key: [line.strip() for line in text.splitlines() if line.strip()] for key, text in raw["say"].items()
-    }
+    say = {key: [line.strip() for line in text.splitlines() if line.strip()] for key, text in raw["say"].items()}
     return Author(
         name=name,
         split=split,
@@ -179,9 +164,7 @@ def dress(text: str, author: Author, rng: random.Random) -> str:
     if author.openers and rng.random() < author.open_rate:
         opener = rng.choice(author.openers)
         second_small = len(text) > 1 and not text[1].isupper() and text[:2] not in ("I ", "I'")
-        text = opener + (
-            text[0].lower() + text[1:] if opener.endswith((", ", "... ")) and second_small else text
-        )
+        text = opener + (text[0].lower() + text[1:] if opener.endswith((", ", "... ")) and second_small else text)
     if author.closers and rng.random() < author.open_rate:
         text += rng.choice(author.closers)
     return text

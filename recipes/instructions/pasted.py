@@ -9,14 +9,7 @@ import random
 from collections.abc import Callable
 
 PORTS = (80, 443, 53, 22, 445, 1080, 8080, 3389, 6667, 1194, 9001, 5222)
-PATHS = (
-    "/index.jsp",
-    "/publico/pagar.jsp",
-    "/login.php?id=2",
-    "/api/v1/items",
-    "/search?q=shoes",
-    "/miembros.jsp",
-)
+PATHS = ("/index.jsp", "/publico/pagar.jsp", "/login.php?id=2", "/api/v1/items", "/search?q=shoes", "/miembros.jsp")
 HOSTS = ("shop.example.com", "intranet.example.org", "www.example.net", "203.0.113.7")
 
 
@@ -52,9 +45,7 @@ def packet(rng: random.Random) -> str:
 
 def flow(rng: random.Random) -> str:
     """The published flow form: frames in hexadecimal between marks."""
-    return "<flow>: " + "".join(
-        f"<pck>{hex_bytes(rng, rng.randrange(8, 20))}" for _ in range(rng.randrange(2, 4))
-    )
+    return "<flow>: " + "".join(f"<pck>{hex_bytes(rng, rng.randrange(8, 20))}" for _ in range(rng.randrange(2, 4)))
 
 
 def frame(rng: random.Random) -> str:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.files import read_json, write_json
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.router import Route, Router
-from trafficllm.infer.wording import shipped
-from trafficllm.lifecycle.learn_router import auroc, exact
-from trafficllm.model.load import load_base
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.router.router import Route, Router
+from trafficllm.infer.router.wording import shipped
+from trafficllm.lifecycle.adapters.learn_router import auroc, exact
+from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
 
@@ -64,9 +64,7 @@ def figures(routes: Sequence[Route], rows: Sequence[Instruction]) -> dict[str, A
         "by_style": by(rows, right, lambda row: row.style),
         "by_language": by(rows, right, lambda row: row.lang),
         "by_author": by(rows, right, lambda row: row.author),
-        **{
-            name: {"n": sum(part), "accuracy": round(float(np.mean(np.array(right)[np.array(part)])), 4)} for name, part in parts.items()
-        },
+        **{name: {"n": sum(part), "accuracy": round(float(np.mean(np.array(right)[np.array(part)])), 4)} for name, part in parts.items()},
     }
 
 

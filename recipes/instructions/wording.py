@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficllm.infer.phrases import phrases
-from trafficllm.infer.router import FURTHER, SEVERAL_FROM
-from trafficllm.infer.wording import SEVERAL, Wording, write
-from trafficllm.lifecycle.learn_router import NONE
-from trafficllm.lifecycle.learn_wording import Found, fit_phrases, targets
+from trafficllm.infer.router.phrases import phrases
+from trafficllm.infer.router.router import FURTHER, SEVERAL_FROM
+from trafficllm.infer.router.wording import SEVERAL, Wording, write
+from trafficllm.lifecycle.adapters.learn_router import NONE
+from trafficllm.lifecycle.adapters.learn_wording import Found, fit_phrases, targets
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
 

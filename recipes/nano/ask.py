@@ -18,9 +18,9 @@ import instruct
 import torch
 
 from trafficllm.core.files import write_json
-from trafficllm.model.collate import pad_left
-from trafficllm.model.encode import Encoder
-from trafficllm.model.load import Base, load_base
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.collate import pad_left
+from trafficllm.model.tuning.encode import Encoder
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
 

@@ -82,20 +82,10 @@ def main() -> None:
         kept = unique_paragraphs(texts, seen)
         joined = "\f".join(kept)
         documents.extend(kept)
-        manifest.append(
-            {
-                **entry,
-                "documents": len(kept),
-                "characters": len(joined),
-                "sha256": sha256_bytes(joined.encode()),
-            }
-        )
+        manifest.append({**entry, "documents": len(kept), "characters": len(joined), "sha256": sha256_bytes(joined.encode())})
     text = "\f".join(document.strip() for document in documents if document.strip()) + "\f"
     atomic_write(options.out / "corpus.txt", text)
-    write_json(
-        options.out / "manifest.json",
-        {"parts": manifest, "characters": len(text), "sha256": sha256_bytes(text.encode())},
-    )
+    write_json(options.out / "manifest.json", {"parts": manifest, "characters": len(text), "sha256": sha256_bytes(text.encode())})
     print(f"{len(text):,} characters, {len(manifest)} parts")
 
 

@@ -6,15 +6,20 @@ from collections.abc import Iterator
 
 from trafficllm.core.types import Record
 from trafficllm.records import masks
-from trafficllm.records import units as u
-from trafficllm.records.canonical import ICMP_PROTOS, TCP, fact_value
+from trafficllm.records.codec import units as u
+from trafficllm.records.codec.canonical import ICMP_PROTOS, TCP, fact_value
 
 PACKETS = 3
 """Packets asked about one by one."""
 FACTS = (
-    "dns.qry.type", "dns.flags.rcode", "dns.count.answers", "http.request.method", "http.response.code",
-    "tls.handshake.version", "tls.handshake.extensions_alpn_str",
-)  # fmt: skip
+    "dns.qry.type",
+    "dns.flags.rcode",
+    "dns.count.answers",
+    "http.request.method",
+    "http.response.code",
+    "tls.handshake.version",
+    "tls.handshake.extensions_alpn_str",
+)
 _PORTS = {6: "tcp", 17: "udp"}
 
 

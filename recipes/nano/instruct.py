@@ -21,11 +21,11 @@ from mixture import Mixture
 
 from trafficllm.core.files import read_json
 from trafficllm.core.types import Record
-from trafficllm.model.base import MANIFEST, write_manifest
-from trafficllm.model.load import Base, faster_precision, load_base
-from trafficllm.model.pretrain import PretrainOptions, continue_on, held_out_loss, pack
+from trafficllm.model.base.extend import MANIFEST, write_manifest
+from trafficllm.model.base.load import Base, faster_precision, load_base
+from trafficllm.model.tuning.pretrain import PretrainOptions, continue_on, held_out_loss, pack
 from trafficllm.records import instructions
-from trafficllm.records.dataset import Dataset, load
+from trafficllm.records.dataset.dataset import Dataset, load
 
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))["instruct"]
 
@@ -67,15 +67,22 @@ def main() -> None:
     mixture = Mixture(base.tokenizer, rows, records, raw, english=natural, recipe=recipe)
     held = pack(
         base.tokenizer(traffic.validation_strings(sets), add_special_tokens=False)["input_ids"],
-        block=traffic.RECIPE["block"], eos=base.tokenizer.eos_token_id,
-    )[:200]  # fmt: skip
+        block=traffic.RECIPE["block"],
+        eos=base.tokenizer.eos_token_id,
+    )[:200]
     before = {"traffic": held_out_loss(base.model, held, 16), "english": held_out_loss(base.model, held_english, 16)}
     print(f"{len(rows):,} questions, {len(records):,} records, {len(mixture.asked):,} to ask about; before {before}", flush=True)
     base.model.train()
     run = PretrainOptions(
-        learning_rate=RECIPE["learning_rate"], max_steps=RECIPE["max_steps"], max_seconds=options.max_seconds,
-        save_steps=200, log_steps=100, seed=RECIPE["seed"], half=faster_precision() == "bfloat16", compiled=True,
-    )  # fmt: skip
+        learning_rate=RECIPE["learning_rate"],
+        max_steps=RECIPE["max_steps"],
+        max_seconds=options.max_seconds,
+        save_steps=200,
+        log_steps=100,
+        seed=RECIPE["seed"],
+        half=faster_precision() == "bfloat16",
+        compiled=True,
+    )
     figures = continue_on(base.model, mixture, options.out / "checkpoints", options=run)
     base.model.eval()
     after = {"traffic": held_out_loss(base.model, held, 16), "english": held_out_loss(base.model, held_english, 16)}

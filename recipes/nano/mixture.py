@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from trafficllm.core.types import Record
-from trafficllm.lifecycle.learn_router import answers
-from trafficllm.model.augment import augment
-from trafficllm.model.collate import Sample, collate
-from trafficllm.model.encode import Encoder
+from trafficllm.lifecycle.adapters.learn_router import answers
+from trafficllm.model.tuning.augment import augment
+from trafficllm.model.tuning.collate import Sample, collate
+from trafficllm.model.tuning.encode import Encoder
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task, load_tasks
-from trafficllm.records.codec import encode
+from trafficllm.records.codec.codec import encode
 from trafficllm.records.instructions import Instruction
 
 NEIGHBOUR = dict(zip("abcdefghijklmnopqrstuvwxyz", "svxsdghgujkkmnbipoeaydviecxz", strict=False))
@@ -55,9 +55,15 @@ class Mixture:
     `shares` maps "route", "field", "traffic", "english" to their part of the steps."""
 
     def __init__(
-        self, tokenizer: Any, rows: Sequence[Instruction], records: Sequence[Record], raw: Sequence[Record], *,
-        english: np.ndarray, recipe: dict[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: Any,
+        rows: Sequence[Instruction],
+        records: Sequence[Record],
+        raw: Sequence[Record],
+        *,
+        english: np.ndarray,
+        recipe: dict[str, Any],
+    ) -> None:
         self.encoder, self.recipe, self.english = Encoder(tokenizer), recipe, english
         self.splitter = tokenizer.backend_tokenizer.model
         self.pad = int(tokenizer.pad_token_id)

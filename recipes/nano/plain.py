@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trafficllm.core.files import read_json, sha256_file, write_json
-from trafficllm.model.load import faster_precision
-from trafficllm.model.pretrain import PretrainOptions, pack, pretrain
+from trafficllm.model.base.load import faster_precision
+from trafficllm.model.tuning.pretrain import PretrainOptions, pack, pretrain
 
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))
 SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>"]
@@ -38,9 +38,7 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(documents, trainer=trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2]
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2])
 
 
 def main() -> None:
@@ -52,23 +50,14 @@ def main() -> None:
     options = parser.parse_args()
     settings = RECIPE["plain"]
     torch.manual_seed(settings["seed"])
-    documents = [
-        text
-        for text in (options.corpus / "corpus.txt").read_text(encoding="utf-8").split("\f")
-        if text.strip()
-    ]
+    documents = [text for text in (options.corpus / "corpus.txt").read_text(encoding="utf-8").split("\f") if text.strip()]
     held, train = documents[::HELD_OUT], [text for index, text in enumerate(documents) if index % HELD_OUT]
     tokenizer = train_tokenizer(train)
     eos = int(tokenizer.eos_token_id)
     encoded = tokenizer(train, add_special_tokens=False)["input_ids"]
     blocks = pack(encoded, block=settings["block"], eos=eos)
-    held_blocks = pack(
-        tokenizer(held, add_special_tokens=False)["input_ids"], block=settings["block"], eos=eos
-    )
-    print(
-        f"{blocks.size:,} training tokens, {held_blocks.size:,} held out, {len(tokenizer)} entries",
-        flush=True,
-    )
+    held_blocks = pack(tokenizer(held, add_special_tokens=False)["input_ids"], block=settings["block"], eos=eos)
+    print(f"{blocks.size:,} training tokens, {held_blocks.size:,} held out, {len(tokenizer)} entries", flush=True)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -89,13 +78,7 @@ def main() -> None:
         half=faster_precision() == "bfloat16",
         compiled=True,
     )
-    figures = pretrain(
-        model,
-        blocks,
-        options.out / "checkpoints",
-        held_out=np.ascontiguousarray(held_blocks[:200]),
-        options=run,
-    )
+    figures = pretrain(model, blocks, options.out / "checkpoints", held_out=np.ascontiguousarray(held_blocks[:200]), options=run)
     final = options.out / "final"
     shutil.rmtree(final, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(final)
@@ -103,13 +86,7 @@ def main() -> None:
     corpus = read_json(options.corpus / "manifest.json")
     write_json(
         final / "trafficllm.json",
-        {
-            "kind": "plain",
-            "name": "nano",
-            "figures": figures,
-            "corpus": corpus,
-            "weights_sha256": sha256_file(final / "model.safetensors"),
-        },
+        {"kind": "plain", "name": "nano", "figures": figures, "corpus": corpus, "weights_sha256": sha256_file(final / "model.safetensors")},
     )
     print(figures)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import traffic
 
 from trafficllm.core.files import read_json
-from trafficllm.model.base import MANIFEST, SEEN, load_seen, write_manifest
+from trafficllm.model.base.extend import MANIFEST, SEEN, load_seen, write_manifest
 from trafficllm.records import masks
-from trafficllm.records.dataset import load
+from trafficllm.records.dataset.dataset import load
 
 
 def trained_uids(folder: Path) -> set[tuple[str, str]]:

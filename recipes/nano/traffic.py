@@ -22,15 +22,15 @@ import torch
 import trafficllm
 from trafficllm.core.files import hash64, read_json, write_json
 from trafficllm.core.types import Record
-from trafficllm.model.augment import augment
-from trafficllm.model.base import make_traffic_base, write_manifest
-from trafficllm.model.learn_tokens import learn
-from trafficllm.model.load import faster_precision, load_base
-from trafficllm.model.pretrain import PretrainOptions, held_out_loss, pack, pretrain
+from trafficllm.model.base.extend import make_traffic_base, write_manifest
+from trafficllm.model.base.load import faster_precision, load_base
+from trafficllm.model.tokenizer.learn import learn
+from trafficllm.model.tuning.augment import augment
+from trafficllm.model.tuning.pretrain import PretrainOptions, held_out_loss, pack, pretrain
 from trafficllm.records import masks
 from trafficllm.records.catalog import get_task
-from trafficllm.records.codec import encode
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.codec.codec import encode
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))["traffic"]
@@ -50,9 +50,14 @@ def data_sets(data: Path, out: Path) -> dict[str, Dataset]:
     made = {}
     for folder, task in RECIPE["folders"].items():
         build_dataset(
-            data / folder, task=get_task(task), out=out / folder, reserved=data / "RESERVED.csv",
-            cap=RECIPE["cap"], keep=("housekeeping",), seed=RECIPE["seed"],
-        )  # fmt: skip
+            data / folder,
+            task=get_task(task),
+            out=out / folder,
+            reserved=data / "RESERVED.csv",
+            cap=RECIPE["cap"],
+            keep=("housekeeping",),
+            seed=RECIPE["seed"],
+        )
         made[folder] = load(out / folder)
     return made
 
@@ -113,9 +118,7 @@ def training_rows(sets: dict[str, Dataset], bundled: list[Dataset]) -> dict[str,
     return allowed
 
 
-def training_records(
-    sets: dict[str, Dataset], bundled: list[Dataset]
-) -> tuple[list[Record], list[int], dict[str, int]]:
+def training_records(sets: dict[str, Dataset], bundled: list[Dataset]) -> tuple[list[Record], list[int], dict[str, int]]:
     """Masked training records, the hashes of their contents (plain strict, and their own set's masks), counts."""
     records: list[Record] = []
     seen: list[int] = []
@@ -180,15 +183,17 @@ def main() -> None:
     strings = passes(records, RECIPE["passes"], RECIPE["seed"])
     blocks = blocks_of(base, strings, options.corpus / "corpus.txt", RECIPE["seed"])
     eos = base.tokenizer.eos_token_id
-    held = pack(
-        base.tokenizer(validation_strings(sets), add_special_tokens=False)["input_ids"], block=RECIPE["block"], eos=eos
-    )[:200]
+    held = pack(base.tokenizer(validation_strings(sets), add_special_tokens=False)["input_ids"], block=RECIPE["block"], eos=eos)[:200]
     before = held_out_loss(base.model, held, RECIPE["batch_size"])
     print(f"{blocks.size:,} tokens; held-out loss before training {before:.3f}", flush=True)
     run = PretrainOptions(
-        batch_size=RECIPE["batch_size"], learning_rate=RECIPE["learning_rate"], max_seconds=options.max_seconds,
-        seed=RECIPE["seed"], half=faster_precision() == "bfloat16", compiled=True,
-    )  # fmt: skip
+        batch_size=RECIPE["batch_size"],
+        learning_rate=RECIPE["learning_rate"],
+        max_seconds=options.max_seconds,
+        seed=RECIPE["seed"],
+        half=faster_precision() == "bfloat16",
+        compiled=True,
+    )
     base.model.train()
     figures = pretrain(base.model, blocks, options.out / "checkpoints", held_out=held, options=run)
     final = options.out / "final"
@@ -196,9 +201,12 @@ def main() -> None:
     shutil.copytree(options.out / "extended", final)
     base.model.to(torch.bfloat16).save_pretrained(final)
     write_manifest(
-        final, seen=seen, name="nano", training={**figures, "held_out_loss_before": before, "records": counts},
+        final,
+        seen=seen,
+        name="nano",
+        training={**figures, "held_out_loss_before": before, "records": counts},
         corpus=read_json(options.corpus / "manifest.json"),
-    )  # fmt: skip
+    )
     write_json(options.out / "figures.json", figures)
     print(figures)
 

@@ -20,12 +20,13 @@ from typing import Any
 
 from trafficllm.core.files import atomic_write, hash64, json_text, read_json
 from trafficllm.core.types import Record, Silent
-from trafficllm.evaluate import features, metrics
-from trafficllm.evaluate.learners import Data, Part, fit_booster
+from trafficllm.evaluate import metrics
+from trafficllm.evaluate.baselines import features
+from trafficllm.evaluate.baselines.learners import Data, Part, fit_booster
 from trafficllm.lifecycle.datasets import pick_task
-from trafficllm.records.canonical import CodecOptions
-from trafficllm.records.codec import encode
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.codec.canonical import CodecOptions
+from trafficllm.records.codec.codec import encode
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 POINTS = ((4, 96), (8, 96), (16, 96), (32, 96), (16, 0), (16, 32), (16, 64), (16, 160))
 """Packets and payload bytes a direction."""
@@ -75,8 +76,8 @@ def scores(dataset: Dataset, codec: CodecOptions) -> list[float]:
 
 def tokens(records: Sequence[Record], codec: CodecOptions) -> float:
     """Mean tokens a flow with the embedded traffic base."""
-    from trafficllm.model.load import default_base
-    from trafficllm.model.tokenizer import load_raw
+    from trafficllm.model.base.load import default_base
+    from trafficllm.model.tokenizer.extend import load_raw
 
     raw = load_raw(default_base())
     return statistics.mean(len(raw.encode(encode(record, codec), add_special_tokens=False).ids) for record in records)
@@ -89,10 +90,12 @@ def measure(dataset: Dataset, point: tuple[int, int]) -> dict[str, Any]:
     found = scores(dataset, codec)
     some = dataset.records(drawn(dataset, "val", told(dataset), 200, 0))
     return {
-        "macro_f1": round(statistics.mean(found), 4), "draws": [round(value, 4) for value in found],
-        "tokens": round(tokens(some, codec), 1), "units": round(statistics.mean(len(encode(r, codec)) for r in some), 1),
+        "macro_f1": round(statistics.mean(found), 4),
+        "draws": [round(value, 4) for value in found],
+        "tokens": round(tokens(some, codec), 1),
+        "units": round(statistics.mean(len(encode(r, codec)) for r in some), 1),
         "cpu_s": round(time.process_time() - began, 1),
-    }  # fmt: skip
+    }
 
 
 def table(results: dict[str, Any]) -> str:

@@ -22,9 +22,17 @@ from trafficllm.core.files import atomic_write, read_json, write_json
 from trafficllm.core.types import Silent
 
 PUBLISHED = {
-    "tor": ("TBD", 0.9810), "vpn": ("EVD", 0.9960), "app53": ("CD", 0.9320), "cstnet": ("EAC", 0.9599), "cw": ("WF", 0.9366),
-    "botnet": ("BND", 0.9800), "ustc": ("MTD", 0.9950), "doh": ("MDD", 0.9639), "dapt": ("AAD", 0.9810), "csic": ("WAD", 0.9845),
-}  # fmt: skip
+    "tor": ("TBD", 0.9810),
+    "vpn": ("EVD", 0.9960),
+    "app53": ("CD", 0.9320),
+    "cstnet": ("EAC", 0.9599),
+    "cw": ("WF", 0.9366),
+    "botnet": ("BND", 0.9800),
+    "ustc": ("MTD", 0.9950),
+    "doh": ("MDD", 0.9639),
+    "dapt": ("AAD", 0.9810),
+    "csic": ("WAD", 0.9845),
+}
 """Part of a file's name -> task, and the F1 that arXiv 2504.04222 gives for it (on its own split of packets)."""
 WAYS = {"published": "raw", "masked": "strict", "honest": "strict"}
 """Each way and its masks."""
@@ -75,13 +83,13 @@ def laid_out(files: Files, way: str, place: Path) -> Path:
 
 def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Build, tune, judge one way; what is done already is taken."""
-    from trafficllm.lifecycle import learn
-    from trafficllm.lifecycle.application import Application
+    from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.datasets import new_task
-    from trafficllm.lifecycle.evaluation import evaluate
-    from trafficllm.model.tune import TuneOptions, tune_task
+    from trafficllm.lifecycle.studies.run import evaluate
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.model.tuning.job import TuneOptions, tune_task
     from trafficllm.records.catalog import load_tasks
-    from trafficllm.records.dataset import build_dataset, load
+    from trafficllm.records.dataset.dataset import build_dataset, load
 
     place = asked.out / files.name / way
     report = place / "report.json"

@@ -74,7 +74,7 @@ class Run:
 
 def base_sha(name: str) -> str:
     """A hash of the base, without loading it: its manifest's, or that of the weights of any other model folder."""
-    from trafficllm.model.load import resolve
+    from trafficllm.model.base.load import resolve
 
     folder = resolve(name)
     if (folder / "trafficllm.json").is_file():
@@ -88,22 +88,27 @@ def base_sha(name: str) -> str:
 def data(run: Run, task: str, _: int) -> None:
     """The data set, reserved flows in its test part."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import build_dataset
 
     entry = run.entry(task)
     folder = run.data / entry["folder"]
     if "captures" in entry:
         folder = linked(folder, run.out / task / "labels", captures=entry["captures"], flows=entry["flows"])
     build_dataset(
-        folder, task=get_task(task), out=run.dataset(task), cap=run.cap or entry.get("cap"), reserved=run.data / "RESERVED.csv",
-        workers=run.threads, progress=Silent(),
-    )  # fmt: skip
+        folder,
+        task=get_task(task),
+        out=run.dataset(task),
+        cap=run.cap or entry.get("cap"),
+        reserved=run.data / "RESERVED.csv",
+        workers=run.threads,
+        progress=Silent(),
+    )
 
 
 def linked(folder: Path, out: Path, *, captures: int, flows: int) -> Path:
     """A folder of links to the labels with enough captures and flows."""
-    from trafficllm.capture.info import capture_info
-    from trafficllm.capture.read import expand
+    from trafficllm.capture.files.read import expand
+    from trafficllm.capture.flows.info import capture_info
 
     place = out / folder.name
     for label in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
@@ -119,10 +124,10 @@ def linked(folder: Path, out: Path, *, captures: int, flows: int) -> Path:
 
 def tune(run: Run, task: str, seed: int) -> None:
     """One adapter. For a trial the last weights are kept and validation is never looked at."""
-    from trafficllm.lifecycle import learn
-    from trafficllm.model.load import load_base
-    from trafficllm.model.tune import TuneOptions, tune_task
-    from trafficllm.records.dataset import load
+    from trafficllm.lifecycle.adapters import learn
+    from trafficllm.model.base.load import load_base
+    from trafficllm.model.tuning.job import TuneOptions, tune_task
+    from trafficllm.records.dataset.dataset import load
 
     seconds, steps = run.budget_of(task)
     own = PLAN["tune"] | run.entry(task).get("tune", {}) | ({"looks": 0} if run.part == "val" else {})
@@ -133,26 +138,33 @@ def tune(run: Run, task: str, seed: int) -> None:
 
 def score(run: Run, task: str, _: int) -> None:
     """The report of all seeds with baselines and cascade; its page beside it."""
-    from trafficllm.lifecycle.application import Application
-    from trafficllm.lifecycle.evaluation import evaluate
+    from trafficllm.lifecycle.studies.run import evaluate
+    from trafficllm.lifecycle.workspace import Application
 
     place, start = run.place(task), time.time()
     seconds = run.budget_of(task)[0] or 0.0
     adapters = sorted(path.parent for path in place.glob("seed*/tune.json"))
     body = evaluate(
-        Application(base=run.base), [run.dataset(task)], adapters=adapters, embedding=run.embedding, part=run.part, most=run.most,
-        budget_s=run.budget or max(PLAN["baseline_seconds"], seconds), html=place / "report.html", progress=Silent(),
-    )  # fmt: skip
+        Application(base=run.base),
+        [run.dataset(task)],
+        adapters=adapters,
+        embedding=run.embedding,
+        part=run.part,
+        most=run.most,
+        budget_s=run.budget or max(PLAN["baseline_seconds"], seconds),
+        html=place / "report.html",
+        progress=Silent(),
+    )
     made = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "seconds": round(time.time() - start, 1), "threads": run.threads}
     write_json(run.report(task), {**body, "made": made, "curves_of_learning": [tables.learning(adapter) for adapter in adapters]})
 
 
 def leaky(run: Run, task: str, _: int) -> None:
     """The literature's number: a random forest on single packets, raw and split at random. Reserved flows are left alone."""
-    from trafficllm.evaluate.audit_rows import rows_of
-    from trafficllm.evaluate.packets import side_by_side
+    from trafficllm.evaluate.audit.packets import side_by_side
+    from trafficllm.evaluate.audit.rows import rows_of
     from trafficllm.evaluate.quality import quality
-    from trafficllm.records.dataset import load
+    from trafficllm.records.dataset.dataset import load
 
     dataset = load(run.dataset(task))
     rows = rows_of(dataset, spare_test=True)

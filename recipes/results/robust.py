@@ -25,17 +25,24 @@ NAMES = ("adapter", "lightgbm")
 
 def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
     """One adapter under all shifts, made where there is no file of it yet."""
-    from trafficllm.lifecycle.application import Application
-    from trafficllm.lifecycle.robustness import robust
+    from trafficllm.lifecycle.studies.robust import robust
+    from trafficllm.lifecycle.workspace import Application
 
     path = run.place(task) / f"robust-seed{seed}.json"
     if not path.is_file():
         plan = PLAN["robust"][task]
         captures = run.data / run.entry(task)["folder"] if plan["wire"] else None
         body = robust(
-            Application(base=run.base), run.dataset(task), adapter=run.place(task) / f"seed{seed}", captures=captures, most=plan["most"],
-            seed=seed, budget_s=run.budget, html=path.with_suffix(".html"), progress=Silent(),
-        )  # fmt: skip
+            Application(base=run.base),
+            run.dataset(task),
+            adapter=run.place(task) / f"seed{seed}",
+            captures=captures,
+            most=plan["most"],
+            seed=seed,
+            budget_s=run.budget,
+            html=path.with_suffix(".html"),
+            progress=Silent(),
+        )
         write_json(path, body)
     return dict(read_json(path))
 
@@ -47,12 +54,17 @@ def row(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     loss = {who: mean(body["mean_loss"][who] for body in runs) for who in NAMES}
     first = runs[0]
     return {
-        "macro_f1": table, "mean_loss": loss, "ratio": loss["adapter"] / loss["lightgbm"] if loss["lightgbm"] > 0 else None,
-        "ratio_per_seed": [body["goal"]["ratio"] for body in runs], "forge_delta": [body["forge"]["delta"] for body in runs],
-        "above_lightgbm": sum(v["adapter"] >= v["lightgbm"] for v in table.values()), "shifts": len(table),
-        "ci95": {name: _of(first, name, "ci95") for name in shifts}, "on_wire": first["on_wire"],
+        "macro_f1": table,
+        "mean_loss": loss,
+        "ratio": loss["adapter"] / loss["lightgbm"] if loss["lightgbm"] > 0 else None,
+        "ratio_per_seed": [body["goal"]["ratio"] for body in runs],
+        "forge_delta": [body["forge"]["delta"] for body in runs],
+        "above_lightgbm": sum(v["adapter"] >= v["lightgbm"] for v in table.values()),
+        "shifts": len(table),
+        "ci95": {name: _of(first, name, "ci95") for name in shifts},
+        "on_wire": first["on_wire"],
         **{key: first[key] for key in ("n_test", "n_test_unique", "groups", "split", "mask", "leaky", "seen_by_base", "part")},
-    }  # fmt: skip
+    }
 
 
 def _of(body: Mapping[str, Any], name: str, key: str = "macro_f1") -> dict[str, Any]:
@@ -64,8 +76,10 @@ def markdown(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for found in tasks.values() for name in found["macro_f1"]))
     head = [f"{task} {who}" for task in tasks for who in NAMES]
     lines = [f"| shift | {' | '.join(head)} |", f"|---|{'--:|' * len(head)}"]
-    lines += [f"| {name} | {' | '.join(_cell(found['macro_f1'].get(name, {}).get(who)) for found in tasks.values() for who in NAMES)} |"
-              for name in names]  # fmt: skip
+    lines += [
+        f"| {name} | {' | '.join(_cell(found['macro_f1'].get(name, {}).get(who)) for found in tasks.values() for who in NAMES)} |"
+        for name in names
+    ]
     lines.append(f"| **mean loss** | {' | '.join(_cell(found['mean_loss'][who]) for found in tasks.values() for who in NAMES)} |")
     shares = (f"{_cell(found['ratio'])} | " for found in tasks.values())
     return "\n".join([*lines, f"| share of LightGBM's loss (at most .5 wanted) | {' | '.join(shares)} |"]) + "\n"

@@ -27,12 +27,12 @@ import traffic as nano_traffic
 from mixture import Mixture
 
 from trafficllm.core.files import read_json, sha256_file, write_json
-from trafficllm.model.base import make_traffic_base, write_manifest
-from trafficllm.model.learn_tokens import learn
-from trafficllm.model.load import load_base
-from trafficllm.model.pretrain import PretrainOptions, continue_on, held_out_loss, pack, pretrain
+from trafficllm.model.base.extend import make_traffic_base, write_manifest
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tokenizer.learn import learn
+from trafficllm.model.tuning.pretrain import PretrainOptions, continue_on, held_out_loss, pack, pretrain
 from trafficllm.records import instructions
-from trafficllm.records.codec import encode
+from trafficllm.records.codec.codec import encode
 
 RECIPE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("small.toml").read_text(encoding="utf-8"))
 
@@ -51,10 +51,15 @@ def plain(corpus: Path, out: Path, recipe: dict[str, Any]) -> None:
     )
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), tie_word_embeddings=True, num_key_value_heads=recipe["model"]["num_attention_heads"],
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id, **recipe["model"],
+            vocab_size=len(tokenizer),
+            tie_word_embeddings=True,
+            num_key_value_heads=recipe["model"]["num_attention_heads"],
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=eos,
+            pad_token_id=tokenizer.pad_token_id,
+            **recipe["model"],
         )
-    )  # fmt: skip
+    )
     run = PretrainOptions(
         batch_size=settings["batch_size"], learning_rate=settings["learning_rate"], max_seconds=settings["max_seconds"], seed=seed
     )
@@ -85,9 +90,13 @@ def trained(runs: Path, out: Path, recipe: dict[str, Any]) -> None:
     strings = base.tokenizer(nano_traffic.validation_strings(sets), add_special_tokens=False)["input_ids"]
     held = pack(strings, block=settings["block"], eos=base.tokenizer.eos_token_id)[:200]
     run = PretrainOptions(
-        learning_rate=settings["learning_rate"], max_steps=settings["max_steps"], max_seconds=settings["max_seconds"],
-        save_steps=500, log_steps=50, seed=settings["seed"],
-    )  # fmt: skip
+        learning_rate=settings["learning_rate"],
+        max_steps=settings["max_steps"],
+        max_seconds=settings["max_seconds"],
+        save_steps=500,
+        log_steps=50,
+        seed=settings["seed"],
+    )
     base.model.train()
     figures = continue_on(base.model, mixture, out / "checkpoints", options=run)
     figures["held_out_loss"] = held_out_loss(base.model, held, 16)

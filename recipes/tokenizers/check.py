@@ -24,22 +24,29 @@ from kinds import corpus_lines
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.files import read_json, sha256_file, write_json
 from trafficllm.core.types import Record, Segment
-from trafficllm.lifecycle.vocabulary import read
-from trafficllm.model.compare import compare, segmentation_agrees
-from trafficllm.model.encode import Encoder
-from trafficllm.model.learn_tokens import Matcher
-from trafficllm.model.load import default_base
-from trafficllm.model.tokenizer import COMPANIONS, FILE, extend, load_auto, load_raw, record_text, traffic_ids
-from trafficllm.records.codec import decode, encode
-from trafficllm.records.dataset import load
-from trafficllm.records.units import UNITS
+from trafficllm.lifecycle.bases.vocabulary import read
+from trafficllm.model.base.load import default_base
+from trafficllm.model.tokenizer.compare import compare, segmentation_agrees
+from trafficllm.model.tokenizer.extend import COMPANIONS, FILE, extend, load_auto, load_raw, record_text, traffic_ids
+from trafficllm.model.tokenizer.learn import Matcher
+from trafficllm.model.tuning.encode import Encoder
+from trafficllm.records.codec.codec import decode, encode
+from trafficllm.records.codec.units import UNITS
+from trafficllm.records.dataset.dataset import load
 
 RANGES = {
-    "latin": (0x20, 0x2FF), "greek to ethiopic": (0x370, 0x139F), "hebrew, arabic (right to left)": (0x590, 0x77F),
-    "punctuation, symbols": (0x2000, 0x2BFF), "CJK": (0x3040, 0x9FFF), "hangul": (0xAC00, 0xD7A3),
-    "private use (icons)": (0xE000, 0xF8FF), "presentation forms": (0xFB1D, 0xFEFC), "emoji": (0x1F300, 0x1FAFF),
-    "control": (0x00, 0x1F), "plane 15 private use": (0xF0000, 0xF0FFF),
-}  # fmt: skip
+    "latin": (0x20, 0x2FF),
+    "greek to ethiopic": (0x370, 0x139F),
+    "hebrew, arabic (right to left)": (0x590, 0x77F),
+    "punctuation, symbols": (0x2000, 0x2BFF),
+    "CJK": (0x3040, 0x9FFF),
+    "hangul": (0xAC00, 0xD7A3),
+    "private use (icons)": (0xE000, 0xF8FF),
+    "presentation forms": (0xFB1D, 0xFEFC),
+    "emoji": (0x1F300, 0x1FAFF),
+    "control": (0x00, 0x1F),
+    "plane 15 private use": (0xF0000, 0xF0FFF),
+}
 _JOINERS = ("\u200d", "\u202e", "\u200f", "\ufeff", "\u0301", "\ufe0f", "  ", "\t\t", "\n\n\n", "\r\n", "\u3000", "    ", "\u00a0", "\x00")
 
 
@@ -128,9 +135,7 @@ def run_times(tokenizer: Any, repeats: int = 3) -> dict[str, float]:
     return out
 
 
-def row(
-    source: Path, work: Path, *, tokens: list[str], records: Sequence[Record], lines: Sequence[str], limit: int
-) -> dict[str, Any]:
+def row(source: Path, work: Path, *, tokens: list[str], records: Sequence[Record], lines: Sequence[str], limit: int) -> dict[str, Any]:
     """Everything about one tokenizer folder."""
     plain, traffic = work / "plain", work / "traffic"
     shutil.rmtree(work, ignore_errors=True)

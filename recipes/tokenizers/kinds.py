@@ -18,22 +18,26 @@ from typing import Any
 
 KINDS = ("gpt2", "llama3", "qwen", "llama2", "mistral", "gemma", "t5")
 VOCAB = 32768
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 CONTROL: dict[str, tuple[str, ...]] = {
     "gpt2": ("<|endoftext|>",),
     "llama3": (
-        "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
-        "<|python_tag|>", *(f"<|reserved_special_token_{k}|>" for k in range(16)),
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|python_tag|>",
+        *(f"<|reserved_special_token_{k}|>" for k in range(16)),
     ),
     "qwen": ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
     "llama2": ("<unk>", "<s>", "</s>"),
     "mistral": ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
     "gemma": ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", *(f"<unused{k}>" for k in range(16))),
     "t5": ("<pad>", "</s>", "<unk>", *(f"<extra_id_{k}>" for k in range(16))),
-}  # fmt: skip
+}
 """Special tokens, in id order."""
 PLAIN_ADDED: dict[str, tuple[str, ...]] = {
     "qwen": ("<tool_call>", "</tool_call>", "<think>", "</think>", "<|fim_prefix|>"),
@@ -53,16 +57,7 @@ ROLES: dict[str, dict[str, str]] = {
 
 def _byte_level(kind: str, lines: Sequence[str], vocab: int) -> Any:
     """GPT-2, Llama-3 and Qwen: bytes as letters, a splitting pattern, digits by one or three."""
-    from tokenizers import (
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
     if kind == "gpt2":

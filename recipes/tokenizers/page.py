@@ -30,13 +30,36 @@ traffic token a run of units, a record is cut by longest match. Every single uni
 
 """
 _HEAD = (
-    "tokenizer", "model", "entries", "native ids moved", "lines changed", "tokens a flow, plain", "extended", "fewer by", "original's form",
-    "records exact", "longest match", "placements", "forged", "inverse wrong", "64 kB run (s)",
-)  # fmt: skip
+    "tokenizer",
+    "model",
+    "entries",
+    "native ids moved",
+    "lines changed",
+    "tokens a flow, plain",
+    "extended",
+    "fewer by",
+    "original's form",
+    "records exact",
+    "longest match",
+    "placements",
+    "forged",
+    "inverse wrong",
+    "64 kB run (s)",
+)
 _COSTS = (
-    "size", "learnt in (s)", "file (MB)", "load (s)", "records/s", "row parameters", "of nano", "rare", "steps", "nats a unit", "probe MTD",
+    "size",
+    "learnt in (s)",
+    "file (MB)",
+    "load (s)",
+    "records/s",
+    "row parameters",
+    "of nano",
+    "rare",
+    "steps",
+    "nats a unit",
+    "probe MTD",
     "probe EVD",
-)  # fmt: skip
+)
 _CONCLUSION = """**Why 3,072 for `nano`, 4,096 by default.** From 1,024 to 3,072 a flow loses 22 % of its tokens, from there to 4,096
 another 3 %; by then 29 % of the learnt rows (14 % at 3,072) are hardly ever trained on a corpus of this size, and at 16,384, for 15 % fewer
 tokens than 3,072, three quarters are, in an embedding that is half the model. The short trial puts 2,048 to 4,096 level (losses within
@@ -76,7 +99,7 @@ released files that packages carry, which the repository does not hold.
 ## Untrusted text
 
 The guarantee that captured bytes and people's questions never become control or traffic tokens holds for ids made by
-`trafficllm.model.encode.Encoder`: it renders payload as byte units, keeps `[A-Za-z0-9 .-_/:=]` of captured text and turns the
+`trafficllm.model.tuning.encode.Encoder`: it renders payload as byte units, keeps `[A-Za-z0-9 .-_/:=]` of captured text and turns the
 rest into byte units, breaks control surfaces in questions up, escapes plane-16 characters, and looks at the ids afterwards,
 because a normaliser can make control of harmless letters. **A bare call of the tokenizer by other software, a serving engine's
 chat endpoint among them, has none of it**: `split_special_tokens` was measured to stop neither added tokens that are not
@@ -121,8 +144,8 @@ def sizes(body: dict[str, Any]) -> Iterator[str]:
     units = body["units_per_flow"]
     yield f"| units alone ({body['units']}) | " + " | ".join(f"{units[name]:.1f}" for name in ("mean", *tasks)) + " |" + " |" * len(kinds)
     yield (
-        "\nThe mean weighs tasks alike. \"rare\" is the share of learnt tokens that occur fewer than "
-        f"{body['rare_below']} times in the training records; \"of nano\" the rows' share of all parameters of the embedded base "
+        '\nThe mean weighs tasks alike. "rare" is the share of learnt tokens that occur fewer than '
+        f'{body["rare_below"]} times in the training records; "of nano" the rows\' share of all parameters of the embedded base '
         "extended so far; load and speed are `AutoTokenizer`'s, in seconds of one shared core. The last columns are a short trial: the "
         "plain base extended by each vocabulary and trained on traffic for {:g} processor seconds, nats a unit on validation flows, and "
         "the validation macro-F1 of a linear probe on its frozen last layer (MTD, EVD; one seed).\n".format(trial(body, "cpu_s"))

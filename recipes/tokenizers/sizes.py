@@ -31,13 +31,13 @@ import traffic
 
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import Record
-from trafficllm.model.base import make_traffic_base
-from trafficllm.model.compare import plain_text
-from trafficllm.model.learn_tokens import Matcher, learn
-from trafficllm.model.tokenizer import FILE, load_auto
-from trafficllm.records.codec import encode
-from trafficllm.records.dataset import Dataset
-from trafficllm.records.units import UNITS
+from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.tokenizer.compare import plain_text
+from trafficllm.model.tokenizer.extend import FILE, load_auto
+from trafficllm.model.tokenizer.learn import Matcher, learn
+from trafficllm.records.codec.codec import encode
+from trafficllm.records.codec.units import UNITS
+from trafficllm.records.dataset.dataset import Dataset
 
 NANO = tomllib.loads((Path(traffic.__file__).with_name("nano.toml")).read_text(encoding="utf-8"))
 SIZES = (1024, 2048, 3072, 4096, 8192, 16384)
@@ -78,10 +78,7 @@ def drawn(rows: list[int], most: int) -> list[int]:
 
 def spread(values: dict[str, float]) -> dict[str, float]:
     """The values and their mean over tasks, rounded."""
-    return {
-        **{task: round(value, 2) for task, value in values.items()},
-        "mean": round(statistics.fmean(values.values()), 2),
-    }
+    return {**{task: round(value, 2) for task, value in values.items()}, "mean": round(statistics.fmean(values.values()), 2)}
 
 
 def plain_costs(kinds: Path, flows: Flows) -> dict[str, dict[str, float]]:
@@ -131,9 +128,7 @@ def parameters(size: int) -> tuple[int, float]:
     return rows, rows / (rows + native * width + body)
 
 
-def measure(
-    size: int, strings: list[str], units: dict[str, list[str]], plain: Path, work: Path
-) -> dict[str, Any]:
+def measure(size: int, strings: list[str], units: dict[str, list[str]], plain: Path, work: Path) -> dict[str, Any]:
     """The row of one size: learn it, extend the plain base by it, count and time."""
     begun = time.process_time()
     tokens = learn(iter(strings), size, seed=traffic.RECIPE["seed"])
@@ -158,14 +153,12 @@ def measure(
     }
 
 
-def judge(
-    folder: Path, records: list[Record], flows: dict[str, list[str]], sets: dict[str, Dataset], seconds: float
-) -> dict[str, Any]:
+def judge(folder: Path, records: list[Record], flows: dict[str, list[str]], sets: dict[str, Dataset], seconds: float) -> dict[str, Any]:
     """Train an extended plain base on traffic for `seconds`; nats a unit on validation flows, probes' macro-F1."""
     import torch
 
-    from trafficllm.model.load import load_base
-    from trafficllm.model.pretrain import held_out_loss, pack
+    from trafficllm.model.base.load import load_base
+    from trafficllm.model.tuning.pretrain import held_out_loss, pack
 
     torch.manual_seed(0)
     base = load_base(folder, dtype="float32")
@@ -185,7 +178,7 @@ def train(model: Any, blocks: np.ndarray, seconds: float, batch: int = 8) -> int
     """Next-token training for that many seconds of the processor, the learning rate on a cosine over them; steps made."""
     import torch
 
-    from trafficllm.model.load import faster_precision
+    from trafficllm.model.base.load import faster_precision
 
     half, rate = faster_precision() == "bfloat16", traffic.RECIPE["learning_rate"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -196,9 +189,7 @@ def train(model: Any, blocks: np.ndarray, seconds: float, batch: int = 8) -> int
         warm = min(1.0, 0.02 + done / 0.02)
         for group in optimizer.param_groups:
             group["lr"] = rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
-        ids = torch.from_numpy(
-            blocks[np.take(order, range(steps * batch, (steps + 1) * batch), mode="wrap")].astype(np.int64)
-        )
+        ids = torch.from_numpy(blocks[np.take(order, range(steps * batch, (steps + 1) * batch), mode="wrap")].astype(np.int64))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
@@ -234,17 +225,13 @@ def states(base: Any, strings: Sequence[str], most: int = 512) -> np.ndarray:
     with torch.inference_mode():
         for text in strings:
             ids = base.tokenizer(text, add_special_tokens=False)["input_ids"][:most]
-            out.append(
-                base.model.model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0).float().numpy()
-            )
+            out.append(base.model.model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0).float().numpy())
     return np.stack(out)
 
 
 def main() -> None:
     """Measure every size, then train those asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained", type=Path, required=True)
     parser.add_argument("--plain", type=Path, required=True)
     parser.add_argument("--kinds", type=Path, required=True)
@@ -252,20 +239,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/tokenizer-sizes"))
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--flows", type=int, default=300, help="validation flows a folder, at most")
-    parser.add_argument(
-        "--train", type=float, default=0.0, help="processor seconds of training a size; 0: none"
-    )
+    parser.add_argument("--train", type=float, default=0.0, help="processor seconds of training a size; 0: none")
     options = parser.parse_args()
     sets, records, _ = instruct.material(options.trained)
     flows = Flows.of(sets, options.flows)
     strings, units = [encode(record) for record in records], flows.units()
     body = read_json(options.out) if options.out.is_file() else {"sizes": {}}
     body |= {
-        "records": len(records), "record_units": sum(map(len, strings)), "units": len(UNITS), "rare_below": RARE,
+        "records": len(records),
+        "record_units": sum(map(len, strings)),
+        "units": len(UNITS),
+        "rare_below": RARE,
         "flows": {task: len(rows) for task, rows in units.items()},
         "units_per_flow": spread({task: statistics.fmean(map(len, rows)) for task, rows in units.items()}),
         "plain_per_flow": plain_costs(options.kinds, flows),
-    }  # fmt: skip
+    }
     for size in options.sizes:
         row = body["sizes"].setdefault(str(size), {})
         if "per_flow" not in row or not (options.work / str(size)).is_dir():

@@ -17,7 +17,7 @@ from typing import Any
 
 from trafficllm.core.files import hash64, read_json, write_json
 from trafficllm.core.types import FrameBatch, Silent
-from trafficllm.records.reserved import Reserved
+from trafficllm.records.dataset.reserved import Reserved
 
 OLD, NEW = "EVD_iscxvpn2016", "CD_service_after_2015"
 SHARE = 0.2
@@ -33,7 +33,7 @@ def kept(found: dict[str, Any]) -> dict[str, Any]:
 
 def folders(data: Path, out: Path) -> None:
     """`old`: the six services outside VPN; `learn` and `judge`: the new captures cut alike, a fifth and the rest."""
-    from trafficllm.capture.cut import measured
+    from trafficllm.capture.files.cut import measured
 
     held = Reserved.load(data / "RESERVED.csv")
     labels = sorted(entry.name for entry in (data / NEW).iterdir() if entry.is_dir())
@@ -59,8 +59,8 @@ def _link(file: Path, link: Path) -> None:
 
 
 def _cut(file: Path, target: Path, cut: Any) -> None:
-    from trafficllm.capture.cut import cut_frames
-    from trafficllm.capture.write import write_capture
+    from trafficllm.capture.files.cut import cut_frames
+    from trafficllm.capture.files.write import write_capture
 
     target.parent.mkdir(parents=True, exist_ok=True)
     frames: Iterator[FrameBatch] = cut_frames(file, cut)
@@ -76,13 +76,13 @@ def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
     """All stages."""
-    from trafficllm.lifecycle import learn
-    from trafficllm.lifecycle.application import Application
-    from trafficllm.lifecycle.drifting import drift
-    from trafficllm.lifecycle.update import update
-    from trafficllm.model.tune import TuneOptions
+    from trafficllm.lifecycle.adapters import learn
+    from trafficllm.lifecycle.adapters.update import update
+    from trafficllm.lifecycle.studies.drift import drift
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import build_dataset
 
     out: Path = asked.out
     if not (out / "cut.json").is_file():
@@ -95,23 +95,31 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
 
     def judged(version: str, html: Path, *learnt: Path) -> dict[str, Any]:
         return drift(
-            app, out / "data", [out / "captures" / "judge"], adapter=Path(app.adapter("EVD", version)["path"]), learnt=learnt,
-            most=asked.most, html=html, progress=Silent(),
-        )  # fmt: skip
+            app,
+            out / "data",
+            [out / "captures" / "judge"],
+            adapter=Path(app.adapter("EVD", version)["path"]),
+            learnt=learnt,
+            most=asked.most,
+            html=html,
+            progress=Silent(),
+        )
 
     before = once(out / "before.json", lambda: judged("v0001", out / "before.html"))
 
-    updated = once(
-        out / "update.json", lambda: update(out / "captures" / "learn", workdir=out / "tune-update", progress=Silent(), **given)
-    )
+    updated = once(out / "update.json", lambda: update(out / "captures" / "learn", workdir=out / "tune-update", progress=Silent(), **given))
     after = once(out / "after.json", lambda: judged(updated["version"], out / "after.html", out / "captures" / "learn"))
     return {
-        "command": "python recipes/transfer/drift.py --data DATA --out OUT", "cut": read_json(out / "cut.json"),
-        "seconds": asked.seconds, "drift": before["drift"], "flows": before["flows"],
-        "before": kept(before["live"]), "after": kept(after["live"]),
+        "command": "python recipes/transfer/drift.py --data DATA --out OUT",
+        "cut": read_json(out / "cut.json"),
+        "seconds": asked.seconds,
+        "drift": before["drift"],
+        "flows": before["flows"],
+        "before": kept(before["live"]),
+        "after": kept(after["live"]),
         "where_it_was_trained": {"before": kept(before), "after": kept(after), "part": "test, without reserved captures"},
         "update": {key: updated.get(key) for key in ("status", "why", "gate", "version")},
-    }  # fmt: skip
+    }
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -23,9 +23,13 @@ from trafficllm.core.types import Silent
 
 NANO = Path(__file__).resolve().parents[1] / "nano"
 FOLDER = {
-    "MTD": "MTD_ustc2016", "EVD": "EVD_iscxvpn2016", "EAC": "EAC_ndpi_app", "MDD": "MDD_dns_tunnel", "WAD": "WAD_csic2010",
+    "MTD": "MTD_ustc2016",
+    "EVD": "EVD_iscxvpn2016",
+    "EAC": "EAC_ndpi_app",
+    "MDD": "MDD_dns_tunnel",
+    "WAD": "WAD_csic2010",
     "WF": "WF_tor_cells_wikipedia",
-}  # fmt: skip
+}
 
 
 def left_out(folders: Mapping[str, str], task: str) -> list[str]:
@@ -36,15 +40,19 @@ def left_out(folders: Mapping[str, str], task: str) -> list[str]:
 def narrow(traffic: ModuleType, task: str, data: Path, out: Path) -> None:
     """Make the traffic step forget a task: none of its folders, and nothing of their captures or contents in any other folder."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset import PARTS, build_dataset, load
+    from trafficllm.records.dataset.dataset import PARTS, build_dataset, load
 
     gone = left_out(traffic.RECIPE["folders"], task)
     hidden = []
     for folder in gone:
         build_dataset(
-            data / folder, task=get_task(task), out=out / "hidden" / folder, keep=("housekeeping",), reserved=data / "RESERVED.csv",
+            data / folder,
+            task=get_task(task),
+            out=out / "hidden" / folder,
+            keep=("housekeeping",),
+            reserved=data / "RESERVED.csv",
             progress=Silent(),
-        )  # fmt: skip
+        )
         hidden.append(load(out / "hidden" / folder))
     known = traffic.held_back
 
@@ -83,22 +91,33 @@ def trained(asked: argparse.Namespace, words: Sequence[str]) -> Path:
 
 def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
     """Few-shot curves of the task with one base."""
-    from trafficllm.lifecycle.application import Application
-    from trafficllm.lifecycle.transfer import transfer
+    from trafficllm.lifecycle.studies.transfer import transfer
+    from trafficllm.lifecycle.workspace import Application
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import build_dataset
 
     if not out.is_file():
         data = asked.out / asked.task / "data"
         build_dataset(
-            asked.data / FOLDER[asked.task], task=get_task(asked.task), out=data, cap=600, reserved=asked.data / "RESERVED.csv",
+            asked.data / FOLDER[asked.task],
+            task=get_task(asked.task),
+            out=data,
+            cap=600,
+            reserved=asked.data / "RESERVED.csv",
             progress=Silent(),
-        )  # fmt: skip
+        )
         app = Application(base=base, registry=str(asked.out / "registry"))
         body = transfer(
-            app, data, data, draws=asked.draws, max_seconds=asked.tune, part=asked.part, most=asked.most, html=out.with_suffix(".html"),
+            app,
+            data,
+            data,
+            draws=asked.draws,
+            max_seconds=asked.tune,
+            part=asked.part,
+            most=asked.most,
+            html=out.with_suffix(".html"),
             progress=Silent(),
-        )  # fmt: skip
+        )
         write_json(out, body)
     return dict(read_json(out))
 

@@ -17,12 +17,12 @@ __version__ = "0.1.0"
 
 # Name -> module, opened when first used: `import trafficllm` must stay within 150 ms. Type checkers read __init__.pyi.
 _LAZY = {
-    "analyze": "trafficllm.surface.python_api",
-    "read": "trafficllm.surface.python_api",
-    "register": "trafficllm.surface.python_api",
-    "Flows": "trafficllm.surface.flows_api",
-    "Verdicts": "trafficllm.surface.flows_api",
-    "TrafficClassifier": "trafficllm.surface.classifier",
+    "analyze": "trafficllm.surface.python.api",
+    "read": "trafficllm.surface.python.api",
+    "register": "trafficllm.surface.python.api",
+    "Flows": "trafficllm.surface.python.flows",
+    "Verdicts": "trafficllm.surface.python.flows",
+    "TrafficClassifier": "trafficllm.surface.python.classifier",
 }
 __all__ = ["Flows", "TrafficClassifier", "Verdicts", "__version__", "analyze", "read", "register"]
 

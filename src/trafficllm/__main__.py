@@ -1,5 +1,5 @@
 """`python -m trafficllm`."""
 
-from trafficllm.surface.cli import main
+from trafficllm.surface.cli.main import main
 
 main()

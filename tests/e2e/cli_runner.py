@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from trafficllm.surface.cli import run
+from trafficllm.surface.cli.main import run
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -13,15 +13,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from capture_plans import random_plans
 
-from trafficllm.capture.check import check
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.read import read_frames
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.files.write import write_capture
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.types import FlowPlan
-from trafficllm.records import codec, masks
-from trafficllm.records.build import records_of
-from trafficllm.records.plan import plan_of
+from trafficllm.records import masks
+from trafficllm.records.codec import codec
+from trafficllm.records.codec.flows import records_of
+from trafficllm.records.codec.plan import plan_of
 
 TSHARK = shutil.which("tshark")
 pytestmark = pytest.mark.skipif(TSHARK is None, reason="tshark is not installed")

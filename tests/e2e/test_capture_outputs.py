@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_runner import Cli
 
-from trafficllm.capture.community import community_id
+from trafficllm.capture.flows.community import community_id
 
 CAPTURE = "MTD/Neris/Neris_00.pcap"
 
@@ -31,13 +31,27 @@ CAPTURE = "MTD/Neris/Neris_00.pcap"
         (1, "192.168.0.89", 20, "192.168.0.1", 1, "1:tz/fHIDUHs19NkixVVoOZywde+I=", ""),
         (58, "fe80::200:86ff:fe05:80da", 135, "fe80::260:97ff:fe07:69ea", 0, "1:dGHyGvjMfljg6Bppwm3bg0LO8TY=", ""),
         (58, "3ffe:507:0:1:200:86ff:fe05:80da", 128, "3ffe:501:0:1001::2", 0, "1:+TW+HtLHvV1xnGhV1lv7XoJrqQg=", ""),
-        (58, "3ffe:507:0:1:260:97ff:fe07:69ea", 3, "3ffe:507:0:1:200:86ff:fe05:80da", 0, "1:NdobDX8PQNJbAyfkWxhtL2Pqp5w=",
-         "1:OlOWx9psIbBFi7lOCw/4MhlKR9M="),
-        (58, "3ffe:507:0:1:200:86ff:fe05:80da", 3, "3ffe:507:0:1:260:97ff:fe07:69ea", 0, "1:/OGBt9BN1ofenrmSPWYicpij2Vc=",
-         "1:Ij4ZxnC87/MXzhOjvH2vHu7LRmE="),
+        (
+            58,
+            "3ffe:507:0:1:260:97ff:fe07:69ea",
+            3,
+            "3ffe:507:0:1:200:86ff:fe05:80da",
+            0,
+            "1:NdobDX8PQNJbAyfkWxhtL2Pqp5w=",
+            "1:OlOWx9psIbBFi7lOCw/4MhlKR9M=",
+        ),
+        (
+            58,
+            "3ffe:507:0:1:200:86ff:fe05:80da",
+            3,
+            "3ffe:507:0:1:260:97ff:fe07:69ea",
+            0,
+            "1:/OGBt9BN1ofenrmSPWYicpij2Vc=",
+            "1:Ij4ZxnC87/MXzhOjvH2vHu7LRmE=",
+        ),
         (46, "10.1.24.4", 0, "10.1.12.1", 0, "1:/nQI4Rh/TtY3mf0R2gJFBkVlgS4=", ""),
     ],
-)  # fmt: skip
+)
 def test_community_id_baseline(proto: int, a: str, port_a: int, b: str, port_b: int, expected: str, seeded: str) -> None:
     """Values of the specification's baseline (github.com/corelight/community-id-spec), default seed 0 and seed 1."""
     ends = ipaddress.ip_address(a).packed, ipaddress.ip_address(b).packed
@@ -57,10 +71,21 @@ def _zeek(text: str) -> tuple[dict[str, str], list[dict[str, str]]]:
 
 
 ZEEK_TYPES = {
-    "time": r"\d+\.\d{6}", "interval": r"\d+\.\d{6}", "count": r"\d+", "port": r"\d{1,5}", "addr": r"[0-9a-f.:]+", "enum": r"[a-z_]+",
-    "bool": r"[TF]", "string": r"[^\t]+", "set[string]": r"[^\t]+",
-    "vector[string]": r"[^\t]+", "vector[count]": r"[\d,]+", "vector[interval]": r"[-\d.,]+", "double": r"-?[\d.e+-]+", "int": r"-?\d+",
-}  # fmt: skip
+    "time": r"\d+\.\d{6}",
+    "interval": r"\d+\.\d{6}",
+    "count": r"\d+",
+    "port": r"\d{1,5}",
+    "addr": r"[0-9a-f.:]+",
+    "enum": r"[a-z_]+",
+    "bool": r"[TF]",
+    "string": r"[^\t]+",
+    "set[string]": r"[^\t]+",
+    "vector[string]": r"[^\t]+",
+    "vector[count]": r"[\d,]+",
+    "vector[interval]": r"[-\d.,]+",
+    "double": r"-?[\d.e+-]+",
+    "int": r"-?\d+",
+}
 
 
 def test_every_form_says_the_same(cli: Cli, captures: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_runner import Cli
 
-from trafficllm.surface.cmd_audit import _marked
+from trafficllm.surface.cli.data import _marked
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 import audit_captures as ac

@@ -42,10 +42,7 @@ def _one_packet(source: Path) -> bytes:
 def test_missing_file(cli: Cli, tmp_path: Path) -> None:
     for words in (["capture", "info"], ["capture", "flows"], ["capture", "packets"], ["capture", "check"]):
         cli(*words, tmp_path / "no.pcap").refused(3, "no such file")
-    assert (
-        json.loads(cli("capture", "info", tmp_path / "no.pcap", "--json").out)["error"]["code"]
-        == "input.missing"
-    )
+    assert json.loads(cli("capture", "info", tmp_path / "no.pcap", "--json").out)["error"]["code"] == "input.missing"
 
 
 def test_missing_file_is_known_before_a_model_is_loaded(cli: Cli, tmp_path: Path) -> None:
@@ -159,9 +156,7 @@ def test_full_disk_while_a_data_set_is_written(cli: Cli, captures: Path, tmp_pat
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet", "zeek", "eve"])
 def test_full_disk_while_flows_are_written(cli: Cli, captures: Path, tmp_path: Path, form: str) -> None:
     with _small_files(4096):
-        done = cli(
-            "capture", "flows", captures / "MTD" / "Neris", "-f", form, "-o", tmp_path / "out" / "flows"
-        )
+        done = cli("capture", "flows", captures / "MTD" / "Neris", "-f", form, "-o", tmp_path / "out" / "flows")
     assert done.code == 6, done
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -172,9 +167,7 @@ def test_really_full_disk(captures: Path, tmp_path: Path, cli: Cli) -> None:
     mount = shutil.which("mount")
     if os.geteuid() != 0 or mount is None:
         pytest.skip("mounting a small disk needs root")
-    if subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True, check=False
-    ).returncode:
+    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True, check=False).returncode:
         pytest.skip("no permission to mount a small disk here")
     try:
         done = cli("data", "build", _labelled(tmp_path / "in", captures, "Zeus", "Neris"), "-o", disk / "d")
@@ -194,20 +187,9 @@ def test_no_permission(cli: Cli, captures: Path) -> None:
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c(captures: Path, tmp_path: Path) -> None:
     """A real SIGINT to a real process, in the middle of a data set."""
-    words = [
-        sys.executable,
-        "-m",
-        "trafficllm",
-        "data",
-        "build",
-        str(captures / "MTD"),
-        "-o",
-        str(tmp_path / "d"),
-    ]
+    words = [sys.executable, "-m", "trafficllm", "data", "build", str(captures / "MTD"), "-o", str(tmp_path / "d")]
     environment = {**os.environ, "PYTHONPATH": str(REPO / "src")}
-    process = subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
     while not any(tmp_path.iterdir()) and time.monotonic() < until:  # the data set's unfinished folder
         time.sleep(0.02)
@@ -222,7 +204,7 @@ def test_ctrl_c(captures: Path, tmp_path: Path) -> None:
 
 
 def test_a_bug_of_ours_is_one_line(cli: Cli, captures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trafficllm.lifecycle import captures as room
+    from trafficllm.lifecycle.analyze import captures as room
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by\x1b[31mnought")

@@ -25,9 +25,7 @@ def _capture(captures: Path) -> Path:
 @pytest.mark.parametrize("name", FILES)
 def test_info_counts_what_flows_hold(cli: Cli, captures: Path, name: str) -> None:
     info = cli("capture", "info", captures / name, "--json").body("capture.info")
-    rows = [
-        json.loads(line) for line in cli("capture", "flows", captures / name, "-f", "jsonl").out.splitlines()
-    ]
+    rows = [json.loads(line) for line in cli("capture", "flows", captures / name, "-f", "jsonl").out.splitlines()]
     assert info["flows"] == len(rows)
     assert info["packets"] == sum(row["orig_pkts"] + row["resp_pkts"] for row in rows) + info["non_flow"]
     assert info["first"] <= info["last"]
@@ -48,10 +46,7 @@ def test_flows_inside_tunnels_and_outside(cli: Cli, repo: Path, tmp_path: Path) 
 
 
 def test_info_of_a_folder_is_the_sum(cli: Cli, captures: Path) -> None:
-    parts = [
-        cli("capture", "info", path, "--json").body("capture.info")
-        for path in sorted((captures / "EAC" / "MDNS").glob("*.pcap"))
-    ]
+    parts = [cli("capture", "info", path, "--json").body("capture.info") for path in sorted((captures / "EAC" / "MDNS").glob("*.pcap"))]
     whole = cli("capture", "info", captures / "EAC" / "MDNS", "--json").body("capture.info")
     assert len(parts) == 9
     assert whole["packets"] == sum(part["packets"] for part in parts)
@@ -76,18 +71,12 @@ def test_every_format_has_the_same_flows(cli: Cli, capture: Path, tmp_path: Path
     rows = [json.loads(line) for line in cli("capture", "flows", capture, "-f", "jsonl").out.splitlines()]
     uids = [row["uid"] for row in rows]
     assert len(set(uids)) == len(uids) > 20
-    assert [
-        row["uid"] for row in csv.DictReader(io.StringIO(cli("capture", "flows", capture, "-f", "csv").out))
-    ] == uids
+    assert [row["uid"] for row in csv.DictReader(io.StringIO(cli("capture", "flows", capture, "-f", "csv").out))] == uids
     cli("capture", "flows", capture, "-f", "parquet", "-o", tmp_path / "f.parquet")
     table = pq.read_table(tmp_path / "f.parquet")
     assert table["uid"].to_pylist() == uids
     assert table["splt"].to_pylist() == [row["splt"] for row in rows]
-    zeek = [
-        line
-        for line in cli("capture", "flows", capture, "-f", "zeek").out.splitlines()
-        if not line.startswith("#")
-    ]
+    zeek = [line for line in cli("capture", "flows", capture, "-f", "zeek").out.splitlines() if not line.startswith("#")]
     assert [line.split("\t")[1] for line in zeek] == uids
     events = [json.loads(line) for line in cli("capture", "flows", capture, "-f", "eve").out.splitlines()]
     assert [event["community_id"] for event in events] == [row["community_id"] for row in rows]
@@ -107,14 +96,7 @@ def test_packets_are_tsharks(cli: Cli, capture: Path) -> None:
     tool = shutil.which("tshark")
     if tool is None:
         pytest.skip("tshark is not installed")
-    words = [
-        tool,
-        "-r",
-        str(capture),
-        "-T",
-        "fields",
-        *(word for field in fields.split(",") for word in ("-e", field)),
-    ]
+    words = [tool, "-r", str(capture), "-T", "fields", *(word for field in fields.split(",") for word in ("-e", field))]
     told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout
     assert cli("capture", "packets", capture, "-f", "tsv", "--fields", fields).out == told
 
@@ -147,9 +129,7 @@ def test_stdin(capture: Path) -> None:
 
     with capture.open("rb") as stream:
         words = [sys.executable, "-m", "trafficllm", "capture", "info", "-", "--json"]
-        done = subprocess.run(
-            words, stdin=stream, capture_output=True, text=True, check=False, timeout=300, env={**os.environ}
-        )
+        done = subprocess.run(words, stdin=stream, capture_output=True, text=True, check=False, timeout=300, env={**os.environ})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["packets"] > 100
 
@@ -158,8 +138,6 @@ def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
     import sys
 
     command = f"{sys.executable} -m trafficllm capture flows {capture} -f jsonl | head -n 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
-        ["/bin/bash", "-c", command], capture_output=True, text=True, check=True, timeout=300
-    )
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.splitlines()[-1] == "0"
     assert done.stderr == ""

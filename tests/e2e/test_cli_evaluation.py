@@ -55,7 +55,7 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
         (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRAFFICLLM_BASE", str(place / "base"))
-    monkeypatch.setattr("trafficllm.lifecycle.learn.SEARCH_SECONDS", 1.0)
+    monkeypatch.setattr("trafficllm.lifecycle.adapters.learn.SEARCH_SECONDS", 1.0)
     bodies: dict[str, Any] = {}
     found = commands()
     assert len(found) >= 5

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from cli_runner import REPO, Cli, schema
 
-from trafficllm.surface.cli import run
+from trafficllm.surface.cli.main import run
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # samples live there
 
@@ -58,26 +58,12 @@ def _bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     for label in LABELS:
         (root / "in" / label).mkdir(parents=True)
         for number in (0, 1, 2):
-            shutil.copyfile(
-                CAPTURES / "MTD" / label / f"{label}_0{number}.pcap",
-                root / "in" / label / f"{label}_0{number}.pcap",
-            )
+            shutil.copyfile(CAPTURES / "MTD" / label / f"{label}_0{number}.pcap", root / "in" / label / f"{label}_0{number}.pcap")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAFFICLLM_REGISTRY", str(root / "registry"))
         patch.setenv("TRAFFICLLM_BASE", str(root / "base"))
         _did("data", "build", root / "in", "-o", root / "data", "--task", "MTD", "--cap", "30")
-        _did(
-            "tokenizer",
-            "extend",
-            "--base",
-            "plain",
-            "--data",
-            root / "data",
-            "-o",
-            root / "base",
-            "--size",
-            "700",
-        )
+        _did("tokenizer", "extend", "--base", "plain", "--data", root / "data", "-o", root / "base", "--size", "700")
         _did("adapter", "register", root / "data", "--task", "MTD", *SECONDS)
         yield Bench(root / "in", root / "data", root / "base", root / "registry")
 
@@ -107,11 +93,7 @@ def test_analyze_gives_every_flow_a_verdict(use: Cli, bench: Bench) -> None:
 def test_analyze_in_every_format(use: Cli, bench: Bench, tmp_path: Path) -> None:
     rows = _lines(use("analyze", bench.capture, "--task", "MTD", "-f", "jsonl").out)
     assert use("analyze", bench.capture, "-f", "csv").out.count("\n") == 1 + len(rows)
-    zeek = [
-        line
-        for line in use("analyze", bench.capture, "-f", "zeek").out.splitlines()
-        if not line.startswith("#")
-    ]
+    zeek = [line for line in use("analyze", bench.capture, "-f", "zeek").out.splitlines() if not line.startswith("#")]
     assert [line.split("\t")[0] for line in zeek] == [row["uid"] for row in rows]
     assert use("analyze", bench.capture, "-f", "parquet", "-o", tmp_path / "v.parquet").code == 0
     assert pq.read_table(tmp_path / "v.parquet")["label"].to_pylist() == [row["label"] for row in rows]
@@ -151,23 +133,11 @@ def test_same_capture_same_bytes(use: Cli, bench: Bench) -> None:
 def test_a_second_version_and_back(use: Cli, bench: Bench, tmp_path: Path) -> None:
     shutil.copytree(bench.registry, tmp_path / "r")
     where = ("--registry", tmp_path / "r")
-    body = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, "--json").body(
-        "adapter.register"
-    )
+    body = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, "--json").body("adapter.register")
     assert (body["version"], body["parent"], body["status"]) == ("v0002", "v0001", "live")
-    assert set(body["baselines"]) == {
-        "majority",
-        "identifier_probe",
-        "artefact_probe",
-        "knn",
-        "lightgbm",
-        "random_forest",
-    }
+    assert set(body["baselines"]) == {"majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest"}
     assert use("adapter", "rollback", "MTD", *where, "--json").body("adapter.rollback")["version"] == "v0001"
-    assert (
-        use("adapter", "promote", "MTD", "v0002", *where, "--json").body("adapter.promote")["status"]
-        == "live"
-    )
+    assert use("adapter", "promote", "MTD", "v0002", *where, "--json").body("adapter.promote")["status"] == "live"
     listed = use("adapter", "list", *where, "--json").body("adapter.list")["adapters"]
     assert [(row["version"], row["status"]) for row in listed] == [("v0001", "candidate"), ("v0002", "live")]
     shown = use("adapter", "show", "MTD", *where, "--json").body("adapter.show")
@@ -189,40 +159,21 @@ def test_tune_task_resumes_nothing_twice(use: Cli, bench: Bench, tmp_path: Path)
     assert (first["stage"], first["reused"], again["reused"]) == ("task", False, True)
     assert (tmp_path / "a" / "adapter_model.safetensors").is_file()
     assert (tmp_path / "a" / "metrics.jsonl").is_file()
-    scored = use("evaluate", "run", bench.data, "--adapter", tmp_path / "a", "--no-baselines", "--json").body(
-        "evaluate.run"
-    )
+    scored = use("evaluate", "run", bench.data, "--adapter", tmp_path / "a", "--no-baselines", "--json").body("evaluate.run")
     assert scored["version"] == ""
 
 
 def test_tune_instruct(use: Cli, bench: Bench, tmp_path: Path) -> None:
-    words = (
-        "tune",
-        "instruct",
-        "--base",
-        bench.base,
-        "-o",
-        tmp_path / "r",
-        "--task",
-        "MTD",
-        "--task",
-        "EAC",
-        *SECONDS,
-        "--json",
-    )
+    words = ("tune", "instruct", "--base", bench.base, "-o", tmp_path / "r", "--task", "MTD", "--task", "EAC", *SECONDS, "--json")
     assert use(*words).body("tune.instruct")["stage"] == "instruct"
-    use("tune", "instruct", "--base", bench.base, "-o", tmp_path / "x", "--task", "MTD").refused(
-        2, "two tasks"
-    )
+    use("tune", "instruct", "--base", bench.base, "-o", tmp_path / "x", "--task", "MTD").refused(2, "two tasks")
 
 
 def test_tune_base_and_compare(use: Cli, bench: Bench, tmp_path: Path) -> None:
     words = ("tune", "base", bench.data, "--base", bench.base, "-o", tmp_path / "b", *SECONDS, "--json")
     assert use(*words).body("tune.base")["steps"] >= 1
     assert [path.name for path in tmp_path.iterdir() if path.name != "registry"] == ["b"]
-    body = use(
-        "tokenizer", "compare", bench.data, "--base", "plain", "--base", tmp_path / "b", "--json"
-    ).body("tokenizer.compare")
+    body = use("tokenizer", "compare", bench.data, "--base", "plain", "--base", tmp_path / "b", "--json").body("tokenizer.compare")
     plain, extended = body["tokenizers"]
     assert extended["ratio"] > 2
     assert plain["traffic_tokens"] == 0 < extended["traffic_tokens"]
@@ -239,9 +190,7 @@ def test_generate(use: Cli, bench: Bench, tmp_path: Path) -> None:
     """A generation adapter after two seconds writes nonsense, but valid nonsense."""
     shutil.copytree(bench.registry, tmp_path / "r")
     where = ("--registry", tmp_path / "r")
-    made = use("adapter", "register", bench.data, "--task", "MTG", *SECONDS, *where, "--json").body(
-        "adapter.register"
-    )
+    made = use("adapter", "register", bench.data, "--task", "MTG", *SECONDS, *where, "--json").body("adapter.register")
     assert made["quality"] is None
     words = ("generate", "--task", "MTG", "--label", "Neris", "--flows", "3", "--seed", "5", *where, "--json")
     first = use(*words, "-o", tmp_path / "a.pcap").body("generate")
@@ -258,9 +207,7 @@ def test_generate(use: Cli, bench: Bench, tmp_path: Path) -> None:
     assert [line["label"] for line in _lines((tmp_path / "q.jsonl").read_text())] == ["Zeus", "Zeus"]
     assert (asked["flows"], asked["valid"]) == (2, None)
     use("generate", "--task", "MTG", "-o", tmp_path / "c.pcap", *where).refused(2, "say what to write")
-    use("generate", "--task", "MTG", "--label", "Nerys", "-o", tmp_path / "c.pcap", *where).refused(
-        2, "Neris"
-    )
+    use("generate", "--task", "MTG", "--label", "Nerys", "-o", tmp_path / "c.pcap", *where).refused(2, "Neris")
     use("generate", "--task", "MTD", "--label", "Neris", "-o", tmp_path / "c.pcap", *where).refused(2, "MTG")
 
 
@@ -269,9 +216,7 @@ def test_base_that_is_no_model(use: Cli, bench: Bench, tmp_path: Path, what: str
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("hello")
     use("analyze", bench.capture, "--base", tmp_path / what).refused(4, what)
-    use(
-        "tokenizer", "extend", "--base", tmp_path / what, "--data", bench.data, "-o", tmp_path / "out"
-    ).refused(4, what)
+    use("tokenizer", "extend", "--base", tmp_path / what, "--data", bench.data, "-o", tmp_path / "out").refused(4, what)
     assert not (tmp_path / "out").exists()
 
 

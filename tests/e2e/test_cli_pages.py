@@ -11,18 +11,14 @@ import jsonschema
 import pytest
 from cli_runner import REPO, Cli
 
-from trafficllm.surface.pages import pages
+from trafficllm.surface.docs.pages import pages
 
 
 def test_generated_pages_are_committed() -> None:
     """`make docs` writes them."""
     made = pages()
     assert len(made) >= 20
-    stale = [
-        name
-        for name, text in made.items()
-        if not (REPO / name).is_file() or (REPO / name).read_text(encoding="utf-8") != text
-    ]
+    stale = [name for name, text in made.items() if not (REPO / name).is_file() or (REPO / name).read_text(encoding="utf-8") != text]
     assert stale == []
 
 
@@ -40,21 +36,7 @@ def test_schemas_are_schemas_and_closed() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [
-        "",
-        "adapter",
-        "capture",
-        "data",
-        "tokenizer",
-        "tune",
-        "task",
-        "evaluate",
-        "config",
-        "analyze",
-        "generate",
-        "quickstart",
-        "doctor",
-    ],
+    ["", "adapter", "capture", "data", "tokenizer", "tune", "task", "evaluate", "config", "analyze", "generate", "quickstart", "doctor"],
 )
 def test_help_of_every_command(cli: Cli, words: str) -> None:
     done = cli(*words.split(), "--help")
@@ -68,11 +50,7 @@ def test_commands_of_the_contract_exist(cli: Cli) -> None:
         capture info, capture packets, capture flows, capture check, capture anonymize, capture convert, data build,
         tokenizer extend, tokenizer compare, tune base,
         tune instruct, tune task, task list, task show, task route, evaluate run, config show, config schema"""
-    assert [
-        name
-        for name in wanted.replace("\n", " ").split(",")
-        if f"## trafficllm {' '.join(name.split())}\n" not in page
-    ] == []
+    assert [name for name in wanted.replace("\n", " ").split(",") if f"## trafficllm {' '.join(name.split())}\n" not in page] == []
 
 
 def test_version(cli: Cli) -> None:

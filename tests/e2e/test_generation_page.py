@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_runner import REPO
 
-from trafficllm.surface.cli import run
+from trafficllm.surface.cli.main import run
 
 PAGE = REPO / "docs" / "generation.md"
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"

@@ -14,9 +14,9 @@ import generation_checks as checks
 import infer_samples as samples
 
 import trafficllm
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.generator import Generator
-from trafficllm.model.load import load_base
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.generator.generator import Generator
+from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
@@ -46,10 +46,10 @@ def test_200_flows_of_a_random_model_are_valid(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_10000_flows_of_a_tuned_model_are_valid(tmp_path: Path) -> None:
     """Fourteen malware and application classes, 720 flows each: no malformed frame, no identifier of a training capture."""
-    from trafficllm.evaluate.fidelity_identifiers import overlap
-    from trafficllm.lifecycle.learn_generator import generator_data, values_of
-    from trafficllm.model.tune import TuneOptions, tune_generation
-    from trafficllm.records.dataset import build_dataset, load
+    from trafficllm.evaluate.fidelity.identifiers import overlap
+    from trafficllm.lifecycle.adapters.learn_generator import generator_data, values_of
+    from trafficllm.model.tuning.job import TuneOptions, tune_generation
+    from trafficllm.records.dataset.dataset import build_dataset, load
 
     build_dataset(CAPTURES / "MTD", task=TASK, out=tmp_path / "data", reserved=CAPTURES / "reserved.csv", cap=100)
     data = load(tmp_path / "data")

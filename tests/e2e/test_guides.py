@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample
 import httpx
 import server_samples
 
-from trafficllm.surface.cli import run
+from trafficllm.surface.cli.main import run
 
 GUIDES = REPO / "docs" / "guides"
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
@@ -76,7 +76,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copyfile(CAPTURES / "Zeus" / "Zeus_04.pcap", root / "new.pcap")
     _original(root / "original")
     (root / "names.key").write_text("5a" * 32)
-    from trafficllm.lifecycle.fresh_model import write_gpt2
+    from trafficllm.lifecycle.quickstart.fresh_model import write_gpt2
 
     write_gpt2(root / "llm", seed=0)
     return root

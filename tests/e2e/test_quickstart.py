@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quickstart(place: Path) -> dict[str, Any]:
     """One `quickstart --quick --json` run of the installed wheel."""
-    code = "import sys, trafficllm; print(trafficllm.__file__, file=sys.stderr); from trafficllm.surface.cli import main; main()"
+    code = "import sys, trafficllm; print(trafficllm.__file__, file=sys.stderr); from trafficllm.surface.cli.main import main; main()"
     command = [sys.executable, "-c", code, "quickstart", "--quick", "--json", "--workdir", str(place / "work")]
     environment = {**os.environ, "PYTHONPATH": str(place / "site")}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)

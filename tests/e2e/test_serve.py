@@ -34,7 +34,7 @@ def _free_port() -> int:
 
 def _start(base: Path, registry: Path, port: int) -> subprocess.Popen[str]:
     """The log goes to a file: a pipe that nobody reads would stop the server once it is full."""
-    code = "from trafficllm.surface.cli import main; main()"
+    code = "from trafficllm.surface.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve", "--port", str(port), "--base", str(base), "--registry", str(registry)]
     environment = {**os.environ, "TRAFFICLLM_API_KEY": KEY, "PYTHONPATH": str(REPO / "src")}
     with (registry.parent / "log").open("w") as log:
@@ -151,10 +151,7 @@ def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str], Path], capt
 
     def ask() -> None:
         found = httpx.post(
-            f"{url}/v1/analyze?task=EAC",
-            files={"file": capture.read_bytes()},
-            headers={"authorization": f"Bearer {KEY}"},
-            timeout=60,
+            f"{url}/v1/analyze?task=EAC", files={"file": capture.read_bytes()}, headers={"authorization": f"Bearer {KEY}"}, timeout=60
         )
         done.append(found.status_code)
 
@@ -174,7 +171,7 @@ def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str], Path], capt
 
 def test_an_open_server_is_refused() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRAFFICLLM_API_KEY"}
-    code = "from trafficllm.surface.cli import main; main()"
+    code = "from trafficllm.surface.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "serve", "--host", "0.0.0.0"],
         env={**environment, "PYTHONPATH": str(REPO / "src")},

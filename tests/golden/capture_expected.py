@@ -1,6 +1,6 @@
 """What the reader should find in a capture, as JSON; run as a program it writes the expectations of all golden captures anew.
 
-    python tests/golden/capture_expected.py > tests/golden/expected.json
+python tests/golden/capture_expected.py > tests/golden/expected.json
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.facts import facts_of
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.table import flow_rows
+from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.rows import flow_rows
 from trafficllm.core.types import FlowBatch
 
 HERE = Path(__file__).resolve().parent

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from tshark_oracle import TSHARK
 
-from trafficllm.capture.decode import decode
-from trafficllm.capture.packets import ERRORS, SUM_WRONG
-from trafficllm.capture.read import read_frames
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.flows.packets import ERRORS, SUM_WRONG
 from trafficllm.core.errors import TrafficLLMError
 
 SUMS = ("ip.checksum.status", "tcp.checksum.status", "udp.checksum.status", "icmp.checksum.status", "icmpv6.checksum.status")

@@ -15,7 +15,7 @@ from tshark_oracle import TSHARK, capture_files
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from capture_samples import A, B, ethernet, ipv4, ipv6, pcap, tcp, udp, write
 
-from trafficllm.capture.check import check
+from trafficllm.capture.check.captures import check
 from trafficllm.capture.checksum import internet, transport
 
 pytestmark = pytest.mark.skipif(TSHARK is None, reason="tshark is not installed")

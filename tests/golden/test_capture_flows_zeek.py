@@ -7,13 +7,26 @@ import tomllib
 from collections import defaultdict
 from pathlib import Path
 
-from trafficllm.capture.flows import FlowOptions, read_flows
-from trafficllm.capture.table import ZEEK_FIELDS, zeek_row
+from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.rows import ZEEK_FIELDS, zeek_row
 
 COMPARED = (
-    "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "duration", "orig_bytes", "resp_bytes", "conn_state", "history",
-    "orig_pkts", "orig_ip_bytes", "resp_pkts", "resp_ip_bytes", "ip_proto",
-)  # fmt: skip
+    "id.orig_h",
+    "id.orig_p",
+    "id.resp_h",
+    "id.resp_p",
+    "proto",
+    "duration",
+    "orig_bytes",
+    "resp_bytes",
+    "conn_state",
+    "history",
+    "orig_pkts",
+    "orig_ip_bytes",
+    "resp_pkts",
+    "resp_ip_bytes",
+    "ip_proto",
+)
 LISTED = tomllib.loads((Path(__file__).with_name("zeek_differences.toml")).read_text())["difference"]
 EXPLAINED = {row["case"]: int(row["rows"]) for row in LISTED}
 """Case -> rows that may differ; the list says which and why."""

@@ -28,10 +28,13 @@ def figures(results: list[tuple[str, int, list[Difference]]]) -> dict[str, objec
         folders.setdefault(name.split("/")[0], Counter()).update(files=1, compared=count, different=len(found))
     return {
         "tshark": said.split("\n", 1)[0].split("(")[-1].split(")")[0] if "(" in said else said.split("\n", 1)[0],
-        "files": len(results), "compared": compared, "different": different, "equal": round(1 - different / compared, 6),
+        "files": len(results),
+        "compared": compared,
+        "different": different,
+        "equal": round(1 - different / compared, 6),
         "by_folder": {name: dict(counts) for name, counts in sorted(folders.items())},
         "by_field": dict(sorted(Counter(one[2] for _, _, found in results for one in found).items())),
-    }  # fmt: skip
+    }
 
 
 def test_all_files(data_dir: Path, repo: Path) -> None:

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from trafficllm.capture.fields import FIELDS, FRAME_FIELDS, packet_rows
+from trafficllm.capture.fields.table import FIELDS, FRAME_FIELDS, packet_rows
 from trafficllm.core.errors import TrafficLLMError
 
 HERE = Path(__file__).resolve().parent
@@ -40,9 +40,7 @@ def tshark_rows(path: Path, names: Sequence[str] = NAMES) -> Iterator[list[str]]
     with path.open("rb") as stream:
         blocks = stream.read(4) == b"\x0a\x0d\x0d\x0a"
     arguments = [argument for name in (*names, "frame.encap_type") for argument in ("-e", name)]
-    done = subprocess.run(
-        [str(TSHARK), "-n", "-r", str(path), "-T", "fields", *arguments], capture_output=True, check=False, timeout=600
-    )
+    done = subprocess.run([str(TSHARK), "-n", "-r", str(path), "-T", "fields", *arguments], capture_output=True, check=False, timeout=600)
     for line in done.stdout.decode("utf-8", "replace").split("\n")[:-1]:
         *row, encapsulation = line.split("\t")
         if encapsulation or not blocks:

@@ -37,9 +37,9 @@ def test_the_rules_see_the_rooms() -> None:
     assert {path.relative_to(SOURCE).parts[0] for path in FILES if path.parent != SOURCE} >= set(ROOMS)
 
 
-def test_no_file_is_above_400_lines() -> None:
+def test_no_file_is_above_600_lines() -> None:
     sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert {str(path.relative_to(REPO)): size for path, size in sizes.items() if size > 400} == {}
+    assert {str(path.relative_to(REPO)): size for path, size in sizes.items() if size > 600} == {}
     assert statistics.median(sizes.values()) <= 200
 
 

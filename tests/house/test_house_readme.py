@@ -1,18 +1,19 @@
-"""The README is true: its tree is the package's, its links lead somewhere, its commands exist."""
+"""The README and the architecture page are true: the tree is the package's, its links lead somewhere, its commands exist."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from trafficllm.surface.tree import with_tree
+from trafficllm.surface.docs.tree import PAGE, with_tree
 
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_tree_is_the_package() -> None:
-    assert with_tree(README, REPO / "src" / "trafficllm") == README, "run `make docs`"
+    page = (REPO / PAGE).read_text(encoding="utf-8")
+    assert with_tree(page, REPO / "src" / "trafficllm") == page, "run `make docs`"
 
 
 def test_links_lead_somewhere() -> None:
@@ -24,7 +25,7 @@ def test_links_lead_somewhere() -> None:
 def test_commands_exist() -> None:
     import typer
 
-    from trafficllm.surface.cli import app
+    from trafficllm.surface.cli.main import app
 
     root = typer.main.get_command(app)
     named = re.findall(r"^trafficllm ([a-z]+)(?: ([a-z]+))?", README, flags=re.MULTILINE)

@@ -32,7 +32,7 @@ print(time.process_time() - start, *[name for name in {HEAVY!r} if name in sys.m
 def test_help_loads_no_heavy_library() -> None:
     code = f"""
 import sys
-from trafficllm.surface.cli import main
+from trafficllm.surface.cli.main import main
 sys.argv = ["trafficllm", "--help"]
 try:
     main()

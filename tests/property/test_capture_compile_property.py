@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trafficllm.capture.check import check
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.wellformed_dns import HEADER, is_message_size, message, synthetic_name
-from trafficllm.capture.wellformed_tls import repair
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.compile.dns import HEADER, is_message_size, message, synthetic_name
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.compile.tls import repair
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.types import Action, FlowPlan
 
 HELLO = bytes.fromhex("1603010100010000fc0303")

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.facts import facts_of
-from trafficllm.capture.flows import FlowOptions, assemble, read_flows
-from trafficllm.capture.packets import TUNNELS
-from trafficllm.capture.read import read_frames
+from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.flows.assembly import FlowOptions, assemble, read_flows
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.packets import TUNNELS
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.types import FlowBatch, FrameBatch
 
@@ -36,11 +36,17 @@ def tunnelled(frame: bytes, number: int) -> bytes:
     """An Ethernet frame, or the IP packet in it, in a tunnel of each kind by turns, every seventh in two."""
     ip = frame[14:]
     ways = (
-        (4, ip), (41, ip), (47, b"\0\0\x65\x58" + frame), (47, b"\x30\0" + frame[12:14] + bytes(8) + ip),
-        (47, b"\x10\0\x88\xbe" + bytes(12) + frame), (47, b"\x30\x81\x88\x0b" + bytes(12) + b"\x21" + ip),
-        (17, (4789, b"\x08" + bytes(7) + frame)), (17, (6081, b"\1\0\x65\x58" + bytes(8) + frame)),
-        (17, (2152, b"\x34\xff" + bytes(9) + b"\x85\1\0\0\0" + ip)), (17, (3544, b"\0\0" + bytes(6) + ip)),
-    )  # fmt: skip
+        (4, ip),
+        (41, ip),
+        (47, b"\0\0\x65\x58" + frame),
+        (47, b"\x30\0" + frame[12:14] + bytes(8) + ip),
+        (47, b"\x10\0\x88\xbe" + bytes(12) + frame),
+        (47, b"\x30\x81\x88\x0b" + bytes(12) + b"\x21" + ip),
+        (17, (4789, b"\x08" + bytes(7) + frame)),
+        (17, (6081, b"\1\0\x65\x58" + bytes(8) + frame)),
+        (17, (2152, b"\x34\xff" + bytes(9) + b"\x85\1\0\0\0" + ip)),
+        (17, (3544, b"\0\0" + bytes(6) + ip)),
+    )
     proto, body = ways[number % len(ways)]
     if isinstance(body, tuple):
         body = struct.pack("!HHHH", 9, body[0], 8 + len(body[1]), 0) + body[1]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from capture_samples import block, section
 
-from trafficllm.capture.read import read_frames
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.types import FrameBatch
 
 SECOND = 10**9

@@ -9,10 +9,10 @@ import pytest
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Facts, Record, Span
-from trafficllm.records import units as u
-from trafficllm.records.canonical import CodecOptions, canonical
-from trafficllm.records.codec import decode, encode, pretty
-from trafficllm.records.grammar import Grammar
+from trafficllm.records.codec import units as u
+from trafficllm.records.codec.canonical import CodecOptions, canonical
+from trafficllm.records.codec.codec import decode, encode, pretty
+from trafficllm.records.codec.grammar import Grammar
 
 CASES = 10_000
 

@@ -14,14 +14,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample
 
 from capture_samples import block, enhanced, ethernet, ipv4, ipv6, pcap, tcp, udp, write
 
-from trafficllm.capture.anonymise import anonymise
-from trafficllm.capture.check import check
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.pseudonyms import CryptoPan, Pseudonyms
-from trafficllm.capture.read import read_frames
-from trafficllm.capture.table import flow_rows
-from trafficllm.capture.write import frames_of
-from trafficllm.surface.cli import run
+from trafficllm.capture.anonymise.captures import anonymise
+from trafficllm.capture.anonymise.pseudonyms import CryptoPan, Pseudonyms
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.files.write import frames_of
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.capture.flows.rows import flow_rows
+from trafficllm.surface.cli.main import run
 
 KEY = bytes(range(7, 39))
 # The key and addresses of sample.cpp and sample_trace in the authors' distribution (Crypto-PAn 1.0, Georgia Tech).

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from trafficllm.capture.info import capture_info
+from trafficllm.capture.flows.info import capture_info
 from trafficllm.core.errors import InputError
 
 HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)

@@ -12,8 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from capture_samples import block, enhanced, ethernet, interface, ipv4, pcap, section, udp, write
 
-from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.read import CHUNK, read_frames
+from trafficllm.capture.files.read import CHUNK, read_frames
+from trafficllm.capture.flows.counts import CountsBuilder
 
 FRAME = ethernet(ipv4(17, udp(1000, 53, b"a")))
 

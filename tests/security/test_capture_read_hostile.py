@@ -4,9 +4,9 @@ import struct
 import time
 from pathlib import Path
 
-from trafficllm.capture.facts import facts_of
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.table import flow_rows
+from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.capture.flows.rows import flow_rows
 from trafficllm.core.errors import TrafficLLMError
 
 ERRORS_EXPECTED = 40

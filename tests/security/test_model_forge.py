@@ -16,15 +16,15 @@ from model_samples import KINDS, LABELS, prompt_of, records, save_model, save_to
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Record, Segment
-from trafficllm.model import lora
-from trafficllm.model.base import make_traffic_base
-from trafficllm.model.encode import Encoder, control_surfaces
-from trafficllm.model.guard import check_adapter
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tokenizer import extend, load_auto, record_text, traffic_ids
-from trafficllm.model.tune import TuneData, TuneOptions, tune_task
-from trafficllm.records.codec import decode, encode
-from trafficllm.records.units import UNITS
+from trafficllm.model.adapter import lora
+from trafficllm.model.adapter.guard import check_adapter
+from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tokenizer.extend import extend, load_auto, record_text, traffic_ids
+from trafficllm.model.tuning.encode import Encoder, control_surfaces
+from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_task
+from trafficllm.records.codec.codec import decode, encode
+from trafficllm.records.codec.units import UNITS
 
 PLACEMENTS = 1500  # a kind: 10,500 in all
 

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 
 from trafficllm.core.escape import spoken
-from trafficllm.lifecycle.application import Analysis
-from trafficllm.surface import http_chat, http_fields
-from trafficllm.surface.columns import FLOW, VERDICT
-from trafficllm.surface.eve import flow_event, verdict_event
-from trafficllm.surface.flows_api import Verdicts
-from trafficllm.surface.formats import make_writer
-from trafficllm.surface.output import json_line, note, plain, show_table
-from trafficllm.surface.schemas import all_schemas
-from trafficllm.surface.summary import Summary
+from trafficllm.lifecycle.workspace import Analysis
+from trafficllm.surface.docs.schemas import all_schemas
+from trafficllm.surface.formats.columns import FLOW, VERDICT
+from trafficllm.surface.formats.eve import flow_event, verdict_event
+from trafficllm.surface.formats.writers import make_writer
+from trafficllm.surface.python.flows import Verdicts
+from trafficllm.surface.server import chat as http_chat
+from trafficllm.surface.server import fields as http_fields
+from trafficllm.surface.terminal.output import json_line, note, plain, show_table
+from trafficllm.surface.terminal.summary import Summary
 
 SEEDS = (
     "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x9b2J", "<script>alert(1)</script>",
@@ -34,9 +35,7 @@ SEEDS = (
     "\u200bzero", "\x00nul", "\ud800lone", "a,b;c|d", '"quoted"', "'single'", "\\x41", "%s%n", "{{7*7}}",
     "${jndi:ldap://x}", "\U00100041unit", "-", "(empty)", "",
 )  # fmt: skip
-LIVE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U00100000-\U0010ffff]"
-)
+LIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\U00100000-\U0010ffff]")
 
 
 def _strings() -> list[str]:
@@ -70,13 +69,7 @@ def _flow(text: str) -> dict[str, Any]:
 def _written(form: str, kind: str) -> str:
     stream = io.BytesIO()
     columns, row = (VERDICT, _verdict) if kind == "verdict" else (FLOW, _flow)
-    writer = make_writer(
-        form,
-        stream,
-        columns,
-        path="x",
-        eve=(lambda r: verdict_event(r, 1)) if kind == "verdict" else flow_event,
-    )
+    writer = make_writer(form, stream, columns, path="x", eve=(lambda r: verdict_event(r, 1)) if kind == "verdict" else flow_event)
     writer.write([row(text) for text in STRINGS])
     writer.close()
     return stream.getvalue().decode()
@@ -175,7 +168,7 @@ class _Page(html.parser.HTMLParser):
 
 def _report(tmp_path: Path, repo: Path, strings: list[str]) -> str:
     """The quickstart's report with these strings for every name a capture, folder, file or user can give."""
-    from trafficllm.lifecycle.report import write_report
+    from trafficllm.lifecycle.reports.page import write_report
 
     result = json.loads((repo / "docs" / "results" / "quickstart.json").read_text())
     task = result["tasks"][1]

@@ -22,19 +22,18 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample
 
 import server_samples
 
-from trafficllm.capture.check import check
-from trafficllm.capture.fields import packet_rows
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.fields.table import packet_rows
 from trafficllm.core.errors import InputError, UsageError
-from trafficllm.lifecycle.application import Application
-from trafficllm.surface.server import configuration, create_app
-from trafficllm.surface.server_guard import Guard
-from trafficllm.surface.server_metrics import Metrics
-from trafficllm.surface.server_settings import Settings, hash_key, read_key
+from trafficllm.lifecycle.workspace import Application
+from trafficllm.surface.server.app import configuration, create_app
+from trafficllm.surface.server.guard import Guard
+from trafficllm.surface.server.metrics import Metrics
+from trafficllm.surface.server.settings import Settings, hash_key, read_key
 
 KEY = "correct horse battery staple"
 PACKET = (
-    "What is the time to live of this packet? "
-    "<packet>: ip.src: 192.0.2.77, ip.ttl: 57, ip.proto: 6, tcp.srcport: 44321, tcp.dstport: 443"
+    "What is the time to live of this packet? <packet>: ip.src: 192.0.2.77, ip.ttl: 57, ip.proto: 6, tcp.srcport: 44321, tcp.dstport: 443"
 )
 
 
@@ -78,8 +77,7 @@ def test_own_names_are_answered(client: Any, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"),
-    [("https://evil.example", 403), ("null", 403), ("http://localhost", 200), ("http://localhost:9", 403)],
+    ("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://localhost", 200), ("http://localhost:9", 403)]
 )
 def test_pages_of_other_sites_may_not_ask(client: Any, origin: str, status: int) -> None:
     found = client.get("/v1/tasks", headers={"origin": origin})
@@ -238,9 +236,7 @@ def test_what_is_no_capture_is_refused_without_a_path(client: Any) -> None:
     assert str(client.service.uploads.folder) not in found.text
 
 
-def test_logs_hold_no_addresses_payloads_or_keys(
-    place: tuple[Path, Path], capture: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_logs_hold_no_addresses_payloads_or_keys(place: tuple[Path, Path], capture: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="trafficllm.server")
     with server_samples.client(*place, key_hash=hash_key(KEY)) as client:
         asked = {"authorization": f"Bearer {KEY}", "x-forwarded-for": "203.0.113.99"}
@@ -257,9 +253,7 @@ def test_logs_hold_no_addresses_payloads_or_keys(
         assert canary not in text
 
 
-def test_a_bug_is_named_by_place_only(
-    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bug_is_named_by_place_only(client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> None:
         raise RuntimeError("canary")
 

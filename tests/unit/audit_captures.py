@@ -58,9 +58,12 @@ def frames(flow: Flow, link: int = 1) -> list[tuple[float, bytes]]:
     up = (flow.client, flow.server, flow.sport, flow.dport, flow.ttl[0])
     down = (flow.server, flow.client, flow.dport, flow.sport, flow.ttl[1])
     steps = [
-        (up, a, 0, SYN, b""), (down, b, a + 1, SYN | ACK, b""), (up, a + 1, b + 1, ACK, b""),
-        (up, a + 1, b + 1, PSH | ACK, flow.request), (down, b + 1, a + 1 + len(flow.request), PSH | ACK, flow.answer),
-    ]  # fmt: skip
+        (up, a, 0, SYN, b""),
+        (down, b, a + 1, SYN | ACK, b""),
+        (up, a + 1, b + 1, ACK, b""),
+        (up, a + 1, b + 1, PSH | ACK, flow.request),
+        (down, b + 1, a + 1 + len(flow.request), PSH | ACK, flow.answer),
+    ]
     out = []
     for k, ((src, dst, sport, dport, ttl), seq, ack, flags, data) in enumerate(steps):
         offset = (20 + len(flow.options)) // 4 << 4
@@ -77,11 +80,18 @@ def random_flow(rng: np.random.Generator, label: int) -> Flow:
     client, server = bytes([10, *rng.integers(1, 250, 3).tolist()]), bytes([172, 16, *rng.integers(1, 250, 2).tolist()])
     gaps = np.cumsum(rng.uniform(0.001, 0.05, 5)).tolist()
     return Flow(
-        client, server, int(rng.integers(49152, 65000)), START + float(rng.uniform(0, 3000)),
-        rng.bytes(int(rng.integers(150, 300)) + 60 * label), rng.bytes(int(rng.integers(100, 900))), tuple(gaps),
-        isn=(int(rng.integers(2**32)), int(rng.integers(2**32))), ttl=(int(rng.integers(50, 65)), int(rng.integers(50, 65))),
-        ident=int(rng.integers(65536)), macs=bytes([2, 0, 0, 0, 0, int(rng.integers(8)), 2, 0, 0, 0, 1, int(rng.integers(3))]),
-    )  # fmt: skip
+        client,
+        server,
+        int(rng.integers(49152, 65000)),
+        START + float(rng.uniform(0, 3000)),
+        rng.bytes(int(rng.integers(150, 300)) + 60 * label),
+        rng.bytes(int(rng.integers(100, 900))),
+        tuple(gaps),
+        isn=(int(rng.integers(2**32)), int(rng.integers(2**32))),
+        ttl=(int(rng.integers(50, 65)), int(rng.integers(50, 65))),
+        ident=int(rng.integers(65536)),
+        macs=bytes([2, 0, 0, 0, 0, int(rng.integers(8)), 2, 0, 0, 0, 1, int(rng.integers(3))]),
+    )
 
 
 def clean(seed: int = 0, *, captures: int = CAPTURES, flows: int = FLOWS, **fixed: Any) -> World:
@@ -98,9 +108,7 @@ def clean(seed: int = 0, *, captures: int = CAPTURES, flows: int = FLOWS, **fixe
 
 def changed(world: World, change: Callable[[Flow, int], dict[str, Any]]) -> World:
     """Every flow with some values replaced, which may depend on its label's number."""
-    flows = {
-        key: [replace(flow, **change(flow, LABELS.index(key[0]))) for flow in rows] for key, rows in world.flows.items()
-    }
+    flows = {key: [replace(flow, **change(flow, LABELS.index(key[0]))) for flow in rows] for key, rows in world.flows.items()}
     return replace(world, flows=flows)
 
 

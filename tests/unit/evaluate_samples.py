@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from trafficllm.core.types import Facts, FlowMeta, Record, Span
-from trafficllm.evaluate import baselines, learners, shots
-from trafficllm.evaluate.learners import Data, Model, Part
+from trafficllm.evaluate.baselines import learners, shots
+from trafficllm.evaluate.baselines import table as baselines
+from trafficllm.evaluate.baselines.learners import Data, Model, Part
 
 LABELS = ("alpha", "beta", "gamma")
 
@@ -25,27 +26,46 @@ def record(rng: np.random.Generator, label: int, *, noise: float = 0.2) -> Recor
     dirs = tuple(int(d) for d in [0, 1, 0, *rng.integers(0, 2, n).tolist()])
     orig = bytes([22, 3, shown]) + rng.bytes(40)
     return Record(
-        proto=6, port_class="ew", dirs=dirs, sizes=tuple(sizes), flags=(2, 18, *([24] * (n + 1))),
+        proto=6,
+        port_class="ew",
+        dirs=dirs,
+        sizes=tuple(sizes),
+        flags=(2, 18, *([24] * (n + 1))),
         iats=(0, *rng.integers(1000, 10**8, n + 2).tolist()),
-        windows=(64240,) * (n + 3), ttls=(64,) * (n + 3), payload=(orig, rng.bytes(30)), ports=(50000, 443),
+        windows=(64240,) * (n + 3),
+        ttls=(64,) * (n + 3),
+        payload=(orig, rng.bytes(30)),
+        ports=(50000, 443),
         facts=Facts("tls", {"tls.handshake.version": 771}, (Span(0, 10, 20, "tls.sni"), Span(1, 5, 30, "encrypted"))),
-    )  # fmt: skip
+    )
 
 
 def masked(raw: Record) -> Record:
     """What a strict mask leaves of `raw`."""
     return dataclasses.replace(
-        raw, ports=None, ttls=(-1,) * len(raw.dirs), windows=(2,) * len(raw.dirs), hidden=raw.facts.spans[:1],
+        raw,
+        ports=None,
+        ttls=(-1,) * len(raw.dirs),
+        windows=(2,) * len(raw.dirs),
+        hidden=raw.facts.spans[:1],
         masked=frozenset({"ttl", "port"}),
-    )  # fmt: skip
+    )
 
 
 def meta(rng: np.random.Generator, label: int, i: int) -> FlowMeta:
     """Metadata whose address gives the label away."""
     return FlowMeta(
-        uid=f"C{i}", capture=f"{label}-{i % 4}.pcap", origin=f"{label}-{i % 4}", ts=10**18 + i * 10**9, link=1,
-        orig_h=f"10.0.{label}.{i % 7}", resp_h="192.0.2.1", orig_p=int(rng.integers(1024, 60000)), resp_p=443, proto=6,
-    )  # fmt: skip
+        uid=f"C{i}",
+        capture=f"{label}-{i % 4}.pcap",
+        origin=f"{label}-{i % 4}",
+        ts=10**18 + i * 10**9,
+        link=1,
+        orig_h=f"10.0.{label}.{i % 7}",
+        resp_h="192.0.2.1",
+        orig_p=int(rng.integers(1024, 60000)),
+        resp_p=443,
+        proto=6,
+    )
 
 
 def part(n: int, seed: int, *, noise: float = 0.2) -> Part:

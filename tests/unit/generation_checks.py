@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from trafficllm.capture.check import check
-from trafficllm.capture.compile import CompileCounts, compile_flows
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.compile.plans import CompileCounts, compile_flows
+from trafficllm.capture.files.write import write_capture
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.types import FlowMeta, FlowPlan, Record
-from trafficllm.lifecycle.synthesis import outside_documentation
-from trafficllm.records.build import records_of
-from trafficllm.records.plan import record_of_plan
+from trafficllm.lifecycle.generate.synthesis import outside_documentation
+from trafficllm.records.codec.flows import records_of
+from trafficllm.records.codec.plan import record_of_plan
 
 TSHARK = shutil.which("tshark")
 MSS = 1440

@@ -13,7 +13,7 @@ from tokenizers import decoders as token_decoders
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trafficllm.core.types import Record
-from trafficllm.records import codec, units
+from trafficllm.records.codec import codec, units
 
 SMALL = {
     "hidden_size": 32,

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.files import hash64, sha256_file, write_json
 from trafficllm.core.types import FlowMeta, Record, Scores
-from trafficllm.records import codec, masks, store
-from trafficllm.records.canonical import DEFAULT
+from trafficllm.records import masks
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import SCHEMA, Dataset, load
-from trafficllm.records.units import codec_hash
+from trafficllm.records.codec import codec
+from trafficllm.records.codec.canonical import DEFAULT
+from trafficllm.records.codec.units import codec_hash
+from trafficllm.records.dataset import store
+from trafficllm.records.dataset.dataset import SCHEMA, Dataset, load
 
 KINDS = ("DNS", "HTTP", "ICMP", "QUIC")
 PARTS = ("train", "train", "train", "val", "test", "test")
@@ -32,9 +34,7 @@ def flow(kind: int, chooser: random.Random) -> Record:
     return Record(proto=proto, ports=ports, dirs=(0, 1), sizes=sizes, iats=iats, flags=flags, payload=payload)
 
 
-def data_set(
-    folder: Path, kinds: Sequence[str], *, seed: int, each: int = 8, names: Mapping[str, str] | None = None
-) -> Dataset:
+def data_set(folder: Path, kinds: Sequence[str], *, seed: int, each: int = 8, names: Mapping[str, str] | None = None) -> Dataset:
     """A built data set: six groups a kind, `each` flows a group; `names` says what a kind is called, wrongly perhaps."""
     chooser = random.Random(seed)
     rows = [(kind, part, f"{seed}/{kind}/{g}") for kind in kinds for g, part in enumerate(PARTS) for _ in range(each)]

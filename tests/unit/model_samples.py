@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.types import Prompt, Record, Segment
-from trafficllm.model.learn_tokens import learn
-from trafficllm.records.codec import encode
+from trafficllm.model.tokenizer.learn import learn
+from trafficllm.records.codec.codec import encode
 
 LABELS = ("Alpha", "Beta", "Beta-two")
 _SYLLABLES = ("net", "work", "pack", "et", "flow", "ser", "ver", "cli", "ent", "tcp", "dns", "byte", "port", "ing", "ed", "the")

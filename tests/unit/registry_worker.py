@@ -19,9 +19,7 @@ def main(root: str, adapter: str, seed: str, count: str) -> None:
         try:
             names = [v.version for v in registry.list("MTD")]
             if act == "register":
-                registry.register(
-                    "MTD", adapter, {"seed": i}, status=rng.choice(["live", "candidate", "rejected"])
-                )
+                registry.register("MTD", adapter, {"seed": i}, status=rng.choice(["live", "candidate", "rejected"]))
             elif act == "gc":
                 registry.gc("MTD", keep=3)
             elif act == "live":

@@ -10,9 +10,9 @@ from typing import Any
 
 import infer_samples as samples
 
-from trafficllm.lifecycle.application import Application
-from trafficllm.lifecycle.learn_router import base_facts
-from trafficllm.model.load import load_base
+from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.lifecycle.workspace import Application
+from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import load_tasks
 from trafficllm.registry.store import Registry
 
@@ -42,8 +42,8 @@ def client(base: Path, registry: Path, *, wait: bool = False, **settings: Any) -
     """A client of a server in this process; its application is `client.app_state`."""
     from starlette.testclient import TestClient
 
-    from trafficllm.surface.server import create_app
-    from trafficllm.surface.server_settings import Settings
+    from trafficllm.surface.server.app import create_app
+    from trafficllm.surface.server.settings import Settings
 
     guard = create_app(Application(base=str(base), registry=str(registry)), Settings(**settings))
     with TestClient(guard, base_url="http://localhost", raise_server_exceptions=False) as found:

@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 from capture_plans import random_plans
 
-from trafficllm.capture.check import CheckReport, check
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.check.captures import CheckReport, check
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.types import RESP, Action, FlowPlan, FrameBatch
 
 TALK = (
-    Action("open"), Action("open", RESP), Action("ack"), Action("send", size=100), Action("ack", RESP), Action("close"),
-    Action("close", RESP), Action("ack"),
-)  # fmt: skip
+    Action("open"),
+    Action("open", RESP),
+    Action("ack"),
+    Action("send", size=100),
+    Action("ack", RESP),
+    Action("close"),
+    Action("close", RESP),
+    Action("ack"),
+)
 TCP = 14 + 20
 
 
@@ -67,10 +73,7 @@ def test_a_snap_length_is_no_malformation(tmp_path: Path, frames: FrameBatch) ->
     assert (report.valid, report.malformed, report.unchecked) == (True, {}, len(frames))
 
 
-@pytest.mark.parametrize(
-    ("packet", "flags", "what"),
-    [(0, 0x03, "SYN together with FIN"), (3, 0x00, "neither SYN, RST nor ACK")],
-)
+@pytest.mark.parametrize(("packet", "flags", "what"), [(0, 0x03, "SYN together with FIN"), (3, 0x00, "neither SYN, RST nor ACK")])
 def test_impossible_flags(tmp_path: Path, frames: FrameBatch, packet: int, flags: int, what: str) -> None:
     report = _checked(tmp_path, _changed(frames, packet, TCP + 13, flags))
     assert [what in violation for violation in report.tcp_violations] == [True]

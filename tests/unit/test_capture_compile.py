@@ -9,10 +9,13 @@ from collections import Counter
 import numpy as np
 from capture_plans import HEADS, random_plans
 
-from trafficllm.capture import checksum, wellformed, wellformed_dns, wellformed_http
-from trafficllm.capture.compile import CompileCounts, compile_flows
-from trafficllm.capture.decode import decode
-from trafficllm.capture.packets import PacketBatch
+from trafficllm.capture import checksum
+from trafficllm.capture.compile import contents as wellformed
+from trafficllm.capture.compile import dns as wellformed_dns
+from trafficllm.capture.compile import http as wellformed_http
+from trafficllm.capture.compile.plans import CompileCounts, compile_flows
+from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.flows.packets import PacketBatch
 from trafficllm.core.types import ORIG, RESP, Action, FlowPlan, FrameBatch
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
@@ -40,9 +43,14 @@ def test_checksum_of_the_rfc() -> None:
 
 def test_a_whole_connection() -> None:
     packets, counts = _compile(
-        *HANDSHAKE, Action("send", size=300, payload=b"hello", flags=PSH, gap=5000), Action("ack", RESP), Action("send", RESP, size=10),
-        Action("close"), Action("close", RESP), Action("ack"),
-    )  # fmt: skip
+        *HANDSHAKE,
+        Action("send", size=300, payload=b"hello", flags=PSH, gap=5000),
+        Action("ack", RESP),
+        Action("send", RESP, size=10),
+        Action("close"),
+        Action("close", RESP),
+        Action("ack"),
+    )
     assert packets["flags"].tolist() == [SYN, SYN | ACK, ACK, PSH | ACK, ACK, ACK, FIN | ACK, FIN | ACK, ACK]
     assert packets["payload_len"].tolist() == [0, 0, 0, 300, 0, 10, 0, 0, 0]
     seq, ack = packets["seq"].astype(np.int64), packets["ack"].astype(np.int64)
@@ -81,9 +89,14 @@ def test_data_before_the_handshake_is_over_completes_it() -> None:
 
 def test_what_cannot_follow_is_dropped_and_leaves_its_gap() -> None:
     packets, counts = _compile(
-        *HANDSHAKE, Action("close"), Action("send", size=5, gap=70), Action("close", RESP, gap=1), Action("open", RESP), Action("icmp"),
+        *HANDSHAKE,
+        Action("close"),
+        Action("send", size=5, gap=70),
+        Action("close", RESP, gap=1),
+        Action("open", RESP),
+        Action("icmp"),
         Action("nonsense"),
-    )  # fmt: skip
+    )
     assert packets["flags"].tolist() == [SYN, SYN | ACK, ACK, FIN | ACK, FIN | ACK]
     assert packets.frames.ts.tolist()[-1] == 2071
     assert counts.repairs == {"send.after_close": 2, "open.again": 1, "op.transport": 1, "op.unknown": 1}

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.write import write_capture
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.types import Action, FlowPlan, Record, Span
-from trafficllm.records import codec, masks
-from trafficllm.records.build import records_of
-from trafficllm.records.plan import plan_of, record_of_plan
+from trafficllm.records import masks
+from trafficllm.records.codec import codec
+from trafficllm.records.codec.flows import records_of
+from trafficllm.records.codec.plan import plan_of, record_of_plan
 
 MTU_PAYLOAD = 1440
 
@@ -46,9 +47,15 @@ def test_real_flows_come_back_packet_by_packet(tmp_path: Path, captures: Path) -
 def test_hidden_bytes_are_made_up_by_the_seed() -> None:
     payload = bytes.fromhex("1603010200010001fc0303") + bytes(32) + b"\x20" + bytes(32)
     record = Record(
-        proto=6, ip_version=4, dirs=(0,), sizes=(517,), iats=(0,), flags=(24,), payload=(payload, b""),
+        proto=6,
+        ip_version=4,
+        dirs=(0,),
+        sizes=(517,),
+        iats=(0,),
+        flags=(24,),
+        payload=(payload, b""),
         hidden=(Span(0, 11, 43, "hidden"), Span(0, 44, 76, "hidden")),
-    )  # fmt: skip
+    )
     one, again, other = (plan_of(record, label="x", seed=seed).actions[0].payload for seed in (1, 1, 2))
     assert one == again != other
     assert one[:11] == payload[:11]
@@ -87,9 +94,16 @@ def test_unknown_values_fall_to_defaults() -> None:
 def test_flags_become_operations_and_back() -> None:
     flags = (2, 18, 16, 24, 17, 17, 20)
     record = Record(
-        proto=6, ip_version=4, dirs=(0, 1, 0, 0, 1, 0, 0), sizes=(0, 0, 0, 9, 0, 0, 0), iats=(0, 5, 5, 5, 5, 5, 5), flags=flags,
-        windows=(-1,) * 7, ttls=(-1,) * 7, payload=(b"123456789", b""),
-    )  # fmt: skip
+        proto=6,
+        ip_version=4,
+        dirs=(0, 1, 0, 0, 1, 0, 0),
+        sizes=(0, 0, 0, 9, 0, 0, 0),
+        iats=(0, 5, 5, 5, 5, 5, 5),
+        flags=flags,
+        windows=(-1,) * 7,
+        ttls=(-1,) * 7,
+        payload=(b"123456789", b""),
+    )
     plan = plan_of(record, label="x")
     assert [action.op for action in plan.actions] == ["open", "open", "ack", "send", "close", "close", "reset"]
     back = record_of_plan(plan)

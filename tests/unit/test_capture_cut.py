@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.cut import RECORD_HEADER, Cut, cut_flows, cut_frames, measured
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.cut import RECORD_HEADER, Cut, cut_flows, cut_frames, measured
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.types import Action, FlowPlan
 
 HEADERS = 14 + 20 + 8

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.capture.facts import facts_of, facts_of_flows
-from trafficllm.capture.facts_tls import ja4
-from trafficllm.capture.flows import read_flows
+from trafficllm.capture.facts.flow_facts import facts_of, facts_of_flows
+from trafficllm.capture.facts.tls import ja4
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.types import Facts
 
 

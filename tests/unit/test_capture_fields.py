@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from capture_samples import Talk, ethernet, ipv4, pcap, udp, write
 
-from trafficllm.capture.fields import FIELDS, FRAME_FIELDS, packet_rows
+from trafficllm.capture.fields.table import FIELDS, FRAME_FIELDS, packet_rows
 from trafficllm.core.errors import UsageError
 
 NAMES = [*FRAME_FIELDS, *FIELDS]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from capture_samples import ACK, FIN, PSH, RST, SYN, A, B, Talk, ethernet, ipv4, ipv6, pcap, tcp, udp, write
 
-from trafficllm.capture.ahead import ahead
-from trafficllm.capture.community import community_id
-from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.flows import FlowOptions, read_flows
-from trafficllm.capture.table import flow_rows, flows_arrow, zeek_conn_log
+from trafficllm.capture.flows.ahead import ahead
+from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.community import community_id
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.rows import flow_rows, flows_arrow, zeek_conn_log
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import FlowBatch
 
@@ -232,7 +232,7 @@ def test_the_same_bytes_give_the_same_flows(captures: Path) -> None:
 def test_two_threads_give_what_one_gives(captures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for number in (1, 2):
-        monkeypatch.setattr("trafficllm.capture.ahead.cores", lambda number=number: number)
+        monkeypatch.setattr("trafficllm.capture.flows.ahead.cores", lambda number=number: number)
         counts = CountsBuilder()
         batches = list(read_flows([captures], counts=counts))
         found.append((counts.build(), [getattr(batch, name) for batch in batches for name in FlowBatch.__slots__]))
@@ -242,7 +242,7 @@ def test_two_threads_give_what_one_gives(captures: Path, monkeypatch: pytest.Mon
 
 
 def test_an_error_ahead_comes_where_its_item_would_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trafficllm.capture.ahead.cores", lambda: 2)
+    monkeypatch.setattr("trafficllm.capture.flows.ahead.cores", lambda: 2)
 
     def numbers() -> Iterator[int]:
         yield from range(5)

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from capture_samples import Talk, enhanced, ethernet, interface, ipv4, pcap, section, udp, write
 
-from trafficllm.capture.counts import CountsBuilder
-from trafficllm.capture.info import capture_info
-from trafficllm.capture.read import Skipped, expand, read_frames
+from trafficllm.capture.files.read import Skipped, expand, read_frames
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.info import capture_info
 from trafficllm.core.errors import InputError, TrafficLLMError
 from trafficllm.core.types import FrameBatch
 
@@ -163,7 +163,7 @@ def test_info_counts_add_up(captures: Path) -> None:
 @pytest.mark.parametrize("packing", ["plain", "gzip"])
 def test_progress_ends_with_all_bytes_of_the_files(packing: str, tmp_path: Path, captures: Path) -> None:
     """Bytes as they lie on disk, compressed ones where they are compressed: what is left can be told."""
-    from trafficllm.capture.flows import read_flows
+    from trafficllm.capture.flows.assembly import read_flows
 
     sources = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[:3]
     paths = []

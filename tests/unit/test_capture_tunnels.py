@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from capture_samples import ACK, PSH, A, B, Talk, ethernet, ipv4, ipv6, pcap, udp, write
 
-from trafficllm.capture.decode import decode
-from trafficllm.capture.flows import FlowOptions, read_flows
-from trafficllm.capture.kernels_tunnel import MAX_TUNNELS
-from trafficllm.capture.packets import TUNNELS, tunnel_names
-from trafficllm.capture.table import flow_rows
+from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.flows.packets import TUNNELS, tunnel_names
+from trafficllm.capture.flows.rows import flow_rows
+from trafficllm.capture.link.tunnels import MAX_TUNNELS
 from trafficllm.core.types import FlowBatch
-from trafficllm.evaluate.wire import Framed, batch_of
+from trafficllm.evaluate.shift.wire import Framed, batch_of
 
 Wrap = Callable[[bytes], bytes]
 """An IP packet (version 4) to the IP packet of a tunnel that carries it."""

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from capture_plans import random_plans
 
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.read import read_frames
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import FrameBatch
 

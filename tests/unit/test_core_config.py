@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trafficllm.core import errors
-from trafficllm.core.config import Config, load_config
 from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.settings import Config, load_config
 
 
 def test_defaults_need_no_file() -> None:

@@ -14,7 +14,7 @@ import server_samples
 import trafficllm
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-HANDS_ON = {"trafficllm.registry.store": 2, "trafficllm.infer.engine": 3}
+HANDS_ON = {"trafficllm.registry.store": 2, "trafficllm.infer.engine.engine": 3}
 """Examples that only show a call (they need a base and an adapter of one's own): skipped, and this many."""
 
 
@@ -57,5 +57,5 @@ def test_every_example(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "".join(said) == ""
     assert skipped == HANDS_ON
     assert sum(tried.values()) >= 80
-    for name in ("trafficllm", "trafficllm.surface.python_api", "trafficllm.surface.flows_api", "trafficllm.surface.classifier"):
+    for name in ("trafficllm", "trafficllm.surface.python.api", "trafficllm.surface.python.flows", "trafficllm.surface.python.classifier"):
         assert tried[name] >= 3, name

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from evaluate_samples import LABELS, masked, record
 
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.files import json_text
 from trafficllm.core.types import FlowMeta, FrameBatch, Record
-from trafficllm.evaluate import audit, leaks, probes, quality
-from trafficllm.records import marks
+from trafficllm.evaluate import quality
+from trafficllm.evaluate.audit import leaks
+from trafficllm.evaluate.audit import report as audit
+from trafficllm.evaluate.baselines import probes
+from trafficllm.records.dataset import marks
 
 N = 240
 
@@ -24,22 +27,33 @@ def _clean(seed: int = 0) -> leaks.AuditRows:
     capture = [f"{label}-{(i // 3) % 4}.pcap" for i, label in enumerate(y)]
     part = ["train", "train", "val", "test"]
     raw = [dataclasses.replace(record(rng, i % 3), ttls=(0,) * 0) for i in range(N)]
-    raw = [
-        dataclasses.replace(r, ttls=(int(rng.integers(60, 64)),) * len(r.dirs), payload=_full(r, rng))
-        for r in raw
-    ]
+    raw = [dataclasses.replace(r, ttls=(int(rng.integers(60, 64)),) * len(r.dirs), payload=_full(r, rng)) for r in raw]
     meta = [
         FlowMeta(
-            capture=name, origin=name, ts=10**18 + int(rng.integers(10**12)), link=1, proto=6, orig_h=f"10.0.0.{rng.integers(250)}",
-            orig_p=int(rng.integers(1024, 60000)), resp_h=f"192.0.2.{rng.integers(250)}", resp_p=443,
+            capture=name,
+            origin=name,
+            ts=10**18 + int(rng.integers(10**12)),
+            link=1,
+            proto=6,
+            orig_h=f"10.0.0.{rng.integers(250)}",
+            orig_p=int(rng.integers(1024, 60000)),
+            resp_h=f"192.0.2.{rng.integers(250)}",
+            resp_p=443,
         )
         for name in capture
-    ]  # fmt: skip
+    ]
     return leaks.AuditRows(
-        y=y, part=[part[(i // 3) % 4] for i in range(N)], raw=raw, masked=[masked(r) for r in raw], meta=meta, groups=capture,
-        content=rng.integers(0, 2**60, N).tolist(), umbrella={"alpha": "good", "beta": "bad", "gamma": "bad"}.get,
-        marks={name: rng.integers(0, 2**31, N).astype(float) for name in marks.MARKS}, masked_fields=frozenset({"ttl"}),
-    )  # fmt: skip
+        y=y,
+        part=[part[(i // 3) % 4] for i in range(N)],
+        raw=raw,
+        masked=[masked(r) for r in raw],
+        meta=meta,
+        groups=capture,
+        content=rng.integers(0, 2**60, N).tolist(),
+        umbrella={"alpha": "good", "beta": "bad", "gamma": "bad"}.get,
+        marks={name: rng.integers(0, 2**31, N).astype(float) for name in marks.MARKS},
+        masked_fields=frozenset({"ttl"}),
+    )
 
 
 def _full(r: Record, rng: np.random.Generator) -> tuple[bytes, bytes]:
@@ -49,9 +63,18 @@ def _full(r: Record, rng: np.random.Generator) -> tuple[bytes, bytes]:
 
 
 REPORT = {
-    "findings", "duplicates", "shared_groups", "identifier_probe", "artefact_probe", "baselines", "honest", "leaky", "forge", "payload",
+    "findings",
+    "duplicates",
+    "shared_groups",
+    "identifier_probe",
+    "artefact_probe",
+    "baselines",
+    "honest",
+    "leaky",
+    "forge",
+    "payload",
     "verdict",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", name="report")
@@ -131,13 +154,7 @@ def test_binomial_tail() -> None:
 def _frame(number: int, seq: int, padding: int) -> bytes:
     """Ethernet, IPv4 without options, TCP SYN with this sequence number, and padding behind it."""
     ip = bytes([0x45, 0, 0, 40, 0, number, 0, 0, 64, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7])
-    tcp = (
-        (50000).to_bytes(2)
-        + (443).to_bytes(2)
-        + seq.to_bytes(4)
-        + bytes(4)
-        + bytes([0x50, 2, 0xFF, 0xFF, 0, 0, 0, 0])
-    )
+    tcp = (50000).to_bytes(2) + (443).to_bytes(2) + seq.to_bytes(4) + bytes(4) + bytes([0x50, 2, 0xFF, 0xFF, 0, 0, 0, 0])
     return bytes(12) + b"\x08\x00" + ip + tcp + bytes(padding)
 
 
@@ -146,14 +163,19 @@ def test_marks_are_read_from_captures(tmp_path: Path) -> None:
     lengths = np.array([len(f) for f in frames], dtype=np.uint32)
     buffer = np.frombuffer(b"".join(frames), dtype=np.uint8)
     batch = FrameBatch(
-        buffer, np.r_[0, np.cumsum(lengths)[:-1]].astype(np.int64), lengths, lengths + np.array([0, 0, 9], dtype=np.uint32),
-        np.arange(3, dtype=np.int64), np.ones(3, dtype=np.uint16), np.zeros(3, dtype=np.uint32), np.arange(1, 4), ("x",),
-    )  # fmt: skip
+        buffer,
+        np.r_[0, np.cumsum(lengths)[:-1]].astype(np.int64),
+        lengths,
+        lengths + np.array([0, 0, 9], dtype=np.uint32),
+        np.arange(3, dtype=np.int64),
+        np.ones(3, dtype=np.uint16),
+        np.zeros(3, dtype=np.uint32),
+        np.arange(1, 4),
+        ("x",),
+    )
     write_capture(tmp_path / "a.pcap", [batch])
     (tmp_path / "text.pcap").write_text("no capture")
-    meta = [FlowMeta(capture="a.pcap", frames=(n,)) for n in (1, 2, 3)] + [
-        FlowMeta(capture=c) for c in ("gone.pcap", "text.pcap")
-    ]
+    meta = [FlowMeta(capture="a.pcap", frames=(n,)) for n in (1, 2, 3)] + [FlowMeta(capture=c) for c in ("gone.pcap", "text.pcap")]
     found = marks.marks_of(tmp_path, meta)
     assert found["seq"][:3].tolist() == [1000, 77, 5]
     assert found["padding"][:3].tolist() == [6, 0, 9]

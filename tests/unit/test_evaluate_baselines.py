@@ -8,7 +8,9 @@ from evaluate_samples import LABELS, part
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Facts, Record, Span
-from trafficllm.evaluate import baselines, features, metrics, probes
+from trafficllm.evaluate import metrics
+from trafficllm.evaluate.baselines import features, probes
+from trafficllm.evaluate.baselines import table as baselines
 
 TRAIN, VAL, TEST = part(150, 0), part(60, 1), part(90, 2)
 
@@ -65,14 +67,10 @@ def test_classes_missing_from_training_or_validation_are_no_crash() -> None:
 
 def test_hidden_bytes_and_masked_fields_never_reach_the_features() -> None:
     one = TEST.records[0]
-    other = dataclasses.replace(
-        one, payload=(one.payload[0][:10] + b"\0" * 10 + one.payload[0][20:], one.payload[1])
-    )
+    other = dataclasses.replace(one, payload=(one.payload[0][:10] + b"\0" * 10 + one.payload[0][20:], one.payload[1]))
     assert one.payload != other.payload
     assert np.array_equal(features.everything([one]), features.everything([other]))
-    masked_fact = dataclasses.replace(
-        one, facts=Facts("tls", {"dns.qry.name": "x"}), masked=frozenset({"dns.qry.name"})
-    )
+    masked_fact = dataclasses.replace(one, facts=Facts("tls", {"dns.qry.name": "x"}), masked=frozenset({"dns.qry.name"}))
     without = dataclasses.replace(masked_fact, facts=Facts("tls", {}))
     assert np.array_equal(features.headers_payload([masked_fact]), features.headers_payload([without]))
 
@@ -104,9 +102,7 @@ def test_single_field_probe_finds_the_planted_column() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(300, 5)), rng.integers(0, 3, 300)
     X[:, 3] = y * 2 + rng.normal(size=300) * 0.1
-    best = probes.best_by_field(
-        ["a", "b", "c", "d", "e"], X[:200], y[:200], X_val=X[200:], y_val=y[200:], classes=3
-    )
+    best = probes.best_by_field(["a", "b", "c", "d", "e"], X[:200], y[:200], X_val=X[200:], y_val=y[200:], classes=3)
     assert next(iter(best)) == "d"
     assert best["d"] > 0.98
     assert best["a"] < 0.6

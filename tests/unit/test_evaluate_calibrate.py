@@ -12,9 +12,7 @@ from trafficllm.evaluate import calibrate, metrics, unknown
 LABELS = [f"c{i}" for i in range(10)]
 
 
-def _scores(
-    n: int, seed: int, *, sharpness: float = 1.0, strangers: bool = False
-) -> tuple[Scores, list[str]]:
+def _scores(n: int, seed: int, *, sharpness: float = 1.0, strangers: bool = False) -> tuple[Scores, list[str]]:
     """Ten clusters in 24 dimensions; strangers lie between them, with logits as sure as any other's."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(11, 24)) * 3
@@ -132,9 +130,7 @@ def test_edges_few_rows_few_classes_no_train_rows() -> None:
 def test_outliers_of_other_tasks_take_part_in_the_choice() -> None:
     train, val = _scores(600, 1), _scores(300, 2)
     strangers = _scores(100, 3, strangers=True)[0]
-    with_them = calibrate.fit(
-        val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, outliers=strangers
-    )
+    with_them = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, outliers=strangers)
     without = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train)
     assert with_them.unknown["trials"]["max_probability"] != without.unknown["trials"]["max_probability"]
 

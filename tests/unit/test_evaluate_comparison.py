@@ -15,9 +15,20 @@ TRUTH = [LABELS[i % 3] for i in range(120)]
 def _report(runs: list[list[str]], **changes: Any) -> dict[str, Any]:
     answers = {"rows": [f"f.pcap C{i // 2}" for i in range(120)], "groups": [str(i % 12) for i in range(120)], "truth": TRUTH, "runs": runs}
     said = {
-        "task": "T", "adapter": "x", "version": "", "macro_f1": 0.5, "accuracy": 0.5, "ci95": [0, 1], "split": "capture", "mask": "strict",
-        "leaky": [], "seen_by_base": "0/120", "seeds": [0], "n_test": 120, "answers": answers,
-    }  # fmt: skip
+        "task": "T",
+        "adapter": "x",
+        "version": "",
+        "macro_f1": 0.5,
+        "accuracy": 0.5,
+        "ci95": [0, 1],
+        "split": "capture",
+        "mask": "strict",
+        "leaky": [],
+        "seen_by_base": "0/120",
+        "seeds": [0],
+        "n_test": 120,
+        "answers": answers,
+    }
     return said | changes
 
 

@@ -8,7 +8,7 @@ from evaluate_samples import part
 
 from trafficllm.core.files import json_text
 from trafficllm.core.types import Scores
-from trafficllm.evaluate import drift
+from trafficllm.evaluate.shift import drift
 
 BEFORE, SAME = part(300, 1).records, part(300, 2).records
 TS = list(range(10**18, 10**18 + 300))
@@ -23,10 +23,7 @@ def test_the_same_traffic_has_not_drifted() -> None:
 
 
 def test_a_change_is_found_with_its_field_and_moment() -> None:
-    live = [
-        dataclasses.replace(r, sizes=tuple(s // 3 for s in r.sizes)) if i >= 150 else r
-        for i, r in enumerate(SAME)
-    ]
+    live = [dataclasses.replace(r, sizes=tuple(s // 3 for s in r.sizes)) if i >= 150 else r for i, r in enumerate(SAME)]
     found = drift.drift(BEFORE, live, TS)
     assert found["update_due"]
     assert {row["field"] for row in found["fields"]} & {"size", "sum.orig_bytes", "sum.resp_bytes"}
@@ -43,9 +40,7 @@ def test_psi_of_known_cases() -> None:
 
 
 def test_confidence_and_unknown_share_stand_beside() -> None:
-    sure, torn = (
-        Scores(("a", "b"), p, np.log(p)) for p in (np.array([[0.9, 0.1]] * 3), np.array([[0.5, 0.5]] * 3))
-    )
+    sure, torn = (Scores(("a", "b"), p, np.log(p)) for p in (np.array([[0.9, 0.1]] * 3), np.array([[0.5, 0.5]] * 3)))
     found = drift.drift(BEFORE, SAME, TS, scores=(sure, torn), unknown=([False] * 3, [True, True, False]))
     assert found["before"] == {"confidence": pytest.approx(0.9), "unknown": 0.0}
     assert found["now"]["unknown"] == pytest.approx(2 / 3)

@@ -10,12 +10,12 @@ import audit_captures as ac
 import numpy as np
 import pytest
 
-from trafficllm.evaluate import leaks
-from trafficllm.evaluate.audit_rows import rows_of
-from trafficllm.evaluate.leaks import Finding
+from trafficllm.evaluate.audit import leaks
+from trafficllm.evaluate.audit.leaks import Finding
+from trafficllm.evaluate.audit.rows import rows_of
 from trafficllm.lifecycle.datasets import new_task
-from trafficllm.records import marks
-from trafficllm.records.dataset import build_dataset, load
+from trafficllm.records.dataset import marks
+from trafficllm.records.dataset.dataset import build_dataset, load
 
 ONE_PAIR = {"client": bytes([10, 0, 0, 1]), "server": bytes([10, 0, 0, 2]), "ttl": (64, 64), "ident": 7, "isn": (1000, 5000)}
 
@@ -95,9 +95,7 @@ def test_one_capture_a_label_is_enough_to_find_a_mark(kind: str, tmp_path: Path)
         ("sequence", lambda flow, k: {"ident": 1 if k else flow.ident}),
     ],
 )
-def test_marks_that_no_record_carries_are_found_too(
-    kind: str, change: Callable[[ac.Flow, int], dict[str, object]], tmp_path: Path
-) -> None:
+def test_marks_that_no_record_carries_are_found_too(kind: str, change: Callable[[ac.Flow, int], dict[str, object]], tmp_path: Path) -> None:
     """MAC addresses, TCP timestamps, constant IP identification."""
     found = _findings(ac.write(ac.changed(ac.clean(), change), tmp_path / "captures"), tmp_path / "data")
     assert [finding.kind for finding in found] == [kind], found

@@ -21,11 +21,7 @@ def test_macro_f1_agrees_with_scikit_learn() -> None:
 
 
 def test_a_prediction_outside_the_labels_is_wrong_not_missing() -> None:
-    assert metrics.confusion(LABELS, ["a", "b"], ["unknown", "b"]).tolist() == [
-        [0, 0, 0, 1],
-        [0, 1, 0, 0],
-        [0, 0, 0, 0],
-    ]
+    assert metrics.confusion(LABELS, ["a", "b"], ["unknown", "b"]).tolist() == [[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]]
     with pytest.raises(ValueError, match="not one of"):
         metrics.confusion(LABELS, ["z"], ["a"])
 

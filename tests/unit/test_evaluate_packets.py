@@ -12,8 +12,8 @@ import pytest
 from evaluate_samples import LABELS, masked, record
 
 from trafficllm.core.types import FlowMeta, Record
-from trafficllm.evaluate import packets
-from trafficllm.evaluate.leaks import AuditRows
+from trafficllm.evaluate.audit import packets
+from trafficllm.evaluate.audit.leaks import AuditRows
 
 
 def _rows(raw: Sequence[Record]) -> AuditRows:
@@ -21,12 +21,18 @@ def _rows(raw: Sequence[Record]) -> AuditRows:
     meta = [
         FlowMeta(capture="a", origin="a", ts=10**18 + i, link=1, proto=6, orig_h=f"10.0.0.{i % 9}", orig_p=5000 + i, resp_h="", resp_p=443)
         for i in range(n)
-    ]  # fmt: skip
+    ]
     return AuditRows(
-        y=[LABELS[i % 3] for i in range(n)], part=["train" if i % 2 else "test" for i in range(n)], raw=raw,
-        masked=[masked(r) for r in raw], meta=meta, groups=[str(i % 6) for i in range(n)], content=list(range(n)), umbrella=lambda _: None,
+        y=[LABELS[i % 3] for i in range(n)],
+        part=["train" if i % 2 else "test" for i in range(n)],
+        raw=raw,
+        masked=[masked(r) for r in raw],
+        meta=meta,
+        groups=[str(i % 6) for i in range(n)],
+        content=list(range(n)),
+        umbrella=lambda _: None,
         marks={"seq": np.where(np.arange(n) % 4, np.arange(n, dtype=float), np.nan)},
-    )  # fmt: skip
+    )
 
 
 def _flows(n: int = 60) -> list[Record]:

@@ -15,14 +15,7 @@ HASHES = [i // 2 if i < 60 else i for i in range(63)]
 
 
 def _report(guess: list[str], **more: Any) -> dict[str, Any]:
-    options = {
-        "split": "capture",
-        "mask": "strict",
-        "leaky": [],
-        "seen_by_base": "0/63",
-        "seeds": [0],
-        "unique_hashes": HASHES,
-    }
+    options = {"split": "capture", "mask": "strict", "leaky": [], "seen_by_base": "0/63", "seeds": [0], "unique_hashes": HASHES}
     return q.quality(LABELS, TRUTH, guess, GROUPS, **(options | more))
 
 
@@ -48,9 +41,8 @@ def test_a_thin_class_is_listed_and_never_dropped() -> None:
 
 def test_nothing_measurable_scores_all_labels() -> None:
     report = q.quality(
-        LABELS, ["a", "b"], ["a", "a"], [1, 1], unique_hashes=[1, 2], split="flow", mask="strict", leaky=[], seen_by_base="0/2",
-        seeds=[0],
-    )  # fmt: skip
+        LABELS, ["a", "b"], ["a", "a"], [1, 1], unique_hashes=[1, 2], split="flow", mask="strict", leaky=[], seen_by_base="0/2", seeds=[0]
+    )
     assert report["scored_labels"] == ["a", "b"]
     assert report["ci95"] == [0.0, 1.0]
 
@@ -63,9 +55,17 @@ def test_seen_by_base_is_leaky() -> None:
 def test_seeds_are_averaged() -> None:
     wrong = ["b"] * 63
     report = q.quality_of_seeds(
-        LABELS, TRUTH, [TRUTH, wrong], GROUPS, unique_hashes=HASHES, split="flow", mask="strict", leaky=["raw"],
-        seen_by_base="0/63", seeds=[0, 1],
-    )  # fmt: skip
+        LABELS,
+        TRUTH,
+        [TRUTH, wrong],
+        GROUPS,
+        unique_hashes=HASHES,
+        split="flow",
+        mask="strict",
+        leaky=["raw"],
+        seen_by_base="0/63",
+        seeds=[0, 1],
+    )
     assert report["per_seed"][0] == 1.0
     assert report["macro_f1"] == pytest.approx(sum(report["per_seed"]) / 2)
 
@@ -75,10 +75,7 @@ def test_a_report_without_its_context_does_not_validate() -> None:
     q.validate(good)
     q.validate(good["quality"] | {"baselines": good["baselines"]})
     for key in ("split", "mask", "ci95", "seen_by_base"):
-        broken = {
-            "quality": {k: v for k, v in good["quality"].items() if k != key},
-            "baselines": good["baselines"],
-        }
+        broken = {"quality": {k: v for k, v in good["quality"].items() if k != key}, "baselines": good["baselines"]}
         with pytest.raises(ArtifactError, match=key):
             q.validate(broken)
     with pytest.raises(ArtifactError, match="no baselines"):
@@ -90,9 +87,8 @@ def test_a_report_without_its_context_does_not_validate() -> None:
 def test_one_test_group_is_named_but_measurable() -> None:
     groups = ["only" if label == "b" else f"g{i % 6}" for i, label in enumerate(TRUTH)]
     report = q.quality(
-        LABELS, TRUTH, ["a"] * 63, groups, unique_hashes=HASHES, split="capture", mask="strict", leaky=[],
-        seen_by_base="0/63", seeds=[0],
-    )  # fmt: skip
+        LABELS, TRUTH, ["a"] * 63, groups, unique_hashes=HASHES, split="capture", mask="strict", leaky=[], seen_by_base="0/63", seeds=[0]
+    )
     assert report["one_group"] == ["b"]
     assert list(report["not_measurable"]) == ["thin"]
     assert report["macro_f1_measurable"] > report["macro_f1"]

@@ -8,9 +8,10 @@ import pytest
 from evaluate_samples import LABELS, part
 
 from trafficllm.core.types import Facts, Record, Scores, Span
-from trafficllm.evaluate import robust, shift
+from trafficllm.evaluate.shift import records as shift
+from trafficllm.evaluate.shift import robust
 from trafficllm.records import masks
-from trafficllm.records.codec import encode
+from trafficllm.records.codec.codec import encode
 
 RAW = part(40, 5).raw
 EVERY_KIND = [
@@ -33,9 +34,7 @@ def test_every_shift_is_deterministic_and_encodable() -> None:
             shifted = change(record)
             assert shifted == again(record), name
             encode(masks.apply(shifted))
-            lengths = {
-                len(getattr(shifted, c)) for c in ("dirs", "sizes", "iats", "flags", "windows", "ttls")
-            }
+            lengths = {len(getattr(shifted, c)) for c in ("dirs", "sizes", "iats", "flags", "windows", "ttls")}
             assert len(lengths - {0}) <= 1, name
 
 
@@ -80,9 +79,16 @@ def test_random_payload_touches_encrypted_bytes_only() -> None:
 
 def test_first_packets_keep_their_payload_only() -> None:
     record = Record(
-        proto=6, ports=(50000, 9999), dirs=(0, 1, 0), sizes=(4, 3, 2), iats=(0, 10, 20), flags=(24, 24, 24), windows=(9, 9, 9),
-        ttls=(64, 64, 64), payload=(b"abcdef", b"xyz"),
-    )  # fmt: skip
+        proto=6,
+        ports=(50000, 9999),
+        dirs=(0, 1, 0),
+        sizes=(4, 3, 2),
+        iats=(0, 10, 20),
+        flags=(24, 24, 24),
+        windows=(9, 9, 9),
+        ttls=(64, 64, 64),
+        payload=(b"abcdef", b"xyz"),
+    )
     one = shift.first_packets(1)(record)
     assert (one.dirs, one.sizes, one.payload) == ((0,), (4,), (b"abcd", b""))
     assert shift.first_packets(8)(record) == record
@@ -107,9 +113,7 @@ def test_mtu_keeps_bytes_and_reordering_keeps_packets() -> None:
 
 
 def test_snap_length_ends_the_payload_at_the_first_packet_that_does_not_fit() -> None:
-    record = Record(
-        proto=6, dirs=(0, 0), sizes=(100, 50), iats=(0, 1), payload=(b"a" * 150, b""), ports=(50000, 9999)
-    )
+    record = Record(proto=6, dirs=(0, 0), sizes=(100, 50), iats=(0, 1), payload=(b"a" * 150, b""), ports=(50000, 9999))
     assert len(shift.snap_length(96)(record).payload[0]) == 42
     assert len(shift.snap_length(65535)(record).payload[0]) == 150
     udp = dataclasses.replace(record, proto=17, sizes=(40, 110))
@@ -125,13 +129,7 @@ def test_dropout_hides_about_its_share() -> None:
 def test_payload_addresses_stay_hidden_when_payload_is_cut() -> None:
     facts = Facts(spans=(Span(0, 2, 6, "address"),))
     record = Record(
-        proto=17,
-        ports=(50000, 9999),
-        dirs=(0, 0),
-        sizes=(10, 10),
-        iats=(0, 1),
-        payload=(b"ab\x0a\0\0\1" + b"c" * 14, b""),
-        facts=facts,
+        proto=17, ports=(50000, 9999), dirs=(0, 0), sizes=(10, 10), iats=(0, 1), payload=(b"ab\x0a\0\0\1" + b"c" * 14, b""), facts=facts
     )
     cut = shift.first_packets(1)(record)
     assert len(cut.payload[0]) == 10

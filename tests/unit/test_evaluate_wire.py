@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trafficllm.capture.check import check
-from trafficllm.capture.flows import read_flows
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.files.write import write_capture
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import FlowMeta, Record
-from trafficllm.evaluate import wire
-from trafficllm.evaluate.wire_shifts import WIRE
+from trafficllm.evaluate.shift import wire
+from trafficllm.evaluate.shift.wire_shifts import WIRE
 from trafficllm.records import masks
-from trafficllm.records.build import records_of
-from trafficllm.records.canonical import canonical
+from trafficllm.records.codec.canonical import canonical
+from trafficllm.records.codec.flows import records_of
 
 Rows = list[tuple[Record, FlowMeta]]
 

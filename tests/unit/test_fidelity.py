@@ -8,9 +8,9 @@ import pytest
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record
-from trafficllm.evaluate.fidelity import copy_share, discriminator_f1, fidelity, nearest
-from trafficllm.evaluate.fidelity_fields import emd, jsd
-from trafficllm.evaluate.fidelity_samplers import bayes, independent, resample
+from trafficllm.evaluate.fidelity.compare import copy_share, discriminator_f1, fidelity, nearest
+from trafficllm.evaluate.fidelity.fields import emd, jsd
+from trafficllm.evaluate.fidelity.samplers import bayes, independent, resample
 
 
 def _flow(rng: random.Random, base: int) -> Record:
@@ -19,10 +19,17 @@ def _flow(rng: random.Random, base: int) -> Record:
     count = rng.randrange(2, 6)
     dirs = tuple(i % 2 for i in range(count))
     return Record(
-        proto=6, ip_version=4, port_class="ew", dirs=dirs, sizes=tuple(3 * size if d else size for d in dirs),
-        iats=(0, *(rng.randrange(1000, 10**6) for _ in range(count - 1))), flags=(24,) * count, windows=(65535,) * count,
-        ttls=(-1,) * count, payload=(bytes((base & 255, rng.randrange(256))), b""),
-    )  # fmt: skip
+        proto=6,
+        ip_version=4,
+        port_class="ew",
+        dirs=dirs,
+        sizes=tuple(3 * size if d else size for d in dirs),
+        iats=(0, *(rng.randrange(1000, 10**6) for _ in range(count - 1))),
+        flags=(24,) * count,
+        windows=(65535,) * count,
+        ttls=(-1,) * count,
+        payload=(bytes((base & 255, rng.randrange(256))), b""),
+    )
 
 
 def _flows(count: int, seed: int, base: int = 50) -> list[Record]:

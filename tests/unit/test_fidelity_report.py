@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.capture.compile import compile_flows
-from trafficllm.capture.cut import Cut
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import compile_flows
+from trafficllm.capture.files.cut import Cut
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import Action, Facts, FlowMeta, FlowPlan, Record, Silent, Span
-from trafficllm.evaluate.fidelity_classes import of_classes
-from trafficllm.evaluate.fidelity_identifiers import overlap
-from trafficllm.lifecycle.fidelity_report import COLUMNS, evaluate, table
-from trafficllm.records import view
-from trafficllm.surface.shapes_generation import EvaluateGeneration
+from trafficllm.evaluate.fidelity.classes import of_classes
+from trafficllm.evaluate.fidelity.identifiers import overlap
+from trafficllm.lifecycle.studies.generation import COLUMNS, evaluate, table
+from trafficllm.records.codec import view
+from trafficllm.surface.docs.shapes_generation import EvaluateGeneration
 
 
 def _capture(path: Path, *, seed: int, size: int, flows: int = 40) -> Path:
@@ -105,9 +105,17 @@ def test_identifiers_are_found_anywhere() -> None:
 
 def test_the_view_keeps_headers_and_service_ports() -> None:
     record = Record(
-        proto=6, ports=(2222, 443), dirs=(0, 1), sizes=(9, 0), iats=(0, 5), flags=(24, 16), windows=(501, 8192), ttls=(64, 120),
-        payload=(b"\x16\x03\x01", b""), facts=Facts("tls", {}, (Span(0, 0, 3, "tls.random"),)),
-    )  # fmt: skip
+        proto=6,
+        ports=(2222, 443),
+        dirs=(0, 1),
+        sizes=(9, 0),
+        iats=(0, 5),
+        flags=(24, 16),
+        windows=(501, 8192),
+        ttls=(64, 120),
+        payload=(b"\x16\x03\x01", b""),
+        facts=Facts("tls", {}, (Span(0, 0, 3, "tls.random"),)),
+    )
     found = view.shown(record)
     assert (found.ports, found.windows, found.ttls) == ((1024, 443), (501, 8192), (64, 120))
     assert found.payload == (b"\0\0\0", b"")

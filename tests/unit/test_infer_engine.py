@@ -14,13 +14,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.infer import resident
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.forward import batches
-from trafficllm.infer.prefix import shared_prefix
-from trafficllm.infer.scorer import LLMScorer
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.lora import merge
+from trafficllm.infer.engine import resident
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.forward import batches
+from trafficllm.infer.engine.prefix import shared_prefix
+from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.model.adapter.lora import merge
+from trafficllm.model.base.load import Base, load_base
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
 
@@ -149,9 +149,7 @@ def test_an_adapter_can_be_replaced_while_serving(engine: Engine, folders: Path,
 def test_a_fresh_engine_answers_the_same(engine: Engine, folders: Path, asked: list[list[int]]) -> None:
     other = Engine(load_base(folders / "base", dtype="float32"))
     other.add_adapter("one", folders / "adapter1")
-    assert np.array_equal(
-        other.score_ids(asked, LABELS, adapter="one").logits, engine.score_ids(asked, LABELS, adapter="MTD").logits
-    )
+    assert np.array_equal(other.score_ids(asked, LABELS, adapter="one").logits, engine.score_ids(asked, LABELS, adapter="MTD").logits)
 
 
 def test_threads_never_see_each_others_adapter(engine: Engine, asked: list[list[int]]) -> None:

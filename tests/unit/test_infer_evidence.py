@@ -14,10 +14,10 @@ import pytest
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import FlowMeta, Record, Scores
 from trafficllm.infer.detector import Detector, TaskModel
-from trafficllm.infer.engine import Engine
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.infer.evidence import explain, without, without_packet
-from trafficllm.infer.scorer import LLMScorer
-from trafficllm.model.load import load_base
+from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
 
 

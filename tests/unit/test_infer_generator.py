@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.generator import Generator, _draw
-from trafficllm.infer.token_mask import TokenMask
-from trafficllm.model.load import load_base
-from trafficllm.records import codec, units
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.generator.generator import Generator, _draw
+from trafficllm.infer.generator.token_mask import TokenMask
+from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
-from trafficllm.records.grammar import Grammar
+from trafficllm.records.codec import codec, units
+from trafficllm.records.codec.grammar import Grammar
 
 TASK = get_task("MTG")
 

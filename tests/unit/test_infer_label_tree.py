@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from trafficllm.infer.label_tree import LabelTree
-from trafficllm.infer.prefix import shared_prefix
-from trafficllm.model.trie import LabelTrie
+from trafficllm.infer.engine.label_tree import LabelTree
+from trafficllm.infer.engine.prefix import shared_prefix
+from trafficllm.model.tuning.trie import LabelTrie
 
 
 def _tree(*paths: tuple[int, ...]) -> LabelTree:

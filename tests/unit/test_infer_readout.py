@@ -13,12 +13,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.pooling import Pooled
-from trafficllm.infer.scorer import WEIGHT, LLMScorer
-from trafficllm.model import readout
-from trafficllm.model.load import load_base
-from trafficllm.model.readout import Readout
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.pooling import Pooled
+from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
+from trafficllm.model.adapter import readout
+from trafficllm.model.adapter.readout import Readout
+from trafficllm.model.base.load import load_base
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
 

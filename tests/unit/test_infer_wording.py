@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.infer import wording
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.phrases import KINDS, glossary, in_english, normalised, phrases
-from trafficllm.infer.router import Router
-from trafficllm.infer.wording import SEVERAL, Wording, shipped
-from trafficllm.lifecycle.learn_router import NONE, exact
-from trafficllm.lifecycle.learn_wording import fit, targets
-from trafficllm.model.load import load_base
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.router import wording
+from trafficllm.infer.router.phrases import KINDS, glossary, in_english, normalised, phrases
+from trafficllm.infer.router.router import Router
+from trafficllm.infer.router.wording import SEVERAL, Wording, shipped
+from trafficllm.lifecycle.adapters.learn_router import NONE, exact
+from trafficllm.lifecycle.adapters.learn_wording import fit, targets
+from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import load
 from trafficllm.records.prompts import QUESTION_LIMIT

@@ -16,23 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "src" / "trafficllm" / "data" / "instructions"
 RECIPE = ROOT / "recipes" / "instructions"
-TASKS = {
-    "MTD",
-    "BND",
-    "MDD",
-    "WAD",
-    "AAD",
-    "EVD",
-    "TBD",
-    "EAC",
-    "WF",
-    "CD",
-    "MTG",
-    "BTG",
-    "EVG",
-    "EAG",
-    "FIELD",
-}
+TASKS = {"MTD", "BND", "MDD", "WAD", "AAD", "EVD", "TBD", "EAC", "WF", "CD", "MTG", "BTG", "EVG", "EAG", "FIELD"}
 SPLITS = ("train", "heldout")
 MIN_TASK = {"train": 120, "heldout": 25}
 MIN_NONE = {"train": 500, "heldout": 100}
@@ -72,12 +56,8 @@ def test_no_text_is_there_twice(corpus: dict[str, list[dict[str, Any]]]) -> None
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_task_and_none_are_well_represented(
-    corpus: dict[str, list[dict[str, Any]]], split: str
-) -> None:
-    counts = Counter(
-        line["tasks"][0] if line["tasks"] else "none" for line in corpus[split] if len(line["tasks"]) < 2
-    )
+def test_every_task_and_none_are_well_represented(corpus: dict[str, list[dict[str, Any]]], split: str) -> None:
+    counts = Counter(line["tasks"][0] if line["tasks"] else "none" for line in corpus[split] if len(line["tasks"]) < 2)
     assert counts["none"] >= MIN_NONE[split]
     assert min(counts[task] for task in TASKS) >= MIN_TASK[split]
 
@@ -98,17 +78,11 @@ def test_size_and_share_held_out(corpus: dict[str, list[dict[str, Any]]]) -> Non
 def test_authors_are_held_out_whole(corpus: dict[str, list[dict[str, Any]]]) -> None:
     listed = tomllib.loads((RECIPE / "authors.toml").read_text(encoding="utf-8"))["author"]
     for split in SPLITS:
-        assert {line["author"] for line in corpus[split]} == {
-            a["name"] for a in listed if a["split"] == split
-        }
+        assert {line["author"] for line in corpus[split]} == {a["name"] for a in listed if a["split"] == split}
 
 
 def test_generation_requests_carry_what_they_name(corpus: dict[str, list[dict[str, Any]]]) -> None:
-    single = [
-        line
-        for line in corpus["train"]
-        if line["tasks"] and set(line["tasks"]) <= {"MTG", "BTG", "EVG", "EAG"}
-    ]
+    single = [line for line in corpus["train"] if line["tasks"] and set(line["tasks"]) <= {"MTG", "BTG", "EVG", "EAG"}]
     assert sum("label" in line["slots"] for line in single) / len(single) > 0.95
     assert sum("count" in line["slots"] for line in single) / len(single) > 0.75
     other = [line for line in corpus["train"] if not line["tasks"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trafficllm.core.errors import GateError
-from trafficllm.lifecycle.gate import Answers, Side, compare, decide, raise_if_refused
+from trafficllm.lifecycle.adapters.gate import Answers, Side, compare, decide, raise_if_refused
 
 LABELS = ("a", "b", "c")
 BETTER = Side(0.5, 0.9, 0.2, 0.6, 6, 40)
@@ -18,10 +18,7 @@ def answers(groups: int, wrong_before: int, wrong_after: int, each: int = 10) ->
     places = [k for _ in range(groups) for k in range(each)]
 
     def given(wrong: int) -> list[str]:
-        return [
-            LABELS[(LABELS.index(label) + 1) % 3] if k < wrong else label
-            for label, k in zip(truth, places, strict=True)
-        ]
+        return [LABELS[(LABELS.index(label) + 1) % 3] if k < wrong else label for label, k in zip(truth, places, strict=True)]
 
     owners = [f"g{g}" for g in range(groups) for _ in range(each)]
     return Answers(truth, given(wrong_before), given(wrong_after), owners)

@@ -11,13 +11,13 @@ from records_samples import malware
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record
-from trafficllm.infer.token_mask import TokenMask
-from trafficllm.lifecycle.learn_generator import generator_data
-from trafficllm.records import units, values
+from trafficllm.infer.generator.token_mask import TokenMask
+from trafficllm.lifecycle.adapters.learn_generator import generator_data
 from trafficllm.records.catalog import get_task
-from trafficllm.records.codec import decode, encode
-from trafficllm.records.dataset import Dataset, build_dataset, load
-from trafficllm.records.grammar import Grammar, State
+from trafficllm.records.codec import units, values
+from trafficllm.records.codec.codec import decode, encode
+from trafficllm.records.codec.grammar import Grammar, State
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 LABELS = ("Zeus", "Gmail")
 
@@ -57,9 +57,14 @@ def test_a_label_without_training_records_is_refused(built: Dataset) -> None:
 
 def test_values_stand_behind_buckets() -> None:
     raw = Record(
-        proto=6, dirs=(0, 1, 0, 1), sizes=(1, 2, 3, 4), iats=(0, 70_000, 90_000, 75_000), flags=(24,) * 4,
-        windows=(64240, 8192, 64240, 8100), ttls=(128, 57, 128, 57),
-    )  # fmt: skip
+        proto=6,
+        dirs=(0, 1, 0, 1),
+        sizes=(1, 2, 3, 4),
+        iats=(0, 70_000, 90_000, 75_000),
+        flags=(24,) * 4,
+        windows=(64240, 8192, 64240, 8100),
+        ttls=(128, 57, 128, 57),
+    )
     table = values.learnt([raw] * 3)
     assert table["windows"]["16"] == [[64240, 6]]
     assert table["ttls"] == {"4": [[57, 6]], "6": [[128, 6]]}
@@ -91,9 +96,16 @@ def test_attempts_end_before_readers_give_up() -> None:
 def test_whole_records_of_the_head_s_length() -> None:
     mask = TokenMask({unit: k for k, unit in enumerate(units.UNITS)}, Grammar())
     record = Record(
-        proto=6, ip_version=4, ports=(1024, 80), dirs=(0, 1, 0), sizes=(0, 0, 0), iats=(0, 1000, 1000), flags=(2, 18, 16),
-        windows=(501, 502, 501), ttls=(64, 57, 64),
-    )  # fmt: skip
+        proto=6,
+        ip_version=4,
+        ports=(1024, 80),
+        dirs=(0, 1, 0),
+        sizes=(0, 0, 0),
+        iats=(0, 1000, 1000),
+        flags=(2, 18, 16),
+        windows=(501, 502, 501),
+        ttls=(64, 57, 64),
+    )
 
     def written(text: str, exact: TokenMask) -> bool:
         state: State | None = exact.start()

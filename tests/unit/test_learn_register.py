@@ -11,19 +11,20 @@ import infer_samples as samples
 import numpy as np
 import pytest
 
-from trafficllm.capture.flows import read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import InputError
 from trafficllm.evaluate.quality import validate
 from trafficllm.infer.detector import Detector, TaskModel
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.scorer import WEIGHT
-from trafficllm.lifecycle import learn, scoring
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import TuneOptions
-from trafficllm.records import view
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.scorer import WEIGHT
+from trafficllm.lifecycle.adapters import learn
+from trafficllm.lifecycle.studies import scoring
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import get_task
-from trafficllm.records.codec import decode, encode
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.codec import view
+from trafficllm.records.codec.codec import decode, encode
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 from trafficllm.registry.store import Registry
 
 TASK = get_task("EAC")
@@ -40,9 +41,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> dict[str,
     base = load_base(samples.write_base(place / "base"), dtype="float32")
     registry = Registry(place / "registry")
     out = place / "tune"
-    body = learn.register(
-        place / "data", task=TASK, base=base, registry=registry, workdir=out, options=OPTIONS, search_s=0
-    )
+    body = learn.register(place / "data", task=TASK, base=base, registry=registry, workdir=out, options=OPTIONS, search_s=0)
     return {"place": place, "base": base, "registry": registry, "body": body, "data": load(place / "data")}
 
 

@@ -13,14 +13,14 @@ import pytest
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Silent
-from trafficllm.infer.engine import Engine
-from trafficllm.infer.router import Router
-from trafficllm.infer.wording import of_version
-from trafficllm.lifecycle import learn, teach
-from trafficllm.lifecycle.application import Application
-from trafficllm.lifecycle.learn_router import ROUTER, base_facts
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import TuneOptions
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.router.router import Router
+from trafficllm.infer.router.wording import of_version
+from trafficllm.lifecycle.adapters import learn, teach
+from trafficllm.lifecycle.adapters.learn_router import ROUTER, base_facts
+from trafficllm.lifecycle.workspace import Application
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import Task, get_task
 from trafficllm.registry.store import Registry
 
@@ -125,9 +125,15 @@ def test_an_adapter_trained_elsewhere(base: Base, tmp_path: Path) -> None:
 
     def take(place: str) -> dict[str, object]:
         return learn.register(
-            data, task=get_task("EAC"), base=base, registry=registry, workdir=tmp_path / place, options=options,
-            trained=foreign, baselines=False,
-        )  # fmt: skip
+            data,
+            task=get_task("EAC"),
+            base=base,
+            registry=registry,
+            workdir=tmp_path / place,
+            options=options,
+            trained=foreign,
+            baselines=False,
+        )
 
     body = take("w")
     assert (body["status"], body["tuning"]["steps"]) == ("live", 0)  # type: ignore[index]

@@ -20,16 +20,16 @@ from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import Silent
 from trafficllm.evaluate.quality import validate
 from trafficllm.infer.detector import TaskModel
-from trafficllm.infer.engine import Engine
-from trafficllm.lifecycle import learn, replay, update
-from trafficllm.lifecycle.application import Application
-from trafficllm.model.load import load_base
-from trafficllm.model.tune import TuneOptions
-from trafficllm.records import codec
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.lifecycle.adapters import learn, replay, update
+from trafficllm.lifecycle.workspace import Application
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import get_task
-from trafficllm.records.splits import UNITS
+from trafficllm.records.codec import codec
+from trafficllm.records.dataset.splits import UNITS
 from trafficllm.registry.store import Registry
-from trafficllm.surface.cli import run
+from trafficllm.surface.cli.main import run
 
 TASK = get_task("EAC")
 OPTIONS = TuneOptions(max_steps=40, batch_tokens=1024, looks=2, seed=3, learning_rate=5e-3)
@@ -45,19 +45,10 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     made_of.data_set(place / "new", ("DNS", "QUIC"), seed=2)
     base = load_base(samples.write_base(place / "base"), dtype="float32")
     registry = Registry(place / "registry")
-    first = learn.register(
-        old, task=TASK, base=base, registry=registry, workdir=place / "w1", options=OPTIONS, baselines=False
-    )
+    first = learn.register(old, task=TASK, base=base, registry=registry, workdir=place / "w1", options=OPTIONS, baselines=False)
     shutil.copytree(place / "registry", place / "between")
     body = update.update(
-        place / "new",
-        task=TASK,
-        base=base,
-        registry=registry,
-        workdir=place / "w2",
-        options=OPTIONS,
-        search_s=0,
-        progress=Silent(),
+        place / "new", task=TASK, base=base, registry=registry, workdir=place / "w2", options=OPTIONS, search_s=0, progress=Silent()
     )
     return {"place": place, "base": base, "registry": registry, "old": old, "first": first, "body": body}
 
@@ -190,9 +181,7 @@ def test_a_version_without_its_sample_is_not_updated(made: dict[str, Any], tmp_p
 def test_records_that_were_learnt_are_not_tested_again(made: dict[str, Any]) -> None:
     kept = replay.read(made["registry"].show("EAC", "v0001"))
     swap = {"train": "test", "test": "train", "val": "val"}
-    turned = replay.Rows(
-        kept.units, kept.labels, [swap[p] for p in kept.parts], kept.groups, kept.content, kept.plain, kept.answers
-    )
+    turned = replay.Rows(kept.units, kept.labels, [swap[p] for p in kept.parts], kept.groups, kept.content, kept.plain, kept.answers)
     left, leaks = replay.without_leaks(kept, turned)
     assert set(left.parts) == {"val"}
     assert leaks == 72 + 48
@@ -204,9 +193,7 @@ def test_nothing_new_is_said(made: dict[str, Any], tmp_path: Path) -> None:
     registry = between(made, tmp_path / "r")
     data = made_of.data_set(tmp_path / "test", ("QUIC",), seed=5)
     live = registry.live("EAC")
-    only = replay.View.of(live.manifest).rows(
-        data.raw_records([0]), ["QUIC"], ["test"], ["g"]
-    )
+    only = replay.View.of(live.manifest).rows(data.raw_records([0]), ["QUIC"], ["test"], ["g"])
     joined = replay.joined(replay.read(live), only, live, unit="flow", leaks=0)
     assert joined.labels == OLD
     assert joined.manifest["dropped"] == {"no training records": 1}

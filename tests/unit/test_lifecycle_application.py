@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from trafficllm.core.config import Config
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
+from trafficllm.core.settings import Config
 from trafficllm.lifecycle import datasets
-from trafficllm.lifecycle.application import Analysis, Application, registry_root
 from trafficllm.lifecycle.doctor import diagnose
-from trafficllm.lifecycle.synthesis import label_of
+from trafficllm.lifecycle.generate.synthesis import label_of
+from trafficllm.lifecycle.workspace import Analysis, Application, registry_root
 from trafficllm.records.catalog import load_tasks
 
 
@@ -43,9 +43,7 @@ def test_catalogue_without_adapters(tmp_path: Path) -> None:
     assert "MTD" in found.value.hint
 
 
-@pytest.mark.parametrize(
-    ("folder", "task"), [("MTD_ustc2016", "MTD"), ("eac", "EAC"), ("my_captures", "my_captures")]
-)
+@pytest.mark.parametrize(("folder", "task"), [("MTD_ustc2016", "MTD"), ("eac", "EAC"), ("my_captures", "my_captures")])
 def test_task_of_a_folder(tmp_path: Path, folder: str, task: str) -> None:
     assert datasets.task_of_folder(tmp_path / folder, load_tasks()).id == task
 
@@ -70,13 +68,7 @@ def test_labels_of_a_generation_task() -> None:
 
 def _analysis() -> Analysis:
     umbrella = {"Zeus": "malicious", "FTP": "benign"}
-    return Analysis(
-        ("MTD",),
-        None,
-        iter(()),
-        {"MTD": umbrella.get},
-        frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}),
-    )
+    return Analysis(("MTD",), None, iter(()), {"MTD": umbrella.get}, frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}))
 
 
 @pytest.mark.parametrize(("label", "severity"), [("Zeus", 1), ("FTP", 0), ("unknown", 2)])

@@ -10,7 +10,7 @@ import pytest
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record, Scores
 from trafficllm.evaluate import cascade as fitting
-from trafficllm.lifecycle.cascade import Cascade, together
+from trafficllm.lifecycle.studies.cascade import Cascade, together
 
 
 class Fixed:

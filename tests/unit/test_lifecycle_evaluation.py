@@ -15,14 +15,15 @@ import pytest
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import Silent
-from trafficllm.evaluate import frozen, quality
-from trafficllm.lifecycle import learn
-from trafficllm.lifecycle.application import Application
-from trafficllm.lifecycle.evaluation import evaluate
-from trafficllm.lifecycle.exam import VALIDATION
-from trafficllm.model.load import load_base
-from trafficllm.model.tune import TuneOptions, tune_task
-from trafficllm.surface.schemas import envelope
+from trafficllm.evaluate import quality
+from trafficllm.evaluate.baselines import frozen
+from trafficllm.lifecycle.adapters import learn
+from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
+from trafficllm.lifecycle.studies.run import evaluate
+from trafficllm.lifecycle.workspace import Application
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import TuneOptions, tune_task
+from trafficllm.surface.docs.schemas import envelope
 
 Run = Callable[..., dict[str, Any]]
 

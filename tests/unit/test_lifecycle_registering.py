@@ -6,19 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.core.config import Config
 from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.settings import Config
 from trafficllm.core.types import Silent
-from trafficllm.lifecycle.application import Application, quickstart_registry, registry_root
-from trafficllm.lifecycle.learn_router import NONE, answers, instruct_data
-from trafficllm.lifecycle.registering import _workdir, register
-from trafficllm.lifecycle.tuning import tune_options
+from trafficllm.lifecycle.adapters.learn_router import NONE, answers, instruct_data
+from trafficllm.lifecycle.adapters.register import _workdir, register
+from trafficllm.lifecycle.bases.tuning import tune_options
+from trafficllm.lifecycle.workspace import Application, quickstart_registry, registry_root
 from trafficllm.records.instructions import Instruction
 
 
-def test_a_quickstart_answers_until_there_is_a_registry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quickstart_answers_until_there_is_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRAFFICLLM_REGISTRY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -34,12 +32,7 @@ def test_a_quickstart_answers_until_there_is_a_registry(
 
 def test_work_of_different_commands_is_apart(tmp_path: Path) -> None:
     application = Application(registry=str(tmp_path / "r"))
-    places = {
-        _workdir(application, tmp_path / name, task, facts)
-        for name in "ab"
-        for task in ("MTD", "a b")
-        for facts in ("0", "1")
-    }
+    places = {_workdir(application, tmp_path / name, task, facts) for name in "ab" for task in ("MTD", "a b") for facts in ("0", "1")}
     assert len(places) == 8
     assert {place.parent for place in places} == {tmp_path / "r" / ".work"}
 
@@ -62,10 +55,7 @@ def test_bad_folders_and_tasks_are_refused_before_any_work(tmp_path: Path) -> No
 
 
 def test_questions_of_stage_1() -> None:
-    rows = [
-        Instruction(f"q{k}", tasks, author=f"a{k}")
-        for k, tasks in enumerate([("MTD",), ("MTD", "EAC"), (), ("WF",), ("EAC",)] * 4)
-    ]
+    rows = [Instruction(f"q{k}", tasks, author=f"a{k}") for k, tasks in enumerate([("MTD",), ("MTD", "EAC"), (), ("WF",), ("EAC",)] * 4)]
     data = instruct_data({"MTD", "EAC"}, rows)
     assert data.labels == ("EAC", "MTD", NONE)
     assert len(data.prompts) == len(data.answers)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trafficllm.core.types import Silent
-from trafficllm.lifecycle.stages import Stages, stage_key
+from trafficllm.lifecycle.quickstart.stages import Stages, stage_key
 
 
 def test_reuse_by_key(tmp_path: Path) -> None:

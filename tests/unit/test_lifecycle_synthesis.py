@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trafficllm.capture.compile import CompileCounts
-from trafficllm.capture.read import read_frames
-from trafficllm.capture.write import write_capture
+from trafficllm.capture.compile.plans import CompileCounts
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.files.write import write_capture
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import Action, FlowPlan
-from trafficllm.lifecycle.asking import Part, parts_of, shares_of
-from trafficllm.lifecycle.timeline import timeline
-from trafficllm.surface.cmd_generate import _moment
+from trafficllm.lifecycle.generate.requests import Part, parts_of, shares_of
+from trafficllm.lifecycle.generate.timeline import timeline
+from trafficllm.surface.cli.generate import _moment
 
 LABELS = {"MTG": ("Neris", "Nsis-ay", "Zeus", "World Of Warcraft"), "EAG": ("DNS", "DoH_DoT")}
 
@@ -46,8 +46,10 @@ def test_a_question_without_a_label_says_which_there_are() -> None:
 
 def test_shares_are_whole_flows_that_sum_up() -> None:
     assert shares_of(["Neris=1,Zeus=1", "EAG/DNS=1"], "MTG", flows=100) == [
-        Part("MTG", "Neris", 34), Part("MTG", "Zeus", 33), Part("EAG", "DNS", 33),
-    ]  # fmt: skip
+        Part("MTG", "Neris", 34),
+        Part("MTG", "Zeus", 33),
+        Part("EAG", "DNS", 33),
+    ]
     assert sum(part.flows for part in shares_of(["a=0.1", "b=0.7", "c=0.2"], "T", flows=7)) == 7
 
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.files import write_json
 from trafficllm.core.types import Silent
-from trafficllm.lifecycle.vocabulary import stream
-from trafficllm.records.units import bytes_units, codec_hash
+from trafficllm.lifecycle.bases.vocabulary import stream
+from trafficllm.records.codec.units import bytes_units, codec_hash
 
 GROUPS, ROWS, UNITS_EACH = 24, 2048, 100
 

@@ -12,13 +12,13 @@ from model_samples import records
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Record, Span
-from trafficllm.model.augment import Strength, augment
-from trafficllm.model.collate import Sample, StepData, answer_loss, collate, plan_batches
-from trafficllm.model.run import even_share
-from trafficllm.model.trie import LabelTrie
-from trafficllm.model.tune import class_weights
-from trafficllm.model.validate import length_batches, macro_f1
-from trafficllm.records.codec import canonical, decode, encode
+from trafficllm.model.tuning.augment import Strength, augment
+from trafficllm.model.tuning.collate import Sample, StepData, answer_loss, collate, plan_batches
+from trafficllm.model.tuning.eval_step import length_batches, macro_f1
+from trafficllm.model.tuning.job import class_weights
+from trafficllm.model.tuning.run import even_share
+from trafficllm.model.tuning.trie import LabelTrie
+from trafficllm.records.codec.codec import canonical, decode, encode
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(1, 4000), st.integers(0, 5))
@@ -124,9 +124,24 @@ def test_augmented_records_stay_records_and_show_nothing_new() -> None:
 def test_flows_as_seen_elsewhere_stay_records() -> None:
     """Split segments carry the same bytes, IPv6 and random payload change nothing else, a beginning is one, and missing values are -1."""
     none = dict.fromkeys(
-        ("cut_packets", "drop_ack", "jitter_iat", "jitter_size", "cut_payload", "drop_payload", "drop_facts", "drop_field", "miss_values",
-         "lose_packets", "split_segments", "other_ip", "begin_only", "scramble"), 0.0,
-    )  # fmt: skip
+        (
+            "cut_packets",
+            "drop_ack",
+            "jitter_iat",
+            "jitter_size",
+            "cut_payload",
+            "drop_payload",
+            "drop_facts",
+            "drop_field",
+            "miss_values",
+            "lose_packets",
+            "split_segments",
+            "other_ip",
+            "begin_only",
+            "scramble",
+        ),
+        0.0,
+    )
     split = begun = lost = missed = 0
     for place, row in enumerate(records()[0]):
 
@@ -153,8 +168,11 @@ def test_flows_as_seen_elsewhere_stay_records() -> None:
         lost += len(thin.dirs) < len(row.dirs)
         assert len(thin.dirs) >= 1
         holes = seen("miss_values")
-        pairs = [(a, b) for name in ("sizes", "iats", "flags", "windows", "ttls")
-                 for a, b in zip(getattr(holes, name), getattr(row, name), strict=True)]  # fmt: skip
+        pairs = [
+            (a, b)
+            for name in ("sizes", "iats", "flags", "windows", "ttls")
+            for a, b in zip(getattr(holes, name), getattr(row, name), strict=True)
+        ]
         assert all(a in (b, -1) for a, b in pairs)
         missed += any(a != b for a, b in pairs)
     assert min(begun, lost, missed) > 20, (split, begun, lost, missed)

@@ -8,9 +8,9 @@ import pytest
 from model_samples import CHATML, prompt_of, records, save_tokenizer, traffic_tokens
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.model.encode import Encoder
-from trafficllm.model.tokenizer import extend, load_auto
-from trafficllm.records.codec import encode
+from trafficllm.model.tokenizer.extend import extend, load_auto
+from trafficllm.model.tuning.encode import Encoder
+from trafficllm.records.codec.codec import encode
 from trafficllm.records.prompts import render
 
 TEMPLATES = {

@@ -18,24 +18,38 @@ import torch
 from model_samples import LABELS, save_tokenizer
 from tune_forks import QUICK, make_base, rows
 
-from trafficllm.model.base import make_traffic_base
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import tune_task
+from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.job import tune_task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; none here")]
 
 SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-8b": (
         "LlamaConfig",
-        {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-         "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192},
+        {
+            "vocab_size": 128256,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 8192,
+        },
     ),
     "qwen-7b": (
         "Qwen2Config",
-        {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-         "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 8192},
+        {
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 8192,
+        },
     ),
-}  # fmt: skip
+}
 
 
 def _note(**figures: Any) -> None:
@@ -91,7 +105,7 @@ def _real_size(name: str, folder: Path) -> Base:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_real_sizes_are_tuned_and_scored(name: str, tmp_path: Path) -> None:
-    from trafficllm.infer.engine import Engine
+    from trafficllm.infer.engine.engine import Engine
 
     base = _real_size(name, tmp_path)
     torch.cuda.reset_peak_memory_stats()
@@ -112,10 +126,13 @@ def test_real_sizes_are_tuned_and_scored(name: str, tmp_path: Path) -> None:
     seconds = time.perf_counter() - start
     assert scores.probabilities.shape == (len(prompts), len(LABELS))
     _note(
-        model=name, parameters=sum(value.numel() for value in base.model.parameters()),
-        tuning_tokens_per_second=report.tokens_per_second, tuning_peak_bytes=tuning_peak,
-        flows_per_second=len(prompts) / seconds, scoring_peak_bytes=torch.cuda.max_memory_allocated(),
-    )  # fmt: skip
+        model=name,
+        parameters=sum(value.numel() for value in base.model.parameters()),
+        tuning_tokens_per_second=report.tokens_per_second,
+        tuning_peak_bytes=tuning_peak,
+        flows_per_second=len(prompts) / seconds,
+        scoring_peak_bytes=torch.cuda.max_memory_allocated(),
+    )
 
 
 def test_gradient_checkpointing_takes_less_memory(tmp_path: Path) -> None:

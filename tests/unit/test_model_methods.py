@@ -13,13 +13,13 @@ from model_samples import LABELS, prompt_of, records
 from tune_forks import QUICK, make_base, rows
 
 from trafficllm.core.errors import ArtifactError, ResourceError, UsageError
-from trafficllm.model import lora
-from trafficllm.model.encode import Encoder
-from trafficllm.model.guard import KINDS, check_adapter
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.trie import LabelTrie
-from trafficllm.model.tune import TuneOptions, tune_task
-from trafficllm.model.validate import macro_f1, predict
+from trafficllm.model.adapter import lora
+from trafficllm.model.adapter.guard import KINDS, check_adapter
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.encode import Encoder
+from trafficllm.model.tuning.eval_step import macro_f1, predict
+from trafficllm.model.tuning.job import TuneOptions, tune_task
+from trafficllm.model.tuning.trie import LabelTrie
 
 RATES = {"lora": 5e-3, "rslora": 5e-3, "dora": 5e-3, "qlora": 5e-3, "prefix": 3e-2, "full": 2e-3}
 HERE = [name for name in RATES if name != "qlora" or importlib.util.find_spec("bitsandbytes")]
@@ -51,7 +51,7 @@ def _reloaded(base: Base, method: str, folder: Path) -> Any:
         return load_base(folder, dtype="float32").model
     fresh = load_base(base.path, dtype="float32").model
     if method == "qlora":
-        from trafficllm.model.quantize import quantize
+        from trafficllm.model.adapter.quantize import quantize
 
         quantize(fresh, lora.target_modules(fresh))
     return lora.load_adapter(fresh, folder).eval()

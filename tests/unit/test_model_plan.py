@@ -9,10 +9,10 @@ import pytest
 from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 from tune_forks import fork
 
-from trafficllm.model.base import make_traffic_base
-from trafficllm.model.load import load_base
-from trafficllm.model.plan import plan_data
-from trafficllm.model.tune import TuneData, TuneOptions, peak_bytes, tune_task
+from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.job import TuneData, TuneOptions, peak_bytes, tune_task
+from trafficllm.model.tuning.plan import plan_data
 
 TIME_FACTOR = 3.0
 
@@ -21,9 +21,7 @@ TIME_FACTOR = 3.0
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("base")
     save_tokenizer("gpt2", place / "plain")
-    save_model(
-        place / "plain", hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6
-    )
+    save_model(place / "plain", hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=6)
     make_traffic_base(place / "plain", traffic_tokens(), place / "traffic")
     return place / "traffic"
 

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from tune_forks import QUICK, make_base, rows, together
 
-from trafficllm.model import lora, processes
-from trafficllm.model.collate import Sample, StepData, answer_loss
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import TuneOptions, tune_task
+from trafficllm.model.adapter import lora
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning import processes
+from trafficllm.model.tuning.collate import Sample, StepData, answer_loss
+from trafficllm.model.tuning.job import TuneOptions, tune_task
 
 TOLERANCE = 1e-4
 """Of logged losses and gradient norms (about 1): two processes add the same numbers in another order. Seen over 12 steps: 3e-7
@@ -62,9 +63,7 @@ def _alike(one: Path, two: Path) -> None:
     assert reports[0]["trainable"] == reports[1]["trainable"]
 
 
-@pytest.mark.parametrize(
-    ("method", "shard"), [("lora", False), ("prefix", False), ("lora", True), ("full", True)]
-)
+@pytest.mark.parametrize(("method", "shard"), [("lora", False), ("prefix", False), ("lora", True), ("full", True)])
 def test_two_processes_give_the_curve_of_one(base: Base, tmp_path: Path, method: str, shard: bool) -> None:
     rate = 1e-3 if method == "full" else 5e-3
     options = QUICK.model_copy(update={"method": method, "max_steps": 12, "looks": 2, "learning_rate": rate})

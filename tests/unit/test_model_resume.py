@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tune_forks import QUICK, fork, make_base, rows
 
-from trafficllm.model.load import Base
-from trafficllm.model.tune import TuneOptions, tune_task
+from trafficllm.model.base.load import Base
+from trafficllm.model.tuning.job import TuneOptions, tune_task
 
 
 @pytest.fixture(scope="module", name="base")

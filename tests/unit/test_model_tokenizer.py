@@ -11,11 +11,11 @@ import pytest
 from model_samples import KINDS, recipe, records, save_model, save_tokenizer, sentences, traffic_tokens
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.model.compare import compare, plain_text, segmentation_agrees
-from trafficllm.model.learn_tokens import MAX_TOKEN_UNITS, STARTS, Matcher, _sample, learn, words
-from trafficllm.model.tokenizer import FILE, extend, forgeable, load_auto, load_raw, record_text, traffic_ids
-from trafficllm.records.codec import decode, encode
-from trafficllm.records.units import UNITS
+from trafficllm.model.tokenizer.compare import compare, plain_text, segmentation_agrees
+from trafficllm.model.tokenizer.extend import FILE, extend, forgeable, load_auto, load_raw, record_text, traffic_ids
+from trafficllm.model.tokenizer.learn import MAX_TOKEN_UNITS, STARTS, Matcher, _sample, learn, words
+from trafficllm.records.codec.codec import decode, encode
+from trafficllm.records.codec.units import UNITS
 
 LINES = 2000
 
@@ -230,7 +230,7 @@ def test_the_plain_form_says_what_the_record_says() -> None:
 
 
 def test_a_base_of_a_family_shares_the_tokenizer_folder(tmp_path: Path) -> None:
-    from trafficllm.model.base import make_traffic_base
+    from trafficllm.model.base.extend import make_traffic_base
 
     save_tokenizer("qwen", tmp_path / "plain", chat=True)
     save_model(tmp_path / "plain", "Qwen3Config", head_dim=8)

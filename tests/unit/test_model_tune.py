@@ -15,15 +15,15 @@ from tune_forks import make_base, rows
 
 from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.types import Segment
-from trafficllm.model import lora
-from trafficllm.model.callbacks import Clock, cosine
-from trafficllm.model.encode import Encoder
-from trafficllm.model.fused import fused
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.trie import LabelTrie
-from trafficllm.model.tune import TuneData, TuneOptions, TuneReport, tune_generation, tune_instruct, tune_task
-from trafficllm.model.validate import macro_f1, predict
-from trafficllm.records.codec import encode
+from trafficllm.model.adapter import lora
+from trafficllm.model.adapter.fused import fused
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.callbacks import Clock, cosine
+from trafficllm.model.tuning.encode import Encoder
+from trafficllm.model.tuning.eval_step import macro_f1, predict
+from trafficllm.model.tuning.job import TuneData, TuneOptions, TuneReport, tune_generation, tune_instruct, tune_task
+from trafficllm.model.tuning.trie import LabelTrie
+from trafficllm.records.codec.codec import encode
 
 
 @pytest.fixture(scope="module", name="base")
@@ -48,8 +48,12 @@ def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> 
     assert base.model.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "readout.safetensors", "tune.json",
-    }  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.jsonl",
+        "readout.safetensors",
+        "tune.json",
+    }
     loaded = lora.load_adapter(load_base(base.path, dtype="float32").model, tmp_path / "a").eval()
     encoder = Encoder(base.tokenizer)
     trie = LabelTrie.of(LABELS, [encoder.label(label) for label in LABELS], encoder.eos)
@@ -163,7 +167,7 @@ def test_generation_learns_records(base: Base, tmp_path: Path) -> None:
 
 
 def test_augmented_rows_are_drawn_anew_each_epoch(base: Base, tmp_path: Path) -> None:
-    from trafficllm.model.augment import augment
+    from trafficllm.model.tuning.augment import augment
 
     rows, labels = records()
     data = TuneData((), list(labels[:120]), LABELS, records=rows[:120], prompt_of=prompt_of, augment=augment)
@@ -179,9 +183,7 @@ def _without(**changes: Any) -> TuneData:
     return TuneData(**{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    "changes", [{"prompts": ()}, {"answers": ["Alpha"]}, {"answers": ["Gamma"] * 240}, {"answers": ["Alpha"] * 240}]
-)
+@pytest.mark.parametrize("changes", [{"prompts": ()}, {"answers": ["Alpha"]}, {"answers": ["Gamma"] * 240}, {"answers": ["Alpha"] * 240}])
 def test_rows_that_cannot_be_learnt_from_are_refused(base: Base, tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         tune_task(base, _without(**changes), tmp_path / "a", QUICK)

@@ -27,14 +27,10 @@ NOISE = {"word_dropout": 0.6, "slips": 0.05, "shuffled": 0.2, "joined": 0.3}
 MIX = {**NOISE, "bpe_dropout": 0.1, "block": 16, "blocks": 2, "tokens": 128, "shares": SHARES}
 TINY: dict[str, Any] = {
     "tokenizer": {"vocab_size": 400},
-    "model": {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256
-    },
+    "model": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256},
     "plain": {"block": 32, "batch_size": 2, "learning_rate": 1e-3, "max_seconds": 0.3},
-    "traffic": {
-        **MIX, "vocab_size": 700, "learning_rate": 1e-3, "english_tokens": 2000, "max_steps": 6, "max_seconds": 60.0, "seed": 0
-    },
-}  # fmt: skip
+    "traffic": {**MIX, "vocab_size": 700, "learning_rate": 1e-3, "english_tokens": 2000, "max_steps": 6, "max_seconds": 60.0, "seed": 0},
+}
 
 
 @pytest.fixture(scope="module", name="runs")
@@ -93,7 +89,7 @@ def test_the_small_recipe_is_of_the_promised_size() -> None:
 def test_rows_of_a_vocabulary_count_as_in_the_shipped_base() -> None:
     from safetensors.torch import load_file
 
-    from trafficllm.model.load import default_base
+    from trafficllm.model.base.load import default_base
 
     every = sum(tensor.numel() for tensor in load_file(default_base() / "model.safetensors").values())
     rows, share = sizes.parameters(3072)
@@ -102,9 +98,9 @@ def test_rows_of_a_vocabulary_count_as_in_the_shipped_base() -> None:
 
 
 def test_a_size_is_learnt_counted_and_tried(made: Path, runs: Path, tmp_path: Path) -> None:
-    from trafficllm.records.codec import encode
-    from trafficllm.records.dataset import load
-    from trafficllm.records.units import UNITS
+    from trafficllm.records.codec.codec import encode
+    from trafficllm.records.codec.units import UNITS
+    from trafficllm.records.dataset.dataset import load
 
     data = load(runs / "traffic" / "data" / "ONE")
     with pytest.MonkeyPatch.context() as patch:
@@ -125,7 +121,7 @@ def test_a_size_is_learnt_counted_and_tried(made: Path, runs: Path, tmp_path: Pa
 
 
 def test_rare_tokens_are_those_seen_less_than_ten_times() -> None:
-    from trafficllm.records.units import UNITS
+    from trafficllm.records.codec.units import UNITS
 
     often, seldom = UNITS[0] * 2, UNITS[1] * 2
     found = sizes.rarity([*UNITS[:2], often, seldom], [often] * 10 + [seldom] * 9)
@@ -133,9 +129,9 @@ def test_rare_tokens_are_those_seen_less_than_ten_times() -> None:
 
 
 def _mixture(made: Path, runs: Path) -> tuple[Any, Any]:
-    from trafficllm.model.load import load_base
+    from trafficllm.model.base.load import load_base
     from trafficllm.records import instructions
-    from trafficllm.records.dataset import load
+    from trafficllm.records.dataset.dataset import load
 
     base = load_base(made / "extended", dtype="float32")
     data = load(runs / "traffic" / "data" / "ONE")
@@ -147,7 +143,7 @@ def _mixture(made: Path, runs: Path) -> tuple[Any, Any]:
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(made: Path, runs: Path, tmp_path: Path) -> None:
-    from trafficllm.model.pretrain import PretrainOptions, continue_on
+    from trafficllm.model.tuning.pretrain import PretrainOptions, continue_on
 
     options = PretrainOptions(learning_rate=1e-3, max_steps=8, max_seconds=1e9, save_steps=2, log_steps=4)
     whole, mix = _mixture(made, runs)
@@ -198,9 +194,15 @@ def test_a_disturbed_question_keeps_most_of_its_letters() -> None:
 
 def test_field_questions_are_answered_as_tshark_prints_them() -> None:
     record = Record(
-        proto=6, ports=(50000, 443), dirs=(0, 1), sizes=(0, 1460), flags=(0x02, 0x12), iats=(0, 5), ttls=(64, 55),
+        proto=6,
+        ports=(50000, 443),
+        dirs=(0, 1),
+        sizes=(0, 1460),
+        flags=(0x02, 0x12),
+        iats=(0, 5),
+        ttls=(64, 55),
         facts=Facts("tls", {"tls.handshake.version": 0x0303}),
-    )  # fmt: skip
+    )
     asked = dict(fields.questions(record))
     assert asked["tcp.dstport"] == "443"
     assert asked["tcp.flags of packet 2"] == "0x0012"

@@ -26,6 +26,7 @@ def _few_trees() -> Iterator[None]:
     with evaluate_samples.few_trees():
         yield
 
+
 HEAD = "Given the following traffic data <packet> that contains protocol fields, name it.\n<packet>: "
 FIELDS = (
     "frame.len: 94, frame.time_epoch: {time}, ip.version: 4, ip.ttl: 64, ip.proto: 6, ip.src: {src}, ip.dst: 198.51.100.7, "

@@ -15,7 +15,7 @@ import pytest
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, write_json
-from trafficllm.records.dataset import load
+from trafficllm.records.dataset.dataset import load
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "results"
 RESERVED = "task,label,file,part,why\n"
@@ -106,7 +106,7 @@ def test_adapters_of_the_table_under_shifts(
     assert row["on_wire"]
     assert len(row["ratio_per_seed"]) == 2
     assert row["macro_f1"]["gre"] == row["macro_f1"]["none"], "flows inside tunnels are read"
-    monkeypatch.setattr("trafficllm.lifecycle.robustness.robust", None)
+    monkeypatch.setattr("trafficllm.lifecycle.studies.robust.robust", None)
     assert shifts.main(words) == 0, "every run has its file"
 
 

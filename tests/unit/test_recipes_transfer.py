@@ -41,7 +41,7 @@ def test_a_task_left_out_is_in_no_other_folder(captures: Path, tmp_path: Path) -
     folders = {"MTD_ustc2016": "MTD", "EAC_ndpi_app": "EAC"}
     traffic = SimpleNamespace(
         RECIPE={"folders": folders}, held_back=lambda sets: ({"mine"}, {7}), content=hash, strict=lambda made, rows: []
-    )  # fmt: skip
+    )
     recipe.narrow(traffic, "MTD", tmp_path / "data", tmp_path / "out")
     assert traffic.RECIPE["folders"] == {"EAC_ndpi_app": "EAC"}
     origins, contents = traffic.held_back([])

@@ -14,9 +14,9 @@ from records_samples import malware
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import sha256_file
-from trafficllm.records import spread
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset import spread
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 FILES = ("records.parquet", "marks.parquet", "manifest.json", "card.md", "split.json", "splits/fold-1.json", "splits/shots-3.json")
 OPTIONS = {"folds": 3, "few_shot": (3, 6)}
@@ -43,13 +43,18 @@ def test_two_workers_write_what_one_writes(small: Path, built: Dataset, tmp_path
     build_dataset(small, task=get_task("MTD"), out=tmp_path / "two", workers=2, **OPTIONS)
     assert _bytes(tmp_path / "two") == _bytes(built.path)
     assert sorted(p.name for p in built.path.iterdir()) == [
-        "card.md", "manifest.json", "marks.parquet", "records.parquet", "split.json", "splits",
-    ]  # fmt: skip
+        "card.md",
+        "manifest.json",
+        "marks.parquet",
+        "records.parquet",
+        "split.json",
+        "splits",
+    ]
 
 
 def test_five_hash_seeds_write_the_same_bytes(small: Path, built: Dataset, tmp_path: Path) -> None:
     code = (
-        "import sys; from trafficllm.records.dataset import build_dataset; from trafficllm.records.catalog import get_task;"
+        "import sys; from trafficllm.records.dataset.dataset import build_dataset; from trafficllm.records.catalog import get_task;"
         "build_dataset(sys.argv[1], task=get_task('MTD'), out=sys.argv[2], folds=3, few_shot=(3, 6), workers=1)"
     )
     running = [
@@ -83,9 +88,7 @@ def _parts(path: Path) -> dict[tuple[str, int], str]:
 
 def _rows(data: Dataset) -> dict[tuple[str, int], str]:
     hashes = {row["file"]: row["sha256"] for row in data.manifest["files"]}
-    return {
-        (hashes[meta.capture], meta.frames[0]): part for part in ("train", "val", "test") for meta in data.meta(data.indices(part))
-    }
+    return {(hashes[meta.capture], meta.frames[0]): part for part in ("train", "val", "test") for meta in data.meta(data.indices(part))}
 
 
 def test_a_split_file_gives_the_split_back_elsewhere(small: Path, built: Dataset, tmp_path: Path) -> None:

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trafficllm.capture.flows import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import FlowOptions, read_flows
 from trafficllm.core.types import FlowBatch, Record
-from trafficllm.records import columns, masks, probe, shards, store
-from trafficllm.records.build import CHORES, chores, housekeeping, records_of
-from trafficllm.records.canonical import CodecOptions
-from trafficllm.records.codec import encode
-from trafficllm.records.duplicates import sequence_hash
-from trafficllm.records.flow_rows import FlowRows, _rows, flow_pieces, joined
-from trafficllm.records.gather import Gathered, capture_pieces
-from trafficllm.records.inputs import LabelledFile, scan
-from trafficllm.records.reserved import Reserved
+from trafficllm.records import masks, probe
+from trafficllm.records.codec import columns
+from trafficllm.records.codec.canonical import CodecOptions
+from trafficllm.records.codec.codec import encode
+from trafficllm.records.codec.flows import CHORES, chores, housekeeping, records_of
+from trafficllm.records.dataset import shards, store
+from trafficllm.records.dataset.duplicates import sequence_hash
+from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.sources.captures import Gathered, capture_pieces
+from trafficllm.records.sources.flow_rows import FlowRows, _rows, flow_pieces, joined
+from trafficllm.records.sources.folders import LabelledFile, scan
 
 ALSO = ((), *((name,) for name in masks.FIELDS), ("handshake", "size_first", "iats"), ("fact:dns.qry.type", "fact:tls.server.version"))
 FILE = LabelledFile("a", Path("a/x.pcap"), "a/x.pcap")
@@ -40,22 +42,40 @@ def strange(flows: int, seed: int) -> FlowBatch:
             payload[edges[2 * k] + 9 : edges[2 * k] + 13] = host[0, k, :4]
     opening = rng.random(m) < 0.4
     return FlowBatch(
-        ts=rng.integers(0, 1 << 60, flows), duration=rng.integers(0, 1 << 40, flows),
-        ip_version=rng.choice((0, 4, 4, 6), flows).astype(np.uint8), proto=proto, orig_h=host[0], resp_h=host[1],
+        ts=rng.integers(0, 1 << 60, flows),
+        duration=rng.integers(0, 1 << 40, flows),
+        ip_version=rng.choice((0, 4, 4, 6), flows).astype(np.uint8),
+        proto=proto,
+        orig_h=host[0],
+        resp_h=host[1],
         orig_p=rng.choice((0, 53, 1023, 1024, 5353, 49151, 49152, 65535), flows).astype(np.uint16),
         resp_p=rng.choice((22, 53, 80, 123, 443, 1900, 8080), flows).astype(np.uint16),
-        pkts=np.stack([count, count], axis=1), payload_bytes=np.zeros((flows, 2), np.int64), ip_bytes=np.zeros((flows, 2), np.int64),
-        conn_state=text, history=text, end_reason=text, community_id=np.array([f"1:{k % 50}" for k in range(flows)], dtype=object),
-        link=np.ones(flows, np.uint16), source=np.zeros(flows, np.uint32), vlan=np.full(flows, -1, np.int32),
+        pkts=np.stack([count, count], axis=1),
+        payload_bytes=np.zeros((flows, 2), np.int64),
+        ip_bytes=np.zeros((flows, 2), np.int64),
+        conn_state=text,
+        history=text,
+        end_reason=text,
+        community_id=np.array([f"1:{k % 50}" for k in range(flows)], dtype=object),
+        link=np.ones(flows, np.uint16),
+        source=np.zeros(flows, np.uint32),
+        vlan=np.full(flows, -1, np.int32),
         tunnel=np.zeros(flows, np.uint16),
-        pkt_ptr=np.concatenate([[0], np.cumsum(count)]), p_dir=rng.integers(0, 2, m).astype(np.uint8),
-        p_ts=rng.choice((0, 999, 1000, 64_000, 10**9, 4 * 10**12), m), p_ip_len=np.zeros(m, np.uint32),
+        pkt_ptr=np.concatenate([[0], np.cumsum(count)]),
+        p_dir=rng.integers(0, 2, m).astype(np.uint8),
+        p_ts=rng.choice((0, 999, 1000, 64_000, 10**9, 4 * 10**12), m),
+        p_ip_len=np.zeros(m, np.uint32),
         p_payload=np.where(opening, 0, rng.choice((0, 1, 31, 32, 2047, 2048, 65535), m)).astype(np.uint32),
         p_flags=np.where(opening, rng.choice((2, 18, 16), m), rng.integers(0, 256, m)).astype(np.uint8),
-        p_window=rng.choice((0, 1, 1023, 1024, 65535), m).astype(np.uint16), p_ttl=rng.choice((0, 1, 32, 64, 255), m).astype(np.uint8),
-        p_frame=np.arange(1, m + 1), p_frame_len=np.zeros(m, np.uint32), p_type=rng.choice((0x0800, 0x8700, 0x0303), m).astype(np.uint16),
-        payload_ptr=np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1), payload=payload, files=("x.pcap",),
-    )  # fmt: skip
+        p_window=rng.choice((0, 1, 1023, 1024, 65535), m).astype(np.uint16),
+        p_ttl=rng.choice((0, 1, 32, 64, 255), m).astype(np.uint8),
+        p_frame=np.arange(1, m + 1),
+        p_frame_len=np.zeros(m, np.uint32),
+        p_type=rng.choice((0x0800, 0x8700, 0x0303), m).astype(np.uint16),
+        payload_ptr=np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1),
+        payload=payload,
+        files=("x.pcap",),
+    )
 
 
 def batches(captures: Path) -> list[FlowBatch]:

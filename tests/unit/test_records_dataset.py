@@ -15,11 +15,11 @@ import pytest
 from records_samples import malware
 
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
-from trafficllm.records.canonical import canonical
 from trafficllm.records.catalog import get_task
-from trafficllm.records.codec import decode, encode
-from trafficllm.records.dataset import Dataset, build_dataset, load
-from trafficllm.records.grammar import Grammar
+from trafficllm.records.codec.canonical import canonical
+from trafficllm.records.codec.codec import decode, encode
+from trafficllm.records.codec.grammar import Grammar
+from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 from trafficllm.records.masks import wiped
 
 LABELS = ("Zeus", "Tinba", "Gmail", "FTP")
@@ -94,7 +94,7 @@ def test_manifest_and_card_tell_what_was_done(built: Dataset) -> None:
 
 def test_same_bytes_again_and_under_another_hash_seed(small: Path, built: Dataset, tmp_path: Path) -> None:
     code = (
-        "import sys; from trafficllm.records.dataset import build_dataset; from trafficllm.records.catalog import get_task;"
+        "import sys; from trafficllm.records.dataset.dataset import build_dataset; from trafficllm.records.catalog import get_task;"
         "build_dataset(sys.argv[1], task=get_task('MTD'), out=sys.argv[2])"
     )
     env = {**os.environ, "PYTHONHASHSEED": "77"}
@@ -176,7 +176,7 @@ def test_the_originals_files_load_as_they_are(tmp_path: Path) -> None:
 
 
 def test_flow_hex_requests_and_directions_of_the_original() -> None:
-    from trafficllm.records.original import parse
+    from trafficllm.records.sources.original import parse
 
     ends = "0a0000010a000002c00001bb"
     frame = f"00005e00530100005e00530208004500002800010000400600 00{ends}00000001000000005002040000000000".replace(" ", "")
@@ -191,7 +191,7 @@ def test_flow_hex_requests_and_directions_of_the_original() -> None:
 
 
 def test_http_text_keeps_one_request_in_five_for_scoring(tmp_path: Path) -> None:
-    from trafficllm.records.texts import canonical_request, is_reserved_request
+    from trafficllm.records.sources.requests import canonical_request, is_reserved_request
 
     root = tmp_path / "WAD_x"
     root.mkdir()

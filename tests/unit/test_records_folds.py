@@ -7,7 +7,7 @@ import random
 import pytest
 
 from trafficllm.core.errors import UsageError
-from trafficllm.records.folds import Shots, folds, shots
+from trafficllm.records.dataset.folds import Shots, folds, shots
 
 NONE = {"unknown": [], "few_shot": [], "cap": None}
 

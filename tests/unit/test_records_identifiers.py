@@ -11,17 +11,22 @@ import pytest
 from audit_captures import Flow, frames
 from capture_samples import ethernet, ipv4, ipv6, pcap, tcp, udp
 
-from trafficllm.capture.flows import read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.types import Record
 from trafficllm.records import masks
-from trafficllm.records.build import records_of
-from trafficllm.records.codec import CodecOptions, encode
+from trafficllm.records.codec.codec import CodecOptions, encode
+from trafficllm.records.codec.flows import records_of
 
 Timed = list[tuple[float, bytes]]
 FLOW = Flow(
-    bytes([10, 0, 0, 7]), bytes([172, 16, 3, 9]), 50_000, 1_700_000_000.0, b"", b"",
+    bytes([10, 0, 0, 7]),
+    bytes([172, 16, 3, 9]),
+    50_000,
+    1_700_000_000.0,
+    b"",
+    b"",
     options=b"\x01\x01\x08\x0a" + (1_000_000).to_bytes(4) + bytes(4),
-)  # fmt: skip
+)
 ANSWERS = 40
 WHOLE = CodecOptions(payload=(512, 512))
 """More payload than a record shows by default (96 bytes a direction), so that names deep in a handshake count too."""
@@ -148,8 +153,24 @@ PAIRS: dict[str, tuple[bytes, bytes]] = {
     "dns id": (pcap(_dns()), pcap(_dns(ident=40_001))),
     "dns address": (pcap(_dns()), pcap(_dns(address=bytes([198, 51, 100, 250])))),
 }
-CARRIED = {"originator port", "responder port", "ttl", "window", "sni", "tls random", "tls session id", "tls key share", "tls ticket",
-           "certificate name", "host", "cookie", "http date", "dns name", "dns id", "dns address"}  # fmt: skip
+CARRIED = {
+    "originator port",
+    "responder port",
+    "ttl",
+    "window",
+    "sni",
+    "tls random",
+    "tls session id",
+    "tls key share",
+    "tls ticket",
+    "certificate name",
+    "host",
+    "cookie",
+    "http date",
+    "dns name",
+    "dns id",
+    "dns address",
+}
 """What the codec could show: under `raw` these two captures do differ, so that the test can fail."""
 
 

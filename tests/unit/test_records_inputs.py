@@ -12,8 +12,8 @@ import pytest
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import slug
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset import build_dataset, load
-from trafficllm.records.inputs import scan
+from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.sources.folders import scan
 
 HOSTILE = ("\u202etxt.exe", "<img src=x onerror=alert(1)>", "x" * 200, "CON", "-rf", "|`$(id)`|", "\u0430dmin", "{{7*7}}", "=1+1")
 """Bidi override, HTML, a very long name, a device, an option, shell and table marks, a Cyrillic look-alike, a template, a formula."""
@@ -44,9 +44,7 @@ def test_hostile_labels_are_data_and_are_escaped_where_shown(tmp_path: Path, pca
     build_dataset(root, task=get_task("MTD"), out=tmp_path / "ds", split="flow")
     data = load(tmp_path / "ds")
     assert set(data.labels) == set(HOSTILE)
-    assert {path.name for path in data.path.iterdir()} <= {
-        "card.md", "manifest.json", "marks.parquet", "records.parquet", "split.json",
-    }  # fmt: skip
+    assert {path.name for path in data.path.iterdir()} <= {"card.md", "manifest.json", "marks.parquet", "records.parquet", "split.json"}
     card = (data.path / "card.md").read_text()
     assert "\u202e" not in card
     assert "<img" not in card

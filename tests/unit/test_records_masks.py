@@ -7,16 +7,23 @@ import pytest
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records import masks
-from trafficllm.records import units as u
-from trafficllm.records.codec import decode, encode, pretty
+from trafficllm.records.codec import units as u
+from trafficllm.records.codec.codec import decode, encode, pretty
 
 
 def _record(orig: bytes = b"", spans: tuple[Span, ...] = (), **more: object) -> Record:
     base: dict[str, object] = {
-        "proto": 6, "ports": (50123, 443), "dirs": (0, 1, 0), "sizes": (0, 0, 100), "iats": (0, 5000, 7000),
-        "flags": (2, 18, 24), "windows": (64240, 501, 0), "ttls": (128, 57, 128), "payload": (orig, b""),
+        "proto": 6,
+        "ports": (50123, 443),
+        "dirs": (0, 1, 0),
+        "sizes": (0, 0, 100),
+        "iats": (0, 5000, 7000),
+        "flags": (2, 18, 24),
+        "windows": (64240, 501, 0),
+        "ttls": (128, 57, 128),
+        "payload": (orig, b""),
         "facts": Facts("tls", {"tls.handshake.version": 771, "tls.handshake.extensions_server_name": "a.example"}, spans),
-    }  # fmt: skip
+    }
     return Record(**(base | more))  # type: ignore[arg-type]
 
 
@@ -26,9 +33,22 @@ def _units_hold(text: str, needle: bytes) -> bool:
 
 @pytest.mark.parametrize(
     "kind",
-    ["tls.sni", "tls.random", "tls.session_id", "tls.key_share", "tls.ticket", "tls.cert_name", "dns.name", "dns.id", "dns.address",
-     "http.host", "http.cookie", "encrypted", "address"],
-)  # fmt: skip
+    [
+        "tls.sni",
+        "tls.random",
+        "tls.session_id",
+        "tls.key_share",
+        "tls.ticket",
+        "tls.cert_name",
+        "dns.name",
+        "dns.id",
+        "dns.address",
+        "http.host",
+        "http.cookie",
+        "encrypted",
+        "address",
+    ],
+)
 def test_strict_hides_each_kind_of_identifier_inside_payload(kind: str) -> None:
     secret = b"secret-canary-value"
     data = b"head" + secret + b"tail"
@@ -57,16 +77,14 @@ def test_strict_hides_addresses_written_in_payload(text: bytes) -> None:
         (b"crl http://ocsp.ssl.example0\x0c\x06sense", b"crl http://" + bytes(17) + b"\x0c\x06sense"),
         (b"smb://sales\\share\tx", b"smb://" + bytes(5) + b"\\share\tx"),
     ],
-)  # fmt: skip
+)
 def test_hosts_of_urls_in_payload_are_hidden_whole_and_nothing_behind_them(text: bytes, left: bytes) -> None:
     assert masks.wiped(masks.apply(_record(text))).payload[0] == left
 
 
 def test_headers_that_name_hosts_or_moments_lose_their_values_and_others_keep_them() -> None:
     data = b"GET / HTTP/1.1\r\nDate: Mon, 01 Jan\r\nAccept: text/html\r\n\r\n"
-    spans = tuple(
-        Span(0, data.index(v), data.index(v) + len(v), "http.header_value") for v in (b"Mon, 01 Jan", b"text/html")
-    )
+    spans = tuple(Span(0, data.index(v), data.index(v) + len(v), "http.header_value") for v in (b"Mon, 01 Jan", b"text/html"))
     shown = masks.wiped(masks.apply(_record(data, spans)))
     assert b"Mon" not in shown.payload[0]
     assert b"text/html" in shown.payload[0]
@@ -109,9 +127,7 @@ def test_every_field_can_be_hidden_and_still_encodes(field: str) -> None:
 
 
 def test_handshake_mask_leaves_no_syn_and_no_bare_ack() -> None:
-    raw = _record(
-        dirs=(0, 1, 0, 0, 1), sizes=(0, 0, 0, 10, 20), iats=(0, 1, 2, 3, 4), flags=(2, 18, 16, 24, 24), windows=(), ttls=()
-    )
+    raw = _record(dirs=(0, 1, 0, 0, 1), sizes=(0, 0, 0, 10, 20), iats=(0, 1, 2, 3, 4), flags=(2, 18, 16, 24, 24), windows=(), ttls=())
     hidden = masks.apply(raw, "raw", frozenset({"handshake"}))
     assert (hidden.dirs, hidden.sizes, hidden.flags, hidden.iats) == ((0, 1), (10, 20), (24, 24), (0, 4))
     assert " S" not in pretty(encode(hidden))

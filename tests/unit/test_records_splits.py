@@ -9,10 +9,10 @@ import pytest
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import FlowMeta, Record
-from trafficllm.records.duplicates import duplicates, sequence_hash, twins
+from trafficllm.records.dataset.duplicates import duplicates, sequence_hash, twins
+from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.dataset.splits import UNITS, groups_of, split
 from trafficllm.records.probe import artefact_probe, artefacts, macro_f1
-from trafficllm.records.reserved import Reserved
-from trafficllm.records.splits import UNITS, groups_of, split
 
 
 def _flows(rng: random.Random, captures: int = 4, flows: int = 30) -> tuple[list[FlowMeta], list[str]]:
@@ -25,9 +25,16 @@ def _flows(rng: random.Random, captures: int = 4, flows: int = 30) -> tuple[list
             for n in range(flows):
                 start = 1_000_000 * k + n
                 meta.append(
-                    FlowMeta(origin=name, capture=f"{label}/{name}.pcap", host=f"h{rng.randrange(9)}{label}", ts=start,
-                             community_id=f"{name} {rng.randrange(20)}", orig_h=f"x{n % 7}", resp_h="y")
-                )  # fmt: skip
+                    FlowMeta(
+                        origin=name,
+                        capture=f"{label}/{name}.pcap",
+                        host=f"h{rng.randrange(9)}{label}",
+                        ts=start,
+                        community_id=f"{name} {rng.randrange(20)}",
+                        orig_h=f"x{n % 7}",
+                        resp_h="y",
+                    )
+                )
                 labels.append(label)
     return meta, labels
 

@@ -34,9 +34,7 @@ def _watch(registry: Registry, stop: threading.Event, faults: list[str]) -> None
             faults.append(repr(error))
 
 
-def _storm(
-    tmp_path: Path, *, operations: int, kills: int, processes: int = 8
-) -> tuple[Registry, int, int, list[str]]:
+def _storm(tmp_path: Path, *, operations: int, kills: int, processes: int = 8) -> tuple[Registry, int, int, list[str]]:
     """Run workers, kill some at random moments and replace them; returns operations done, kills, faults."""
     rng, registry = random.Random(7), Registry(tmp_path / "registry")
     source = adapter(tmp_path / "adapter", "w" * 300_000)
@@ -47,14 +45,7 @@ def _storm(
 
     def spawn() -> subprocess.Popen[bytes]:
         logs.append(tmp_path / f"log{len(logs)}")
-        command = [
-            sys.executable,
-            str(WORKER),
-            str(registry.root),
-            str(source),
-            str(len(logs)),
-            str(operations),
-        ]
+        command = [sys.executable, str(WORKER), str(registry.root), str(source), str(len(logs)), str(operations)]
         with logs[-1].open("wb") as out:
             return subprocess.Popen(command, stdout=out, stderr=out)
 
@@ -78,12 +69,7 @@ def _storm(
             worker.wait()
         stop.set()
         reader.join()
-    crashes = [
-        line
-        for log in logs
-        for line in log.read_text().splitlines()
-        if "Traceback" in line or "Error" in line
-    ]
+    crashes = [line for log in logs for line in log.read_text().splitlines() if "Traceback" in line or "Error" in line]
     return registry, done(), killed, faults + crashes
 
 

@@ -13,14 +13,31 @@ from trafficllm.registry.store import Registry
 from trafficllm.registry.versions import Pointer, version_number
 
 MANIFEST = {
-    "base": "traffic", "base_sha256": "b" * 64, "tokenizer_sha256": "t" * 64, "codec_hash": "c1", "profile": "strict",
-    "labels": ["Zeus", "be|nign"], "data_sha256": "d" * 64, "seed": 0, "parent": None,
-    "quality": {"macro_f1": 0.8, "accuracy": 0.9, "ci95": [0.7, 0.9], "per_class":
-                {"Zeus": {"precision": 0.5, "recall": 0.6, "f1": 0.55, "support": 12}},
-                "n_test": 20, "n_test_unique": 19, "split": "capture", "mask": "strict", "leaky": [], "seen_by_base": "0/20", "seeds": [0]},
+    "base": "traffic",
+    "base_sha256": "b" * 64,
+    "tokenizer_sha256": "t" * 64,
+    "codec_hash": "c1",
+    "profile": "strict",
+    "labels": ["Zeus", "be|nign"],
+    "data_sha256": "d" * 64,
+    "seed": 0,
+    "parent": None,
+    "quality": {
+        "macro_f1": 0.8,
+        "accuracy": 0.9,
+        "ci95": [0.7, 0.9],
+        "per_class": {"Zeus": {"precision": 0.5, "recall": 0.6, "f1": 0.55, "support": 12}},
+        "n_test": 20,
+        "n_test_unique": 19,
+        "split": "capture",
+        "mask": "strict",
+        "leaky": [],
+        "seen_by_base": "0/20",
+        "seeds": [0],
+    },
     "baselines": {"lightgbm": {"macro_f1": 0.85, "accuracy": 0.9, "ci95": [0.8, 0.9]}},
     "calibration": {"temperature": 1.2, "ece": 0.03, "unknown": {"method": "knn", "threshold": 1.0, "params": {}}},
-}  # fmt: skip
+}
 
 
 def adapter(folder: Path, content: str = "weights") -> Path:
@@ -43,12 +60,7 @@ def source(tmp_path: Path) -> Path:
 def test_register_promote_rollback(registry: Registry, source: Path) -> None:
     first = registry.register("MTD", source, MANIFEST, status="live")
     second = registry.register("MTD", source, MANIFEST | {"parent": "v0001"})
-    assert (first.version, first.status, second.version, second.status) == (
-        "v0001",
-        "live",
-        "v0002",
-        "candidate",
-    )
+    assert (first.version, first.status, second.version, second.status) == ("v0001", "live", "v0002", "candidate")
     assert registry.live("MTD").version == "v0001"
     before = registry.revision("MTD")
     assert registry.promote("MTD", "v0002").status == "live"
@@ -62,26 +74,14 @@ def test_register_promote_rollback(registry: Registry, source: Path) -> None:
         registry.rollback("MTD")
 
 
-def test_a_version_is_a_stock_peft_folder_with_card_and_hashes(
-    registry: Registry, source: Path, tmp_path: Path
-) -> None:
+def test_a_version_is_a_stock_peft_folder_with_card_and_hashes(registry: Registry, source: Path, tmp_path: Path) -> None:
     (source / "checkpoint-5").mkdir()
     (source / "checkpoint-5" / "optimizer.pt").write_text("x")
     (source / "metrics.jsonl").write_text("{}\n")
     version = registry.register("MTD", source, MANIFEST)
     names = sorted(p.name for p in version.path.iterdir())
-    assert names == [
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "manifest.json",
-        "metrics.jsonl",
-    ]
-    assert set(version.manifest["files"]) == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "metrics.jsonl",
-    }
+    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json", "metrics.jsonl"]
+    assert set(version.manifest["files"]) == {"adapter_config.json", "adapter_model.safetensors", "metrics.jsonl"}
     assert registry.verify() == {}
     out = registry.export("MTD", "v0001", tmp_path / "out")
     assert (out / "adapter_model.safetensors").read_text() == "weights"
@@ -93,20 +93,14 @@ def test_changes_of_a_version_are_found(registry: Registry, source: Path, tmp_pa
     (version.path / "adapter_config.json").unlink()
     (version.path / "evil.py").write_text("")
     assert registry.verify() == {
-        "MTD/v0001": [
-            "adapter_config.json is missing",
-            "adapter_model.safetensors has changed",
-            "evil.py was added",
-        ]
+        "MTD/v0001": ["adapter_config.json is missing", "adapter_model.safetensors has changed", "evil.py was added"]
     }
     with pytest.raises(ArtifactError, match="has changed"):
         registry.export("MTD", "v0001", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_formats_that_hold_code_links_and_strangers_are_refused_together(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_formats_that_hold_code_links_and_strangers_are_refused_together(registry: Registry, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "adapter_model.bin").write_text("")
@@ -170,9 +164,7 @@ def test_a_held_lock_ends_in_a_clear_error(registry: Registry, source: Path) -> 
         impatient.promote("MTD", "v0001")
 
 
-def test_a_full_disk_leaves_nothing(
-    registry: Registry, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing(registry: Registry, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.register("MTD", source, MANIFEST, status="live")
 
     def full(*_: object) -> None:

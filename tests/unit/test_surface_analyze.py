@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from test_surface_formats import ROW
 
-from trafficllm.capture.read import Skipped
+from trafficllm.capture.files.read import Skipped
 from trafficllm.core.errors import InputError
-from trafficllm.lifecycle.application import Analysis
-from trafficllm.surface import shapes, shapes_lines
-from trafficllm.surface.cli import run
-from trafficllm.surface.cmd_analyze import Hits, _kept, _pump
-from trafficllm.surface.progress import Bar
-from trafficllm.surface.summary import Summary, runs
+from trafficllm.lifecycle.workspace import Analysis
+from trafficllm.surface.cli.analyze import Hits, _kept, _pump
+from trafficllm.surface.cli.main import run
+from trafficllm.surface.docs import shapes, shapes_lines
+from trafficllm.surface.terminal.progress import Bar
+from trafficllm.surface.terminal.summary import Summary, runs
 
 pytestmark = pytest.mark.usefixtures("interruptible")
 UMBRELLA = {"Zeus": "malicious", "FTP": "benign"}
@@ -33,13 +33,7 @@ def _row(label: str, confidence: float, uid: int) -> dict[str, Any]:
 
 
 def _analysis(batches: Iterator[list[dict[str, Any]]]) -> Analysis:
-    return Analysis(
-        ("MTD",),
-        None,
-        batches,
-        {"MTD": UMBRELLA.get},
-        frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}),
-    )
+    return Analysis(("MTD",), None, batches, {"MTD": UMBRELLA.get}, frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}))
 
 
 def _batches(stop: bool) -> Iterator[list[dict[str, Any]]]:
@@ -98,9 +92,7 @@ def test_fail_on_counts_what_is_sure_enough(least: float, label: str, hits: int)
 
 
 def _command(
-    monkeypatch: pytest.MonkeyPatch,
-    batches: Callable[[], Iterator[list[dict[str, Any]]]],
-    unread: InputError | None = None,
+    monkeypatch: pytest.MonkeyPatch, batches: Callable[[], Iterator[list[dict[str, Any]]]], unread: InputError | None = None
 ) -> None:
     """`analyze` gets these batches, whatever the capture."""
 
@@ -112,7 +104,7 @@ def _command(
         made = _analysis(batches())
         return Analysis(made.tasks, None, made.batches, made.umbrellas, made.labels, lambda: info)
 
-    monkeypatch.setattr("trafficllm.lifecycle.application.Application.analyze", analyze)
+    monkeypatch.setattr("trafficllm.lifecycle.workspace.Application.analyze", analyze)
 
 
 def _until_ctrl_c() -> Iterator[list[dict[str, Any]]]:
@@ -146,7 +138,7 @@ def test_ctrl_c_leaves_a_valid_stream(
 
 def test_ctrl_c_while_rows_are_written_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes in the middle of a batch: the batch is still written whole."""
-    from trafficllm.surface import formats
+    from trafficllm.surface.formats import writers as formats
 
     real = formats.Lines.write
 
@@ -172,9 +164,7 @@ def test_a_background_job_is_not_woken_by_ctrl_c(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("batches", "code"), [(_until_ctrl_c, 130), (lambda: _batches(stop=False), 7)])
-def test_json_stays_one_object(
-    batches: Any, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_json_stays_one_object(batches: Any, code: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     _command(monkeypatch, batches)
     assert run(["analyze", "x.pcap", "--json", "--fail-on", "malicious"]) == code
     out, err = capfd.readouterr()
@@ -214,7 +204,7 @@ def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch, capf
 
 def test_every_part_of_a_record_has_a_name_for_people() -> None:
     from trafficllm.infer.evidence import FIELDS
-    from trafficllm.surface.summary import WORDS, in_words
+    from trafficllm.surface.terminal.summary import WORDS, in_words
 
     assert set(WORDS) == {*FIELDS, "packet"}
     assert in_words({"frame": 4, "field": "payload", "weight": 0.5}) == "first payload bytes, in frame 4 (-0.50)"

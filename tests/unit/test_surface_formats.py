@@ -12,38 +12,62 @@ import pyarrow.parquet as pq
 import pytest
 
 from trafficllm.core.errors import ResourceError, UsageError
-from trafficllm.surface import shapes_lines as shapes
-from trafficllm.surface.columns import FLOW, VERDICT
-from trafficllm.surface.eve import flow_event, verdict_event
-from trafficllm.surface.formats import FORMATS, check_format, make_writer, writing
+from trafficllm.surface.docs import shapes_lines as shapes
+from trafficllm.surface.formats.columns import FLOW, VERDICT
+from trafficllm.surface.formats.eve import flow_event, verdict_event
+from trafficllm.surface.formats.writers import FORMATS, check_format, make_writer, writing
 
 ROW: dict[str, Any] = {
-    "uid": "CHhAvVGS1DHFjwGM9", "ts": 1338265177.25, "duration": 0.5,
-    "community_id": "1:wCb3OG7yAFWelaUydu0D+125CLM=", "orig_h": "192.0.2.1",
-    "orig_p": 49152, "resp_h": "2001:db8::1", "resp_p": 443, "proto": "tcp", "packets": 12, "task": "MTD",
-    "label": "Zeus", "confidence": 0.75,
-    "probabilities": {"Zeus": 0.75, "Neris": 0.25}, "unknown_score": -1.5, "evidence": [{"frame": 4, "field": "packet", "weight": 0.25}],
-    "file": "a.pcap", "frames": [4, 6],
-    "adapter": "MTD", "version": "v0001",
-}  # fmt: skip
+    "uid": "CHhAvVGS1DHFjwGM9",
+    "ts": 1338265177.25,
+    "duration": 0.5,
+    "community_id": "1:wCb3OG7yAFWelaUydu0D+125CLM=",
+    "orig_h": "192.0.2.1",
+    "orig_p": 49152,
+    "resp_h": "2001:db8::1",
+    "resp_p": 443,
+    "proto": "tcp",
+    "packets": 12,
+    "task": "MTD",
+    "label": "Zeus",
+    "confidence": 0.75,
+    "probabilities": {"Zeus": 0.75, "Neris": 0.25},
+    "unknown_score": -1.5,
+    "evidence": [{"frame": 4, "field": "packet", "weight": 0.25}],
+    "file": "a.pcap",
+    "frames": [4, 6],
+    "adapter": "MTD",
+    "version": "v0001",
+}
 FLOW_ROW: dict[str, Any] = {
-    "ts": 1.25, "uid": "C1", "orig_h": "192.0.2.1", "orig_p": 1, "resp_h": "192.0.2.2", "resp_p": 53, "proto": "udp", "ip_proto": 17,
-    "duration": None, "orig_bytes": None,
-    "resp_bytes": 0, "conn_state": "S0", "history": "D", "orig_pkts": 1, "orig_ip_bytes": 60, "resp_pkts": 0, "resp_ip_bytes": 0,
-    "community_id": "1:x", "end_reason": "eof", "tunnel": "gre", "splt": [{"dir": 0, "size": 32, "iat": 0.0}],
-}  # fmt: skip
+    "ts": 1.25,
+    "uid": "C1",
+    "orig_h": "192.0.2.1",
+    "orig_p": 1,
+    "resp_h": "192.0.2.2",
+    "resp_p": 53,
+    "proto": "udp",
+    "ip_proto": 17,
+    "duration": None,
+    "orig_bytes": None,
+    "resp_bytes": 0,
+    "conn_state": "S0",
+    "history": "D",
+    "orig_pkts": 1,
+    "orig_ip_bytes": 60,
+    "resp_pkts": 0,
+    "resp_ip_bytes": 0,
+    "community_id": "1:x",
+    "end_reason": "eof",
+    "tunnel": "gre",
+    "splt": [{"dir": 0, "size": 32, "iat": 0.0}],
+}
 
 
 def _write(form: str, rows: list[dict[str, Any]]) -> bytes:
     stream = io.BytesIO()
     columns = VERDICT if "label" in ROW and "label" in rows[0] else FLOW
-    writer = make_writer(
-        form,
-        stream,
-        columns,
-        path="trafficllm",
-        eve=flow_event if columns is FLOW else lambda row: verdict_event(row, 1),
-    )
+    writer = make_writer(form, stream, columns, path="trafficllm", eve=flow_event if columns is FLOW else lambda row: verdict_event(row, 1))
     writer.write(rows[:1])
     writer.write(rows[1:])
     writer.close()

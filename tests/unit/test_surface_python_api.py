@@ -8,15 +8,31 @@ import pytest
 
 import trafficllm as tl
 from trafficllm.core.errors import ArtifactError, InputError
-from trafficllm.lifecycle.application import Analysis
-from trafficllm.surface.flows_api import Verdicts
+from trafficllm.lifecycle.workspace import Analysis
+from trafficllm.surface.python.flows import Verdicts
 
 ROW = {
-    "uid": "C1", "ts": 1.0, "duration": 0.5, "community_id": "1:x", "orig_h": "192.0.2.1", "orig_p": 1, "resp_h": "192.0.2.2",
-    "resp_p": 53, "proto": "udp", "packets": 2, "task": "EAC", "label": "DNS", "confidence": 0.9,
-    "probabilities": {"DNS": 0.9, "QUIC": 0.1}, "unknown_score": 0.0, "evidence": [],
-    "file": "a.pcap", "frames": [1, 2], "adapter": "EAC", "version": "v0001",
-}  # fmt: skip
+    "uid": "C1",
+    "ts": 1.0,
+    "duration": 0.5,
+    "community_id": "1:x",
+    "orig_h": "192.0.2.1",
+    "orig_p": 1,
+    "resp_h": "192.0.2.2",
+    "resp_p": 53,
+    "proto": "udp",
+    "packets": 2,
+    "task": "EAC",
+    "label": "DNS",
+    "confidence": 0.9,
+    "probabilities": {"DNS": 0.9, "QUIC": 0.1},
+    "unknown_score": 0.0,
+    "evidence": [],
+    "file": "a.pcap",
+    "frames": [1, 2],
+    "adapter": "EAC",
+    "version": "v0001",
+}
 
 
 def test_flows_as_rows_arrow_and_frames(captures: Path) -> None:

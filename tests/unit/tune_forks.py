@@ -14,9 +14,9 @@ from typing import Any
 
 from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 
-from trafficllm.model.base import make_traffic_base
-from trafficllm.model.load import Base, load_base
-from trafficllm.model.tune import TuneData, TuneOptions
+from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.base.load import Base, load_base
+from trafficllm.model.tuning.job import TuneData, TuneOptions
 
 QUICK = TuneOptions(epochs=6, batch_tokens=1024, learning_rate=5e-3, r=8, lora_alpha=16, logging_steps=1, looks=4, save_steps=5)
 
@@ -73,8 +73,7 @@ def together(work: Callable[..., object], *args: Any, folder: Path, world: int =
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(world)}
     children = [
-        fork(work, *args, log=folder / f"{rank}.log", env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(world)
+        fork(work, *args, log=folder / f"{rank}.log", env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)
     ]
     for child in children:
         child.join(300)

@@ -37,13 +37,7 @@ class TrafficLLMError(Exception):
 
     def as_dict(self) -> dict[str, str]:
         """The `error` object of the `trafficllm.error/1` envelope."""
-        return {
-            "code": self.code,
-            "input": self.input,
-            "where": self.where,
-            "message": self.message,
-            "hint": self.hint,
-        }
+        return {"code": self.code, "input": self.input, "where": self.where, "message": self.message, "hint": self.hint}
 
     def __str__(self) -> str:
         place = f"{self.input}: " if self.input else ""

@@ -12,22 +12,12 @@ import unicodedata
 
 _LIMIT = 2048
 # Bidirectional controls reorder what a person reads (CVE-2021-42574); zero-width characters hide text.
-_INVISIBLE = frozenset(
-    "\u061c\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
-)
+_INVISIBLE = frozenset("\u061c\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 
 
 def _printable(char: str) -> bool:
-    return char not in _INVISIBLE and unicodedata.category(char) not in {
-        "Cc",
-        "Cf",
-        "Cs",
-        "Co",
-        "Cn",
-        "Zl",
-        "Zp",
-    }
+    return char not in _INVISIBLE and unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def visible(text: str, *, limit: int = _LIMIT) -> str:

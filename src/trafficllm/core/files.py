@@ -53,17 +53,9 @@ def _resource_error(error: OSError, target: Path) -> ResourceError:
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return ResourceError(
-            "resource.permission",
-            "no permission to write here",
-            input=str(target),
-            hint="choose a folder you may write to",
+            "resource.permission", "no permission to write here", input=str(target), hint="choose a folder you may write to"
         )
-    return ResourceError(
-        "resource.io",
-        f"cannot write: {error.strerror or error}",
-        input=str(target),
-        hint="check the path and the disk",
-    )
+    return ResourceError("resource.io", f"cannot write: {error.strerror or error}", input=str(target), hint="check the path and the disk")
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -146,23 +138,15 @@ def slug(name: str) -> str:
     """
     if not name.strip() or any(unicodedata.category(char) == "Cc" for char in name):
         raise InputError(
-            "input.name",
-            "an empty name or one with control characters cannot name a folder",
-            input=repr(name),
-            hint="rename the label",
+            "input.name", "an empty name or one with control characters cannot name a folder", input=repr(name), hint="rename the label"
         )
     if {"..", "."} & set(re.split(r"[\\/]", name)) or name.startswith(("/", "\\", "~")):
         raise InputError(
-            "input.name",
-            "a name must not point outside its folder",
-            input=name,
-            hint="rename the label without '..' or a leading slash",
+            "input.name", "a name must not point outside its folder", input=name, hint="rename the label without '..' or a leading slash"
         )
     safe = _UNSAFE.sub("_", name).strip("._")
     plain = safe == name and len(safe) <= _LONGEST and not _DEVICE.fullmatch(safe)
-    return (
-        safe if plain else f"{safe[:40] or 'x'}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
-    )
+    return safe if plain else f"{safe[:40] or 'x'}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
 
 
 def read_json(path: str | Path) -> Any:
@@ -174,11 +158,7 @@ def read_json(path: str | Path) -> Any:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"byte {error.start}"
         raise InputError(
-            "input.json",
-            "not valid JSON",
-            input=str(path),
-            where=where,
-            hint="the file may be cut or not what it says it is",
+            "input.json", "not valid JSON", input=str(path), where=where, hint="the file may be cut or not what it says it is"
         ) from error
 
 

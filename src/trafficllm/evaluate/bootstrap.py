@@ -42,9 +42,7 @@ def group_codes(groups: Sequence[object]) -> I64:
     return np.array([codes.setdefault(group, len(codes)) for group in groups], dtype=np.int64)
 
 
-def count_groups(
-    labels: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str], groups: Sequence[object]
-) -> GroupCounts:
+def count_groups(labels: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str], groups: Sequence[object]) -> GroupCounts:
     """Per-group hits, truths and predictions of each label in `labels`; other labels count only as wrong."""
     code, truth, guess = group_codes(groups), indices(labels, y_true), indices(labels, y_pred)
     shape = (int(code.max()) + 1 if len(code) else 0, len(labels))
@@ -74,9 +72,7 @@ def interval(runs: Sequence[GroupCounts], *, n_boot: int = 1000, seed: int = 0) 
     groups = runs[0].true.shape[0] if runs else 0
     if groups < 2:
         return 0.0, 1.0
-    values = np.concatenate(
-        [np.mean([run.macro_f1(w) for run in runs], axis=0) for w in draws(groups, n_boot, seed)]
-    )
+    values = np.concatenate([np.mean([run.macro_f1(w) for run in runs], axis=0) for w in draws(groups, n_boot, seed)])
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 

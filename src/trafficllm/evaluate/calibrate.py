@@ -31,13 +31,7 @@ class CalibrationParams:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists."""
-        return {
-            "temperature": self.temperature,
-            "ece": self.ece,
-            "ece_before": self.ece_before,
-            "n": self.n,
-            "unknown": self.unknown,
-        }
+        return {"temperature": self.temperature, "ece": self.ece, "ece_before": self.ece_before, "n": self.n, "unknown": self.unknown}
 
 
 def nll(logits: F64, truth: I64, temperature: float) -> float:
@@ -151,11 +145,5 @@ def fit(
         ece=_cross_ece(logits, truth),
         ece_before=metrics.ece(probabilities(logits, 1.0), truth) if len(truth) else 0.0,
         n=len(truth),
-        unknown=unknown.choose(
-            fitted_on,
-            judged_on,
-            temperature=temperature,
-            outliers=rows_of(outliers) if outliers else None,
-            seed=seed,
-        ),
+        unknown=unknown.choose(fitted_on, judged_on, temperature=temperature, outliers=rows_of(outliers) if outliers else None, seed=seed),
     )

@@ -76,12 +76,20 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, n_boot: int = 2000, s
     low, high = (float(x) for x in np.percentile(gains, [2.5, 97.5]))
     tail = float(min((gains <= 0).mean(), (gains >= 0).mean()))
     return {
-        "a": {key: a[key] for key in SHOWN}, "b": {key: b[key] for key in SHOWN},
-        "n": len(rows.truth), "only_a": rows.only[0], "only_b": rows.only[1], "groups": groups,
-        "macro_f1": {"a": before, "b": after}, "difference": after - before, "ci95": [low, high],
-        "p": min(1.0, 2.0 * tail + 1.0 / (len(gains) + 1)), "verdict": _verdict(low, high),
-        "agreement": metrics.accuracy(rows.a[0], rows.b[0]), "per_class": _classes(labels, rows),
-    }  # fmt: skip
+        "a": {key: a[key] for key in SHOWN},
+        "b": {key: b[key] for key in SHOWN},
+        "n": len(rows.truth),
+        "only_a": rows.only[0],
+        "only_b": rows.only[1],
+        "groups": groups,
+        "macro_f1": {"a": before, "b": after},
+        "difference": after - before,
+        "ci95": [low, high],
+        "p": min(1.0, 2.0 * tail + 1.0 / (len(gains) + 1)),
+        "verdict": _verdict(low, high),
+        "agreement": metrics.accuracy(rows.a[0], rows.b[0]),
+        "per_class": _classes(labels, rows),
+    }
 
 
 def _mean(side: Sequence[bootstrap.GroupCounts], weights: F64) -> F64:

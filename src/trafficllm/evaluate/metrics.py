@@ -81,11 +81,7 @@ def reliability(confidence: F64, correct: F64, bins: int = 15) -> list[dict[str,
         inside = place == b
         if inside.any():
             rows.append(
-                {
-                    "share": float(inside.mean()),
-                    "confidence": float(confidence[inside].mean()),
-                    "accuracy": float(correct[inside].mean()),
-                }
+                {"share": float(inside.mean()), "confidence": float(confidence[inside].mean()), "accuracy": float(correct[inside].mean())}
             )
     return rows
 

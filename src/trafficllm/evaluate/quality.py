@@ -17,19 +17,7 @@ MIN_UNIQUE = 10
 An honest split keeps its other groups for training, so one in the test part means two or more in the data set.
 """
 
-REQUIRED = (
-    "macro_f1",
-    "accuracy",
-    "ci95",
-    "per_class",
-    "n_test",
-    "n_test_unique",
-    "split",
-    "mask",
-    "leaky",
-    "seen_by_base",
-    "seeds",
-)
+REQUIRED = ("macro_f1", "accuracy", "ci95", "per_class", "n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base", "seeds")
 
 
 def seen_by_base(hashes: Sequence[int], seen: Collection[int]) -> str:
@@ -37,9 +25,7 @@ def seen_by_base(hashes: Sequence[int], seen: Collection[int]) -> str:
     return f"{sum(value in seen for value in hashes)}/{len(hashes)}"
 
 
-def not_measurable(
-    labels: Sequence[str], y_true: Sequence[str], groups: Sequence[object], hashes: Sequence[object]
-) -> dict[str, str]:
+def not_measurable(labels: Sequence[str], y_true: Sequence[str], groups: Sequence[object], hashes: Sequence[object]) -> dict[str, str]:
     """Labels whose test part is too thin to score, with the reason."""
     owners: dict[str, set[object]] = {label: set() for label in labels}
     contents: dict[str, set[object]] = {label: set() for label in labels}
@@ -72,31 +58,20 @@ def first_of_each(y_true: Sequence[str], hashes: Sequence[object]) -> list[int]:
     return rows
 
 
-def _macro(
-    labels: Sequence[str], scored: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str]
-) -> float:
+def _macro(labels: Sequence[str], scored: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str]) -> float:
     table = metrics.per_class(labels, metrics.confusion(labels, y_true, y_pred))
     present = [table[label]["f1"] for label in scored if table[label]["support"]]
     return float(np.mean(present)) if present else 0.0
 
 
-def _mean_table(
-    labels: Sequence[str], tables: Sequence[dict[str, dict[str, float]]], thin: Mapping[str, str]
-) -> dict[str, Any]:
+def _mean_table(labels: Sequence[str], tables: Sequence[dict[str, dict[str, float]]], thin: Mapping[str, str]) -> dict[str, Any]:
     keys = ("precision", "recall", "f1", "support")
     mean = {label: {key: float(np.mean([t[label][key] for t in tables])) for key in keys} for label in labels}
-    return {
-        label: {**row, "support": int(row["support"]), "measurable": label not in thin}
-        for label, row in mean.items()
-    }
+    return {label: {**row, "support": int(row["support"]), "measurable": label not in thin} for label, row in mean.items()}
 
 
 def _unique_scores(
-    labels: Sequence[str],
-    scored: Sequence[str],
-    y_true: Sequence[str],
-    runs: Sequence[Sequence[str]],
-    rows: Sequence[int],
+    labels: Sequence[str], scored: Sequence[str], y_true: Sequence[str], runs: Sequence[Sequence[str]], rows: Sequence[int]
 ) -> dict[str, float]:
     truth = [y_true[i] for i in rows]
     picked = [[run[i] for i in rows] for run in runs]
@@ -188,9 +163,7 @@ def problems(report: Mapping[str, Any]) -> list[str]:
     baselines = report.get("baselines", scores.get("baselines"))
     if not isinstance(baselines, Mapping) or not baselines:
         return [*found, "no baselines"]
-    return found + [
-        f"baseline {name} has no macro_f1" for name, row in sorted(baselines.items()) if not _has_score(row)
-    ]
+    return found + [f"baseline {name} has no macro_f1" for name, row in sorted(baselines.items()) if not _has_score(row)]
 
 
 def _has_score(row: object) -> bool:

@@ -29,8 +29,12 @@ from trafficllm.evaluate import metrics
 
 METHODS = ("max_probability", "energy", "knn", "mahalanobis", "faint", "typical", "joint")
 NEEDS: dict[str, tuple[str, ...]] = {
-    "knn": ("hidden",), "mahalanobis": ("hidden",), "faint": ("readout",), "typical": ("pooled",), "joint": ("pooled", "readout"),
-}  # fmt: skip
+    "knn": ("hidden",),
+    "mahalanobis": ("hidden",),
+    "faint": ("readout",),
+    "typical": ("pooled",),
+    "joint": ("pooled", "readout"),
+}
 """What of `Rows`, beside log-probabilities, a method reads."""
 JOINED = ("typical", "faint")
 """What `joint` sums, in the order of its `centre` and `unit`. Chosen on classes left out where no published draw was looked at. AUROC of
@@ -79,9 +83,7 @@ def _logsumexp(values: F64) -> F64:
 
 
 def _project(params: Mapping[str, Any], hidden: F64) -> F64:
-    return np.asarray(
-        (hidden - np.asarray(params["mean"])) @ np.asarray(params["components"]), dtype=np.float64
-    )
+    return np.asarray((hidden - np.asarray(params["mean"])) @ np.asarray(params["components"]), dtype=np.float64)
 
 
 def _unit(z: F64) -> F64:
@@ -260,13 +262,9 @@ def _left_out_scores(method: str, train: Rows, val: Rows, out: I64, temperature:
     return values[strange], values[~strange]
 
 
-def trial(
-    method: str, train: Rows, val: Rows, *, temperature: float, outliers: Rows | None, seed: int
-) -> Trial:
+def trial(method: str, train: Rows, val: Rows, *, temperature: float, outliers: Rows | None, seed: int) -> Trial:
     """How well a method tells left-out classes, and `outliers` of other tasks if given, from known ones."""
-    pairs = [
-        _left_out_scores(method, train, val, out, temperature) for out in draws(val.logits.shape[1], seed)
-    ]
+    pairs = [_left_out_scores(method, train, val, out, temperature) for out in draws(val.logits.shape[1], seed)]
     if outliers is not None and len(outliers.y):
         fitted = fit(method, train, val=val, temperature=temperature)
         known = score(method, fitted, val, temperature)
@@ -313,13 +311,7 @@ def threshold(known: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0
 
 
 def choose(
-    train: Rows,
-    val: Rows,
-    *,
-    temperature: float,
-    outliers: Rows | None = None,
-    seed: int = 0,
-    methods: Sequence[str] = METHODS,
+    train: Rows, val: Rows, *, temperature: float, outliers: Rows | None = None, seed: int = 0, methods: Sequence[str] = METHODS
 ) -> dict[str, Any]:
     """The `unknown` object of a calibration: method, threshold at 5 % false alarms on validation, parameters.
 
@@ -330,9 +322,7 @@ def choose(
     hidden states take part where both sides have them, and a more complex one must be better by .01 AUROC.
     """
     usable = [m for m in methods if all(_has(m, side) for side in (train, val))]
-    trials = [
-        trial(method, train, val, temperature=temperature, outliers=outliers, seed=seed) for method in usable
-    ]
+    trials = [trial(method, train, val, temperature=temperature, outliers=outliers, seed=seed) for method in usable]
     best = trials[0]
     for candidate in trials[1:]:
         if candidate.method in ("typical", "joint") or candidate.auroc > best.auroc + 0.01:

@@ -135,8 +135,12 @@ def _joint(fitted: Params, params: Params, scores: Scores) -> F64:
 
 
 _NEEDS: dict[str, tuple[str, ...]] = {
-    "knn": ("hidden",), "mahalanobis": ("hidden",), "faint": ("readout",), "typical": ("pooled",), "joint": ("pooled", "readout"),
-}  # fmt: skip
+    "knn": ("hidden",),
+    "mahalanobis": ("hidden",),
+    "faint": ("readout",),
+    "typical": ("pooled",),
+    "joint": ("pooled", "readout"),
+}
 METHODS: dict[str, Callable[[Params, Params, Scores], F64]] = {
     "max_probability": _max_probability,
     "energy": _energy,

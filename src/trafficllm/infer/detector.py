@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import FlowBatch, FlowMeta, Record, Scorer, Scores
 from trafficllm.infer import calibration as cal
+from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.infer.evidence import Evidence, explain
-from trafficllm.infer.scorer import LLMScorer
 from trafficllm.records import masks
-from trafficllm.records.build import records_in, records_of
-from trafficllm.records.canonical import DEFAULT, CodecOptions
 from trafficllm.records.catalog import Task
-from trafficllm.records.units import PROTOS
+from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.flows import records_in, records_of
+from trafficllm.records.codec.units import PROTOS
 
 if TYPE_CHECKING:
-    from trafficllm.infer.engine import Engine
+    from trafficllm.infer.engine.engine import Engine
     from trafficllm.registry.versions import Version
 
 UNKNOWN = "unknown"
@@ -90,7 +90,7 @@ class TaskModel:
 
         Its prompt is that of the task as it was when the adapter learnt; `task` serves versions that do not say.
         """
-        from trafficllm.records.units import codec_hash
+        from trafficllm.records.codec.units import codec_hash
         from trafficllm.registry.fit import check
 
         manifest = version.manifest
@@ -151,9 +151,7 @@ class Detector:
         """Verdicts of raw records."""
         model = self.models.get(task)
         if model is None:
-            raise UsageError(
-                "usage.task", f"no adapter for task {task!r} is loaded", input=task, hint=f"loaded: {', '.join(self.models)}"
-            )
+            raise UsageError("usage.task", f"no adapter for task {task!r} is loaded", input=task, hint=f"loaded: {', '.join(self.models)}")
         out: list[Verdict] = []
         for at in range(0, len(rows), CHUNK):
             part = rows[at : at + CHUNK]
@@ -168,14 +166,10 @@ class Detector:
         why: Sequence[tuple[Evidence, ...]] = [()] * len(records)
         if self.evidence:
             why = explain(model.scorer, records, best, metas, top=self.evidence)
-        return [
-            _verdict(model, scores, k, foreign=strange[k], meta=metas[k], why=why[k]) for k in range(len(records))
-        ]
+        return [_verdict(model, scores, k, foreign=strange[k], meta=metas[k], why=why[k]) for k in range(len(records))]
 
 
-def _verdict(
-    model: TaskModel, scores: Scores, k: int, *, foreign: float, meta: FlowMeta, why: tuple[Evidence, ...]
-) -> Verdict:
+def _verdict(model: TaskModel, scores: Scores, k: int, *, foreign: float, meta: FlowMeta, why: tuple[Evidence, ...]) -> Verdict:
     p = [float(value) for value in scores.probabilities[k]]
     best = max(range(len(p)), key=p.__getitem__)
     return Verdict(

@@ -13,7 +13,7 @@ from trafficllm.core.types import ProgressSink
 
 if TYPE_CHECKING:
     from trafficllm.records.catalog import Task
-    from trafficllm.records.dataset import BuildReport
+    from trafficllm.records.dataset.dataset import BuildReport
 
 _NEAR = 0.6
 """Names this alike (difflib ratio) are taken for a typo of a known task rather than a new one: MDT, MTDD, mtd2."""
@@ -24,14 +24,7 @@ def new_task(name: str) -> Task:
     from trafficllm.records.catalog import Task
 
     slug(name)
-    return Task(
-        id=name,
-        title=name,
-        kind="detection",
-        instruction="label",
-        housekeeping=True,
-        notes="made from a folder of captures",
-    )
+    return Task(id=name, title=name, kind="detection", instruction="label", housekeeping=True, notes="made from a folder of captures")
 
 
 def own_task(name: str, known: dict[str, Task]) -> Task:
@@ -86,13 +79,11 @@ def build(
     progress: ProgressSink,
 ) -> BuildReport:
     """Build a data set (contract: `data build`)."""
-    from trafficllm.records.dataset import build_dataset
-    from trafficllm.records.splits import UNITS
+    from trafficllm.records.dataset.dataset import build_dataset
+    from trafficllm.records.dataset.splits import UNITS
 
     if split not in {"auto", *UNITS}:
-        raise UsageError(
-            "usage.split", f"no split unit '{split}'", input="--split", hint=f"auto, {', '.join(UNITS)}"
-        )
+        raise UsageError("usage.split", f"no split unit '{split}'", input="--split", hint=f"auto, {', '.join(UNITS)}")
     if split_from is not None and (split != "auto" or folds):
         hint = "the file names the parts: leave --split and --folds away"
         raise UsageError("usage.split", "a split file and a split at once", input="--split-from", hint=hint)

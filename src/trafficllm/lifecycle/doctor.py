@@ -15,11 +15,7 @@ from typing import Any
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.machine import cores
 
-_EXTRAS = {
-    "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"),
-    "pandas": ("pandas",),
-    "ray": ("ray",),
-}
+_EXTRAS = {"serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"), "pandas": ("pandas",), "ray": ("ray",)}
 _TOOLS = {
     "tshark": "an oracle of the tests, and the way to open frames named as evidence: `apt-get install tshark`",
     "chromium": "opens the report in the tests: `apt-get install chromium`",
@@ -55,12 +51,7 @@ def _version(package: str) -> str:
 def _packages() -> list[dict[str, str]]:
     found = [(name, _version(name)) for name in _NEEDED]
     return [
-        _finding(
-            name,
-            "ok" if version else "missing",
-            version,
-            "" if version else "`pip install trafficllm` brings it",
-        )
+        _finding(name, "ok" if version else "missing", version, "" if version else "`pip install trafficllm` brings it")
         for name, version in found
     ]
 
@@ -70,23 +61,13 @@ def _extras() -> list[dict[str, str]]:
     for extra, modules in _EXTRAS.items():
         absent = [name for name in modules if importlib.util.find_spec(name) is None]
         hint = f"`pip install 'trafficllm[{extra}]'`" if absent else ""
-        rows.append(
-            _finding(
-                f"extra {extra}",
-                "optional" if absent else "ok",
-                f"missing: {', '.join(absent)}" if absent else "",
-                hint,
-            )
-        )
+        rows.append(_finding(f"extra {extra}", "optional" if absent else "ok", f"missing: {', '.join(absent)}" if absent else "", hint))
     return rows
 
 
 def _tools() -> list[dict[str, str]]:
     places = {name: shutil.which(name) or "" for name in _TOOLS}
-    return [
-        _finding(name, "ok" if place else "optional", place, "" if place else _TOOLS[name])
-        for name, place in places.items()
-    ]
+    return [_finding(name, "ok" if place else "optional", place, "" if place else _TOOLS[name]) for name, place in places.items()]
 
 
 def _cpu() -> dict[str, str]:
@@ -110,10 +91,7 @@ def _gpu() -> dict[str, str]:
     if torch.cuda.is_available():
         return _finding("gpu", "ok", torch.cuda.get_device_name(0))
     return _finding(
-        "gpu",
-        "optional",
-        "none: the shipped base runs on the CPU",
-        "for larger bases use a machine with a GPU and a CUDA build of torch",
+        "gpu", "optional", "none: the shipped base runs on the CPU", "for larger bases use a machine with a GPU and a CUDA build of torch"
     )
 
 
@@ -133,10 +111,7 @@ def _memory_and_disk(registry: Path) -> list[dict[str, str]]:
             "" if pages * size >= 2 << 30 else "2 GiB are needed",
         ),
         _finding(
-            "disk",
-            "ok" if free >= 1 << 30 else "missing",
-            f"{free / 2**30:.1f} GiB free",
-            "" if free >= 1 << 30 else "1 GiB is needed",
+            "disk", "ok" if free >= 1 << 30 else "missing", f"{free / 2**30:.1f} GiB free", "" if free >= 1 << 30 else "1 GiB is needed"
         ),
         _finding("registry", "ok" if writable else "missing", str(registry), hint),
     ]
@@ -157,13 +132,11 @@ def _places() -> list[dict[str, str]]:
 
 def _base() -> dict[str, str]:
     try:
-        from trafficllm.model.load import default_base
+        from trafficllm.model.base.load import default_base
 
         return _finding("default base", "ok", str(default_base()))
     except ImportError as error:
-        return _finding(
-            "default base", "missing", f"{error.name} is not installed", "`pip install trafficllm`"
-        )
+        return _finding("default base", "missing", f"{error.name} is not installed", "`pip install trafficllm`")
     except ArtifactError as error:
         return _finding("default base", "missing", error.message, error.hint)
 
@@ -172,12 +145,7 @@ def diagnose(registry: Path) -> dict[str, Any]:
     """Findings with status ok, optional or missing; `ready` when nothing needed is missing."""
     python_ok = sys.version_info >= (3, 11)
     findings = [
-        _finding(
-            "python",
-            "ok" if python_ok else "missing",
-            platform.python_version(),
-            "" if python_ok else "3.11 or newer is needed",
-        )
+        _finding("python", "ok" if python_ok else "missing", platform.python_version(), "" if python_ok else "3.11 or newer is needed")
     ]
     findings += [*_packages(), *_extras(), *_tools(), _cpu(), _gpu(), *_memory_and_disk(registry), *_places(), _base()]
     return {"ready": all(row["status"] != "missing" for row in findings), "findings": findings}

@@ -17,12 +17,14 @@ import numpy as np
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64
 from trafficllm.core.types import F64, Record
-from trafficllm.records import marks, masks, sources
+from trafficllm.records import masks
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec import encode, pretty
-from trafficllm.records.duplicates import duplicates
-from trafficllm.records.gather import Gathered
-from trafficllm.records.reserved import Reserved
+from trafficllm.records.codec.codec import encode, pretty
+from trafficllm.records.dataset import marks
+from trafficllm.records.dataset.duplicates import duplicates
+from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.sources import rows as sources
+from trafficllm.records.sources.captures import Gathered
 
 SMALL = 20
 FEW_TCP = 5

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import Facts, Record, Span
-from trafficllm.records import units
-from trafficllm.records.canonical import canonical_facts, filled, port_class, text_bytes
+from trafficllm.records.codec import units
+from trafficllm.records.codec.canonical import canonical_facts, filled, port_class, text_bytes
 
 Draft: TypeAlias = dict[str, Any]
 
@@ -89,9 +89,7 @@ def hidden_fields(profile: str, also: frozenset[str] = frozenset(), keep: frozen
     return (frozenset(row.name for row in table() if row.carried and profile in row.profiles) | also) - keep
 
 
-def apply(
-    record: Record, profile: str = "strict", also: frozenset[str] = frozenset(), keep: frozenset[str] = frozenset()
-) -> Record:
+def apply(record: Record, profile: str = "strict", also: frozenset[str] = frozenset(), keep: frozenset[str] = frozenset()) -> Record:
     """The record as `profile` shows it; `also` hides more, `keep` shows what the profile would hide.
 
     Hidden stretches of payload stay in `payload` but are listed in `hidden`, which is what the codec obeys; use

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trafficllm.core.types import I64, ORIG, RESP, Facts, Record, Span
-from trafficllm.records import units as u
-from trafficllm.records.canonical import runs
-from trafficllm.records.columns import NO_VALUE
+from trafficllm.records.codec import units as u
+from trafficllm.records.codec.canonical import runs
+from trafficllm.records.codec.columns import NO_VALUE
 from trafficllm.records.masks import FACT
 
 THRESHOLD = 0.90

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Prompt, Record, Segment
-from trafficllm.records import units as u
-from trafficllm.records.canonical import DEFAULT, CodecOptions, text_bytes
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec import encode
+from trafficllm.records.codec import units as u
+from trafficllm.records.codec.canonical import DEFAULT, CodecOptions, text_bytes
+from trafficllm.records.codec.codec import encode
 
 QUESTION_LIMIT = 2000
 _UNITS = frozenset(u.UNITS)
@@ -25,17 +25,13 @@ _BREAK = " "
 
 
 def detection(task: Task, record: Record, options: CodecOptions = DEFAULT) -> Prompt:
-    """"<id> <instruction>", the record, then where the label is to be named."""
+    """ "<id> <instruction>", the record, then where the label is to be named."""
     return traffic_prompt(task, encode(record, options))
 
 
 def traffic_prompt(task: Task, units: str) -> Prompt:
     """`detection` for a record that is encoded already."""
-    return (
-        Segment("instruction", f"{task.id} {task.instruction}\n"),
-        Segment("traffic", units),
-        Segment("instruction", "\nanswer: "),
-    )
+    return (Segment("instruction", f"{task.id} {task.instruction}\n"), Segment("traffic", units), Segment("instruction", "\nanswer: "))
 
 
 def routing(question: str) -> Prompt:
@@ -46,11 +42,7 @@ def routing(question: str) -> Prompt:
 
 def generation(task: Task, label: str) -> Prompt:
     """The label to generate; the record's units follow."""
-    return (
-        Segment("instruction", f"{task.id} {task.instruction} "),
-        Segment("text", label),
-        Segment("instruction", "\n"),
-    )
+    return (Segment("instruction", f"{task.id} {task.instruction} "), Segment("text", label), Segment("instruction", "\n"))
 
 
 def understanding(task: Task, field: str, record: Record, options: CodecOptions = DEFAULT) -> Prompt:

@@ -26,10 +26,19 @@ def _front_matter(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = (
-        ("base", "base"), ("base SHA-256", "base_sha256"), ("tokenizer SHA-256", "tokenizer_sha256"),
-        ("codec", "codec_hash"), ("masks", "profile"), ("masked fields", "masked_fields"), ("data SHA-256", "data_sha256"),
-        ("prompt hash", "prompt_hash"), ("prompt SHA-256", "prompt_sha256"), ("split", "split"), ("seed", "seed"), ("tuned from", "parent"),
-    )  # fmt: skip
+        ("base", "base"),
+        ("base SHA-256", "base_sha256"),
+        ("tokenizer SHA-256", "tokenizer_sha256"),
+        ("codec", "codec_hash"),
+        ("masks", "profile"),
+        ("masked fields", "masked_fields"),
+        ("data SHA-256", "data_sha256"),
+        ("prompt hash", "prompt_hash"),
+        ("prompt SHA-256", "prompt_sha256"),
+        ("split", "split"),
+        ("seed", "seed"),
+        ("tuned from", "parent"),
+    )
     yield from ("| what | value |", "|---|---|")
     for title, key in rows:
         value = manifest.get(key)
@@ -91,8 +100,21 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """Markdown model card of one version; labels and names in it are escaped."""
     title = f"# {_plain(manifest.get('task', 'adapter'))} {_plain(manifest.get('version', ''))}".rstrip()
     parts = [
-        *_front_matter(manifest), title, "", "A LoRA adapter for network traffic, trained by TrafficLLM.", "",
-        "## What it was made from", *_facts(manifest), "", "## Quality", *_quality(manifest), "",
-        "## Labels", *_classes(manifest), "", "## Limits", *_limits(manifest),
-    ]  # fmt: skip
+        *_front_matter(manifest),
+        title,
+        "",
+        "A LoRA adapter for network traffic, trained by TrafficLLM.",
+        "",
+        "## What it was made from",
+        *_facts(manifest),
+        "",
+        "## Quality",
+        *_quality(manifest),
+        "",
+        "## Labels",
+        *_classes(manifest),
+        "",
+        "## Limits",
+        *_limits(manifest),
+    ]
     return "\n".join(parts) + "\n"

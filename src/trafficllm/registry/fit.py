@@ -32,11 +32,7 @@ def _label_reasons(mine: object, theirs: Sequence[str]) -> list[str]:
 
 
 def reasons(
-    manifest: Mapping[str, Any],
-    base_manifest: Mapping[str, Any],
-    codec_hash: str,
-    labels: Sequence[str] | None,
-    profile: str | None,
+    manifest: Mapping[str, Any], base_manifest: Mapping[str, Any], codec_hash: str, labels: Sequence[str] | None, profile: str | None
 ) -> list[str]:
     """Why the adapter does not fit, empty when it does; `labels` or `profile` None: whatever the adapter has."""
     found = [f"{key} is missing from its manifest" for key in KEYS if key not in manifest]

@@ -24,15 +24,8 @@ def adapter_files(folder: Path) -> list[Path]:
     `adapter_config.json`, and for a folder that is not there.
     """
     if not folder.is_dir():
-        raise ArtifactError(
-            "artifact.missing",
-            "no such adapter folder",
-            input=str(folder),
-            hint="check the path given to `--from`",
-        )
-    found = [
-        path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()
-    ]
+        raise ArtifactError("artifact.missing", "no such adapter folder", input=str(folder), hint="check the path given to `--from`")
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
     kept = [path for path in found if not any(p.startswith((".", "checkpoint-")) for p in path.parts)]
     reasons = [f"{path} is a link" for path in kept if (folder / path).is_symlink()]
     reasons += [f"{path}: format not accepted" for path in kept if path.suffix.lower() not in ALLOWED]

@@ -20,15 +20,7 @@ from trafficllm.core.errors import ArtifactError, InputError, ResourceError, Usa
 from trafficllm.core.files import atomic_dir, atomic_write, free_space, json_text, read_json, slug, write_json
 from trafficllm.registry.card import model_card
 from trafficllm.registry.folder import adapter_files, copy_files, differences, total_bytes
-from trafficllm.registry.versions import (
-    STATUSES,
-    Pointer,
-    Status,
-    Version,
-    pointer_of,
-    version_name,
-    version_number,
-)
+from trafficllm.registry.versions import STATUSES, Pointer, Status, Version, pointer_of, version_name, version_number
 
 _POINTER, _MANIFEST, _CARD = "pointer.json", "manifest.json", "README.md"
 _SPARE = 1 << 20
@@ -48,9 +40,7 @@ class Registry:
 
     # writing
 
-    def register(
-        self, task: str, adapter_dir: str | Path, manifest: Mapping[str, Any], *, status: Status = "candidate"
-    ) -> Version:
+    def register(self, task: str, adapter_dir: str | Path, manifest: Mapping[str, Any], *, status: Status = "candidate") -> Version:
         """Copy an adapter folder in as the next version, with its manifest and model card.
 
         `status` "live" promotes it in the same transaction. The manifest gains `task`, `version` and `files` (SHA-256
@@ -212,10 +202,7 @@ class Registry:
         folder = self._folder(task) / version
         if not (folder / _MANIFEST).is_file():
             raise UsageError(
-                "usage.version",
-                f"task {task} has no version {version}",
-                input=task,
-                hint="`trafficllm adapter list` shows the versions",
+                "usage.version", f"task {task} has no version {version}", input=task, hint="`trafficllm adapter list` shows the versions"
             )
         return folder
 
@@ -224,9 +211,7 @@ class Registry:
         """Hold the task's lock (released by the kernel if we are killed) and give its pointer."""
         folder = self._folder(task)
         if must_exist and not folder.is_dir():
-            raise UsageError(
-                "usage.task", f"no adapter of task '{task}'", input=task, hint="see `adapter list`"
-            )
+            raise UsageError("usage.task", f"no adapter of task '{task}'", input=task, hint="see `adapter list`")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock", timeout=self.lock_timeout):
@@ -240,10 +225,7 @@ class Registry:
             ) from error
         except PermissionError as error:
             raise ResourceError(
-                "resource.permission",
-                "no permission to write to the registry",
-                input=str(folder),
-                hint="check its owner",
+                "resource.permission", "no permission to write to the registry", input=str(folder), hint="check its owner"
             ) from error
 
     def _write_version(self, task: str, name: str, source: Path, manifest: Mapping[str, Any]) -> None:

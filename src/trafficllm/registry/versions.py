@@ -97,12 +97,7 @@ class Pointer:
     def refused(self, version: str) -> Pointer:
         """`version` marked rejected; the live one cannot be."""
         if version == self.live:
-            raise UsageError(
-                "usage.live",
-                f"{version} is live",
-                input=self.task,
-                hint="roll back or promote another version first",
-            )
+            raise UsageError("usage.live", f"{version} is live", input=self.task, hint="roll back or promote another version first")
         return replace(self, rejected=self.rejected | {version})
 
     def as_json(self) -> dict[str, Any]:
@@ -124,9 +119,7 @@ def pointer_of(raw: Any, source: Path) -> Pointer:
             raise KeyError(raw["schema"])
         for name in (*raw["history"], *raw["rejected"], *([raw["live"]] if raw["live"] else [])):
             version_number(name)
-        return Pointer(
-            str(raw["task"]), raw["live"], tuple(raw["history"]), frozenset(raw["rejected"]), int(raw["last"])
-        )
+        return Pointer(str(raw["task"]), raw["live"], tuple(raw["history"]), frozenset(raw["rejected"]), int(raw["last"]))
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise ArtifactError(
             "artifact.registry",

@@ -1,0 +1,1 @@
+"""Is a capture valid: headers, lengths, checksums, TCP states."""

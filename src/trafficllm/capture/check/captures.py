@@ -1,0 +1,95 @@
+"""Check any capture: headers whole, lengths and checksums right, TCP possible.
+
+Link, network and transport layers are judged; what an application's own parser thinks of its bytes is not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trafficllm.capture.check.tcp import TcpCheck
+from trafficllm.capture.files.read import read_frames
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.flows.packets import ERRORS, SUM_WRONG, PacketBatch
+
+LENGTHS = frozenset(("ip.length", "ip.header", "tcp.header", "udp.length"))
+"""Malformations that are a wrong length field."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """`valid` says nothing below was found but `tcp_unseen` and `unchecked`.
+
+    `malformed` counts by kind, `bad_lengths` and `bad_checksums` count packets, `tcp_violations` names the first
+    1,000. `tcp_unseen` counts holes a lossy capture explains, `unchecked` packets cut too short for a checksum.
+    """
+
+    valid: bool
+    packets: int
+    malformed: Mapping[str, int] = field(default_factory=dict)
+    bad_checksums: int = 0
+    bad_lengths: int = 0
+    tcp_violations: tuple[str, ...] = ()
+    tcp_unseen: int = 0
+    unchecked: int = 0
+
+
+def check(paths: Sequence[str | Path]) -> CheckReport:
+    """Validate captures; memory does not grow with their size.
+
+    Raises InputError for what is no capture. Example: `check(["out.pcap"]).valid`.
+    """
+    counts = CountsBuilder()
+    kinds: Counter[str] = Counter()
+    tcp = TcpCheck()
+    wrong = short = unchecked = 0
+    for frames in read_frames(paths, counts=counts):
+        packets = decode(frames, checksums=True)
+        cut = frames.caplen < frames.origlen
+        overlong = _overlong(packets, cut)
+        kinds.update(_malformed(packets, cut))
+        kinds.update({"ip.overlong": overlong} if overlong else {})
+        wrong += int(((packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)).sum())
+        short += overlong + int(np.isin(packets["error"], _LENGTH_CODES).sum())
+        unchecked += int(cut.sum())
+        tcp.add(packets)
+    found = counts.build()
+    kinds.update(found.malformed)
+    return CheckReport(
+        valid=not (kinds or wrong or tcp.found),
+        packets=found.packets,
+        malformed=dict(sorted(kinds.items())),
+        bad_checksums=wrong,
+        bad_lengths=short,
+        tcp_violations=tuple(tcp.violations),
+        tcp_unseen=tcp.unseen,
+        unchecked=unchecked,
+    )
+
+
+_LENGTH_CODES = np.array([code for code, name in enumerate(ERRORS) if name in LENGTHS], dtype=np.uint8)
+
+
+_CUT_CODES = np.array([code for code, name in enumerate(ERRORS) if name.endswith(".truncated")], dtype=np.uint8)
+_UNKNOWN_LINK = ERRORS.index("link.unknown")
+
+
+def _overlong(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> int:
+    """Packets, otherwise whole, whose IP header claims more bytes than the frame had on the wire."""
+    end = packets["l3"].astype(np.int64) + packets["ip_len"]
+    return int(((packets["error"] == 0) & (packets["l3"] >= 0) & ~cut & (end > packets.frames.origlen)).sum())
+
+
+def _malformed(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Malformations by kind; what the snap length cut off or an unknown link type hides is not judged."""
+    errors = packets["error"]
+    unjudged = (cut & np.isin(errors, _CUT_CODES)) | (errors == _UNKNOWN_LINK)
+    counted = np.bincount(errors[~unjudged], minlength=len(ERRORS))
+    return {ERRORS[code]: int(counted[code]) for code in range(1, len(ERRORS)) if counted[code]}

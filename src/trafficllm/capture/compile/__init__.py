@@ -1,0 +1,1 @@
+"""Flow plans to valid frames."""

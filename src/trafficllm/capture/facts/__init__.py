@@ -1,0 +1,1 @@
+"""What the first payload bytes of a flow say: TLS, DNS, HTTP."""

@@ -1,0 +1,1 @@
+"""Packet header fields under tshark's names."""

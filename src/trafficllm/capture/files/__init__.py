@@ -1,0 +1,1 @@
+"""Capture containers: pcap and pcapng in and out, compressed or not."""

@@ -1,0 +1,222 @@
+"""Bytes of a capture file as bounded windows: mapped files, streams, gzip, zstd and lz4 told by their magic numbers."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import sys
+import zlib
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from trafficllm.core.errors import InputError, ResourceError
+from trafficllm.core.types import U8
+
+_READ = 1 << 20
+_SMALL = 1 << 14  # of a cut zstd or lz4 stream at most this much is lost
+_BOMB_AFTER, _BOMB_RATIO = 64 << 20, 200
+_CODECS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
+
+
+class Window(Protocol):
+    """A place in a stream of bytes that only moves forward."""
+
+    def peek(self, size: int) -> U8:
+        """At least `size` bytes from here, fewer only at the end of the stream; more where they cost nothing."""
+        ...
+
+    def skip(self, size: int) -> None:
+        """Move forward by bytes that were peeked at."""
+        ...
+
+    def told(self) -> int:
+        """Bytes of the file that have been used, compressed ones where it is compressed."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
+
+
+class MappedWindow:
+    """A file in memory pages of the system: nothing is copied."""
+
+    def __init__(self, path: Path, chunk: int) -> None:
+        with path.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._all = np.frombuffer(self._map, dtype=np.uint8)
+        self._at, self._chunk = 0, chunk
+
+    def peek(self, size: int) -> U8:
+        """See Window."""
+        return self._all[self._at : self._at + max(size, self._chunk)]
+
+    def skip(self, size: int) -> None:
+        """See Window."""
+        self._at += size
+
+    def told(self) -> int:
+        """See Window."""
+        return self._at
+
+    def close(self) -> None:
+        """The mapping goes with its last view."""
+
+
+class StreamWindow:
+    """A stream read ahead by one chunk at a time."""
+
+    def __init__(self, stream: IO[bytes] | Any, name: str, chunk: int, consumed: Any = None, block: int = _READ) -> None:
+        self._stream, self._name, self._chunk = stream, name, chunk
+        self._data = np.empty(0, dtype=np.uint8)
+        self._at, self._ended, self._total = 0, False, 0
+        self._consumed, self._block = consumed, block
+        self.damaged = False
+
+    def peek(self, size: int) -> U8:
+        """See Window."""
+        if self._data.shape[0] - self._at < size and not self._ended:
+            self._fill(max(size, self._chunk))
+        return self._data[self._at :]
+
+    def _fill(self, size: int) -> None:
+        parts = [self._data[self._at :].tobytes()]
+        have = len(parts[0])
+        while have < size and not self._ended:
+            block = self._read()
+            self._ended = not block
+            parts.append(block)
+            have += len(block)
+        self._data, self._at = np.frombuffer(b"".join(parts), dtype=np.uint8), 0
+
+    def _read(self) -> bytes:
+        try:
+            block = bytes(self._stream.read(self._block))
+        except (OSError, EOFError, ValueError, zlib.error):  # a cut or damaged compressed stream ends where it breaks
+            self.damaged = True
+            return b""
+        self._total += len(block)
+        if self._consumed is not None and self._total > _BOMB_AFTER and self._total > _BOMB_RATIO * max(self._consumed(), 1):
+            raise InputError(
+                "input.bomb",
+                f"expands more than {_BOMB_RATIO} times: refused after {self._total >> 20} MiB",
+                input=self._name,
+                hint="decompress it yourself if it is really a capture",
+            )
+        return block
+
+    def skip(self, size: int) -> None:
+        """See Window."""
+        self._at += size
+
+    def told(self) -> int:
+        """See Window."""
+        return int(self._consumed()) if self._consumed is not None else self._total - (self._data.shape[0] - self._at)
+
+    def close(self) -> None:
+        """See Window."""
+        self._stream.close()
+
+
+class _Gzip:
+    """Members of a gzip file one after the other; a cut file gives what is whole, which pyarrow's reader would lose."""
+
+    closed = False
+
+    def __init__(self, raw: Any) -> None:
+        self._raw, self._inflate, self._rest = raw, zlib.decompressobj(31), b""
+
+    def read(self, size: int) -> bytes:
+        while True:
+            data = self._rest or self._raw.read(_SMALL)
+            if not data:
+                if not self._inflate.eof:
+                    raise EOFError
+                return b""
+            if self._inflate.eof:
+                self._inflate = zlib.decompressobj(31)
+            block = self._inflate.decompress(data, size)
+            self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+            if self._inflate.eof and not self._rest.startswith(_CODECS[0][0]):
+                self._rest = b"" if self._rest else self._rest  # padding behind the last member
+            if block:
+                return block
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def _decompressed(raw: Any, codec: str, name: str, chunk: int) -> StreamWindow:
+    if codec == "gzip":
+        return StreamWindow(_Gzip(raw), name, chunk, consumed=raw.tell)
+    import pyarrow as pa
+
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+    return StreamWindow(stream, name, chunk, consumed=raw.tell, block=_SMALL)
+
+
+class _Joined:
+    """The bytes already read from a pipe, then the pipe; knows how far it has been read."""
+
+    closed = False
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head, self._rest, self._told = head, rest, 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self._head:
+            size = len(self._head) if size < 0 else size
+            block, self._head = self._head[:size], self._head[size:]
+        else:
+            block = self._rest.read(size)
+        self._told += len(block)
+        return block
+
+    def tell(self) -> int:
+        return self._told
+
+    def close(self) -> None:
+        """The pipe belongs to the caller."""
+
+
+def codec_of(head: bytes) -> str:
+    """The compression that a file's first four bytes announce, "" for none."""
+    return next((codec for magic, codec in _CODECS if head.startswith(magic)), "")
+
+
+def open_window(path: Path, chunk: int) -> Window:
+    """A window on a file, "-" for standard input; raises InputError or ResourceError when there is nothing to read."""
+    if str(path) == "-":
+        head = sys.stdin.buffer.read(4)
+        joined = _Joined(head, sys.stdin.buffer)
+        codec = codec_of(head)
+        return _decompressed(joined, codec, "-", chunk) if codec else StreamWindow(joined, "-", chunk)
+    try:
+        if path.is_dir():
+            raise InputError(
+                "input.directory", "is a folder", input=str(path), hint="name its captures, or the folder itself to read all of them"
+            )
+        with path.open("rb") as stream:
+            head = stream.read(4)
+        codec = codec_of(head)
+        if codec:
+            return _decompressed(path.open("rb"), codec, str(path), chunk)
+        if path.is_file():
+            if not head:
+                raise InputError("input.empty", "the file is empty", input=str(path), hint="capture again")
+            return MappedWindow(path, chunk)
+        return StreamWindow(path.open("rb"), str(path), chunk)
+    except FileNotFoundError as error:
+        raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
+    except PermissionError as error:
+        raise ResourceError(
+            "resource.permission", "no permission to read", input=str(path), hint="check the file's owner and mode"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOMEM:  # no fault of the file
+            raise MemoryError from error
+        raise InputError(
+            "input.unreadable", f"cannot be read: {error.strerror or error}", input=str(path), hint="check the path"
+        ) from error

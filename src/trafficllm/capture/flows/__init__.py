@@ -1,0 +1,1 @@
+"""Frames to packets to bidirectional flows, in Zeek's words."""

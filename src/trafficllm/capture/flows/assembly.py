@@ -1,0 +1,142 @@
+"""Packets to bidirectional flows with Zeek's semantics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trafficllm.capture.files.decompress import codec_of
+from trafficllm.capture.files.read import CHUNK, Skipped, expand, read_frames, total_bytes
+from trafficllm.capture.flows.ahead import ahead
+from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.flows.flow_table import FlowTable
+from trafficllm.capture.flows.fragments import Reassembler, segments
+from trafficllm.capture.kernels.warm import compile_kernels
+from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
+
+_SECOND = 1_000_000_000
+_MANY = 1 << 40
+_AGAIN = _SECOND
+"""A file that begins so long before the ones already read have ended is no sequel: its flows begin anew."""
+_LEAST_FRAME = 12
+"""Bytes of the smallest block of a capture: a pcapng block without a body; a pcap record has 16."""
+_WORTH_A_THREAD = 1 << 18
+"""Frames (3 MB) below which a thread costs more than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowOptions:
+    """How flows are cut and how much of each is kept; times in seconds.
+
+    `max_payload` bytes of each direction are kept, up to the first hole. A ClientHello with post-quantum key shares is longer than
+    512 bytes: then there is no JA4. With 4096 there is, and the payload pool of 64 MB holds an eighth of the prefixes.
+    `flip` finds the likely originator by well-known ports when the start of a flow is missing (Zeek's heuristic).
+    `checksums` leaves packets with wrong checksums out, as Zeek does without -C. `table_size` bounds the live flows.
+    `tunnels` gives the flows inside tunnels, where their packets can be read; without it those of the outermost IP header.
+    """
+
+    max_packets: int = 32
+    max_payload: int = 512
+    tcp_timeout: float = 300.0
+    udp_timeout: float = 60.0
+    icmp_timeout: float = 60.0
+    active_timeout: float = 0.0
+    table_size: int = 1 << 17
+    flip: bool = True
+    checksums: bool = False
+    tunnels: bool = True
+
+
+def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
+    times = (options.tcp_timeout, options.udp_timeout, options.icmp_timeout, options.active_timeout)
+    rest = (min(options.max_packets, 60000), options.max_payload, options.flip, 0, options.checksums)
+    return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
+
+
+def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY) -> Iterator[FlowBatch]:
+    """Flows of a stream of frames, at most `most` of them; see `read_flows`.
+
+    Flows go on from one file to the next where its time goes on (a ring of files); a file from an earlier time starts anew,
+    else its flows would be timed out by a clock that is ahead of them.
+    """
+    table = FlowTable(_params(options), table_size=options.table_size, most=most)
+    fragments = Reassembler()
+    files: tuple[str, ...] = ()
+    last, latest = 0, 0
+
+    decoded = (decode(batch, checksums=options.checksums, tunnels=options.tunnels) for batch in frames)
+    for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
+        files = packets.frames.files
+        if len(packets.frames):
+            source, first = int(packets.frames.source[0]), int(packets.frames.ts[0])
+            if source != last and first < latest - _AGAIN:
+                table.close()
+                yield table.drain(files, counts)
+                latest = 0
+            last, latest = source, max(latest, int(packets.frames.ts.max()))
+        counts.decoded(packets)
+        for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums, tunnels=options.tunnels):
+            at = start
+            while at < stop:
+                at = table.add(part, at, stop)
+                if at < stop or table.ready():
+                    yield table.drain(files, counts)
+        counts.evicted = table.evicted
+    table.close()
+    rest = table.drain(files, counts)
+    if len(rest):
+        yield rest
+
+
+def read_flows(
+    paths: Sequence[str | Path],
+    *,
+    options: FlowOptions | None = None,
+    counts: CountsBuilder | None = None,
+    progress: ProgressSink | None = None,
+    skipped: Skipped | None = None,
+) -> Iterator[FlowBatch]:
+    """Flows of all captures as one stream, in batches; each batch is sorted by first packet.
+
+    Flows are handed out when 32,768 have finished, or fewer that keep 262,144 packets, and at the end: a smaller capture is one
+    batch. Reading and decoding run ahead in a second thread where there is a second core; the result is the same. Memory is
+    bounded by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them; with
+    `skipped` such files among several are left out.
+    """
+    options = options if options is not None else FlowOptions()
+    counts = counts if counts is not None else CountsBuilder()
+    sink = progress if progress is not None else Silent()
+
+    if skipped is not None:
+        paths = expand(paths, skipped)
+    compile_kernels(sink)
+    total = None if progress is None else total_bytes(paths)
+
+    def reported() -> Iterator[FrameBatch]:
+        for batch in read_frames(paths, chunk_bytes=CHUNK, counts=counts, skipped=skipped):
+            sink.update("read", counts.read, total)  # bytes
+            yield batch
+        sink.update("read", counts.read, total)
+
+    yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths))
+
+
+def _frames_at_most(paths: Sequence[str | Path]) -> int:
+    """A bound from the sizes of plain files; no bound for compressed ones, folders and streams."""
+    size = 0
+    for path in map(Path, paths):
+        if not path.is_file():
+            return _MANY
+        try:
+            with path.open("rb") as stream:
+                if codec_of(stream.read(4)):
+                    return _MANY
+            size += path.stat().st_size
+        except OSError:  # the reader will say it better
+            return _MANY
+    return size // _LEAST_FRAME + 1

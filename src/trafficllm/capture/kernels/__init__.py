@@ -1,0 +1,1 @@
+"""What numba compiles: decoding, the flow table and its memory layout."""

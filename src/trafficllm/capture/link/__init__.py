@@ -1,0 +1,1 @@
+"""Link layers and tunnels: where the network layer begins."""

@@ -1,0 +1,1 @@
+"""What a labelled data set leaks."""

@@ -1,0 +1,1 @@
+"""Trees, k-NN and linear probes on the same masked records."""

@@ -1,0 +1,248 @@
+"""What our model has to beat: the same rows, the same masks, a small search on validation, one table.
+
+Trained on the training part only, as the model is; validation chooses features, depth and weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import F64, Record, Scores
+from trafficllm.evaluate.baselines import features, probes
+from trafficllm.evaluate.baselines.learners import VIEWS, Data, Model, Part, fit_booster, fit_forest, fit_knn, fit_linear
+from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+
+__all__ = ["NAMES", "VIEW_NAMES", "Data", "Fitted", "Part", "fit", "run"]
+
+NAMES = ("majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest")
+LINEAR = "linear"
+"""Logistic regression on character n-grams: beside the others where records are HTTP requests."""
+VIEW_NAMES = (
+    "majority",
+    "identifier_probe",
+    "artefact_probe",
+    "knn",
+    "lightgbm_sizes_times",
+    "lightgbm_headers_payload",
+    "lightgbm_all",
+    "random_forest",
+)
+"""The audit's rows: LightGBM once for each set of columns, so that it shows where the answer lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained baseline: a `Scorer` over masked records (the identifier probe wants a whole Part)."""
+
+    name: str
+    labels: tuple[str, ...]
+    view: str
+    model: Model
+    params: Mapping[str, Any]
+    seconds: float
+    codec: CodecOptions = DEFAULT
+
+    def probabilities(self, part: Part) -> F64:
+        """Label probabilities float64 [n, labels], rows sum to 1."""
+        if not part.records:
+            return np.zeros((0, len(self.labels)))
+        return self.model(VIEWS[self.view](part))
+
+    def score(self, records: Sequence[Record]) -> Scores:
+        """Scores of masked records, as any Scorer gives them."""
+        p = self.probabilities(Part(records, (), codec=self.codec))
+        return Scores(self.labels, p, np.log(np.maximum(p, 1e-12)))
+
+    def predict(self, part: Part) -> list[str]:
+        """The most likely label of each row; the first of the task's order on a tie."""
+        return [self.labels[i] for i in self.probabilities(part).argmax(axis=1)]
+
+
+def _val_score(data: Data, view: str, model: Model) -> float:
+    truth = data.truth("val")
+    guess = model(data.matrix("val", view)).argmax(axis=1) if len(truth) else truth
+    return probes.macro(truth, guess, len(data.labels))
+
+
+def _majority(data: Data) -> tuple[str, Model, dict[str, Any]]:
+    share = np.bincount(data.truth("train"), minlength=len(data.labels)) / max(len(data.train.y), 1)
+    return "sizes_times", lambda X: np.tile(share, (len(X), 1)), {}
+
+
+def _one_field(data: Data) -> tuple[str, Model, dict[str, Any]]:
+    """The best single field left after masking, as chosen on validation."""
+    width = len(data.labels)
+    scores = probes.field_scores(data.matrix("train", "all"), data.truth("train"), data.matrix("val", "all"), data.truth("val"), width)
+    if not scores:
+        return _majority(data)
+    best = scores[0][1]
+    name = features.everything_names(data.train.records, data.train.codec)[best.column]
+    return "all", lambda X: np.eye(width)[best.predict(X)], {"field": name, "validation": scores[0][0]}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One point of a search: which features, which parameters, estimated work in seconds of one core."""
+
+    view: str
+    params: Mapping[str, Any]
+    work: float
+    fit: Callable[[Data, str, Mapping[str, Any]], Model]
+
+
+def _affordable(candidates: Sequence[Candidate], budget_s: float) -> Iterator[Candidate]:
+    """Candidates in order while their estimated work fits; a clock instead would make results vary."""
+    spent = 0.0
+    for i, candidate in enumerate(candidates):
+        spent += candidate.work
+        if i and spent > budget_s:
+            return
+        yield candidate
+
+
+def _search(data: Data, candidates: Sequence[Candidate]) -> tuple[str, Model, dict[str, Any]]:
+    best: tuple[float, Candidate, Model] | None = None
+    tried = 0
+    for candidate in _affordable(candidates, data.budget_s):
+        model = candidate.fit(data, candidate.view, candidate.params)
+        score = _val_score(data, candidate.view, model)
+        tried += 1
+        if best is None or score > best[0]:
+            best = (score, candidate, model)
+    assert best is not None
+    score, chosen, model = best
+    return chosen.view, model, {**chosen.params, "features": chosen.view, "validation": score, "tried": tried}
+
+
+def _views(data: Data) -> tuple[str, ...]:
+    """Sets of columns that records of this kind have, the fullest first."""
+    return ("sizes_times",) if data.train.kind == "cells" else ("all", "headers_payload", "sizes_times")
+
+
+def _grid_linear(data: Data) -> list[Candidate]:
+    work = 0.2 + len(data.train.records) * max(len(set(data.train.y)), 2) / 8000
+    points = [{"C": c, "balanced": balanced} for balanced in (True, False) for c in (10.0, 100.0, 1.0)]
+    return [Candidate("text_grams", point, work, fit_linear) for point in points]
+
+
+def _grid_knn(data: Data) -> list[Candidate]:
+    work = len(data.train.records) * len(data.val.records) / 5e6
+    return [Candidate("log_sizes_times", {"k": k}, work, fit_knn) for k in (1, 3, 5, 9)]
+
+
+def _grid_forest(data: Data) -> list[Candidate]:
+    work = 1.0 + len(data.train.records) / 1500
+    return [
+        Candidate(view, {"trees": 200, "min_samples_leaf": leaf, "balanced": balanced}, work, fit_forest)
+        for balanced in (True, False)
+        for leaf in (1, 3)
+        for view in (("headers_payload", "all") if "all" in _views(data) else _views(data))
+    ]
+
+
+def _grid_booster(data: Data, views: Sequence[str] = ()) -> list[Candidate]:
+    """Three points for each set of columns; work measured on one core: 2,000 rows, 20 classes, 300 columns take about 6 s."""
+    work = 1.0 + len(data.train.records) * max(len(set(data.train.y)), 2) / 8000
+    base = {"rounds": 200, "learning_rate": 0.1, "num_leaves": 15, "min_data_in_leaf": 5, "balanced": True}
+    points = [base, base | {"balanced": False}, base | {"num_leaves": 31, "min_data_in_leaf": 2}]
+    return [Candidate(view, point, work, fit_booster) for point in points for view in views or _views(data)]
+
+
+def _grid_identifiers(data: Data) -> list[Candidate]:
+    work = 1.0 + len(data.train.records) / 4000
+    return [Candidate("identifiers", {"trees": 100, "min_samples_leaf": leaf, "balanced": True}, work, fit_forest) for leaf in (1, 3)]
+
+
+_GRIDS: dict[str, Callable[[Data], list[Candidate]]] = {
+    "identifier_probe": _grid_identifiers,
+    "knn": _grid_knn,
+    "lightgbm": _grid_booster,
+    "lightgbm_sizes_times": lambda data: _grid_booster(data, ("sizes_times",)),
+    "lightgbm_headers_payload": lambda data: _grid_booster(data, ("headers_payload",)),
+    "lightgbm_all": lambda data: _grid_booster(data, ("all",)),
+    "random_forest": _grid_forest,
+    LINEAR: _grid_linear,
+}
+_NOT_OF = {"cells": frozenset({"lightgbm_headers_payload", "lightgbm_all"})}
+"""Rows that would say nothing about records of a kind."""
+_FIXED: dict[str, Callable[[Data], tuple[str, Model, dict[str, Any]]]] = {"majority": _majority, "artefact_probe": _one_field}
+
+
+def fit(name: str, data: Data) -> Fitted:
+    """Train one baseline of `NAMES`; InputError for no training rows or a label outside `data.labels`."""
+    if not data.train.records or (data.truth("train") < 0).any():
+        raise InputError(
+            "input.labels",
+            "training rows are missing or carry a label that is not the task's",
+            input=name,
+            hint="build the data set again with `trafficllm data build`",
+        )
+    start = time.perf_counter()
+    view, model, params = _FIXED[name](data) if name in _FIXED else _search(data, _GRIDS[name](data))
+    return Fitted(name, data.labels, view, model, params, time.perf_counter() - start, data.train.codec)
+
+
+def run(
+    train: Part,
+    val: Part,
+    test: Part,
+    *,
+    labels: Sequence[str],
+    seed: int = 0,
+    threads: int = 1,
+    budget_s: float = 120.0,
+    names: Sequence[str] = NAMES,
+) -> dict[str, dict[str, Any]]:
+    """Train each baseline and answer the test part.
+
+    Returns name -> {"y_pred" list of labels, "proba" [n_test, labels], "val_proba" of `val` as given, "params", "seconds",
+    "flows_per_s", "fitted"}. The identifier probe is left out where `raw` and `meta` are empty, rows on payload where records
+    are cells; HTTP requests get a linear model besides, and are learnt from and validated on without their copies.
+    """
+    whole = val
+    if train.kind == "http":
+        train, val = train.distinct(), val.distinct()
+    data = Data(tuple(labels), train, val, seed, threads, budget_s)
+    wanted = [name for name in names if name != "identifier_probe" or (train.raw and train.meta)]
+    wanted = [name for name in wanted if name not in _NOT_OF.get(train.kind, ())]
+    if train.kind == "http" and tuple(names) in (NAMES, VIEW_NAMES):
+        wanted.append(LINEAR)
+    return {name: _answer(fit(name, data), whole, test) for name in wanted}
+
+
+def _answer(fitted: Fitted, val: Part, test: Part) -> dict[str, Any]:
+    """Answers to all rows of both parts, copies too."""
+    start = time.perf_counter()
+    proba = fitted.probabilities(test)
+    spent = max(time.perf_counter() - start, 1e-9)
+    return {
+        "y_pred": [fitted.labels[i] for i in proba.argmax(axis=1)],
+        "proba": proba,
+        "val_proba": fitted.probabilities(val) if val.records else proba[:0],
+        "params": dict(fitted.params),
+        "seconds": fitted.seconds,
+        "flows_per_s": len(proba) / spent,
+        "fitted": fitted,
+    }
+
+
+def table(outcomes: Mapping[str, Mapping[str, Any]], score: Callable[[Sequence[str], F64], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The baselines' rows of a report: the quality object of each with its choice and cost, JSON-able.
+
+    `score` makes the quality object from labels and probabilities: the same for the model and all baselines.
+    """
+    return {
+        name: {
+            **score(row["y_pred"], row["proba"]),
+            "params": row["params"],
+            "seconds": round(row["seconds"], 3),
+            "flows_per_s": round(row["flows_per_s"], 1),
+        }
+        for name, row in outcomes.items()
+    }

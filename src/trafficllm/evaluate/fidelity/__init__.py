@@ -1,0 +1,1 @@
+"""Generated flows against held-out real ones."""

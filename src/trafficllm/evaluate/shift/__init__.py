@@ -1,0 +1,1 @@
+"""The same traffic as it would look elsewhere or later."""

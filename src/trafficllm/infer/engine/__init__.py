@@ -1,0 +1,1 @@
+"""Prompts in, label probabilities out."""

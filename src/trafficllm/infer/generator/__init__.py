@@ -1,0 +1,1 @@
+"""A label in, flow plans out, under the codec's grammar."""

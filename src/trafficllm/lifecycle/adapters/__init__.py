@@ -1,0 +1,1 @@
+"""Adapters learnt, registered, updated, gated and looked after."""

@@ -1,0 +1,235 @@
+"""`adapter register` for tasks that give verdicts: labelled captures become a trained, calibrated, evaluated, versioned adapter.
+
+Data set -> stage 2 tuning -> validation scores -> calibration -> test scores, once -> baselines on the same input -> registry.
+Nothing but the final score sees the test part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import atomic_write, read_json, sha256_bytes
+from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle.adapters import replay
+from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.lifecycle.studies import cascade, scoring
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import Scores
+    from trafficllm.model.base.load import Base
+    from trafficllm.model.tuning.job import TuneData, TuneOptions, TuneReport
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.registry.store import Registry
+    from trafficllm.registry.versions import Status
+
+SEARCH_SECONDS = 120.0
+"""Least search time of each baseline, in estimated seconds; where tuning may take longer, they get as long as tuning.
+An estimate, not a clock, bounds it, so that the table does not vary with the machine's load."""
+_PACKAGES = ("trafficllm", "torch", "transformers", "peft", "tokenizers")
+
+
+def register(
+    source: str | Path | Dataset,
+    *,
+    task: Task,
+    base: Base,
+    registry: Registry,
+    workdir: str | Path,
+    options: TuneOptions | None = None,
+    profile: str = "strict",
+    baselines: bool = True,
+    search_s: float | None = None,
+    augment: bool = True,
+    status: Status = "live",
+    trained: Path | None = None,
+    progress: ProgressSink | None = None,
+) -> dict[str, Any]:
+    """Train, calibrate, score and register an adapter; returns the keys of `adapter register --json`.
+
+    `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` under
+    `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
+    SEARCH_SECONDS; `augment`: training records change a little each epoch; `trained`: an adapter folder that is taken as it is, nothing is
+    tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
+    """
+    from trafficllm.model.tuning import job as tune
+
+    sink, place, settings = progress or Silent(), Path(workdir), options or tune.TuneOptions()
+    start = time.monotonic()
+    dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
+    if trained is None:
+        tuned = tune.tune_task(base, tune_data(dataset, augment=augment, task=task), place, settings, sink)
+    else:
+        tuned = taken(trained, base, scoring.labels_of(dataset), place)
+    manifest = manifest_of(dataset, task, base, tuned, settings)
+    judged, scores, said = _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
+    manifest |= judged
+    if baselines:
+        sink.update("baselines", 0, None)
+        budget = max(SEARCH_SECONDS, settings.max_seconds or 0.0) if search_s is None else search_s
+        rate = manifest["cost"]["flows_per_second"]
+        manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget)
+    live = registry.find_live(task.id)
+    manifest["parent"] = live.version if live else None
+    manifest["sample"] = replay.keep(dataset, place, said)
+    version = registry.register(task.id, place, manifest, status=status)
+    seconds = round(time.monotonic() - start, 2)
+    return {**answer_of(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
+
+
+def named(rows: Sequence[int], scores: Scores) -> dict[int, str]:
+    """The likeliest label of each row."""
+    return dict(zip(rows, (scores.labels[k] for k in scores.probabilities.argmax(axis=1)), strict=True))
+
+
+def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneReport:
+    """Copy an adapter trained elsewhere to `place`, checked as untrusted; its report where it brings one.
+
+    ArtifactError with every reason: weights that do not fit the base, another base or codec, labels that are not the data's.
+    """
+    from trafficllm.model.adapter.guard import CONFIG, WEIGHTS, check_adapter
+    from trafficllm.model.adapter.readout import FILE as READOUT
+    from trafficllm.model.tuning.job import REPORT, TuneReport
+    from trafficllm.registry import fit
+
+    facts: dict[str, Any] = next((read_json(folder / name) for name in ("manifest.json", REPORT) if (folder / name).is_file()), {})
+    here, asked = base_facts(base), sorted(labels)
+    # An adapter without a manifest says nothing to contradict; what it is worth is measured next.
+    said = {**here, "profile": "", "labels": asked, **facts_of(facts)}
+    reasons = fit.reasons(said, here, here["codec_hash"], asked, None)
+    try:
+        check_adapter(folder, base)
+    except ArtifactError as error:
+        reasons = [*reasons, error.message]
+    if reasons:
+        hint = "name the base and the data it was trained with, or train it here: leave out --from"
+        raise ArtifactError("artifact.fit", "the adapter does not fit: " + "; ".join(reasons), input=str(folder), hint=hint)
+    for name in (CONFIG, WEIGHTS, READOUT):
+        if (folder / name).is_file():
+            atomic_write(place / name, (folder / name).read_bytes())
+    past = facts.get("report") or facts.get("tuning")
+    if past:
+        return TuneReport(**{**past, "reused": True})
+    return TuneReport("task", 0, 0, 0.0, 0.0, 0, None, 0, 0, reused=True)
+
+
+def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter's own manifest says of its base, codec and labels; labels in a fixed order."""
+    said = {key: manifest[key] for key in ("base_sha256", "tokenizer_sha256", "codec_hash") if manifest.get(key)}
+    return {**said, "labels": sorted(manifest["labels"])} if "labels" in manifest else said
+
+
+def open_dataset(source: str | Path | Dataset, task: Task, out: Path, *, profile: str, seed: int, progress: ProgressSink) -> Dataset:
+    """The data set itself, the one in the folder, or one built from the folder's captures."""
+    from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+
+    if isinstance(source, Dataset):
+        return source
+    folder = Path(source)
+    if (folder / "manifest.json").is_file() and (folder / "records.parquet").is_file():
+        return load(folder)
+    build_dataset(folder, task=task, out=out, profile=profile, seed=seed, progress=progress)
+    return load(out)
+
+
+def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = None) -> TuneData:
+    """What stage 2 learns from a data set: prompts and labels, or for a generation task prompts and records.
+
+    With `augment`, training records are changed a little each epoch; validation records never. Copies of an HTTP request are learnt once.
+    """
+    from trafficllm.lifecycle.adapters.learn_generator import generator_data
+    from trafficllm.model.tuning.augment import augment as changed
+    from trafficllm.model.tuning.job import TuneData
+    from trafficllm.records import prompts
+
+    own = task or dataset.task
+    labels = scoring.labels_of(dataset)
+    if own.kind == "generation":
+        return generator_data(dataset, task=own, labels=labels)
+    train, answers = scoring.distinct(dataset, *scoring.rows(dataset, "train", labels))
+    val, val_answers = scoring.distinct(dataset, *scoring.rows(dataset, "val", labels))
+    return TuneData(
+        prompts=[prompts.traffic_prompt(own, units) for units in dataset.units(train)],
+        answers=answers,
+        labels=labels,
+        val_prompts=[prompts.traffic_prompt(own, units) for units in dataset.units(val)],
+        val_answers=val_answers,
+        records=dataset.records(train) if augment else (),
+        prompt_of=(lambda record: prompts.detection(own, record, dataset.codec)) if augment else None,
+        augment=changed if augment else None,
+    )
+
+
+def _scores(
+    dataset: Dataset, task: Task, base: Base, adapter: Path, *, seed: int, progress: ProgressSink
+) -> tuple[dict[str, Any], Scores, dict[int, str]]:
+    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk; and its answers to
+    held-out rows that the sample will keep."""
+    from trafficllm.infer.engine.engine import Engine
+    from trafficllm.infer.engine.scorer import LLMScorer
+
+    progress.update("scoring", 0, None)
+    engine = Engine(base)
+    engine.add_adapter(task.id, adapter)
+    scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
+    scorer.calibration = scoring.calibrate(scorer, dataset, seed=seed)
+    quality, cost, scores = scoring.assess(scorer, dataset, base, seed=seed)
+    test, _ = scoring.rows(dataset, "test", scores.labels)
+    kept = sorted(set(replay.chosen(dataset)) & set(dataset.indices("val")))
+    said = named(test, scores) | named(kept, scoring.score_rows(scorer, dataset, kept))
+    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}, scores, said
+
+
+def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
+    """What a version says of its making: base, tokenizer, codec, masks, labels, data, prompts, split, seed, versions."""
+    from trafficllm.records import prompts
+
+    made = dataset.manifest
+    return {
+        **base_facts(base),
+        "stage": "task",
+        "task_definition": task.model_dump(mode="json"),
+        "codec": made["codec"],
+        "profile": dataset.profile,
+        "masked_fields": list(dataset.masked_fields),
+        "also": made["also"],
+        "kept_fields": made["kept_fields"],
+        "artefact_masked": made["artefact_masked"],
+        "labels": list(scoring.labels_of(dataset)),
+        "data_sha256": dataset.sha256,
+        "data": {key: made[key] for key in ("records", "classes", "dropped", "duplicates")},
+        "prompt_hash": sha256_bytes(repr(prompts.traffic_prompt(task, "")).encode()),
+        "split": made["split"]["unit"],
+        "leaky": made["leaky"],
+        "seed": options.seed,
+        "tuning": tuned.as_dict(),
+        "baselines": {},
+        "cascade": None,
+        "full_steps": tuned.steps,
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def answer_of(manifest: Mapping[str, Any], tuned: TuneReport) -> dict[str, Any]:
+    """The keys of `adapter register --json`; a first version passes no gate, so its rows are empty."""
+    from trafficllm.model.tuning.job import peak_bytes
+
+    calibration = dict(manifest["calibration"])
+    unknown = calibration.pop("unknown")
+    return {
+        "quality": manifest["quality"],
+        "baselines": manifest["baselines"],
+        "cascade": manifest["cascade"],
+        "gate": {"old": None, "new": None, "router": None},
+        "calibration": calibration,
+        "unknown": {key: unknown[key] for key in ("method", "auroc", "tpr_at_fpr05")},
+        "cost": manifest["cost"],
+        "tuning": tuned.as_dict(),
+        "peak_bytes": peak_bytes(),
+        "replayed": 0,
+    }

@@ -1,0 +1,99 @@
+"""Generation adapters: stage 2 on "label -> record", from a data set's training part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle.adapters.learn_router import base_facts
+
+if TYPE_CHECKING:
+    from trafficllm.model.base.load import Base
+    from trafficllm.model.tuning.job import TuneData, TuneOptions
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.registry.store import Registry
+
+
+def generator_data(dataset: Dataset, *, task: Task, labels: Sequence[str]) -> TuneData:
+    """What a generator learns: the label, then the record as `records.view` shows it.
+
+    Hidden bytes are hidden runs: no address, name or cookie of a training capture can be written, whatever the data set's own masks.
+    Raises InputError where a label has no training record.
+    """
+    from trafficllm.model.tuning.job import TuneData
+    from trafficllm.records.codec import view
+    from trafficllm.records.codec.codec import encode
+    from trafficllm.records.prompts import generation
+
+    def part(name: str) -> tuple[list[str], list[str]]:
+        rows = [k for k, label in zip(*_labelled(dataset, name), strict=True) if label in labels]
+        records = dataset.raw_records(rows)
+        return dataset.labels_of(rows), [encode(view.shown(record), dataset.codec) for record in records]
+
+    answers, units = part("train")
+    absent = sorted(set(labels) - set(answers))
+    if absent:
+        hint = "choose labels of the data set's training part"
+        raise InputError("input.label", f"no training record of {', '.join(absent)}", input=str(dataset.path), hint=hint)
+    val_answers, val_units = part("val")
+    return TuneData(
+        prompts=[generation(task, label) for label in answers],
+        answers=units,
+        val_prompts=[generation(task, label) for label in val_answers],
+        val_answers=val_units,
+    )
+
+
+def learn_generator(
+    base: Base,
+    dataset: Dataset,
+    *,
+    task: Task,
+    labels: Sequence[str],
+    registry: Registry,
+    out: Path,
+    options: TuneOptions,
+    progress: ProgressSink | None = None,
+) -> dict[str, Any]:
+    """Tune a generation adapter on the training records of `labels` and register it for `task`.
+
+    Raises InputError where a label has no training record.
+    """
+    from trafficllm.model.tuning.job import tune_generation
+
+    data = generator_data(dataset, task=task, labels=labels)
+    report = tune_generation(base, data, out, options, progress or Silent())
+    manifest = {
+        "task": task.id,
+        "labels": sorted(labels),
+        "profile": dataset.profile,
+        "stage": "generation",
+        "data_sha256": dataset.sha256,
+        "rows": len(data.answers),
+        "values": values_of(dataset, labels),
+        "seed": options.seed,
+        "tuning": report.as_dict(),
+        **base_facts(base),
+    }
+    version = registry.register(task.id, out, manifest, status="live")
+    return {"version": version.version, "seconds": report.seconds, "rows": len(data.answers), "labels": sorted(labels)}
+
+
+def values_of(dataset: Dataset, labels: Sequence[str]) -> dict[str, Any]:
+    """By label, what windows, TTLs and gaps of training flows stand behind the codec's buckets."""
+    from trafficllm.records.codec import values, view
+
+    rows: dict[str, list[int]] = {label: [] for label in labels}
+    for k, label in zip(*_labelled(dataset, "train"), strict=True):
+        if label in rows:
+            rows[label].append(k)
+    return {label: values.learnt([view.shown(record) for record in dataset.raw_records(at)]) for label, at in sorted(rows.items())}
+
+
+def _labelled(dataset: Dataset, part: str) -> tuple[list[int], list[str]]:
+    rows = dataset.indices(part)
+    return rows, dataset.labels_of(rows)

@@ -1,0 +1,175 @@
+"""Stage 1: the router's adapter, learnt from the instruction corpus and scored on authors it never read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.files import sha256_bytes
+from trafficllm.core.types import ProgressSink, Silent
+
+if TYPE_CHECKING:
+    from trafficllm.model.base.load import Base
+    from trafficllm.model.tuning.job import TuneData, TuneOptions
+    from trafficllm.records.instructions import Instruction
+    from trafficllm.registry.store import Registry
+
+ROUTER = "ROUTER"
+NONE = "none"
+_VALIDATION_SHARE = 8
+"""One author in eight of the training part is kept for validation: a router that knows only its authors' habits is not kept."""
+
+
+def by_author(instructions: Sequence[Instruction]) -> tuple[list[Instruction], list[Instruction]]:
+    """Training and validation instructions, parted by author."""
+    authors = sorted({row.author for row in instructions})
+    kept = set(authors[::_VALIDATION_SHARE])
+    train = [row for row in instructions if row.author not in kept]
+    return train, [row for row in instructions if row.author in kept]
+
+
+def instruct_data(tasks: Collection[str], rows: Sequence[Instruction]) -> TuneData:
+    """Questions with their task, or "none"; a question for two tasks is given once for each, so that its probability is split.
+
+    Validation has authors of its own.
+    """
+    from trafficllm.model.tuning.job import TuneData
+    from trafficllm.records.prompts import routing
+
+    train, kept = ([(row.text, answer) for row in part for answer in answers(row.tasks, tasks)] for part in by_author(rows))
+    return TuneData(
+        [routing(text) for text, _ in train],
+        [answer for _, answer in train],
+        (*sorted(tasks), NONE),
+        [routing(text) for text, _ in kept],
+        [answer for _, answer in kept],
+    )
+
+
+def answers(asked: Sequence[str], tasks: Collection[str]) -> list[str]:
+    """The labels of a question that asks for `asked` where only `tasks` can be routed to."""
+    return [name for name in asked if name in tasks] or [NONE]
+
+
+def learn_router(
+    base: Base,
+    registry: Registry,
+    out: Path,
+    *,
+    options: TuneOptions,
+    limit: int | None = None,
+    held_out: int | None = None,
+    progress: ProgressSink | None = None,
+) -> dict[str, Any]:
+    """Tune stage 1 on `base`, register it as the router and return its figures on held-out authors.
+
+    `limit` bounds the training instructions, `held_out` the scored ones (every n-th is taken). Returns `{"accuracy",
+    "majority", "none_auroc", "n", "examples", "seconds", "tokens_per_second", "version"}` and accuracy by style, as users get it
+    (with the wording model), and the same three figures of the model `alone`.
+    """
+    from trafficllm.infer.engine.engine import Engine
+    from trafficllm.infer.router.router import Router
+    from trafficllm.infer.router.wording import shipped
+    from trafficllm.model.tuning.job import tune_instruct
+    from trafficllm.records.catalog import load_tasks
+    from trafficllm.records.instructions import load
+
+    sink = progress or Silent()
+    instructions = evenly(load("train"), limit)
+    data = instruct_data(load_tasks(), instructions)
+    report = tune_instruct(base, data, out, options, sink)
+    engine = Engine(base)
+    engine.add_adapter(ROUTER, out)
+    router = Router(engine, ROUTER, data.labels[:-1], wording=(shipped(),))
+    held = evenly(load("heldout"), held_out)
+    alone, heard = zip(*router.both([row.text for row in held]), strict=True)
+    bare = _figures(held, alone)
+    figures = {**_figures(held, heard), "alone": {key: bare[key] for key in ("accuracy", "single_accuracy", "none_auroc")}}
+    manifest = {
+        "task": ROUTER,
+        "labels": list(data.labels),
+        "profile": "strict",
+        "stage": "instruct",
+        "prompt_sha256": sha256_bytes(repr(data.prompts[0]).encode()),
+        "data_sha256": sha256_bytes("\n".join(f"{row.text}\t{row.tasks}" for row in instructions).encode()),
+        "rows": len(data.answers),
+        "seed": options.seed,
+        "routing": {key: figures[key] for key in ("accuracy", "majority", "none_auroc", "n", "alone")},
+        "tuning": report.as_dict(),
+        **base_facts(base),
+    }
+    version = registry.register(ROUTER, out, manifest, status="live")
+    return {
+        **figures,
+        "rows": len(data.answers),
+        "seconds": report.seconds,
+        "tokens_per_second": report.tokens_per_second,
+        "version": version.version,
+    }
+
+
+def evenly(rows: Sequence[Instruction], limit: int | None) -> list[Instruction]:
+    """Every n-th row, so that at most `limit` are left and all authors keep their share."""
+    return list(rows[:: -(-len(rows) // limit)] if limit is not None and limit < len(rows) else rows)
+
+
+def base_facts(base: Base) -> dict[str, Any]:
+    """What an adapter's manifest says of the base it was made on."""
+    from trafficllm.records.codec.units import codec_hash
+
+    keys = ("base_sha256", "tokenizer_sha256")
+    return {**{key: base.manifest.get(key) for key in keys}, "codec_hash": codec_hash(), "base": base.path.name}
+
+
+def exact(held: Sequence[Instruction], routes: Sequence[Any], tasks: Collection[str] | None = None) -> list[bool]:
+    """Whether each question was routed to its tasks, all of them and no other; with `tasks`, of those alone."""
+    wanted = [set(row.tasks) if tasks is None else set(row.tasks) & set(tasks) for row in held]
+    return [{name for name, _ in route.tasks} == want for want, route in zip(wanted, routes, strict=True)]
+
+
+def _figures(held: Sequence[Instruction], routes: Sequence[Any]) -> dict[str, Any]:
+    right = exact(held, routes)
+    commonest = Counter(frozenset(row.tasks) for row in held).most_common(1)[0][1] if held else 0
+    single = [k for k, row in enumerate(held) if len(row.tasks) == 1]
+    return {
+        "n": len(held),
+        "accuracy": sum(right) / max(len(right), 1),
+        "single_accuracy": sum(right[k] for k in single) / max(len(single), 1),
+        "majority": commonest / max(len(held), 1),
+        "none_auroc": auroc([route.none for route in routes], [not row.tasks for row in held]),
+        "by_style": _by_style(held, right),
+        "examples": [{"question": held[k].text, **routes[k].row()} for k in _examples(held, right)],
+    }
+
+
+def _by_style(held: Sequence[Instruction], right: Sequence[bool]) -> dict[str, float]:
+    hits: dict[str, list[bool]] = {}
+    for row, hit in zip(held, right, strict=True):
+        hits.setdefault(row.style, []).append(hit)
+    return {style: sum(found) / len(found) for style, found in sorted(hits.items())}
+
+
+def _examples(held: Sequence[Instruction], right: Sequence[bool]) -> list[int]:
+    """Six questions spread over the set, two wrong ones among them where there are any."""
+    wrong = [k for k, hit in enumerate(right) if not hit and len(held[k].text) < 160]
+    good = [k for k, hit in enumerate(right) if hit and len(held[k].text) < 160]
+    return sorted(good[:: max(1, len(good) // 4)][:4] + wrong[:: max(1, len(wrong) // 2)][:2])
+
+
+def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """Area under the ROC curve by ranks, ties counted half; .5 where one side is empty.
+
+    >>> auroc([0.9, 0.2], [True, False])
+    1.0
+    """
+    above = sum(
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a, yes in zip(scores, positive, strict=True)
+        if yes
+        for b, other in zip(scores, positive, strict=True)
+        if not other
+    )
+    pairs = sum(positive) * (len(positive) - sum(positive))
+    return above / pairs if pairs else 0.5

@@ -1,0 +1,130 @@
+"""Captures or a data set -> a registered adapter; the same command again goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.files import hash64, slug
+from trafficllm.core.types import ProgressSink
+from trafficllm.lifecycle.datasets import own_task
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.model.tuning.job import TuneOptions
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset.dataset import Dataset
+
+_WORK = ".work"
+
+
+def _workdir(application: Application, folder: Path, task: str, facts: str) -> Path:
+    """A folder of this command's own: beside the versions, so that it lies on the disk they will be copied to."""
+    name = f"{folder.resolve()}\n{facts}"
+    return application.registry_root / _WORK / f"{slug(task)}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
+
+
+def register(
+    application: Application,
+    folder: Path,
+    task: str,
+    *,
+    profile: str,
+    seed: int,
+    max_seconds: float | None,
+    trained: Path | None = None,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """Build (unless `folder` is a data set), tune, calibrate, evaluate, register; see `Application.register`.
+
+    With `trained`, an adapter folder, nothing is tuned. The live router learns a task it does not know yet.
+    """
+    from trafficllm.lifecycle.adapters import learn
+    from trafficllm.lifecycle.bases.tuning import tune_options
+
+    chosen = own_task(task, application.tasks())
+    if chosen.kind == "understanding":
+        raise InputError(
+            "input.task", f"task {chosen.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
+        )
+    work = _workdir(application, folder, chosen.id, f"{profile} {seed} {max_seconds} {application.base_name} {trained}")
+    options = tune_options(application.config, seed=seed, max_seconds=max_seconds)
+    masks = profile or application.config.records.profile
+    opened = learn.open_dataset(folder, chosen, work / "data", profile=masks, seed=seed, progress=progress)
+    if chosen.kind == "generation":
+        if trained is not None:
+            raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
+        body = _register_generator(application, opened, chosen, work / "adapter", options=options, progress=progress)
+    else:
+        body = _register_detector(application, opened, chosen, work, trained=trained, options=options, progress=progress)
+    shutil.rmtree(work, ignore_errors=True)
+    return body
+
+
+def update(
+    application: Application, folder: Path, task: str, *, seed: int, max_seconds: float | None, progress: ProgressSink
+) -> dict[str, Any]:
+    """New captures into a live task; see `Application.update`. GateError where the gate refused them."""
+    from trafficllm.lifecycle.adapters import gate
+    from trafficllm.lifecycle.adapters.update import update as learn_more
+    from trafficllm.lifecycle.bases.tuning import tune_options
+
+    chosen = application.task(task)
+    facts = f"update {application.registry.live(chosen.id).version} {seed} {max_seconds} {application.base_name}"
+    work = _workdir(application, folder, chosen.id, facts)
+    body = learn_more(
+        folder,
+        task=chosen,
+        base=application.base,
+        registry=application.registry,
+        workdir=work / "adapter",
+        options=tune_options(application.config, seed=seed, max_seconds=max_seconds),
+        progress=progress,
+    )
+    shutil.rmtree(work, ignore_errors=True)
+    gate.raise_if_refused(body)
+    return body
+
+
+def _register_detector(
+    application: Application, data: Dataset, task: Task, work: Path, *, trained: Path | None, options: TuneOptions, progress: ProgressSink
+) -> dict[str, Any]:
+    from trafficllm.lifecycle.adapters import learn
+    from trafficllm.lifecycle.adapters.teach import teach
+
+    base, registry = application.base, application.registry
+    body = learn.register(
+        data, task=task, base=base, registry=registry, workdir=work / "adapter", options=options, trained=trained, progress=progress
+    )
+    begun, labels = time.monotonic(), data.manifest["trainable"]
+    learnt = teach(task, labels, base=base, registry=registry, out=work / "router", seed=options.seed, progress=progress)
+    seconds = round(body["seconds"] + time.monotonic() - begun, 2)
+    return {**body, "seconds": seconds, "gate": {**body["gate"], "router": learnt}}
+
+
+def _register_generator(
+    application: Application, data: Dataset, task: Task, work: Path, *, options: TuneOptions, progress: ProgressSink
+) -> dict[str, Any]:
+    """What a generator is worth is said by `evaluate generation`, not by a quality object."""
+    from trafficllm.lifecycle.adapters.learn_generator import learn_generator
+
+    registry = application.registry
+    made = learn_generator(
+        application.base,
+        data,
+        task=task,
+        labels=data.manifest["trainable"],
+        registry=registry,
+        out=work,
+        options=options,
+        progress=progress,
+    )
+    version = registry.show(task.id, made["version"])
+    none: dict[str, Any] = {"quality": None, "baselines": {}, "cascade": None, "calibration": {}, "unknown": {}, "cost": {}, "replayed": 0}
+    gate = {"old": None, "new": None, "router": None}
+    tuning = version.manifest["tuning"]
+    kept = {"tuning": tuning, "peak_bytes": tuning["peak_bytes"], "seconds": made["seconds"], "path": str(version.path)}
+    return {**version.as_dict(), **none, **kept, "gate": gate}

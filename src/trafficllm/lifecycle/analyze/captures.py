@@ -1,0 +1,166 @@
+"""What can be asked of captures: counts, packets, flows, validity. Plain values, ready for any surface."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from trafficllm.core.errors import InputError, TrafficLLMError, UsageError
+from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
+
+if TYPE_CHECKING:
+    from trafficllm.capture.anonymise.captures import Payload
+    from trafficllm.capture.files.read import Skipped
+    from trafficllm.capture.files.write import CaptureFormat
+    from trafficllm.capture.flows.assembly import FlowOptions
+    from trafficllm.core.settings import Config
+
+_NS = 1_000_000_000
+
+PACKET_FIELDS = (
+    "frame.number",
+    "frame.time_epoch",
+    "frame.len",
+    "ip.src",
+    "ip.dst",
+    "ipv6.src",
+    "ipv6.dst",
+    "ip.proto",
+    "tcp.srcport",
+    "tcp.dstport",
+    "udp.srcport",
+    "udp.dstport",
+    "tcp.flags",
+    "tcp.len",
+    "udp.length",
+)
+"""What `capture packets` shows when no fields are named."""
+
+
+def flow_options(config: Config) -> FlowOptions:
+    """The flow table's options from the configuration (seconds there, nanoseconds or seconds as the room has them)."""
+    from trafficllm.capture.flows.assembly import FlowOptions
+
+    return FlowOptions(**config.capture.model_dump())
+
+
+def counts_body(counts: CaptureCounts) -> dict[str, Any]:
+    """Counts as the contract's keys; `first` and `last` in seconds since the Unix epoch, None in an empty capture."""
+    body = asdict(counts)
+    seen = counts.packets > 0
+    body["first"] = round(counts.first / _NS, 9) if seen else None
+    body["last"] = round(counts.last / _NS, 9) if seen else None
+    body["link_types"] = dict(sorted(counts.link_types.items()))
+    body["malformed"] = dict(sorted(counts.malformed.items()))
+    return body
+
+
+def skipping(tell: Callable[[TrafficLLMError], None]) -> Skipped:
+    """Files among several that cannot be read are told and left out: pass it as `skipped`."""
+    from trafficllm.capture.files.read import Skipped
+
+    return Skipped(tell)
+
+
+def unread(skipped: Skipped) -> InputError | None:
+    """How a command ends that left files out: the others' results stand, and its exit code says that it is not all."""
+    count = len(skipped.errors)
+    message = f"{count:,} {'inputs' if count > 1 else 'input'} could not be read"
+    return InputError("input.skipped", message, hint="each is named above; the others' results stand") if count else None
+
+
+def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None) -> dict[str, Any]:
+    """What is in the captures (contract: `capture info`)."""
+    from trafficllm.capture.flows.info import capture_info
+
+    body = counts_body(capture_info(paths, skipped=skipped))
+    return {**body, "failed": [error.as_dict() for error in skipped.errors] if skipped is not None else []}
+
+
+def packets(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None) -> Iterator[tuple[str, ...]]:
+    """A row a packet of tshark's fields in tshark's formats."""
+    from trafficllm.capture.fields.table import packet_rows
+
+    return packet_rows(paths, tuple(fields), skipped=skipped)
+
+
+def flows(
+    paths: Sequence[str | Path],
+    config: Config,
+    *,
+    tunnels: bool = True,
+    progress: ProgressSink | None = None,
+    skipped: Skipped | None = None,
+) -> Iterator[list[dict[str, Any]]]:
+    """Batches of flow rows in Zeek's words, in the order of their first packets; inside tunnels unless told not to look there."""
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.capture.flows.rows import flow_rows
+
+    number = 0
+    options, sink = flow_options(config), progress or Silent()
+    options = replace(options, tunnels=options.tunnels and tunnels)
+    for batch in read_flows(paths, options=options, progress=sink, skipped=skipped):
+        rows = flow_rows(batch, number=number)
+        number += len(batch)
+        while part := list(itertools.islice(rows, 4096)):
+            yield part
+
+
+def check(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Are the packets valid: lengths, checksums, TCP state (contract: `capture check`)."""
+    from trafficllm.capture.check.captures import check as check_captures
+
+    body = asdict(check_captures(paths))
+    body["malformed"] = dict(sorted(body["malformed"].items()))
+    body["tcp_violations"] = list(body["tcp_violations"])
+    return body
+
+
+def convert(paths: Sequence[str | Path], out: str | Path, *, form: str, microseconds: bool = False) -> dict[str, Any]:
+    """Captures of any container, one after the other, as one pcap or pcapng file (contract: `capture convert`)."""
+    from trafficllm.capture.files.read import read_frames
+    from trafficllm.capture.files.write import write_capture
+
+    chosen = capture_format(out, form)
+    packets = write_capture(out, read_frames(paths), format=chosen, nanoseconds=not microseconds)
+    return {"file": str(out), "format": chosen, "packets": packets}
+
+
+def anonymise(paths: Sequence[str | Path], out: str | Path, *, form: str, payload: str, key_file: Path | None = None) -> dict[str, Any]:
+    """Captures with every host under another name and no contents (contract: `capture anonymize`).
+
+    Without a key file the key is random and forgotten: nobody can make the same names again.
+    """
+    import secrets
+
+    from trafficllm.capture.anonymise.captures import anonymise as written
+    from trafficllm.capture.anonymise.pseudonyms import KEY
+
+    if payload not in {"zero", "cut", "keep"}:
+        raise UsageError("usage.payload", f"no way called '{payload}'", input="--payload", hint="zero, cut or keep")
+    key = secrets.token_bytes(KEY) if key_file is None else _key(key_file)
+    chosen = capture_format(out, form)
+    report = written(paths, out, key=key, payload=cast("Payload", payload), format=chosen)
+    return {"file": str(out), "format": chosen, "payload": payload, **asdict(report)}
+
+
+def _key(file: Path) -> bytes:
+    """A key of 32 bytes from a file with 64 hexadecimal digits."""
+    try:
+        key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise InputError("input.key", "no key can be read here", input=str(file), hint="`openssl rand -hex 32` makes one") from error
+    if len(key) != 32:
+        raise InputError("input.key", f"a key has 32 bytes, this one {len(key)}", input=str(file), hint="`openssl rand -hex 32` makes one")
+    return key
+
+
+def capture_format(out: str | Path, form: str) -> CaptureFormat:
+    """The container that is asked for: the option, else the file's suffix, else pcap."""
+    name = form or ("pcapng" if Path(out).suffix.lower() in {".pcapng", ".ntar"} else "pcap")
+    if name not in {"pcap", "pcapng"}:
+        raise UsageError("usage.format", f"unknown format '{name}'", input="--format", hint="pcap or pcapng")
+    return cast("CaptureFormat", name)

@@ -1,0 +1,146 @@
+"""Question -> tasks -> verdicts for every flow, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record
+from trafficllm.lifecycle.analyze.captures import counts_body, flow_options
+
+if TYPE_CHECKING:
+    from trafficllm.capture.files.read import Skipped
+    from trafficllm.capture.flows.counts import CountsBuilder
+    from trafficllm.infer.detector import Detector
+    from trafficllm.lifecycle.workspace import Analysis, Application
+
+EVIDENCE = 3
+"""Parts of a record that `--explain` names."""
+_ROWS = 256
+
+
+def detection_tasks(application: Application) -> list[str]:
+    """Detection tasks with a live adapter, in the catalogue's order, malware first: the question people ask most."""
+    names = [task.id for task in application.tasks().values() if task.kind == "detection"]
+    live = [name for name in names if application.registry.find_live(name) is not None]
+    return sorted(live, key=lambda name: name != "MTD")
+
+
+def choose(application: Application, task: str, question: str) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    """The tasks to judge by, and how the question was routed (None where it took no part).
+
+    Raises UsageError for an unknown task or a question that asks for no detection task, ArtifactError where none is live.
+    """
+    if task:
+        return (_detection(application, task),), None
+    live = detection_tasks(application)
+    if not live:
+        hint = "`trafficllm quickstart` makes two; `trafficllm adapter register DIR --task ID` makes yours"
+        raise ArtifactError("artifact.no_adapter", "no detection adapter is registered", input=str(application.registry_root), hint=hint)
+    if not question:
+        return (live[0],), None
+    route = application.route([question])[0]
+    routed = tuple(row["id"] for row in route["tasks"] if row["id"] in live)
+    if not routed:
+        asked = ", ".join(row["id"] for row in route["tasks"]) or "none of the tasks"
+        raise UsageError(
+            "usage.question", f"the question asks for {asked}", input="--question", hint=f"name a task with --task: {', '.join(live)}"
+        )
+    return routed, route
+
+
+def _detection(application: Application, name: str) -> str:
+    task = application.task(name)
+    if task.kind != "detection":
+        raise UsageError(
+            "usage.task", f"task {task.id} gives no verdicts ({task.kind})", input="--task", where=name, hint="see `trafficllm task list`"
+        )
+    return task.id
+
+
+def open_detector(application: Application, tasks: Sequence[str], *, evidence: int) -> Detector:
+    """A detector with these tasks' live adapters."""
+    from trafficllm.infer.detector import Detector, TaskModel
+
+    known = application.tasks()
+    versions = [application.registry.live(name) for name in tasks]
+    models = [TaskModel.of(application.engine, known[version.task], version) for version in versions]
+    return Detector(models, evidence=evidence)
+
+
+def start(
+    application: Application,
+    paths: Sequence[str | Path],
+    *,
+    task: str,
+    question: str,
+    explain: bool,
+    progress: ProgressSink,
+    flows: FlowStream | None = None,
+    skipped: Skipped | None = None,
+) -> Analysis:
+    """Check everything that can be wrong, then hand out verdicts as they are asked for (see `Application.analyze`)."""
+    from trafficllm.capture.files.read import expand, total_bytes
+    from trafficllm.capture.flows.counts import CountsBuilder
+    from trafficllm.lifecycle.workspace import UNKNOWN, Analysis
+
+    files = expand(paths, skipped) if flows is None else []
+    tasks, route = choose(application, task, question)
+    known = application.tasks()
+    live = [application.registry.live(name) for name in tasks]
+    umbrellas = {version.task: known[version.task].umbrella_of for version in live}
+    labels = {UNKNOWN, *(label for version in live for label in version.manifest["labels"])}
+    above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
+    detector = open_detector(application, tasks, evidence=EVIDENCE if explain else 0)
+    counts = CountsBuilder()
+    read = flows if flows is not None else _read(application, files, counts=counts, progress=progress, skipped=skipped)
+    whole = total_bytes(files) if files else None
+    return Analysis(
+        tasks,
+        route,
+        _batches(detector, read, tasks, counts=counts, whole=whole, progress=progress),
+        umbrellas,
+        frozenset({*labels, *(name for name in above if name)}),
+        lambda: counts_body(counts.build()),
+    )
+
+
+def judge(application: Application, rows: Sequence[tuple[Record, FlowMeta]], *, task: str, question: str) -> list[dict[str, Any]]:
+    """Verdicts of raw records that came without a capture: each by each task that was named or asked for."""
+    tasks, _ = choose(application, task, question)
+    detector = open_detector(application, tasks, evidence=0)
+    return [verdict.row() for name in tasks for verdict in detector.judge(rows, name)]
+
+
+def _read(
+    application: Application, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink, skipped: Skipped | None
+) -> FlowStream:
+    from trafficllm.capture.flows.assembly import read_flows
+
+    options = flow_options(application.config)
+    return read_flows(files, options=options, counts=counts, progress=progress, skipped=skipped)
+
+
+def _batches(
+    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, counts: CountsBuilder, whole: int | None, progress: ProgressSink
+) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    done = 0
+    for verdict in detector.stream(flows, tasks):
+        rows.append(verdict.row())
+        if len(rows) == _ROWS:
+            done += len(rows)
+            progress.update("verdicts", done, _expected(counts, whole, len(tasks)))
+            yield rows
+            rows = []
+    progress.update("verdicts", done + len(rows), done + len(rows))
+    yield rows
+
+
+def _expected(counts: CountsBuilder, whole: int | None, tasks: int) -> int | None:
+    """How many verdicts there will be, by the share of the files' bytes that has been read; None where nothing tells."""
+    if whole is None or not counts.read or not counts.flows:
+        return None
+    return round(counts.flows * tasks * max(1.0, whole / counts.read))

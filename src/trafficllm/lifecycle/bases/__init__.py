@@ -1,0 +1,1 @@
+"""Bases and vocabularies made and tuned."""

@@ -1,0 +1,1 @@
+"""Labels or words in, one valid capture out."""

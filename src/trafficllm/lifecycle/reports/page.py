@@ -1,0 +1,117 @@
+"""Results -> one self-contained HTML file: no script, no outside fetch, captured names escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.escape import visible
+from trafficllm.core.files import atomic_write
+from trafficllm.lifecycle.reports import plots
+
+if TYPE_CHECKING:
+    import jinja2
+
+OURS = "LLM (this adapter)"
+
+
+def escape_names(value: Any) -> Any:
+    """Every string of a result made visible: control, bidi and zero-width characters become codes."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): escape_names(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [escape_names(item) for item in value]
+    return value
+
+
+def environment() -> jinja2.Environment:
+    """The pages' templates: everything is escaped, and a name that is not given is an error."""
+    import jinja2
+
+    folder = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    return jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+def _row(name: str, quality: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = quality["ci95"]
+    unique = quality.get("unique", {}).get("macro_f1")
+    return {
+        "name": name,
+        "ours": name == OURS,
+        "macro_f1": quality["macro_f1"],
+        "accuracy": quality["accuracy"],
+        "interval": f"{low:.3f} to {high:.3f}",
+        "unique": "" if unique is None else f"{unique:.3f}",
+        "ci95": (low, high),
+    }
+
+
+def verdict_of(quality: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where the score stands against the best honest baseline, on all flows and on unique contents."""
+    honest = {name: row for name, row in baselines.items() if name != "identifier_probe"}
+    if not honest:
+        return ""
+    return f"{_gap('All flows', quality, honest)}; {_gap('unique contents', quality['unique'], _unique(honest))}."
+
+
+def _unique(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {name: row["unique"] for name, row in rows.items()}
+
+
+def _gap(what: str, mine: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
+    best = max(others, key=lambda name: float(others[name]["macro_f1"]))
+    gap = float(mine["macro_f1"]) - float(others[best]["macro_f1"])
+    return f"{what}: {abs(gap):.3f} macro-F1 {'above' if gap > 0 else 'below'} the best baseline on the same masked input ({best})"
+
+
+def _task_view(task: Mapping[str, Any]) -> dict[str, Any]:
+    quality, baselines = task["quality"], task["baselines"]
+    rows = [_row(OURS, quality), *(_row(name, row) for name, row in baselines.items())]
+    return {
+        **task,
+        "rows": rows,
+        "verdict": verdict_of(quality, baselines),
+        "not_measurable": quality.get("not_measurable", {}),
+        "bars": plots.score_bars([(row["name"], row["macro_f1"], row["ci95"]) for row in rows], highlight=OURS),
+        "confusion": plots.confusion(task["labels"], quality["confusion"]["matrix"]),
+    }
+
+
+def _tiles(result: Mapping[str, Any]) -> list[dict[str, str]]:
+    tiles = [
+        {"name": f"macro-F1 on {task['task']}, reserved flows", "value": f"{task['quality']['macro_f1']:.3f}"} for task in result["tasks"]
+    ]
+    tiles.append({"name": "times fewer tokens a flow", "value": f"{result['tokens_per_flow']['ratio']:.2f}"})
+    tiles.append({"name": "questions routed right", "value": f"{result['routing']['accuracy']:.3f}"})
+    tiles.append({"name": "minutes", "value": f"{sum(result['seconds'].values()) / 60:.1f}"})
+    return tiles
+
+
+def write_report(result: Mapping[str, Any], path: Path, *, title: str, next_steps: Sequence[Mapping[str, str]]) -> Path:
+    """Write the HTML report of a quickstart result (CONTRACTS.md keys) and return its path."""
+    safe = escape_names(result)
+    tokens = safe["tokens_per_flow"]
+    html = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            tiles=_tiles(safe),
+            tasks=[_task_view(task) for task in safe["tasks"]],
+            tokens=tokens,
+            tokens_plot=plots.bars({"plain tokenizer": tokens["plain"], "extended tokenizer": tokens["extended"]}, x="mean tokens a flow"),
+            family=safe.get("family"),
+            routing=safe["routing"],
+            unseen=safe["unseen"],
+            generated=safe["generated"],
+            curves=plots.curves(safe["curves"], x="seconds", y="loss"),
+            seconds_plot=plots.bars(safe["seconds"], x="seconds"),
+            reused=safe["reused"],
+            next_steps=next_steps,
+        )
+    )
+    atomic_write(path, html)
+    return path

@@ -1,0 +1,1 @@
+"""The `evaluate` commands: one module a study."""

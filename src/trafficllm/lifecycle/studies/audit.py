@@ -1,0 +1,126 @@
+"""`data check` and `data audit` of a data set, or of the labelled captures that one would be built from; the audit as a page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import UsageError
+from trafficllm.lifecycle.datasets import is_data_set
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import ProgressSink
+    from trafficllm.records.catalog import Task
+
+_FIELDS_SHOWN = 30
+_STATES = {True: "kept from the model", False: "open to the model"}
+
+
+def check(folder: Path, task: Task) -> dict[str, Any]:
+    """What is wrong with labelled captures, or with a data set built from them: `ready` when nothing stands in the way."""
+    from trafficllm.records.lint import check_data
+
+    body = _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task)
+    return {"ready": all(row["level"] != "error" for row in body["findings"]), "duplicates": {}, "samples": [], "parts": {}, **body}
+
+
+def _check_data_set(folder: Path) -> dict[str, Any]:
+    """Hash and codec (an ArtifactError), shared groups and contents, classes that cannot be learnt or measured."""
+    from trafficllm.records.dataset.dataset import PARTS, load
+
+    opened = load(folder)
+    rows = {part: opened.indices(part) for part in PARTS}
+    findings = [_finding("leaky", reason, "loosened when it was built") for reason in opened.manifest["leaky"]]
+    for kind, of in (("shared_group", opened.groups), ("shared_content", opened.hashes)):
+        values = {part: set(of(rows[part])) for part in PARTS}
+        shared = sum(len(values[a] & values[b]) for a, b in (("train", "val"), ("train", "test"), ("val", "test")))
+        if shared:
+            findings.append(_finding(kind, "parts", f"{shared} lie in more than one part", level="error"))
+    for label, counts in sorted(opened.manifest["classes"].items()):
+        for part, why in (("train", "cannot be learnt"), ("test", "cannot be measured")):
+            if not counts[part]:
+                findings.append(_finding("label_small", label, f"no {part} records: it {why}"))
+    classes = opened.manifest["classes"]
+    return {
+        "findings": findings,
+        "classes": classes,
+        "duplicates": opened.manifest["duplicates"],
+        "parts": {p: len(rows[p]) for p in PARTS},
+    }
+
+
+def _finding(kind: str, where: str, message: str, *, level: str = "warning") -> dict[str, str]:
+    return {"kind": kind, "level": level, "where": where, "message": message}
+
+
+def audit(
+    data: Path,
+    task: Task,
+    *,
+    captures: Path | None = None,
+    judged: str = "auto",
+    seed: int = 0,
+    budget_s: float = 20.0,
+    html: Path | None = None,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """Shortcuts in a data set (contract: `data audit`), or in a folder of labelled captures, built for the purpose and thrown away."""
+    from trafficllm.evaluate.audit.report import audit as audit_data_set
+    from trafficllm.records.dataset.dataset import build_dataset, load
+
+    if judged not in {"auto", "test", "rest"}:
+        raise UsageError("usage.part", f"no part '{judged}' to judge", input="--judged", hint="auto, test or rest")
+
+    def judge(folder: Path) -> dict[str, Any]:
+        progress.update("auditing", 0, None)
+        return audit_data_set(load(folder), captures=captures, judged=judged, seed=seed, budget_s=budget_s)
+
+    if is_data_set(data):
+        body = judge(data)
+    else:
+        with tempfile.TemporaryDirectory(prefix="trafficllm-audit-") as place:
+            build_dataset(data, task=task, out=Path(place) / "data", seed=seed, progress=progress)
+            body = judge(Path(place) / "data")
+    if html is not None:
+        write_page(body, html, title=f"Audit of {data.resolve().name}")
+    return body
+
+
+def _baseline_rows(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, row in body["baselines"].items():
+        if name.startswith("lightgbm_") and row == body["baselines"].get("lightgbm"):
+            name = f"{name} (best by validation)"
+        if name != "lightgbm":
+            what = row["params"].get("features") or row["params"].get("field") or ""
+            rows.append({"name": name, "what": what, **row})
+    return rows
+
+
+def write_page(body: Mapping[str, Any], path: Path, *, title: str) -> Path:
+    """Write the audit as one self-contained HTML file: no script, no outside fetch, captured names escaped."""
+    from trafficllm.core.files import atomic_write
+    from trafficllm.evaluate.audit.words import finding_line
+    from trafficllm.lifecycle.reports import plots
+    from trafficllm.lifecycle.reports.page import environment, escape_names
+
+    safe = escape_names(body)
+    rows = _baseline_rows(safe)
+    html = (
+        environment()
+        .get_template("audit.html.j2")
+        .render(
+            title=escape_names(title),
+            audit=safe,
+            rows=rows,
+            fields=safe["fields"][:_FIELDS_SHOWN],
+            states=_STATES,
+            lines={f["kind"]: finding_line(f) for f in safe["findings"]},
+            sentences=[part if part.endswith(".") else f"{part}." for part in safe["verdict"].split(". ")],
+            bars=plots.score_bars([(row["name"], row["macro_f1"], tuple(row["ci95"])) for row in rows], highlight=""),
+        )
+    )
+    atomic_write(path, html)
+    return path

@@ -1,0 +1,225 @@
+"""Frozen representation of flows: `embed`, nearest known flows, and probes on it beside tuned results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.core.files import atomic_write
+from trafficllm.core.types import FlowMeta, ProgressSink, Record
+from trafficllm.lifecycle.datasets import is_data_set
+from trafficllm.lifecycle.studies import scoring
+
+if TYPE_CHECKING:
+    from trafficllm.evaluate.baselines.frozen import Side
+    from trafficllm.infer.detector import TaskModel
+    from trafficllm.infer.engine.pooling import Pool, Pooled
+    from trafficllm.lifecycle.studies.evaluation_set import Exam
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset.dataset import Dataset
+
+TRAIN = 2000
+"""Training rows that probes learn from, evenly over labels: more cost minutes and changed little."""
+MAPPED = 800
+"""Judged rows on the map."""
+GENERAL = "MTD"
+"""Whose prompt stands before flows that are embedded for no task of their own."""
+COLUMNS = ("uid", "ts", "duration", "community_id", "orig_h", "orig_p", "resp_h", "resp_p", "proto", "packets", "file")
+_CHUNK = 512
+
+
+def frozen(application: Application, task: Task, *, pool: Pool = "mean", codec: Any = None) -> Pooled:
+    """The bare base as an embedder of a task's masked records."""
+    from trafficllm.infer.engine.pooling import Pooled
+    from trafficllm.infer.engine.scorer import LLMScorer
+    from trafficllm.records.codec.canonical import DEFAULT
+
+    scorer = LLMScorer(application.engine, "", task, task.labels or ("yes", "no"), codec=codec or DEFAULT)
+    return Pooled(scorer, pool)
+
+
+def side(embedder: Pooled, dataset: Dataset, rows: Sequence[int]) -> Side:
+    """Vectors and labels of a data set's rows."""
+    import numpy as np
+
+    from trafficllm.evaluate.baselines.frozen import Side
+
+    parts = [embedder.embed(dataset.records(rows[at : at + _CHUNK])) for at in range(0, len(rows), _CHUNK)]
+    return Side(np.concatenate(parts) if parts else np.zeros((0, 1), np.float32), dataset.labels_of(rows))
+
+
+def beside(application: Application, exam: Exam, *, seen: str, seed: int) -> dict[str, Any]:
+    """Probes on the frozen base as rows of the table, and the map of the judged rows (`evaluate run --embedding`)."""
+    from trafficllm.evaluate.baselines import frozen as probes
+    from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
+
+    dataset, judged = exam.sets[-1], exam.rows[-1]
+    if len(exam.sets) > 1:
+        hint = "probe one data set at a time"
+        raise UsageError("usage.embedding", "the frozen representation is not probed over folds", input="--embedding", hint=hint)
+    embedder = frozen(application, dataset.task, pool="layers", codec=dataset.codec)
+    rows, y = scoring.rows(dataset, "train", exam.labels)
+    train = side(embedder, dataset, [rows[k] for k in scoring.spread(y, TRAIN)])
+    val = None if VALIDATION in exam.leaky else side(embedder, dataset, scoring.rows(dataset, "val", exam.labels)[0][:TRAIN])
+    asked = side(embedder, dataset, judged)
+    out: dict[str, Any] = {"base": str(application.base.manifest.get("name", "")), "width": asked.vectors.shape[1], "train": len(train.y)}
+    out["probes"] = {}
+    for name in probes.PROBES:
+        p, setting = probes.probe(name, exam.labels, train, val, asked.vectors)
+        guess = [exam.labels[k] for k in p.argmax(axis=1)]
+        row = exam.quality([guess], labels=exam.labels, seen=seen, seeds=[seed], probabilities=p)
+        out["probes"][name] = {**row, "setting": setting}
+    step = -(-len(judged) // MAPPED)
+    places, how = probes.flat(asked.vectors[::step], seed=seed)
+    shown = [[round(float(x), 3), round(float(y), 3)] for x, y in places]
+    return {**out, "map": {"how": how, "points": shown, "labels": asked.y[::step]}}
+
+
+def embed(
+    application: Application,
+    files: Sequence[str],
+    *,
+    out: Path | None,
+    task: str = "",
+    pool: str = "",
+    known: Path | None = None,
+    neighbours: int = 5,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """Vectors of every flow (contract: `embed`): of captures, or of one data set with its labels.
+
+    Without `task` the bare base under strict masks; with it the task's live adapter under its own masks. `known` is a file of vectors
+    made the same way: then each flow comes with its nearest known ones. UsageError for a pool that is none, ArtifactError for vectors
+    of another base or way.
+    """
+    from trafficllm.infer.engine.pooling import POOLS
+
+    if pool not in ("", *POOLS):
+        raise UsageError("usage.pool", f"no pool '{pool}'", input="--pool", hint=f"one of {', '.join(POOLS)}")
+    way = pool or ("answer" if task else "mean")
+    model = _model(application, task)
+    embedder = _embedder(application, model, task, way)  # type: ignore[arg-type]
+    facts = {
+        "base_sha256": str(application.base.manifest.get("base_sha256", "")),
+        "pool": way,
+        "task": task,
+        "version": model.version if model else "",
+    }
+    rows: list[dict[str, Any]] = []
+    for records, more in _batches(application, files, model, progress):
+        for line, vector in zip(more, embedder.embed(records), strict=True):
+            rows.append({**line, "vector": vector})
+    near = _neighbours(rows, known, facts, neighbours) if known is not None else []
+    if out is not None:
+        write(rows, out, facts)
+    width = len(rows[0]["vector"]) if rows else 0
+    return {**facts, "flows": len(rows), "width": width, "out": str(out or ""), "nearest": near}
+
+
+def _model(application: Application, task: str) -> TaskModel | None:
+    from trafficllm.infer.detector import TaskModel
+
+    if not task:
+        return None
+    found = application.task(task)
+    return TaskModel.of(application.engine, found, application.load(found.id))
+
+
+def _embedder(application: Application, model: TaskModel | None, task: str, way: Pool) -> Pooled:
+    from trafficllm.infer.engine.pooling import Pooled
+    from trafficllm.infer.engine.scorer import LLMScorer
+
+    if model is None:
+        return frozen(application, application.task(task or GENERAL), pool=way)
+    assert isinstance(model.scorer, LLMScorer)
+    return Pooled(model.scorer, way)
+
+
+def _batches(
+    application: Application, files: Sequence[str], model: TaskModel | None, progress: ProgressSink
+) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
+    """Masked records and what names them, some hundreds at a time."""
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.lifecycle.analyze.captures import flow_options
+    from trafficllm.records import masks
+    from trafficllm.records.codec.flows import records_in
+    from trafficllm.records.dataset.dataset import load
+
+    def masked(record: Record) -> Record:
+        return model.masked(record) if model else masks.wiped(masks.apply(record, "strict"))
+
+    if len(files) == 1 and is_data_set(Path(files[0])):
+        data = load(files[0])
+        for at in range(0, len(data), _CHUNK):
+            idx = list(range(at, min(at + _CHUNK, len(data))))
+            lines = zip(data.meta(idx), data.labels_of(idx), strict=True)
+            yield [masked(r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
+        return
+    for batch in read_flows(files, options=flow_options(application.config), progress=progress):
+        for at in range(0, len(batch), _CHUNK):
+            rows = list(records_in(batch, at, at + _CHUNK))
+            yield [masked(record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]
+
+
+def _line(meta: FlowMeta) -> dict[str, Any]:
+    from trafficllm.records.codec.units import PROTOS
+
+    known = {"ts": meta.ts / 1e9, "duration": meta.duration / 1e9, "proto": PROTOS.get(meta.proto, str(meta.proto)), "file": meta.capture}
+    return {name: known.get(name, getattr(meta, name, "")) for name in COLUMNS}
+
+
+def write(rows: Sequence[dict[str, Any]], out: Path, facts: dict[str, str]) -> None:
+    """A Parquet file: flow columns, `label` where known, `vector` a fixed-size list of float32; how it was made in its metadata."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    width = len(rows[0]["vector"]) if rows else 1
+    flat = np.concatenate([row["vector"] for row in rows]) if rows else np.zeros(0, np.float32)
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in (*COLUMNS, "label")}
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
+    table = pa.table(columns).replace_schema_metadata({f"trafficllm.{k}": v for k, v in facts.items()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    atomic_write(out, sink.getvalue().to_pybytes())
+
+
+def read(path: Path) -> tuple[Any, dict[str, str]]:
+    """A file of vectors: its table and how it was made. ArtifactError for another kind of file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    hint = "make one with `trafficllm embed FILES -o vectors.parquet`"
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError("artifact.vectors", "no file of vectors", input=str(path), hint=hint) from error
+    facts = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+    said = {k.removeprefix("trafficllm."): v for k, v in facts.items() if k.startswith("trafficllm.")}
+    if "vector" not in table.column_names or "base_sha256" not in said:
+        raise ArtifactError("artifact.vectors", "no file of vectors", input=str(path), hint=hint)
+    return table, said
+
+
+def _neighbours(rows: Sequence[dict[str, Any]], known: Path, facts: dict[str, str], k: int) -> list[dict[str, Any]]:
+    import numpy as np
+
+    from trafficllm.evaluate.baselines.frozen import nearest
+
+    table, said = read(known)
+    other = [f"{key} {said.get(key)!r}, not {value!r}" for key, value in facts.items() if said.get(key) != value]
+    if other:
+        hint = "embed both with the same base, task and pool"
+        raise ArtifactError("artifact.vectors", "vectors made another way: " + "; ".join(other), input=str(known), hint=hint)
+    if not rows or not table.num_rows:
+        return []
+    bank = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])
+    places, near = nearest(bank, np.stack([row["vector"] for row in rows]), k)
+    names = table.select(["uid", "label", "file"]).to_pylist()
+    return [
+        {"uid": row["uid"], "nearest": [{**names[p], "similarity": round(float(s), 4)} for p, s in zip(own, likeness, strict=True)]}
+        for row, own, likeness in zip(rows, places.tolist(), near.tolist(), strict=True)
+    ]

@@ -1,0 +1,242 @@
+"""Judging an adapter on a data set: calibration from validation, one score on test, baselines on the same input."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError
+from trafficllm.core.machine import cores
+from trafficllm.core.types import Scores
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import Record
+    from trafficllm.evaluate.baselines.learners import Part
+    from trafficllm.infer.engine.scorer import LLMScorer
+    from trafficllm.model.base.load import Base
+    from trafficllm.records.dataset.dataset import Dataset
+
+Judged = Mapping[str, Any]
+"""A trained baseline's answers and cost."""
+BANK = 600
+"""Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
+LOOKS = 1000
+"""Validation rows that calibration scores, every n-th of them: a temperature and a 5 % threshold need no more."""
+CHUNK = 512
+"""Rows read and scored at once."""
+
+
+def labels_of(dataset: Dataset) -> tuple[str, ...]:
+    """The closed label set an adapter learns: labels with training records. InputError for fewer than two."""
+    labels = tuple(dataset.manifest["trainable"])
+    if len(labels) < 2:
+        raise InputError(
+            "input.labels",
+            f"{len(labels)} of {len(dataset.labels)} labels have training records",
+            input=str(dataset.path),
+            hint="add captures: each label needs enough groups for training, validation and test",
+        )
+    return labels
+
+
+def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tuple[list[int], list[str]]:
+    """Indices and labels of a part, only those of `labels` where given."""
+    indices = dataset.indices(part)
+    names = dataset.labels_of(indices)
+    kept = [k for k, name in enumerate(names) if labels is None or name in labels]
+    return [indices[k] for k in kept], [names[k] for k in kept]
+
+
+def distinct(dataset: Dataset, indices: Sequence[int], y: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Rows to learn from: of HTTP requests each content and label once, as baselines learn them; of anything else all rows."""
+    from trafficllm.records.dataset.duplicates import first_of_each
+
+    if not indices or dataset.records(indices[:1])[0].kind != "http":
+        return list(indices), list(y)
+    kept = first_of_each(zip(dataset.hashes(indices), y, strict=True))
+    return [indices[k] for k in kept], [y[k] for k in kept]
+
+
+def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, scores: Scores | None = None) -> dict[str, Any]:
+    """Calibration from validation: the readout's weight, temperature, unknown score and threshold (see evaluate.calibrate); at most `bank`
+    training and LOOKS validation rows are scored, or none of the latter where `scores` has them all: the weight then stays."""
+    from trafficllm.evaluate import calibrate as fitting
+    from trafficllm.infer.engine.scorer import WEIGHT
+
+    val, y_val = rows(dataset, "val", scorer.labels)
+    if scores is None:
+        step = max(1, -(-len(val) // LOOKS))
+        val, y_val = val[::step], y_val[::step]
+        scores, chosen = _weighed(scorer, dataset, val, y_val)
+        scorer.calibration |= chosen
+    train, y_train = rows(dataset, "train", scorer.labels)
+    some = spread(y_train, bank)
+    known = scorer.score(dataset.records([train[k] for k in some]))
+    fitted = fitting.fit(
+        scores.logits,
+        y_val,
+        scorer.labels,
+        **{name: side.astype("float64") for name in ("hidden", "pooled", "readout") if (side := getattr(scores, name)) is not None},
+        groups=dataset.groups(val),
+        train=(known, [y_train[k] for k in some]),
+        seed=seed,
+    )
+    return fitted.as_dict() | {key: scorer.calibration[key] for key in (WEIGHT,) if key in scorer.calibration}
+
+
+def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequence[str]) -> tuple[Scores, dict[str, float]]:
+    """Scores of validation rows by the readout's best weight, and that weight as calibration; as they are where there is no readout."""
+    from trafficllm.evaluate import calibrate as fitting
+    from trafficllm.infer.engine.scorer import WEIGHT
+
+    if not rows or not scorer.engine.reads_out(scorer.adapter, scorer.labels):
+        return score_rows(scorer, dataset, rows), {}
+    past, scorer.calibration = scorer.calibration, scorer.calibration | {WEIGHT: 0.0}
+    trie = score_rows(scorer, dataset, rows)
+    scorer.calibration = past
+    assert trie.readout is not None
+    weight, logits = fitting.choose_weight(trie.logits, trie.readout.astype("float64"), y, scorer.labels)
+    return replace(trie, logits=logits, probabilities=fitting.probabilities(logits, 1.0)), {WEIGHT: weight}
+
+
+def spread(y: Sequence[str], size: int) -> list[int]:
+    """At most `size` rows, as many of each label as can be, evenly over the data set's order."""
+    by_label: dict[str, list[int]] = {}
+    for k, label in enumerate(y):
+        by_label.setdefault(label, []).append(k)
+    share = max(1, size // max(len(by_label), 1))
+    return sorted(k for members in by_label.values() for k in members[:: -(-len(members) // share)])
+
+
+def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> Scores:
+    """Scores of a data set's rows, read and scored a few hundred at a time."""
+    return joined(scorer, [scorer.score(dataset.records(indices[at : at + CHUNK])) for at in range(0, len(indices), CHUNK)])
+
+
+def score_records(scorer: LLMScorer, records: Sequence[Record]) -> Scores:
+    """Scores of masked records, a few hundred at a time."""
+    return joined(scorer, [scorer.score(records[at : at + CHUNK]) for at in range(0, len(records), CHUNK)])
+
+
+def joined(scorer: LLMScorer, parts: Sequence[Scores]) -> Scores:
+    """Scores of consecutive rows put together, all states with them."""
+    import numpy as np
+
+    if not parts:
+        return scorer.score([])
+    states = ([v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled, p.readout) for p in parts), strict=True))
+    return Scores(
+        scorer.labels,
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+        *(np.concatenate(side) if side else None for side in states),
+    )
+
+
+def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any], Scores]:
+    """The quality object on the test part, what it cost (`flows_per_second`, `seconds`, `unknown_share`), and the scores."""
+    from trafficllm.infer import calibration as cal
+
+    test, _ = _test_rows(dataset)
+    start = time.monotonic()
+    scores = score_rows(scorer, dataset, test)
+    spent = max(time.monotonic() - start, 1e-9)
+    guess = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
+    strange = cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)
+    quality = quality_of(dataset, base, guess, labels=scorer.labels, probabilities=scores.probabilities, seed=seed)
+    cost = {"flows_per_second": round(len(test) / spent, 1), "seconds": round(spent, 2), "unknown_share": float(strange.mean())}
+    return quality, cost, scores
+
+
+def _test_rows(dataset: Dataset) -> tuple[list[int], list[str]]:
+    """Test rows of labels that could be learnt; InputError where there is none."""
+    test, y = rows(dataset, "test", labels_of(dataset))
+    if not test:
+        raise InputError(
+            "input.no_test",
+            "the data set has no test records, so nothing can be said about an adapter",
+            input=str(dataset.path),
+            hint="add captures, or split by flow: --split flow",
+        )
+    return test, y
+
+
+def quality_of(
+    dataset: Dataset, base: Base, guess: Sequence[str], *, labels: Sequence[str], probabilities: Any = None, seed: int = 0
+) -> dict[str, Any]:
+    """The quality object of answers to the data set's test rows, with its split, masks, leaks and what the base had seen."""
+    from trafficllm.evaluate import quality
+    from trafficllm.model.base.extend import load_seen
+
+    test, y = _test_rows(dataset)
+    hashes = dataset.hashes(test)
+    seen = set(load_seen(base.path).tolist())
+    shown = [own if own in seen else plain for own, plain in zip(hashes, strict_hashes(dataset, test), strict=True)]
+    manifest = dataset.manifest
+    return quality.quality(
+        labels,
+        y,
+        guess,
+        dataset.groups(test),
+        unique_hashes=hashes,
+        split=manifest["split"]["unit"],
+        mask=dataset.profile,
+        leaky=manifest["leaky"],
+        seen_by_base=quality.seen_by_base(shown, seen),
+        seeds=[seed],
+        probabilities=probabilities,
+    )
+
+
+def strict_hashes(dataset: Dataset, indices: Sequence[int]) -> list[int]:
+    """Content hashes of rows under plain `strict`: what a base records, whatever artefact masks the data set adds."""
+    from trafficllm.core.files import hash64
+    from trafficllm.records import masks
+    from trafficllm.records.codec.codec import encode
+
+    if "plain" in dataset.table.column_names:  # a kept sample has no raw records, but these hashes
+        return list(dataset.table["plain"].take(list(indices)).to_pylist())
+    plain = (masks.wiped(masks.apply(record, "strict")) for record in dataset.raw_records(indices))
+    return [hash64(encode(record, dataset.codec).encode()) for record in plain]
+
+
+def baselines(dataset: Dataset, base: Base, *, seed: int, budget_s: float) -> dict[str, Any]:
+    """Every baseline's row on the same split and the same masked input; `budget_s` estimated seconds of search for each."""
+    return table(dataset, base, rivals(dataset, seed=seed, budget_s=budget_s), seed=seed)
+
+
+def rivals(dataset: Dataset, *, seed: int, budget_s: float) -> Mapping[str, Judged]:
+    """The baselines, trained, with their answers to validation and test (see evaluate.baselines.run)."""
+    from trafficllm.evaluate.baselines import table as judged
+
+    labels = labels_of(dataset)
+    parts = [_part(dataset, name, labels) for name in ("train", "val", "test")]
+    return judged.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
+
+
+def table(dataset: Dataset, base: Base, found: Mapping[str, Judged], *, seed: int) -> dict[str, Any]:
+    """The baselines' rows, each with a quality object made as the model's is."""
+    from trafficllm.evaluate.baselines import table as judged
+
+    labels = labels_of(dataset)
+
+    def score(guess: Sequence[str], probabilities: Any) -> dict[str, Any]:
+        return quality_of(dataset, base, guess, labels=labels, probabilities=probabilities, seed=seed)
+
+    return judged.table(found, score)
+
+
+def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
+    from trafficllm.evaluate.baselines.learners import Part
+
+    indices, y = rows(dataset, name, labels)
+    return Part(dataset.records(indices), y, dataset.raw_records(indices), dataset.meta(indices), codec=dataset.codec)
+
+
+def threads() -> int:
+    """Threads of the tree learners: what OMP_NUM_THREADS says, or the cores of this process, at most 4."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(4, int(asked) if asked.isdigit() else cores()))

@@ -1,0 +1,1 @@
+"""Adapters on a base: LoRA layers, the readout beside them, and the guard in front of both."""

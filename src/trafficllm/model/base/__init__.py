@@ -1,0 +1,1 @@
+"""Traffic bases: opened, extended with a vocabulary, described."""

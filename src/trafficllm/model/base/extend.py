@@ -1,0 +1,265 @@
+"""A traffic base: any causal checkpoint with traffic rows in its embeddings, written as an ordinary Hugging Face folder.
+
+Works on the safetensors files, never on the whole model: shards without vocabulary rows are hard-linked (copied where links do
+not work), so that a 70 B model is extended in the memory of its embedding matrix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import atomic_dir, hash64, read_json, sha256_bytes, sha256_file, write_json
+from trafficllm.model.base.card import base_card
+from trafficllm.model.tokenizer.extend import COMPANIONS, FILE, TokenizerReport, extend, load_auto
+from trafficllm.records.codec.units import CODEC_VERSION, codec_hash, meaning
+
+MANIFEST = "trafficllm.json"
+SEEN = "seen.bin"
+CARD = "README.md"
+INDEX = "model.safetensors.index.json"
+ROW_MULTIPLE = 64
+"""Vocabulary rows are padded to this: odd sizes cost matrix speed, and real checkpoints do the same."""
+Init = Literal["mean", "global", "random"]
+NOISE = 0.3
+"""Share of the native rows' spread added to a new row, so that tokens of the same pieces in another order differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseReport:
+    """What `make_traffic_base` wrote: rows before and after, tensors resized, shards linked, hashes, the tokenizer's report."""
+
+    path: str
+    rows_before: int
+    rows: int
+    tensors: tuple[str, ...]
+    linked: int
+    base_sha256: str
+    tokenizer: TokenizerReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return asdict(self)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of a checkpoint's safetensors files; ArtifactError where it has none."""
+    index = folder / INDEX
+    if index.is_file():
+        return sorted(set(read_json(index)["weight_map"].values()))
+    if (folder / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    pickled = [path.name for path in folder.glob("pytorch_model*.bin")] if folder.is_dir() else []
+    raise ArtifactError(
+        "artifact.weights",
+        "holds pickled weights only, which are never opened" if pickled else "is no model: no safetensors weights here",
+        input=str(folder),
+        hint="convert it to safetensors first" if pickled else "name a Hugging Face checkpoint folder",
+    )
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """One hash of a checkpoint: its config's and every weight file's, in name order."""
+    place = Path(folder)
+    names = ["config.json", *weight_files(place)]
+    return sha256_bytes("\n".join(f"{name} {sha256_file(place / name)}" for name in names).encode())
+
+
+def write_manifest(folder: str | Path, *, seen: Sequence[int] = (), **facts: Any) -> dict[str, Any]:
+    """Write `trafficllm.json` and `seen.bin` beside a traffic base's weights; call again after training them.
+
+    `seen` are 64-bit hashes of the masked records it was trained on. Facts of an earlier manifest are kept.
+    """
+    place = Path(folder)
+    old = read_json(place / MANIFEST) if (place / MANIFEST).is_file() else {}
+    known = set(load_seen(place).tolist()) | set(seen)
+    np.asarray(sorted(known), dtype="<u8").tofile(place / SEEN)
+    manifest = {
+        **old,
+        "kind": "traffic",
+        "format": 1,
+        **facts,
+        "base_sha256": weights_sha256(place),
+        "tokenizer_sha256": sha256_file(place / FILE),
+        "codec_version": CODEC_VERSION,
+        "codec_hash": codec_hash(),
+        "seen": len(known),
+    }
+    write_json(place / MANIFEST, manifest)
+    if (place / CARD).is_file():
+        (place / CARD).write_text(base_card(manifest), encoding="utf-8")
+    return manifest
+
+
+def load_seen(folder: str | Path) -> npt.NDArray[np.uint64]:
+    """Sorted uint64 hashes of the records a base was trained on; empty where it says nothing."""
+    path = Path(folder) / SEEN
+    if not path.is_file():
+        return np.zeros(0, dtype=np.uint64)
+    return np.fromfile(path, dtype="<u8").astype(np.uint64)
+
+
+def _meta_names(folder: Path) -> tuple[list[str], int]:
+    """(names of the tensors that have a row for each entry, rows) from the config alone: nothing is loaded."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(
+            "artifact.model",
+            f"is no causal language model: {str(error).splitlines()[0]}",
+            input=str(folder),
+            hint="name a Hugging Face checkpoint folder whose architecture this transformers version knows",
+        ) from error
+    entry, head = model.get_input_embeddings(), model.get_output_embeddings()
+    wanted = {id(parameter) for module in (entry, head) if module is not None for parameter in module.parameters()}
+    names = [name for name, value in model.named_parameters(remove_duplicate=False) if id(value) in wanted]
+    return names, int(entry.weight.shape[0])
+
+
+def _stored_name(stored: str, names: Sequence[str]) -> bool:
+    """Whether a stored tensor is one of the model's vocabulary tensors; old files drop leading parts of the name."""
+    return any(stored == name or name.endswith("." + stored) for name in names)
+
+
+def _pieces(tokens: Sequence[str], folder: Path) -> list[list[int]]:
+    """Native ids of each traffic token's meaning in words."""
+    tokenizer = load_auto(folder)
+    words = [" ".join(meaning(char) for char in token) for token in tokens]
+    return [list(ids) for ids in tokenizer(words, add_special_tokens=False)["input_ids"]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """New rows of the vocabulary tensors: `used` native entries stay, `pieces` a new one each, padded to `total`."""
+
+    used: int
+    total: int
+    pieces: Sequence[Sequence[int]]
+    init: Init
+
+
+def _new_rows(old: Any, pieces: Sequence[Sequence[int]], init: Init, seed: int) -> Any:
+    """Rows [tokens, ...] for the new entries from the native rows `old` [used, ...], float32."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    table = old.float()
+    noise = torch.randn((len(pieces), *table.shape[1:]), generator=generator) * table.std(dim=0)
+    if init == "random":
+        return noise
+    centre = table.mean(dim=0)
+    if init == "global":
+        return centre + NOISE * noise
+    rows = torch.stack([table[list(ids)].mean(dim=0) if len(ids) else centre for ids in pieces])
+    return rows + NOISE * noise
+
+
+def _resize(tensor: Any, plan: _Plan, name: str) -> Any:
+    """A vocabulary tensor with the new rows after the used ones; what lay there in the source was padding."""
+    import torch
+
+    used = plan.used
+    fresh = _new_rows(tensor[:used], plan.pieces, plan.init, hash64(name.encode()) % 2**31).to(tensor.dtype)
+    end = used + len(plan.pieces)
+    tail = torch.zeros((max(plan.total, tensor.shape[0]) - end, *tensor.shape[1:]), dtype=tensor.dtype)
+    if tensor.dim() == 1:  # a head's bias: an unused entry must never win
+        tail += tensor[:used].min()
+    return torch.cat([tensor[:used], fresh, tail]).contiguous()
+
+
+def _write_weights(base: Path, folder: Path, names: Sequence[str], plan: _Plan) -> tuple[list[str], int]:
+    """Rewrite shards that hold vocabulary tensors, link the others: (tensors resized, shards linked)."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    resized: list[str] = []
+    linked = 0
+    for file in weight_files(base):
+        with safe_open(str(base / file), framework="pt") as stream:
+            held = [key for key in stream.keys() if _stored_name(key, names)]  # noqa: SIM118 - not a mapping
+            metadata = stream.metadata()
+        if not held:
+            _link(base / file, folder / file)
+            linked += 1
+            continue
+        tensors = load_file(str(base / file))
+        for key in held:
+            tensors[key] = _resize(tensors[key], plan, key)
+        save_file(tensors, str(folder / file), metadata=metadata or {"format": "pt"})
+        resized += held
+    return sorted(resized), linked
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or links not allowed
+        shutil.copyfile(source, target)
+
+
+def _tensor_bytes(folder: Path) -> int:
+    """Bytes of all tensors: the sum of the files without their headers (8 bytes of length, then that many)."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as stream:
+            total += path.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
+    return total
+
+
+def _write_config(base: Path, folder: Path, rows: int, rows_before: int) -> None:
+    config = read_json(base / "config.json")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if part.get("vocab_size") == rows_before:
+            part["vocab_size"] = rows
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if (base / INDEX).is_file():
+        index = read_json(base / INDEX)
+        index["metadata"] = {**(index.get("metadata") or {}), "total_size": _tensor_bytes(folder)}
+        write_json(folder / INDEX, index)
+    if (base / "generation_config.json").is_file():
+        shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
+
+
+def make_traffic_base(
+    base_dir: str | Path, tokens: Sequence[str], out_dir: str | Path, *, init: Init = "mean", name: str = ""
+) -> BaseReport:
+    """Write `base_dir` extended by traffic `tokens` to `out_dir`: tokenizer, resized embeddings, manifest.
+
+    New rows are the mean of the native pieces of each token's meaning ("tcp flags SA"), plus noise; existing rows and all other
+    weights keep their bits. Raises ArtifactError where the folder is no causal checkpoint or its tokenizer cannot be extended.
+    """
+    base = Path(base_dir)
+    if not (base / "config.json").is_file():
+        raise ArtifactError("artifact.model", "is no model folder: no config.json", input=str(base), hint="name a checkpoint folder")
+    names, rows_before = _meta_names(base)
+    with atomic_dir(out_dir) as folder:
+        report = extend(base, tokens, folder / "tokenizer")
+        for file in (FILE, *COMPANIONS):
+            if (folder / "tokenizer" / file).is_file():
+                (folder / "tokenizer" / file).replace(folder / file)
+        shutil.rmtree(folder / "tokenizer")
+        rows = max(rows_before, -(-report.vocab_size // ROW_MULTIPLE) * ROW_MULTIPLE)
+        used = min(report.base_vocab, rows_before)
+        pieces = [[i for i in ids if i < used] for ids in _pieces(tokens, base)]
+        tensors, linked = _write_weights(base, folder, names, _Plan(used, rows, pieces, init))
+        if not tensors:
+            raise ArtifactError("artifact.weights", "its embedding weights were not found", input=str(base))
+        _write_config(base, folder, rows, rows_before)
+        source = {"name": name or base.name, "sha256": weights_sha256(base), "tokenizer_sha256": report.base_sha256}
+        manifest = write_manifest(folder, source=source, init=init, rows=rows, tokenizer=report.as_dict())
+        (folder / CARD).write_text(base_card(manifest), encoding="utf-8")
+    return BaseReport(str(out_dir), rows_before, rows, tuple(tensors), linked, str(manifest["base_sha256"]), report)

@@ -1,0 +1,1 @@
+"""The traffic vocabulary: learnt, added to any fast tokenizer, compared."""

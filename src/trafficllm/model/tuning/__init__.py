@@ -1,0 +1,1 @@
+"""One tuning run: rows to batches to steps to adapter files."""

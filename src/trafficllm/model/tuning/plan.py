@@ -1,0 +1,267 @@
+"""What a tuning run will need, said before it starts: parameters, tokens, steps, memory, time.
+
+Memory is counted, not guessed: one batch runs through the model on the meta device, where tensors have shapes and no storage, and
+what autograd would keep is added up. It works for a 70 B model on a laptop.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.model.adapter import lora, readout
+from trafficllm.model.adapter.fused import fused
+from trafficllm.model.base.load import resolve
+from trafficllm.model.tuning.collate import Sample, answer_loss, collate, plan_batches
+from trafficllm.model.tuning.job import TuneData, TuneOptions
+from trafficllm.model.tuning.trainer import answer_logits
+
+SLACK = 1.65
+"""Resident memory beside what autograd keeps: transients, and blocks the C allocator does not give back. Measured 1.58-1.72 on the
+embedded base from 2,048 to 16,384 tokens a batch."""
+OVERHEAD = 3.5
+"""A step's time against its matrix products at full speed: element-wise work, small shapes. Measured 2.8-4.6 on the embedded base."""
+_BYTES = {"float32": 4.0, "bfloat16": 2.0}
+_NF4_BYTES = 0.53
+"""4 bits a weight and an 8-bit scale for each block of 64."""
+FIT_PASSES = 120
+"""Evaluations of loss and gradient that fitting a readout takes."""
+STEP_SECONDS = 0.004
+"""What a step costs beside its tokens: optimizer, logging, the Trainer's bookkeeping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one process: `weights` of the base, `states` of the trained part (weights, gradients, two moments),
+    `activations` of the largest batch, `program` what the process holds already; `total` their sum."""
+
+    weights: int
+    states: int
+    activations: int
+    program: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TunePlan:
+    """The forecast. `tokens` over the whole run, without padding; `seconds` of training on this machine, or the time budget where less;
+    `readout_seconds` come on top, for a task's readout, budget or not."""
+
+    parameters: int
+    trainable: int
+    rows: int
+    tokens_per_epoch: int
+    longest: int
+    steps: int
+    tokens: int
+    memory: Memory
+    seconds: float
+    tokens_per_second: float
+    readout_seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The forecast as plain JSON values."""
+        return asdict(self)
+
+
+def _meta_model(folder: Path, options: TuneOptions) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32)
+            return lora.attach(
+                model.requires_grad_(False),
+                method="lora" if options.method == "qlora" else options.method,
+                r=options.r,
+                lora_alpha=options.lora_alpha,
+                dropout=options.lora_dropout,
+                seed=options.seed,
+                prefix_tokens=options.prefix_tokens,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError("artifact.model", f"is no causal language model: {str(error).splitlines()[0]}", input=str(folder)) from error
+
+
+def _kept_bytes(model: Any, batch: dict[str, Any], share: float) -> int:
+    """Bytes a batch takes: what autograd keeps for the backward pass (shared storage once, no parameters), with SLACK.
+
+    `share` is the size of a value against float32's.
+    """
+    import torch
+
+    owned = {id(value) for value in model.parameters()}
+    seen: dict[tuple[Any, ...], int] = {}
+    alive: list[Any] = []
+
+    def keep(tensor: Any) -> Any:
+        root = tensor._base if tensor._base is not None else tensor
+        if id(root) not in owned and id(tensor) not in owned:
+            seen[(id(root),)] = root.numel() * root.element_size()
+            alive.append(root)  # an id must not be used again while we count
+        return tensor
+
+    def back(tensor: Any) -> Any:
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, back), fused(model, lora.NAME):
+        # The whole mask at once: choosing its kind from the padding reads values, which meta tensors do not have.
+        rows, width = batch["input_ids"].shape
+        seen_back = width + (_prefix(model))
+        mask = torch.ones((rows, 1, width, seen_back), dtype=torch.bool, device="meta")
+        answer_loss(answer_logits(_inner(model), {**batch, "attention_mask": mask}), batch, full=0.1)
+    return round(SLACK * share * sum(seen.values()))
+
+
+def _prefix(model: Any) -> int:
+    config = getattr(model, "peft_config", {}).get(lora.NAME)
+    return int(config.num_virtual_tokens) if config is not None and config.is_prompt_learning else 0
+
+
+def _inner(model: Any) -> Any:
+    """The model whose forward is counted: for a prefix the base with the prefix's cache before it."""
+    if not _prefix(model):
+        return model
+    base = model.get_base_model()
+
+    def forward(input_ids: Any, **kwargs: Any) -> Any:
+        kwargs["position_ids"] = kwargs["position_ids"] + _prefix(model)
+        return base(input_ids=input_ids, past_key_values=model.get_prompt(len(input_ids)), **kwargs)
+
+    forward.forward = base.forward  # type: ignore[attr-defined]  # what `forward_inputs` asks for its parameters
+    return forward
+
+
+def _flops_per_second(precision: str) -> float:
+    """Sustained float operations a second of matrix products of the embedded base's width, over about 0.2 s."""
+    import torch
+
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    size = (4096, 4096, 4096) if place == "cuda" else (512, 192, 512)
+    dtype = getattr(torch, precision)
+    left = torch.ones(size[0], size[1], dtype=dtype, device=place)
+    right = torch.ones(size[1], size[2], dtype=dtype, device=place)
+    float((left @ right)[0, 0])
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.2:
+        product = left @ right
+        done += 1
+    float(product[0, 0])
+    return 2.0 * size[0] * size[1] * size[2] * done / (time.perf_counter() - start)
+
+
+def _batch(lengths: Sequence[int], pad: int) -> dict[str, Any]:
+    import torch
+
+    samples = [Sample([pad] * length, [pad, pad], [(0, (pad, pad + 1), 0)]) for length in lengths]
+    batch = collate(samples, pad)
+    return {name: value.to(torch.device("meta")) for name, value in batch.items()}
+
+
+def _program() -> int:
+    """What this process holds already, in bytes; everything a run imports is imported first."""
+    import trafficllm.model.tuning.run  # noqa: F401 - for its size
+
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str, world: int) -> Memory:
+    size = _BYTES[precision]
+    trained = sum(value.numel() for value in lora.trainable(model).values())
+    frozen = sum(value.numel() for value in model.parameters()) - trained
+    weights = size * frozen
+    if options.method == "qlora":
+        linear = sum(layer.weight.numel() for layer in _frozen_linears(model))
+        weights = size * max(frozen - linear, 0) + _NF4_BYTES * linear
+    split = world if options.shard else 1
+    kept = _kept_bytes(model, _batch(largest, 0), size / 4) if largest else 0
+    if options.gradient_checkpointing:
+        # One layer's activations at a time, and each layer's input.
+        layers = model.config.get_text_config().num_hidden_layers
+        kept = round(kept / layers + SLACK * size * layers * sum(largest) * model.config.get_text_config().hidden_size)
+    program, states = _program(), round(16 * trained / split)
+    base = round(weights / split)
+    return Memory(base, states, kept, program, base + states + kept + program)
+
+
+def _frozen_linears(model: Any) -> list[Any]:
+    """What QLoRA stores in 4 bits: the linear layers an adapter touches."""
+    import torch
+
+    head = model.get_output_embeddings()
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return [layer for layer in layers if not layer.weight.requires_grad]
+
+
+def plan(
+    base: str | Path,
+    lengths: Sequence[int],
+    options: TuneOptions | None = None,
+    *,
+    precision: str = "float32",
+    world: int = 1,
+    read: int = 0,
+    labels: int = 0,
+) -> TunePlan:
+    """Forecast a run of `lengths` (tokens a row, answer included) on a base folder; nothing of the weights is read.
+
+    `precision` of the base's weights; `world` processes share each batch; a readout is fitted on `read` rows for `labels` labels.
+    Raises ArtifactError where the folder is no model.
+    """
+    options = options or TuneOptions()
+    model = _meta_model(resolve(base), options)
+    batches = plan_batches(lengths, options.batch_tokens, options.seed)
+    widest = max(batches, key=lambda rows: len(rows) * max(lengths[row] for row in rows), default=[])
+    steps = min(len(batches) * options.epochs, options.max_steps or 10**9)
+    parameters = sum(value.numel() for value in model.parameters())
+    trained = sum(value.numel() for value in lora.trainable(model).values())
+    tokens = round(sum(lengths) * steps / max(len(batches), 1))
+    table = model.get_input_embeddings().weight.numel()
+    # Forward and backward through frozen weights: 4 operations a weight and token; through trained ones 6; embedding rows: none.
+    work = (4.0 * max(parameters - trained - table, 0) + 6.0 * trained) * tokens / world
+    work *= 4 / 3 if options.gradient_checkpointing else 1
+    speed = _flops_per_second(precision)
+    seconds = OVERHEAD * work / speed + STEP_SECONDS * steps
+    planned = min(seconds, options.max_seconds or seconds)
+    return TunePlan(
+        parameters=parameters,
+        trainable=trained,
+        rows=len(lengths),
+        tokens_per_epoch=sum(lengths),
+        longest=max(lengths, default=0),
+        steps=round(steps * planned / seconds) if seconds else steps,
+        tokens=round(tokens * planned / seconds) if seconds else tokens,
+        memory=_memory(model, [lengths[row] for row in widest][::world], options, precision, world),
+        seconds=round(planned, 1),
+        tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
+        readout_seconds=round(_reading(model, lengths, parameters - table, read, labels) / speed, 1),
+    )
+
+
+def _reading(model: Any, lengths: Sequence[int], weights: int, rows: int, labels: int) -> float:
+    """Operations of a readout: one forward of its rows, then the passes of its fit."""
+    if not rows or not lengths:
+        return 0.0
+    features = 2 * len(readout.layers_of(model)) * int(model.config.get_text_config().hidden_size)
+    return 2.0 * weights * rows * sum(lengths) / len(lengths) + 6.0 * FIT_PASSES * rows * features * labels
+
+
+def plan_data(base: str | Path, data: TuneData, options: TuneOptions, *, precision: str = "float32", world: int = 1) -> TunePlan:
+    """`plan` of a run on rows as they are: encoded with the base's tokenizer, answers included."""
+    from trafficllm.model.tokenizer.extend import load_auto
+    from trafficllm.model.tuning.encode import Encoder
+    from trafficllm.model.tuning.run import COPIES, Rows, readout_rows, reads_out
+
+    rows = Rows(data, Encoder(load_auto(resolve(base))), options)
+    lengths = [len(rows.answer(answer, ids)) for answer, ids in zip(data.answers, rows.fixed, strict=True)]
+    read = readout_rows(len(lengths), sum(lengths), options) if reads_out(data, options) else 0
+    read = min(read, len(lengths) * (1 if data.augment is None else 1 + COPIES))
+    return plan(base, lengths, options, precision=precision, world=world, read=read, labels=len(data.labels))

@@ -1,0 +1,1 @@
+"""Record <-> string of units, one by one and as columns."""

@@ -1,0 +1,311 @@
+"""A labelled directory becomes a data set on disk: records.parquet, manifest.json, card.md, split.json.
+
+Files are read, masked and encoded one by one on every core; the split is made from their keys alone; the rows then pass
+from the shards into Parquet. Same input, options and seed give the same bytes, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trafficllm import __version__
+from trafficllm.capture.flows.assembly import FlowOptions
+from trafficllm.core.files import atomic_dir, json_text, read_json, sha256_bytes, sha256_file
+from trafficllm.core.machine import cores
+from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.records import masks
+from trafficllm.records.catalog import Task
+from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.units import codec_hash
+from trafficllm.records.dataset import marks, shards, store
+from trafficllm.records.dataset import split_files as fixed
+from trafficllm.records.dataset.card import data_card
+from trafficllm.records.dataset.duplicates import joined
+from trafficllm.records.dataset.folds import Shots, folds, shots
+from trafficllm.records.dataset.manifest import BuildReport, Facts, manifest_of
+from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.dataset.shards import Shard, Show, Shown
+from trafficllm.records.dataset.splits import split
+from trafficllm.records.dataset.spread import Each, spread
+from trafficllm.records.probe import artefacts, merged, probe_codes
+from trafficllm.records.sources import rows as sources
+from trafficllm.records.sources.captures import check_labels
+
+REVISION = 7
+"""Raised when the same input would give other rows or files: older data sets are then built again, not reused."""
+ROW_GROUP = 1 << 14
+_WORTH = 1 << 20
+"""Bytes of input for each worker: below that a second process costs more than it saves."""
+
+
+def build_dataset(
+    directory: str | Path,
+    *,
+    task: Task,
+    out: str | Path,
+    profile: str = "strict",
+    seed: int = 0,
+    split: str = "auto",
+    keep: Collection[str] = (),
+    reserved: str | Path | None = None,
+    progress: ProgressSink | None = None,
+    cap: int | None = None,
+    unknown: Collection[str] = (),
+    few_shot: Sequence[int] = (),
+    folds: int = 0,
+    split_from: str | Path | None = None,
+    workers: int = 0,
+    codec: CodecOptions = DEFAULT,
+    flows: FlowOptions | None = None,
+) -> BuildReport:
+    """Read `<label>/*.pcap`, mask, split, probe for artefacts, and write the data set to `out` (all or nothing).
+
+    `keep` shows fields that would be masked ("housekeeping" keeps chores) and makes the data set LEAKY; `reserved` is
+    a list of captures kept for scoring (default: the one in or beside the folder); `cap` bounds training flows a class;
+    labels in `unknown` are only tested, to measure how what was never learnt is told. `few_shot`: training and
+    validation flows a class, the largest for the data set itself, each size as a split file; `folds`: as many split
+    files beside it; `split_from` takes the parts from such a file. `workers` 0: one a core.
+    Raises InputError for unusable folders and labels, UsageError for unknown profiles, fields, units and labels.
+    """
+    source = sources.find(directory)
+    held = Reserved.load(reserved) if reserved else Reserved.find(directory)
+    masks.hidden_fields(profile, frozenset(), frozenset(keep) - {"housekeeping"})
+    given = fixed.load(split_from) if split_from else None
+    options = {
+        "profile": profile,
+        "seed": seed,
+        "split": split,
+        "keep": sorted(keep),
+        "cap": cap,
+        "unknown": sorted(unknown),
+        "task": task.model_dump(mode="json"),
+        "few_shot": sorted(set(few_shot)),
+        "folds": folds,
+        "split_from": given.key if given else "",
+        "codec": [codec.packets, *codec.payload, codec.text, codec.bursts],
+        "codec_hash": codec_hash(),
+        "version": __version__,
+        "revision": REVISION,
+        "masks": masks.table_hash(),
+        "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
+        "files": [(file.rel, file.label, sha256_file(file.path)) for file in source.files],
+        **({"copies": "kept"} if task.kind == "generation" else {}),
+    }
+    key = sha256_bytes(json_text(options).encode())
+    again = _reuse(Path(out), key)
+    if again is not None:
+        return BuildReport(Path(out), again, reused=True)
+    reading = sources.Reading(source, task, task.housekeeping or "housekeeping" in keep, held, flows or FlowOptions())
+    show = Show(profile, frozenset(), frozenset(keep) - {"housekeeping"}, codec)
+    with atomic_dir(out) as temporary:
+        job = _Job(reading, show, options, temporary, progress or Silent())
+        hands = _workers(workers, source)
+        with spread(hands, (reading, job.scratch)) as each:
+            job.read(each, hands)
+            job.show(each, given)
+        manifest = job.write(key, given)
+    return BuildReport(Path(out), manifest)
+
+
+def _workers(asked: int, source: sources.Source) -> int:
+    if asked:
+        return asked
+    size = sum(file.path.stat().st_size for file in source.files)
+    return max(min(cores(), len(source.files), size // _WORTH), 1)
+
+
+def _reuse(out: Path, key: str) -> dict[str, Any] | None:
+    if not (out / "manifest.json").is_file() or not (out / "records.parquet").is_file():
+        return None
+    manifest: dict[str, Any] = read_json(out / "manifest.json")
+    whole = manifest.get("key") == key and sha256_file(out / "records.parquet") == manifest.get("dataset_sha256")
+    return manifest if whole else None
+
+
+class _Job:
+    """One build: what was read, how it is shown, and the split that follows."""
+
+    def __init__(self, reading: sources.Reading, show: Show, options: dict[str, Any], folder: Path, progress: ProgressSink) -> None:
+        self.reading, self.now, self.options, self.folder, self.progress = reading, show, options, folder, progress
+        self.scratch = folder / "shards"
+        self.scratch.mkdir()
+        self.shards: list[Shard] = []
+        self.shown: list[Shown] = []
+        self.runs: list[range] = []
+        self.scores: dict[str, Any] = {}
+        self.found: dict[str, float] = {}
+
+    def read(self, each: Each, workers: int) -> None:
+        """Every file into a shard; then the lists that the split works on."""
+        files = self.reading.source.files
+        sizes = [file.path.stat().st_size for file in files]
+        self.runs = shards.runs(sizes, workers=workers)
+        weights = [sum(sizes[k] for k in run) for run in self.runs]
+        made = each(shards.make, [(run, self.now) for run in self.runs], weights)
+        for run, shard in zip(self.runs, made, strict=True):
+            self.progress.update("reading", run.start, len(files))
+            self.shards.append(shard)
+        self.progress.update("reading", len(files), len(files))
+        self.shown = [shard.shown for shard in self.shards]
+        self.meta = [row for shard in self.shards for row in shard.meta]
+        self.labels = [label for shard in self.shards for label in shard.rest.labels]
+        self.given = [part for shard in self.shards for part in shard.rest.given]
+        self.reserved = [mark for shard in self.shards for mark in shard.rest.reserved]
+        if not self.meta and self.reading.source.form != "captures":
+            raise sources.nothing(self.reading.source)
+        check_labels(self.labels, self.reserved, self.reading.source.root)
+        fixed.known_labels(self.options["unknown"], self.labels)
+
+    def show(self, each: Each, given: fixed.Fixed | None) -> None:
+        """Split; probe strict masks on train and validation; hide what the probe found and split again."""
+        self._split(given)
+        if self.now.profile != "strict":
+            return
+        self.progress.update("masking", 1, 2)
+        parts = [self.result.indices("train"), self.result.indices("val")]
+        task = self.reading.task
+        codes = merged([piece for shown in self.shown for piece in shown.probes])
+        self.scores = probe_codes(codes, self.labels, task.umbrella_of, *parts)
+        found = artefacts(self.scores, task.causal, classes=len(set(self.labels)))
+        self.found = {name: score for name, score in found.items() if name not in self.now.keep}
+        if self.found:
+            self.now = Show(self.now.profile, frozenset(self.found), self.now.keep, self.now.codec)
+            rows = [(run, self.now) for run in self.runs]
+            self.shown = list(each(shards.show_again, rows, [len(shard) for shard in self.shards]))
+            self._split(given)
+
+    def _split(self, given: fixed.Fixed | None) -> None:
+        self.content = [value for shown in self.shown for value in shown.content]
+        self.hashes = joined(self.content, [value for shown in self.shown for value in shown.sequences])
+        asked = self.options["split"]
+        # How often a flow repeats is part of what a generator must learn: there equal contents stay where they were captured.
+        hashes = self.hashes if self.reading.task.kind != "generation" else None
+        if given is not None:
+            self.result = given.apply(self._keys(), self.meta, self.labels, self.hashes, self.reserved)
+            return
+        self.result = split(
+            self.meta,
+            self.labels,
+            seed=self.options["seed"],
+            unit=self.reading.source.unit if asked == "auto" else asked,
+            reserved=self.reserved,
+            hashes=hashes,
+            given=self.given,
+        )
+
+    def _keys(self) -> list[fixed.Key]:
+        files = [file for shard in self.shards for file in shard.rest.files for _ in range(int(str(file["kept"])))]
+        rows = (row for shard in self.shards for row in shard.rest.row)
+        return [(str(file["sha256"]), file["file"], row) for file, row in zip(files, rows, strict=True)]
+
+    def write(self, key: str, given: fixed.Fixed | None) -> dict[str, Any]:
+        """Rows, marks, manifest, card and split files."""
+        self.progress.update("writing", 0, None)
+        rows = Shots(self.labels, self.content, self.options["seed"])
+        sides, left_out = shots(self.result.assignment, rows, self.options)
+        dropped: Counter[str] = Counter()
+        for shard in self.shards:
+            dropped.update(shard.rest.dropped)
+        dropped.update({**self.result.dropped, **left_out})
+        facts = Facts(
+            self.labels,
+            self.reserved,
+            sides,
+            self.content,
+            self.result,
+            dropped,
+            sum((shard.rest.normalised for shard in self.shards), Counter()),
+            [line for shard in self.shards for line in shard.rest.malformed],
+            [file for shard in self.shards for file in shard.rest.files],
+            self.now.also,
+            self.scores,
+            self.found,
+        )
+        manifest = manifest_of(facts, folder_name=self.reading.source.root.resolve().name, options=self.options, key=key)
+        self._write_rows(sides)
+        manifest["dataset_sha256"] = sha256_file(self.folder / "records.parquet")
+        manifest["split_files"] = self._write_splits(sides, rows)
+        (self.folder / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
+        (self.folder / "card.md").write_text(data_card(manifest), encoding="utf-8")
+        shutil.rmtree(self.scratch)
+        return manifest
+
+    def _write_rows(self, sides: Sequence[str]) -> None:
+        """Shard by shard into row groups of ROW_GROUP: no more than those and one shard's pages are in memory."""
+        with pq.ParquetWriter(self.folder / "records.parquet", store.SCHEMA, compression="zstd") as out:
+            for table in _regrouped(self._tables(sides), ROW_GROUP):
+                out.write_table(table, row_group_size=ROW_GROUP)
+        found = [np.full((len(s), len(marks.MARKS)), np.nan) if s.marks is None else s.marks for s in self.shards]
+        kept = np.array([side != "dropped" for side in sides])
+        marks.write(self.folder, dict(zip(marks.MARKS, np.concatenate(found)[kept].T, strict=True)))
+
+    def _tables(self, sides: Sequence[str]) -> Iterator[pa.Table]:
+        at = 0
+        for shard in self.shards:
+            span = slice(at, at + len(shard))
+            at += len(shard)
+            kept = [k for k, side in enumerate(sides[span]) if side != "dropped"]
+            if not kept:
+                continue
+            rows = shards.rows(shard.place)
+            pick = pa.array(kept, type=pa.int64())
+
+            def chosen(values: Sequence[Any], kept: Sequence[int] = kept, span: slice = span) -> list[Any]:
+                part = values[span]
+                return [part[k] for k in kept]
+
+            yield store.whole(
+                rows if len(kept) == len(shard) else rows.take(pick),
+                label=chosen(self.labels),
+                part=chosen(sides),
+                group=chosen(self.result.groups),
+                content=chosen(self.content),
+            )
+
+    def _write_splits(self, sides: Sequence[str], rows: Shots) -> list[str]:
+        """The split as a file that others can build from, one more a fold and a few-shot size."""
+        keys = self._keys()
+        said = {"task": self.reading.task.id, "unit": self.result.unit, "seed": self.options["seed"]}
+        written = [fixed.write(self.folder, "split.json", keys, sides, said)]
+        if self.options["folds"]:
+            many = folds(
+                self.labels,
+                self.options["folds"],
+                unit=self.result.unit,
+                groups=self.result.groups,
+                seed=self.options["seed"],
+                reserved=self.reserved,
+                hashes=self.hashes,
+            )
+            written += [
+                fixed.write(self.folder, f"splits/fold-{k}.json", keys, fold, {**said, "fold": k}) for k, fold in enumerate(many, 1)
+            ]
+        for size in self.options["few_shot"]:
+            few, _ = shots(self.result.assignment, rows, {**self.options, "few_shot": [size]})
+            written.append(fixed.write(self.folder, f"splits/shots-{size}.json", keys, few, {**said, "few_shot": size}))
+        return written
+
+
+def _regrouped(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Tables joined and cut to `rows` rows each, the last one shorter."""
+    waiting: list[pa.Table] = []
+    have = 0
+    for table in tables:
+        waiting.append(table)
+        have += table.num_rows
+        if have >= rows:
+            joint = pa.concat_tables(waiting)
+            whole = joint.num_rows // rows * rows
+            for at in range(0, whole, rows):
+                yield joint.slice(at, rows).combine_chunks().unify_dictionaries()
+            waiting, have = [joint.slice(whole)], joint.num_rows - whole
+    if have:
+        yield pa.concat_tables(waiting).combine_chunks().unify_dictionaries()

@@ -1,0 +1,117 @@
+"""A data set on disk, opened: masked records, their units, labels, parts and groups. `builder` makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trafficllm.core.errors import ArtifactError
+from trafficllm.core.files import read_json, sha256_file
+from trafficllm.core.types import FlowMeta, Record
+from trafficllm.records import masks
+from trafficllm.records.catalog import Task
+from trafficllm.records.codec.canonical import CodecOptions
+from trafficllm.records.codec.units import codec_hash
+from trafficllm.records.dataset import store
+from trafficllm.records.dataset.builder import REVISION, build_dataset
+from trafficllm.records.dataset.manifest import PARTS, SCHEMA, BuildReport
+from trafficllm.records.dataset.shards import no_collector
+
+__all__ = ["PARTS", "REVISION", "SCHEMA", "BuildReport", "Dataset", "build_dataset", "load"]
+
+
+class Dataset:
+    """A data set on disk. Records come masked and with hidden bytes zeroed; `raw_records` is for probes only."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], table: pa.Table) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.table = table
+        self.task = Task.model_validate(manifest["task"])
+        self.labels: tuple[str, ...] = tuple(manifest["labels"])
+        self.profile: str = manifest["profile"]
+        self.masked_fields: tuple[str, ...] = tuple(manifest["masked_fields"])
+        self.codec = _codec(manifest["codec"])
+        self.sha256: str = manifest["dataset_sha256"]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @cached_property
+    def _parts(self) -> list[str]:
+        return list(self.table["part"].to_pylist())
+
+    def indices(self, part: str) -> list[int]:
+        """Rows of "train", "val" or "test"."""
+        return [i for i, side in enumerate(self._parts) if side == part]
+
+    @property
+    def mask(self) -> Callable[[Record], Record]:
+        """The masks of this data set, artefacts included: what serving must apply to a raw record."""
+        also = frozenset(self.manifest["also"])
+        keep = frozenset(self.manifest["kept_fields"]) - {"housekeeping"}
+        return lambda record: masks.wiped(masks.apply(record, self.profile, also, keep))
+
+    def raw_records(self, idx: Sequence[int]) -> list[Record]:
+        """Unmasked records: for the identifier probe and the forge test, never for a model."""
+        with no_collector():
+            return store.records_from(self.table.take(pa.array(idx, type=pa.int64())))
+
+    def records(self, idx: Sequence[int]) -> list[Record]:
+        """Masked records of these rows."""
+        return [self.mask(record) for record in self.raw_records(idx)]
+
+    def record(self, i: int) -> Record:
+        """One masked record."""
+        return self.records([i])[0]
+
+    def units(self, idx: Sequence[int]) -> list[str]:
+        """Encoded masked records of these rows."""
+        return self._column("units", idx)
+
+    def labels_of(self, idx: Sequence[int]) -> list[str]:
+        """Labels of these rows."""
+        return self._column("label", idx)
+
+    def groups(self, idx: Sequence[int]) -> list[str]:
+        """Split groups of these rows: what a bootstrap resamples."""
+        return self._column("group", idx)
+
+    def hashes(self, idx: Sequence[int]) -> list[int]:
+        """64-bit hashes of the masked contents of these rows."""
+        return self._column("content", idx)
+
+    def meta(self, idx: Sequence[int]) -> list[FlowMeta]:
+        """Where these rows came from."""
+        return store.meta_from(self.table.take(pa.array(idx, type=pa.int64())))
+
+    def _column(self, name: str, idx: Sequence[int]) -> list[Any]:
+        values = self.table[name].take(pa.array(idx, type=pa.int64())).to_pylist()
+        return list(values)
+
+
+def _codec(values: Sequence[int]) -> CodecOptions:
+    packets, orig, resp, text, bursts = values
+    return CodecOptions(packets=packets, payload=(orig, resp), text=text, bursts=bursts)
+
+
+def load(out: str | Path) -> Dataset:
+    """Open a data set. Raises ArtifactError where the folder is none, or was written by another codec."""
+    path = Path(out)
+    if not (path / "manifest.json").is_file() or not (path / "records.parquet").is_file():
+        raise ArtifactError("artifact.dataset", "no data set here", input=str(out), hint="make one with `trafficllm data build`")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise ArtifactError("artifact.dataset", "not a data set manifest", input=str(out), hint="build the data set again")
+    if manifest["codec_hash"] != codec_hash():
+        hint = "build the data set again with this version"
+        raise ArtifactError("artifact.codec", "the data set was written by another codec", input=str(out), hint=hint)
+    if sha256_file(path / "records.parquet") != manifest["dataset_sha256"]:
+        hint = "build the data set again"
+        raise ArtifactError("artifact.dataset", "records.parquet does not match its manifest", input=str(out), hint=hint)
+    return Dataset(path, manifest, pq.read_table(path / "records.parquet", schema=store.SCHEMA))

@@ -1,0 +1,166 @@
+"""Captured flows on their way into a data set: columns, facts and where each came from, a piece at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.core.types import I64, Facts, FlowBatch, FlowMeta
+from trafficllm.records.codec import columns as flow_columns
+from trafficllm.records.codec.columns import MAX_PACKETS, Columns
+from trafficllm.records.codec.flows import CHORES, address_spans, address_text, chores, flow_uid
+from trafficllm.records.dataset import store
+from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.sources.captures import PIECE, Gathered, held_flows
+from trafficllm.records.sources.folders import LabelledFile, origin_of
+
+Payload = tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class FlowRows:
+    """Some flows of one capture or of several: `columns`, `facts` and `payload` are the raw records.
+
+    `plain` are the columns of `store.ROWS` that say where each came from; frame numbers lie in
+    `frames[edges[i] : edges[i + 1]]`; `rest` is what a split and a manifest ask for.
+    """
+
+    columns: Columns
+    facts: list[Facts]
+    payload: list[Payload]
+    plain: dict[str, Any]
+    frames: I64
+    edges: I64
+    rest: Gathered
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def meta(self) -> list[FlowMeta]:
+        """What splits ask of each flow: no uid, frames or ports."""
+        names = ("capture", "origin", "orig_h", "ts", "community_id", "resp_h")
+        rows = zip(*(self.plain[name] for name in names), strict=True)
+        return [
+            FlowMeta(capture=capture, origin=origin, host=orig, ts=ts, community_id=community, orig_h=orig, resp_h=resp)
+            for capture, origin, orig, ts, community, resp in rows
+        ]
+
+    def table(self) -> pa.Table:
+        """The rows as `store.ROWS`."""
+        frames = pa.ListArray.from_arrays(pa.array(self.edges.astype(np.int32)), pa.array(self.frames))
+        data = {**self.plain, **flow_columns.arrays(self.columns), **store.beginnings_of(self.facts, self.payload), "frames": frames}
+        data["host"] = data["orig_h"]
+        arrays = [data[e.name] if isinstance(data[e.name], pa.Array) else pa.array(data[e.name], type=e.type) for e in store.ROWS]
+        return pa.Table.from_arrays(arrays, schema=store.ROWS)
+
+
+def joined(pieces: Sequence[FlowRows]) -> FlowRows:
+    """Pieces one after the other as one: numpy's price is paid by the call, not by the flow."""
+    if len(pieces) == 1:
+        return pieces[0]
+    rest = Gathered()
+    for piece in pieces:
+        rest.extend(piece.rest)
+    starts = np.cumsum([0, *(len(piece.frames) for piece in pieces)])
+    return FlowRows(
+        flow_columns.joined([piece.columns for piece in pieces]),
+        list(chain.from_iterable(piece.facts for piece in pieces)),
+        list(chain.from_iterable(piece.payload for piece in pieces)),
+        {name: list(chain.from_iterable(piece.plain[name] for piece in pieces)) for name in pieces[0].plain},
+        np.concatenate([piece.frames for piece in pieces]),
+        np.concatenate([[0], *(piece.edges[1:] + start for piece, start in zip(pieces, starts, strict=False))]),
+        rest,
+    )
+
+
+def flow_pieces(
+    file: LabelledFile, root: Path, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions
+) -> Iterator[FlowRows]:
+    """The records of one capture as `gather.capture_pieces` gives them, in columns."""
+    share = reserved.share(file.rel_to(root)) if reserved else 0.0
+    held = np.array(held_flows(file, root, reserved, options)) if reserved and 0 < share < 1 else None
+    before = 0
+    for batch in read_flows([file.path], options=options):
+        chore = chores(batch.proto, batch.orig_p, batch.resp_p, _first_types(batch))
+        for start in range(0, len(batch), PIECE):
+            part = slice(start, min(start + PIECE, len(batch)))
+            kept = np.arange(part.start, part.stop)
+            rest = Gathered()
+            if not keep_chores:
+                for number, count in enumerate(np.bincount(chore[part])):
+                    if number and count:
+                        rest.dropped[f"housekeeping: {CHORES[number]}"] = int(count)
+                kept = kept[chore[part] == 0]
+            marks = held[before + kept].tolist() if held is not None else [share > 0] * len(kept)
+            yield _rows(batch, kept, file, marks, rest)
+        before += len(batch)
+
+
+def _first_types(batch: FlowBatch) -> npt.NDArray[Any]:
+    """ICMP type and code of each flow's first packet; 0 where it has none."""
+    if not len(batch.p_type):
+        return np.zeros(len(batch), dtype=np.int64)
+    first = np.minimum(batch.pkt_ptr[:-1], len(batch.p_type) - 1)
+    return np.where(np.diff(batch.pkt_ptr) > 0, batch.p_type[first].astype(np.int64), 0)
+
+
+def _rows(batch: FlowBatch, kept: I64, file: LabelledFile, marks: Sequence[bool], rest: Gathered) -> FlowRows:
+    columns = flow_columns.from_batch(batch, kept)
+    payload, facts = _beginnings(batch, kept)
+    edges = np.concatenate([[0], np.cumsum(columns.length)])
+    there = np.arange(MAX_PACKETS) < columns.length[:, None]
+    frames = batch.p_frame[(batch.pkt_ptr[kept][:, None] + np.arange(MAX_PACKETS))[there]]
+    hosts = [_texts(batch.ip_version[kept], side[kept]) for side in (batch.orig_h, batch.resp_h)]
+    community, ts = batch.community_id[kept].tolist(), batch.ts[kept].tolist()
+    rest.labels = [file.label] * len(kept)
+    rest.given = [file.split] * len(kept)
+    rest.reserved = list(marks)
+    firsts = np.append(frames, 0)[np.minimum(edges[:-1], len(frames))]
+    rest.row = np.where(columns.length > 0, firsts, 0).tolist()
+    plain: dict[str, Any] = {
+        "uid": [flow_uid(name, start) for name, start in zip(community, ts, strict=True)],
+        "capture": [file.rel] * len(kept),
+        "origin": [origin_of(file)] * len(kept),
+        "orig_h": hosts[0],
+        "resp_h": hosts[1],
+        "community_id": community,
+        "ts": ts,
+        "packets": batch.pkts[kept].sum(axis=1).tolist(),
+    }
+    plain |= {name: getattr(batch, name)[kept].tolist() for name in ("duration", "orig_p", "resp_p", "link")}
+    return FlowRows(columns, facts, payload, plain, frames, edges, rest)
+
+
+def _texts(versions: npt.NDArray[Any], hosts: npt.NDArray[Any]) -> list[str]:
+    raw = np.ascontiguousarray(hosts).tobytes()
+    return [address_text(version, raw[16 * k : 16 * k + 16]) for k, version in enumerate(versions.tolist())]
+
+
+def _beginnings(batch: FlowBatch, kept: I64) -> tuple[list[Payload], list[Facts]]:
+    """Payload prefixes and facts of these flows, their own addresses among the spans."""
+    pointers = batch.payload_ptr[kept]
+    base = int(pointers[0, 0]) if len(kept) else 0
+    raw = batch.payload[base : int(pointers[-1, 2]) if len(kept) else 0].tobytes()
+    pointers = pointers - base
+    sides = [np.ascontiguousarray(side[kept]).tobytes() for side in (batch.orig_h, batch.resp_h)]
+    plain = (batch.proto[kept], batch.orig_p[kept], batch.resp_p[kept], batch.ip_version[kept])
+    payload: list[Payload] = []
+    facts: list[Facts] = []
+    for k, (edges, proto, orig_p, resp_p, version) in enumerate(zip(pointers.tolist(), *(c.tolist() for c in plain), strict=True)):
+        pair = raw[edges[0] : edges[1]], raw[edges[1] : edges[2]]
+        payload.append(pair)
+        found = facts_of(proto, orig_p, resp_p, *pair)
+        if edges[2] > edges[0]:
+            own = address_spans(version, (sides[0][16 * k : 16 * k + 16], sides[1][16 * k : 16 * k + 16]), pair)
+            found = Facts(found.service, found.fields, (*found.spans, *own)) if own else found
+        facts.append(found)
+    return payload, facts

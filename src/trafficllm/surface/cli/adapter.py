@@ -1,0 +1,217 @@
+"""`trafficllm adapter`: register, update, list, show, promote, rollback, verify, export, gc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Seed, Task, Tasks
+
+app = typer.Typer(rich_markup_mode=None)
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK")]
+
+
+@app.command()
+def register(
+    folder: Folder,
+    task: Task,
+    base: Base = "",
+    registry: Registry = "",
+    profile: Profile = "",
+    seed: Seed = 0,
+    max_seconds: MaxSeconds = None,
+    trained: Annotated[
+        Path | None, typer.Option("--from", metavar="ADAPTER", help="Take this trained adapter folder; nothing is tuned.")
+    ] = None,
+    extra: Tasks = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train, evaluate, calibrate and version an adapter from labelled captures or a data set.
+
+    A task id that the catalogue does not know makes a task of your own, with the folder's labels; a live router learns to route to it.
+    """
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.progress import Bar
+
+    application = Application(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    with Bar(quiet=quiet) as bar:
+        body = application.register(folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, progress=bar)
+    emit("adapter.register", body, as_json=as_json, show=_show_registered)
+
+
+def _show_registered(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.terminal.output import show_pairs, show_table
+
+    if body["quality"] is not None:  # a generator's worth is said by `evaluate generation`
+        _show_quality(body, body["quality"], show_table)
+    show_pairs({key: body.get(key) for key in ("task", "version", "parent", "status", "seconds", "peak_bytes")})
+
+
+def _show_quality(body: Mapping[str, Any], quality: Mapping[str, Any], show_table: Callable[..., None]) -> None:
+    low, high = quality["ci95"]
+    rows = [["this adapter", quality["macro_f1"], f"{low:.3f}-{high:.3f}"]]
+    rows += [
+        [name.replace("_", " "), row["macro_f1"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"] for name, row in body["baselines"].items()
+    ]
+    rows += cascade_rows(body["cascade"])
+    show_table(("", "macro-F1", "95 %"), rows, title=f"{body['task']} on {quality['n_test']} held-out flows", right=("macro-F1", "95 %"))
+
+
+def cascade_rows(row: Mapping[str, Any] | None) -> list[list[Any]]:
+    """The cascade's line: what the trees settle at which error, and how fast both are together."""
+    if row is None:
+        return []
+    what = f"cascade ({row['share']:.0%} by {row['first']}, {row['first_error']:.1%} of them wrong; {row['flows_per_s']:.0f} flows/s)"
+    return [[what, row["macro_f1"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"]]
+
+
+@app.command()
+def update(
+    folder: Folder,
+    task: Task,
+    base: Base = "",
+    registry: Registry = "",
+    seed: Seed = 0,
+    max_seconds: MaxSeconds = None,
+    extra: Tasks = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Teach a live task new captures, also of new classes; promoted only if old data is answered as well as before.
+
+    Starts from the live version and replays the records it kept. A refused update is kept as a rejected version
+    and ends with exit code 5; too few records to tell leave a candidate.
+    """
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.progress import Bar
+
+    application = Application(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    with Bar(quiet=quiet) as bar:
+        body = application.update(folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
+    emit("adapter.update", body, as_json=as_json, show=_show_updated)
+
+
+def _show_updated(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.terminal.output import show_pairs, show_table
+
+    rows = [
+        [f"{name} data", side["records"], side["groups"], side["before"], side["after"], side["lower"]]
+        for name, side in body["gate"].items()
+        if side is not None
+    ]
+    columns = ("", "records", "groups", "before", "after", "lower bound")
+    show_table(columns, rows, title="macro-F1 on held-out records", right=columns[1:])
+    keys = ("task", "version", "parent", "status", "why", "added_labels", "replayed", "transfer")
+    cost = {"tuning": f"{body['tuning']['seconds']:.1f} s, the parent's {body['parent_seconds']:.1f} s"}
+    show_pairs({**{key: body[key] for key in keys}, **cost, "seconds": body["seconds"], "peak_bytes": body["peak_bytes"]})
+
+
+@app.command("list")
+def list_(registry: Registry = "", as_json: Json = False) -> None:
+    """List adapters and their versions."""
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit
+
+    emit("adapter.list", Application(registry=registry).adapters(), as_json=as_json, show=_show_list)
+
+
+def _show_list(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.terminal.output import note, show_table
+
+    rows = [[row["task"], row["version"], row["status"], row["macro_f1"], row["path"]] for row in body["adapters"]]
+    show_table(("task", "version", "status", "macro-F1", "path"), rows, right=("macro-F1",))
+    if not rows:
+        note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
+
+
+@app.command()
+def show(
+    task: TaskArgument,
+    version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Show a version's manifest: base, data, masks, quality beside its baselines, calibration."""
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    emit("adapter.show", Application(registry=registry).adapter(task, version), as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def promote(
+    task: TaskArgument, version: Annotated[str, typer.Argument(metavar="VERSION")], registry: Registry = "", as_json: Json = False
+) -> None:
+    """Make a version live."""
+    from trafficllm.lifecycle.workspace import Application
+
+    _changed("adapter.promote", Application(registry=registry).promote(task, version), as_json=as_json)
+
+
+@app.command()
+def rollback(task: TaskArgument, registry: Registry = "", as_json: Json = False) -> None:
+    """Make the previously live version live again."""
+    from trafficllm.lifecycle.workspace import Application
+
+    _changed("adapter.rollback", Application(registry=registry).rollback(task), as_json=as_json)
+
+
+def _changed(name: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    kept = {key: body[key] for key in ("task", "version", "status", "parent")}
+    quality = body["quality"] or {}
+    emit(name, body, as_json=as_json, show=lambda _: show_pairs({**kept, "macro_f1": quality.get("macro_f1")}))
+
+
+@app.command()
+def verify(
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Compare every file of the registry with the hashes it was registered with."""
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    emit("adapter.verify", Application(registry=registry).verify(task), as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def export(
+    task: TaskArgument,
+    out: Out,
+    version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
+    merged: Annotated[bool, typer.Option("--merged", help="The whole base with the adapter merged in.")] = False,
+    base: Base = "",
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind."""
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    body = Application(base=base, registry=registry).export(task, out, version=version, merged=merged)
+    emit("adapter.export", body, as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def gc(
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
+    keep: Annotated[int, typer.Option("--keep", metavar="N", min=0, help="Latest versions to keep.")] = 3,
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Remove old versions: all but the live one, the latest, and those that were live last."""
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    emit("adapter.gc", Application(registry=registry).gc(task, keep=keep), as_json=as_json, show=show_pairs)

@@ -1,0 +1,221 @@
+"""`trafficllm analyze` and `embed`: a verdict, or a vector, for every flow."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trafficllm.core.errors import FailOnError, TrafficLLMError, UsageError
+from trafficllm.surface.terminal.options import Base, Captures, Config, Json, Quiet, Registry
+
+if TYPE_CHECKING:
+    from trafficllm.capture.files.read import Skipped
+    from trafficllm.lifecycle.workspace import Analysis
+    from trafficllm.surface.terminal.summary import Summary
+
+
+def analyze(
+    files: Captures,
+    question: Annotated[str, typer.Option("--question", "-q", metavar="TEXT", help="What you want to know, in plain language.")] = "",
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="The task, when you know it.")] = "",
+    form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts, also for --fail-on.")
+    ] = 0.0,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="LABEL", help="Only these verdicts (label, unknown, malicious...).")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None, typer.Option("--fail-on", metavar="LABEL", help="Exit with code 7 when a flow has this verdict.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say which packets and fields each verdict rests on.")] = False,
+    base: Base = "",
+    registry: Registry = "",
+    config: Config = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Name what each flow is, how sure that is, or that it is unknown."""
+    from trafficllm.lifecycle.analyze.captures import skipping
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.formats.writers import check_format
+    from trafficllm.surface.terminal.output import tell
+    from trafficllm.surface.terminal.progress import Bar
+    from trafficllm.surface.terminal.summary import Summary
+
+    check_format(form, out)
+    if as_json and form != "table":
+        raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
+    hits = Hits(fail_on or (), least=min_confidence)
+    skipped = skipping(tell)
+    with Bar(quiet=quiet) as bar:
+        analysis = Application(base=base, registry=registry, config=config).analyze(
+            files, task=task, question=question, explain=explain, progress=bar, skipped=skipped
+        )
+        analysis.check_labels([*(only or ()), *hits.labels])
+        summary = Summary(analysis, skipped)
+        rows = _kept(analysis, summary, hits, only or ())
+        summary.interrupted = _pump(rows, summary, form, out)
+    if form == "table":
+        summary.show(as_json=as_json)
+    _end(hits, skipped, interrupted=summary.interrupted, spoken=as_json)
+
+
+class Hits:
+    """Counts the verdicts that `--fail-on` asks for, among those that are sure enough."""
+
+    def __init__(self, labels: Sequence[str], *, least: float) -> None:
+        self.labels = tuple(labels)
+        self.least = least
+        self.count = 0
+
+    def add(self, names: set[str]) -> None:
+        """A verdict, by its label and the answer above it."""
+        self.count += bool(names & set(self.labels))
+
+
+class _StoppedError(TrafficLLMError):
+    exit_code = 130
+
+
+def _end(hits: Hits, skipped: Skipped, *, interrupted: bool, spoken: bool) -> None:
+    """Exit 130, else 3 where not all was read, else 7, else go on; what the code does not say is said on stderr.
+
+    `spoken`: the one object that --json promises stands on stdout, so the rest goes to stderr.
+    """
+    from trafficllm.lifecycle.analyze.captures import unread
+    from trafficllm.surface.terminal.output import ToldError, tell
+
+    failures: list[TrafficLLMError] = []
+    if hits.count:
+        message, hint = f"{hits.count:,} flows are {', '.join(hits.labels)}", "the verdicts were written"
+        failures.append(FailOnError("fail_on.hit", message, input="--fail-on", hint=hint))
+    if missed := unread(skipped):
+        failures.append(missed)
+    if interrupted:
+        failures.append(_StoppedError("interrupted", "interrupted", hint="what was finished was written"))
+    if not failures:
+        return
+    for failure in failures[:-1]:
+        tell(failure)
+    raise ToldError(failures[-1]) if spoken else failures[-1]
+
+
+def _kept(analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    for rows in analysis.batches:
+        summary.add(rows)
+        sure = [(row, analysis.names(row)) for row in rows if row["confidence"] >= hits.least]
+        for _, names in sure:
+            hits.add(names)
+        yield [row for row, names in sure if not only or names & set(only)]
+
+
+def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, out: str) -> bool:
+    """Write all batches; True when Ctrl-C ended it early: what was done is then written whole."""
+    from trafficllm.surface.formats.columns import VERDICT
+    from trafficllm.surface.formats.eve import verdict_event
+    from trafficllm.surface.formats.writers import writing
+
+    if form == "table":
+        return _drain(batches, summary.keep)
+
+    def event(row: Mapping[str, Any]) -> dict[str, Any]:
+        return verdict_event(row, summary.analysis.severity(row))
+
+    with writing(form, out, VERDICT, path="trafficllm", eve=event) as writer:
+        return _drain(batches, writer.write)
+
+
+def _drain(batches: Iterator[list[dict[str, Any]]], write: Callable[[list[dict[str, Any]]], None]) -> bool:
+    try:
+        for rows in batches:
+            with undisturbed():
+                write(rows)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C in here takes effect at the end, so that rows are written whole; a second one does at once (a reader that stalls).
+
+    Where Ctrl-C is ignored (a job in a shell's background) or is somebody else's to handle, that stays so.
+    """
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+
+    def later(number: int, _: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def embed(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Captures (files, folders, globs), or one data set made by `data build`.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Parquet file: flow columns, label where known, vector.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option("--task", metavar="ID", help="Vectors as this task's live adapter sees flows; default: the bare base.")
+    ] = "",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            metavar="HOW",
+            help="mean over the record's tokens (default without --task), the state at the answer (default with it), or "
+            "layers: mean and maximum of several layers, for classifiers.",
+        ),
+    ] = "",
+    known: Annotated[
+        Path | None, typer.Option("--known", metavar="FILE", help="Vectors made before: name each flow's nearest ones among them.")
+    ] = None,
+    neighbours: Annotated[int, typer.Option("--neighbours", metavar="K", min=1, help="How many nearest known flows.")] = 5,
+    base: Base = "",
+    registry: Registry = "",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Frozen representation of each flow, and the known flows nearest to it."""
+    from trafficllm.core.errors import UsageError
+    from trafficllm.lifecycle.studies.embed import embed as made
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.progress import Bar
+
+    if out is None and known is None:
+        raise UsageError("usage.output", "nowhere to put the vectors", input="--out", hint="name -o vectors.parquet, or --known")
+    application = Application(base=base, registry=registry)
+    with Bar(quiet=quiet) as bar:
+        body = made(application, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
+    emit("embed", body, as_json=as_json, show=_show)
+
+
+def _show(body: Mapping[str, Any]) -> None:
+    from trafficllm.surface.terminal.output import show_pairs, show_table
+
+    if body["nearest"]:
+        rows = [[row["uid"], n["similarity"], n["label"], n["uid"], n["file"]] for row in body["nearest"] for n in row["nearest"]]
+        show_table(("flow", "similarity", "label", "known flow", "file"), rows, right=("similarity",))
+    show_pairs({key: body[key] for key in ("flows", "width", "pool", "out")})

@@ -1,0 +1,227 @@
+"""`trafficllm capture`: info, packets, flows, check, anonymize, convert."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.escape import for_csv, visible
+from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet
+
+if TYPE_CHECKING:
+    from trafficllm.capture.files.read import Skipped
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def info(files: Captures, as_json: Json = False) -> None:
+    """Count packets, bytes, link types, flows and everything that could not be read."""
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.terminal.output import emit, tell
+
+    skipped = captures.skipping(tell)
+    emit("capture.info", captures.info(files, skipped=skipped), as_json=as_json, show=_show_info)
+    _finish(skipped, spoken=as_json)
+
+
+def _finish(skipped: Skipped, *, spoken: bool = False) -> None:
+    """Exit code 3 where files were left out. `spoken`: the object of --json stands on stdout."""
+    from trafficllm.lifecycle.analyze.captures import unread
+    from trafficllm.surface.terminal.output import ToldError
+
+    if failure := unread(skipped):
+        raise ToldError(failure) if spoken else failure
+
+
+def _show_info(body: Mapping[str, Any]) -> None:
+    from datetime import UTC, datetime
+
+    from trafficllm.surface.terminal.output import show_pairs
+
+    def day(seconds: float | None) -> str:
+        return "-" if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
+
+    failed = [failure["input"] for failure in body["failed"]]
+    show_pairs({**body, "first": day(body["first"]), "last": day(body["last"]), "failed": failed})
+
+
+@app.command()
+def packets(
+    files: Captures,
+    form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="tsv or csv.")] = "tsv",
+    fields: Annotated[str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")] = "",
+    header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = False,
+) -> None:
+    """A row a packet, in tshark's field names and formats."""
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.terminal.output import tell
+
+    if form not in {"tsv", "csv"}:
+        raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint="tsv or csv")
+    names = [name.strip() for name in fields.split(",") if name.strip()] or list(captures.PACKET_FIELDS)
+    skipped = captures.skipping(tell)
+    rows = captures.packets(files, names, skipped=skipped)
+    line = _tsv if form == "tsv" else _csv
+    write = sys.stdout.write
+    if header:
+        write(line(tuple(names)))
+    for row in rows:
+        write(line(row))
+    _finish(skipped)
+
+
+def _tsv(row: tuple[str, ...]) -> str:
+    return "\t".join(cell if cell.isascii() and cell.isprintable() else visible(cell) for cell in row) + "\n"
+
+
+def _csv(row: tuple[str, ...]) -> str:
+    return ",".join('"' + for_csv(cell).replace('"', '""') + '"' if cell else "" for cell in row) + "\n"
+
+
+@app.command()
+def flows(
+    files: Captures,
+    form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
+    no_tunnels: Annotated[bool, typer.Option("--no-tunnels", help="Flows of the outermost IP header, not of what tunnels carry.")] = False,
+    config: Config = None,
+    quiet: Quiet = False,
+) -> None:
+    """A row a flow, in Zeek's words, with Community ID and the first packets."""
+    from trafficllm.core.settings import load_config
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.formats.columns import FLOW
+    from trafficllm.surface.formats.eve import flow_event
+    from trafficllm.surface.formats.writers import check_format, writing
+    from trafficllm.surface.terminal.output import tell
+    from trafficllm.surface.terminal.progress import Bar
+
+    check_format(form, out)
+    settings = load_config(config)
+    skipped = captures.skipping(tell)
+    with Bar(quiet=quiet) as bar:
+        batches = captures.flows(files, settings, tunnels=not no_tunnels, progress=bar, skipped=skipped)
+        if form == "table":
+            _table(batches)
+        else:
+            with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
+                for rows in batches:
+                    writer.write(rows)
+    _finish(skipped)
+
+
+_SHOWN = (
+    "ts",
+    "proto",
+    "orig_h",
+    "orig_p",
+    "resp_h",
+    "resp_p",
+    "duration",
+    "orig_pkts",
+    "resp_pkts",
+    "orig_bytes",
+    "resp_bytes",
+    "conn_state",
+)
+_MOST = 50
+
+
+def _table(batches: Iterator[list[dict[str, Any]]]) -> None:
+    from trafficllm.surface.terminal.output import note, show_table
+
+    kept: list[Mapping[str, Any]] = []
+    total = 0
+    for rows in batches:
+        total += len(rows)
+        kept.extend(rows[: _MOST - len(kept)])
+    show_table(
+        _SHOWN,
+        ([row.get(name) for name in _SHOWN] for row in kept),
+        right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"),
+    )
+    if total > len(kept):
+        note(f"{total - len(kept):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+
+
+@app.command()
+def check(
+    files: Captures,
+    as_json: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 when a packet is not valid.")] = False,
+) -> None:
+    """Check lengths, checksums and TCP state of every packet."""
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    body = captures.check(files)
+    if strict and not body["valid"]:
+        raise InputError(
+            "input.invalid", "the capture has invalid packets", input=", ".join(files), hint="run without --strict for the counts"
+        )
+    emit("capture.check", body, as_json=as_json, show=show_pairs)
+
+
+_Target = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="The capture to write, or - for stdout.")]
+_Container = Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="pcap or pcapng; default: by the file's suffix.")]
+
+
+def _one_stdout(out: str, *, as_json: bool) -> None:
+    if as_json and out == "-":
+        raise UsageError("usage.out", "stdout has room for one: the capture or --json", input="--out", hint="name a file")
+
+
+def _tell(command: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+    """The result, where stdout is not the capture itself."""
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    if body["file"] != "-":
+        emit(command, body, as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def anonymize(
+    files: Captures,
+    out: _Target,
+    form: _Container = "",
+    payload: Annotated[
+        str, typer.Option("--payload", metavar="WAY", help="Contents: zero (same lengths), cut, or keep (they may name people).")
+    ] = "zero",
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", metavar="FILE", help="64 hex digits: the same key gives the same names; default: random.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give every host another name (Crypto-PAn, prefixes kept) and take the contents away; checksums are made anew."""
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.terminal.output import note
+
+    _one_stdout(out, as_json=as_json)
+    body = captures.anonymise(files, out, form=form, payload=payload, key_file=key_file)
+    _tell("capture.anonymize", body, as_json=as_json)
+    if payload == "keep":
+        note("contents were kept: names, addresses and passwords in them are as they were")
+
+
+@app.command()
+def convert(
+    files: Captures,
+    out: _Target,
+    form: _Container = "",
+    microseconds: Annotated[
+        bool, typer.Option("--microseconds", help="Cut times to microseconds, for readers that know no nanoseconds.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write captures of any container (pcap, pcapng; gz, zst, lz4), one after the other, as one pcap or pcapng file."""
+    from trafficllm.lifecycle.analyze import captures
+
+    _one_stdout(out, as_json=as_json)
+    body = captures.convert(files, out, form=form, microseconds=microseconds)
+    _tell("capture.convert", body, as_json=as_json)

@@ -1,0 +1,52 @@
+"""`trafficllm serve`: verdicts, captures and chats over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trafficllm.surface.terminal.options import Base, Config, Registry
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Where to listen; others than loopback need an API key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="A file with the API key; default: TRAFFICLLM_API_KEY.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name clients may call this server by; may be repeated.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option("--allow-origin", metavar="ORIGIN", help="A site whose pages may ask; may be repeated.")
+    ] = None,
+    max_body: Annotated[int, typer.Option("--max-body", metavar="MIB", min=1, help="Largest upload, MiB.")] = 256,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="Requests inside at once; more get 429.")] = 16,
+    deadline: Annotated[float, typer.Option("--deadline", metavar="S", min=1.0, help="Seconds a request may take; then 504.")] = 120.0,
+    base: Base = "",
+    registry: Registry = "",
+    config: Config = None,
+) -> None:
+    """Answer over HTTP on this machine: /v1/analyze, /v1/generate, /v1/tasks, OpenAI's /v1/models and /v1/chat/completions."""
+    import os
+
+    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.surface.server import app as server
+    from trafficllm.surface.server.settings import Settings, read_key
+
+    settings = Settings(
+        host=host,
+        port=port,
+        key_hash=read_key(os.environ.pop("TRAFFICLLM_API_KEY", ""), api_key_file),
+        hosts=tuple(allow_host or ()),
+        origins=tuple(allow_origin or ()),
+        max_body=max_body << 20,
+        queue=queue,
+        deadline=deadline,
+    )
+    settings.check()
+    server.serve(Application(base=base, registry=registry, config=config), settings)

@@ -1,0 +1,1 @@
+"""Pages and schemas written from the program itself."""

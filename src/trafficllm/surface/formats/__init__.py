@@ -1,0 +1,1 @@
+"""Streams of rows in the forms other programs read."""

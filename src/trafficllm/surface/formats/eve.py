@@ -1,0 +1,71 @@
+"""Suricata EVE events from flows and verdicts: `flow` for every flow, `alert` for the notable ones.
+
+Keys follow Suricata's eve.json schema; what is ours lies under `trafficllm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from trafficllm.core.files import hash64
+
+_LOCAL_SIDS = 1_000_000
+"""Signature ids 1,000,000 to 1,999,999 are kept for local rules (Suricata user guide, "Meta keywords: sid")."""
+_MINE = ("task", "label", "confidence", "probabilities", "unknown_score", "evidence", "frames", "adapter", "version")
+
+
+def _timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%f%z")
+
+
+def _ends(row: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+    return {
+        "timestamp": _timestamp(float(row["ts"])),
+        "flow_id": hash64(str(row["uid"]).encode("utf-8", "surrogatepass")) >> 11,  # 53 bits: exact in JavaScript and jq
+        "event_type": event_type,
+        "src_ip": row["orig_h"],
+        "src_port": row["orig_p"],
+        "dest_ip": row["resp_h"],
+        "dest_port": row["resp_p"],
+        "proto": str(row["proto"]).upper(),
+        "community_id": row["community_id"],
+    }
+
+
+def flow_event(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A flow row as an EVE `flow` event."""
+    flow = {
+        "pkts_toserver": row["orig_pkts"],
+        "pkts_toclient": row["resp_pkts"],
+        "bytes_toserver": row["orig_ip_bytes"],
+        "bytes_toclient": row["resp_ip_bytes"],
+        "start": _timestamp(float(row["ts"])),
+        "end": _timestamp(float(row["ts"]) + float(row["duration"] or 0.0)),
+        "state": row["conn_state"],
+        "reason": row["end_reason"],
+    }
+    return {**_ends(row, "flow"), "flow": flow}
+
+
+def verdict_event(row: Mapping[str, Any], severity: int) -> dict[str, Any]:
+    """A verdict row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event.
+
+    `pcap_filename` and `pcap_cnt` name the file and the first frame, as Suricata does where it reads a file.
+    """
+    mine = {key: row[key] for key in _MINE}
+    place = {"pcap_filename": row["file"], "pcap_cnt": next(iter(row["frames"]), None)}
+    if not severity:
+        return {**_ends(row, "trafficllm"), **place, "trafficllm": mine}
+    name = f"{row['task']}/{row['label']}"
+    alert = {
+        "action": "allowed",
+        "gid": 1,
+        "signature_id": _LOCAL_SIDS + hash64(name.encode("utf-8", "surrogatepass")) % 1_000_000,
+        "rev": 1,
+        "signature": f"TrafficLLM {row['task']}: {row['label']}",
+        "category": "unknown traffic" if row["label"] == "unknown" else "traffic classification",
+        "severity": severity,
+    }
+    return {**_ends(row, "alert"), **place, "alert": alert, "trafficllm": mine}

@@ -1,0 +1,203 @@
+"""Streams of rows in the forms that other programs read: JSONL, CSV, Parquet, Zeek TSV, Suricata EVE.
+
+Every writer follows `core.types.FlowWriter` and holds one batch at a time, so memory does not grow with the capture.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from trafficllm.core.errors import ResourceError, UsageError
+from trafficllm.core.escape import for_csv, for_zeek
+from trafficllm.core.types import FlowWriter
+from trafficllm.surface.formats.columns import Column, arrow_schema
+from trafficllm.surface.terminal.output import json_line, plain
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = ("table", "jsonl", "csv", "parquet", "zeek", "eve")
+
+
+class Lines:
+    """Rows as lines of text, each made by `line`; the header first."""
+
+    def __init__(self, stream: BinaryIO, line: Callable[[Mapping[str, Any]], str], *, header: str = "", footer: str = "") -> None:
+        self._stream, self._line, self._footer = stream, line, footer
+        stream.write(header.encode())
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a batch and flush it, so that a reader at the other end of a pipe sees it."""
+        self._stream.write("".join(self._line(row) for row in rows).encode())
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Write the footer; the stream belongs to the caller."""
+        self._stream.write(self._footer.encode())
+        self._stream.flush()
+
+
+class Parquet:
+    """Rows as a Parquet file: one row group a batch, zstd."""
+
+    def __init__(self, stream: BinaryIO, columns: Sequence[Column]) -> None:
+        import pyarrow.parquet as pq
+
+        self._columns = columns
+        self._writer = pq.ParquetWriter(stream, arrow_schema(columns), compression="zstd")
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a batch as a row group."""
+        if rows:
+            self._writer.write_table(arrow_table(rows, self._columns))
+
+    def close(self) -> None:
+        """Write the file's footer."""
+        self._writer.close()
+
+
+def arrow_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> pa.Table:
+    """Rows as an Arrow table with exactly these columns; captured text escaped as in every other form."""
+    import pyarrow as pa
+
+    schema = arrow_schema(columns)
+    maps = [field.name for field in schema if pa.types.is_map(field.type)]
+    kept = [{name: plain(row.get(name)) for name in schema.names} for row in rows]
+    for row in kept:
+        row.update({name: list((row[name] or {}).items()) for name in maps})
+    return pa.Table.from_pylist(kept, schema=schema)
+
+
+def _csv_text(cells: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return for_csv(value)
+    if isinstance(value, Mapping | list | tuple):
+        return for_csv(json_line(value))
+    return str(plain(value))
+
+
+def _zeek_cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "T" if value else "F"
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if isinstance(value, str):
+        return for_zeek(value)
+    if isinstance(value, Mapping):
+        return ",".join(f"{_zeek_word(key)}={_zeek_word(item)}" for key, item in value.items()) or "(empty)"
+    if isinstance(value, list | tuple):
+        return ",".join(_zeek_word(" ".join(map(str, item.values())) if isinstance(item, Mapping) else item) for item in value) or "(empty)"
+    return str(value)
+
+
+def _zeek_word(value: Any) -> str:
+    """One element of a set or vector: the comma parts elements, so it is escaped inside them."""
+    return _zeek_cell(value).replace(",", "\\x2c")
+
+
+def _zeek_header(columns: Sequence[Column], path: str) -> str:
+    names = "\t".join(column.zeek for column in columns)
+    types = "\t".join(column.zeek_type for column in columns)
+    marks = "#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n#unset_field\t-\n"
+    return f"{marks}#path\t{path}\n#fields\t{names}\n#types\t{types}\n"
+
+
+def make_writer(
+    form: str, stream: BinaryIO, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> FlowWriter:
+    """The writer of a stream format; `path` is Zeek's log name, `eve` turns a row into an EVE event."""
+    names = [column.name for column in columns]
+    if form == "jsonl":
+        return Lines(stream, lambda row: json_line({name: row.get(name) for name in names}) + "\n")
+    if form == "csv":
+        return Lines(stream, lambda row: _csv_text([_csv_cell(row.get(name)) for name in names]), header=_csv_text(names))
+    if form == "zeek":
+        return Lines(stream, lambda row: "\t".join(_zeek_cell(row.get(name)) for name in names) + "\n", header=_zeek_header(columns, path))
+    if form == "eve":
+        return Lines(stream, lambda row: json_line(eve(row)) + "\n")
+    if form == "parquet":
+        return Parquet(stream, columns)
+    raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
+
+
+def check_format(form: str, out: str) -> None:
+    """Refuse an unknown format, and Parquet on a terminal, before any work is done."""
+    if form not in FORMATS:
+        raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
+    if form == "table" and out != "-":
+        raise UsageError(
+            "usage.format",
+            "a table is for reading, not for a file",
+            input="--format",
+            hint="choose -f jsonl, csv, parquet, zeek or eve with --out",
+        )
+    if form == "parquet" and out == "-" and sys.stdout.isatty():
+        raise UsageError("usage.format", "Parquet is no text", input="--format", hint="name a file with -o, or redirect stdout")
+
+
+@contextmanager
+def writing(
+    form: str, out: str, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> Iterator[FlowWriter]:
+    """A writer to stdout ("-") or to a file that appears whole or not at all; see `make_writer`.
+
+    Raises ResourceError on a full disk or missing permission.
+    """
+    with _sink(out) as stream:
+        writer = make_writer(form, stream, columns, path=path, eve=eve)
+        try:
+            yield writer
+        except BaseException:
+            with suppress(OSError, ValueError):
+                writer.close()
+            raise
+        writer.close()
+
+
+@contextmanager
+def _sink(out: str) -> Iterator[BinaryIO]:
+    if out == "-":
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        return
+    target = Path(out)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            yield stream
+        partial.replace(target)
+    except OSError as error:
+        raise _refused(error, target) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _refused(error: OSError, target: Path) -> ResourceError:
+    if error.errno in {13, 1, 30}:  # EACCES, EPERM, EROFS
+        return ResourceError(
+            "resource.permission", "no permission to write here", input=str(target), hint="choose a folder you may write to"
+        )
+    return ResourceError(
+        "resource.disk_full",
+        f"cannot write: {error.strerror or error}",
+        input=str(target),
+        hint="free some space; nothing was left half-written",
+    )

@@ -1,0 +1,1 @@
+"""`import trafficllm`: functions and a scikit-learn estimator."""

@@ -1,0 +1,112 @@
+"""`import trafficllm as tl`: the commands people use most, as functions over the same application layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from trafficllm.lifecycle.workspace import Application
+from trafficllm.surface.python.flows import Flows, Verdicts
+
+if TYPE_CHECKING:
+    from trafficllm.core.settings import Config
+
+Paths: TypeAlias = "str | PathLike[str] | Sequence[str | PathLike[str]]"
+
+
+def _listed(paths: Paths) -> list[str | Path]:
+    if isinstance(paths, str | PathLike):
+        return [fspath(paths)]
+    return [fspath(path) for path in paths]
+
+
+def _named(paths: Sequence[str | Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{len(paths)} inputs"
+
+
+@lru_cache(maxsize=2)
+def _open(base: str, registry: str, config: Path | None) -> Application:
+    """Calls that name the same base and registry share one application: the model is loaded once."""
+    return Application(base=base, registry=registry, config=config)
+
+
+def application(
+    base: str | PathLike[str] = "", registry: str | PathLike[str] = "", config: str | PathLike[str] | None = None
+) -> Application:
+    """The application layer behind these functions, for what they do not cover."""
+    import os
+
+    base = fspath(base) or os.environ.get("TRAFFICLLM_BASE", "")
+    registry = fspath(registry) or os.environ.get("TRAFFICLLM_REGISTRY", "")
+    return _open(base, registry, Path(config) if config is not None else None)
+
+
+def analyze(
+    paths: Paths,
+    *,
+    task: str = "",
+    question: str = "",
+    explain: bool = False,
+    base: str | PathLike[str] = "",
+    registry: str | PathLike[str] = "",
+    config: str | PathLike[str] | None = None,
+) -> Verdicts:
+    """A verdict for every flow of captures, by the task that is named or that the question asks for.
+
+    Raises the errors of `trafficllm.core.errors`: InputError for files, UsageError for a task, ArtifactError where no
+    adapter is live.
+
+    >>> import trafficllm as tl
+    >>> table = tl.analyze("x.pcap", task="EAC").to_pandas()
+    >>> table["adapter"].unique().tolist()
+    ['EAC']
+    """
+    files, opened = _listed(paths), application(base, registry, config)
+    return Verdicts(_named(files), lambda: opened.analyze(files, task=task, question=question, explain=explain))
+
+
+def read(paths: Paths, *, config: str | PathLike[str] | Config | None = None) -> Flows:
+    """Flows of captures: an iterator of rows, or an Arrow table, or a data frame. No model takes part.
+
+    Raises InputError for files that cannot be read, never for what is in them.
+
+    >>> import trafficllm as tl
+    >>> flows = tl.read("x.pcap")
+    >>> flows.to_arrow().column_names[:4]
+    ['ts', 'uid', 'orig_h', 'orig_p']
+    >>> [flow["resp_p"] for flow in flows]
+    [53, 53]
+    """
+    from trafficllm.capture.files.read import expand
+    from trafficllm.core.settings import Config, load_config
+    from trafficllm.lifecycle.analyze import captures
+
+    files = _listed(paths)
+    chosen = config if isinstance(config, Config) else load_config(fspath(config) if config is not None else None)
+    expand(files)
+    return Flows(_named(files), lambda: captures.flows(files, chosen))
+
+
+def register(
+    folder: str | PathLike[str],
+    *,
+    task: str,
+    profile: str = "",
+    seed: int = 0,
+    max_seconds: float | None = None,
+    base: str | PathLike[str] = "",
+    registry: str | PathLike[str] = "",
+    config: str | PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """A folder of <label>/*.pcap, or a data set -> a live, evaluated adapter (contract: `adapter register`).
+
+    >>> import trafficllm as tl
+    >>> made = tl.register("my_captures", task="CAMERAS", max_seconds=1)
+    >>> made["status"], sorted(made["baselines"])[:3]
+    ('live', ['artefact_probe', 'identifier_probe', 'knn'])
+    """
+    opened = application(base, registry, config)
+    return opened.register(Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds)

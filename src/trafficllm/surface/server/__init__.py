@@ -1,0 +1,1 @@
+"""`trafficllm serve`: the commands over HTTP."""

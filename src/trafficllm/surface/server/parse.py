@@ -1,0 +1,126 @@
+"""Reads one uploaded capture in a process of its own, with little memory, little time and no secrets.
+
+`python -m trafficllm.surface.server.parse WARM.pcap`: it reads that capture of our own to have everything loaded, waits for a
+job's path on stdin, does that one job and ends. The job names the upload, the limits, and where batches go. What comes back is
+plain arrays (NPZ without pickles) or rows of JSON, so that a reader that was taken over cannot run code in the server.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import InputError, TrafficLLMError
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import FlowBatch
+
+NAME = "upload"
+_TEXTS = ("conn_state", "history", "end_reason", "community_id")
+_MAX_FIELDS_ROWS = 100_000
+
+
+def confine(memory: int, seconds: int, file_bytes: int) -> None:
+    """Bound this process: address space, processor seconds, bytes of a file it writes, no core dumps."""
+    for what, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(what)[1]
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(what, (limit, limit))
+
+
+def write_batch(batch: FlowBatch, path: Path) -> None:
+    """A flow batch as an NPZ file; text columns as fixed-width arrays."""
+    import numpy as np
+
+    columns = {item.name: getattr(batch, item.name) for item in fields(batch) if item.name != "files"}
+    columns |= {name: columns[name].astype("U128") for name in _TEXTS}
+    with path.open("wb") as stream:
+        np.savez(stream, **columns)
+
+
+def read_batch(path: Path) -> FlowBatch:
+    """The flow batch of `write_batch`; text columns become objects again. InputError for anything else."""
+    import numpy as np
+
+    from trafficllm.core.types import FlowBatch
+
+    names = [item.name for item in fields(FlowBatch) if item.name != "files"]
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            columns: dict[str, Any] = {name: data[name] for name in names}
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise InputError("input.upload", "the capture could not be read", input=NAME) from error
+    columns |= {name: columns[name].astype(object) for name in _TEXTS}
+    return FlowBatch(**columns, files=(NAME,))
+
+
+def _flows(job: Mapping[str, Any]) -> None:
+    from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+
+    done = 0
+    for number, batch in enumerate(read_flows([job["capture"]], options=FlowOptions(**job["options"]))):
+        done += len(batch)
+        if done > job["max_flows"]:
+            hint = "cut the capture, or use `trafficllm analyze`"
+            raise InputError("input.too_many_flows", f"more than {job['max_flows']:,} flows", input=NAME, hint=hint)
+        write_batch(batch, Path(job["out"]) / f"{number:06d}.npz")
+
+
+def _fields(job: Mapping[str, Any]) -> None:
+    """Named fields of one frame, as JSON; null where the capture has no such frame."""
+    from trafficllm.capture.fields.table import packet_rows
+
+    rows: Iterator[tuple[str, ...]] = packet_rows([job["capture"]], job["fields"])
+    found = next((row for number, row in enumerate(rows, 1) if number == min(job["frame"], _MAX_FIELDS_ROWS)), None)
+    (Path(job["out"]) / "fields.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _warm(capture: str) -> None:
+    from trafficllm.capture.fields.table import packet_rows
+    from trafficllm.capture.flows.assembly import read_flows
+
+    list(read_flows([capture]))
+    list(packet_rows([capture], ("frame.number",)))
+
+
+def write_warm_capture(path: Path) -> None:
+    """A small capture of our own, TCP and UDP: reading it loads (on a new machine: compiles) all that reading takes."""
+    from trafficllm.capture.compile.plans import compile_flows
+    from trafficllm.capture.files.write import write_capture
+    from trafficllm.core.types import RESP, Action, FlowPlan
+
+    tcp = (Action("open"), Action("send", size=100), Action("send", RESP, 2000), Action("close"))
+    plans = [FlowPlan(6, 4, 80, tcp), FlowPlan(17, 6, 53, (Action("datagram", size=40),))]
+    write_capture(path, [compile_flows(plans, seed=0, start=0, spread=1)])
+
+
+def main() -> int:
+    """Do one job; the exit code is 0 (also where none came), or 3 with the error's JSON in `error.json`."""
+    _warm(sys.argv[1])
+    named = sys.stdin.readline().strip()
+    if not named:
+        return 0
+    job = json.loads(Path(named).read_text(encoding="utf-8"))
+    confine(job["memory"], job["seconds"], job["file_bytes"])
+    try:
+        {"flows": _flows, "fields": _fields}[job["do"]](job)
+    except TrafficLLMError as error:
+        body = {**error.as_dict(), "kind": "input" if isinstance(error, InputError) else "usage"}
+        (Path(job["out"]) / "error.json").write_text(json.dumps(body), encoding="utf-8")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

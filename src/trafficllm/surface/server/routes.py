@@ -1,0 +1,263 @@
+"""The paths of the server: thin, each a few lines over `Service`."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Query, Request, Security, UploadFile
+from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+from starlette.background import BackgroundTask
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface.docs import shapes, shapes_http
+from trafficllm.surface.server.bodies import ChatRequest, GenerateRequest
+from trafficllm.surface.server.chat import Answer, answer
+from trafficllm.surface.server.replies import RefusedError, envelope
+from trafficllm.surface.server.service import Ask, Service
+from trafficllm.surface.server.uploads import Upload
+from trafficllm.surface.terminal.output import Said, json_line
+
+health = APIRouter()
+"""Paths that need no key."""
+router = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])  # names the scheme; the guard is what checks
+_ERROR = {"description": "`trafficllm.error/1`", "model": shapes.ErrorEnvelope}
+_FAILURES: dict[int | str, dict[str, Any]] = {**dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504), _ERROR)}
+
+
+def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """What a path answers, for its page in /openapi.json."""
+    return {200: {"model": model}, **_FAILURES}
+
+
+_Name = Annotated[str, Query(max_length=128)]
+
+
+def _service(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+def _json(body: Any) -> Response:
+    return Response(json_line(body), media_type="application/json")
+
+
+class _Stream(StreamingResponse):
+    """A stream that ends at its deadline, whether or not its reader reads, and then frees what it holds."""
+
+    until = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        import asyncio
+
+        body: Any = self.body_iterator
+        try:
+            async with asyncio.timeout_at(self.until):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            return
+        finally:
+            await body.aclose()
+
+
+# State
+
+
+@health.get("/healthz", response_class=PlainTextResponse)
+async def healthz() -> str:
+    """The process answers."""
+    return "ok"
+
+
+@health.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "not yet"}})
+async def readyz(request: Request) -> PlainTextResponse:
+    """The base is loaded."""
+    service = _service(request)
+    return PlainTextResponse("ready" if service.ready else service.reason, status_code=200 if service.ready else 503)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_FAILURES})
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+# Verdicts and captures
+
+
+@router.get("/v1/tasks", responses=_answers(shapes.TaskList))
+def tasks(request: Request) -> Response:
+    """The catalogue, with the live version of each task."""
+    return _json(_service(request).application.task_list())
+
+
+@router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES}, response_class=StreamingResponse)
+async def analyze(
+    request: Request,
+    file: Annotated[UploadFile, File(description="A capture: pcap or pcapng; gz, zst, lz4.")],
+    task: _Name = "",
+    question: Annotated[str, Query(max_length=2000)] = "",
+    explain: bool = False,
+) -> StreamingResponse:
+    """A JSON line a flow (`schemas/trafficllm.analyze.line.1.json`), while the capture is judged.
+
+    A failure after the first lines is a last line of the form `trafficllm.error/1`.
+    """
+    lines = _lines(_service(request), file, Ask(task, question, explain))
+    first = await anext(lines)
+    stream = _Stream(_chained(first, lines), media_type="application/x-ndjson")
+    stream.until = time.monotonic() + _service(request).settings.deadline
+    return stream
+
+
+async def _lines(service: Service, file: UploadFile, ask: Ask) -> AsyncIterator[bytes]:
+    with service.jobs.admitted() as until:
+        upload = await service.uploads.store(file, "", keep=False)
+        begun = False
+        try:
+            async for rows in service.verdicts(upload.path, ask, until):
+                yield "".join(json_line(row) + "\n" for row in rows).encode()
+                begun = True
+        except TrafficLLMError as error:
+            if not begun:
+                raise
+            yield (json_line(envelope(error)) + "\n").encode()
+        finally:
+            upload.path.unlink(missing_ok=True)
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for part in rest:
+            yield part
+    finally:
+        await rest.aclose()  # type: ignore[attr-defined]
+
+
+@router.post("/v1/generate", responses={200: {"content": {"application/vnd.tcpdump.pcap": {}}}, **_FAILURES}, response_class=FileResponse)
+async def generate(request: Request, body: GenerateRequest) -> FileResponse:
+    """A valid synthetic capture: documentation addresses only."""
+    service = _service(request)
+    folder = Path(tempfile.mkdtemp(dir=service.uploads.folder))
+    out = folder / "generated.pcap"
+    try:
+        with service.jobs.admitted() as until:
+            made = await service.generate(body.model_dump(), out, until)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    facts = {f"x-trafficllm-{name}": str(made[name]) for name in ("version", "flows", "packets", "sha256")}
+    return FileResponse(
+        out,
+        media_type="application/vnd.tcpdump.pcap",
+        filename="generated.pcap",
+        headers=facts,
+        background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
+    )
+
+
+# OpenAI's interface
+
+
+@router.get("/v1/models", responses=_answers(shapes_http.ModelList))
+def models(request: Request) -> Response:
+    """The base and the live adapters."""
+    return _json({"object": "list", "data": _service(request).models()})
+
+
+@router.get("/v1/models/{model}", responses=_answers(shapes_http.Model))
+def model(request: Request, model: str) -> Response:
+    """One of them."""
+    return _json(_service(request).model(model))
+
+
+@router.post("/v1/files", responses=_answers(shapes_http.File))
+async def upload_file(
+    request: Request,
+    file: Annotated[UploadFile, File()],
+    purpose: Annotated[str, Form(max_length=32)] = "user_data",  # noqa: ARG001 - OpenAI's clients send it
+) -> Response:
+    """Keep a capture to ask about; the oldest are forgotten first."""
+    service = _service(request)
+    return _json(_file(await service.uploads.store(file, (file.filename or "capture")[:200], keep=True)))
+
+
+@router.get("/v1/files", responses=_answers(shapes_http.FileList))
+async def files(request: Request) -> Response:
+    """The captures that are kept."""
+    return _json({"object": "list", "data": [_file(upload) for upload in _service(request).uploads.list()]})
+
+
+@router.get("/v1/files/{file_id}", responses=_answers(shapes_http.File))
+async def file(request: Request, file_id: str) -> Response:
+    """One of them."""
+    return _json(_file(_service(request).uploads.get(file_id)))
+
+
+@router.delete("/v1/files/{file_id}", responses=_answers(shapes_http.FileGone))
+async def delete_file(request: Request, file_id: str) -> Response:
+    """Forget one."""
+    uploads = _service(request).uploads
+    uploads.forget(uploads.get(file_id).id)
+    return _json({"id": file_id, "object": "file", "deleted": True})
+
+
+def _file(upload: Upload) -> dict[str, Any]:
+    facts = {"bytes": upload.bytes, "created_at": upload.created, "filename": upload.name}
+    return {"id": upload.id, "object": "file", "purpose": "user_data", "status": "processed", **facts}
+
+
+@router.post("/v1/chat/completions", responses={200: {"model": shapes_http.Completion, "content": {"text/event-stream": {}}}, **_FAILURES})
+async def chat(request: Request, body: ChatRequest) -> Any:
+    """Answer the last user message: about pasted packets, or a capture of /v1/files."""
+    service = _service(request)
+    async with _inside(service) as until:
+        said = await answer(service, body, until)
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
+    if body.stream:
+        return StreamingResponse(_events(said, head), media_type="text/event-stream")
+    message = {"role": "assistant", "content": Said(said.text)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    return _json({**head, "object": "chat.completion", "choices": [choice], "trafficllm": said.data})
+
+
+@asynccontextmanager
+async def _inside(service: Service) -> AsyncIterator[float]:
+    with service.jobs.admitted() as until:
+        yield until
+
+
+def _events(said: Answer, head: dict[str, Any]) -> Iterator[str]:
+    """Server-sent events as OpenAI's clients read them."""
+
+    def event(delta: dict[str, Any], reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return f"data: {json_line({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+
+    yield event({"role": "assistant", "content": ""})
+    for piece in said.pieces():
+        yield event({"content": Said(piece)})
+    yield event({}, "stop")
+    yield "data: [DONE]\n\n"
+
+
+def unknown_path() -> RefusedError:
+    """There is nothing here."""
+    return RefusedError(404, "request.path", "no such path", hint="GET /openapi.json lists them")
+
+
+def methods_of(scope: Scope) -> list[str]:
+    """Methods that a path has, over all its routes: what `Allow` must name (RFC 9110 15.5.6)."""
+    routes = [*health.routes, *router.routes]
+    return sorted({name for route in routes if route.matches(scope)[0] != Match.NONE for name in getattr(route, "methods", ())})

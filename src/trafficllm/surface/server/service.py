@@ -1,0 +1,146 @@
+"""What the routes ask for: the application layer behind admission, deadlines and bounded reading."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface.server.jobs import Deadline, Jobs
+from trafficllm.surface.server.metrics import Metrics
+from trafficllm.surface.server.replies import RefusedError
+from trafficllm.surface.server.settings import Settings
+from trafficllm.surface.server.uploads import Uploads
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import FlowMeta, FlowStream, Record
+    from trafficllm.lifecycle.workspace import Analysis, Application
+
+BASE = "trafficllm"
+"""What the base is called among the models; adapters go by their task's id."""
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What to judge by."""
+
+    task: str = ""
+    question: str = ""
+    explain: bool = False
+
+
+class Service:
+    """One server's application, its limits and what it holds."""
+
+    def __init__(self, application: Application, settings: Settings, metrics: Metrics) -> None:
+        from trafficllm.lifecycle.analyze.captures import flow_options
+
+        self.application = application
+        self.settings = settings
+        self.metrics = metrics
+        self.jobs = Jobs(settings, metrics)
+        options = flow_options(application.config)
+        self.uploads = Uploads(settings, {name: getattr(options, name) for name in type(options).__slots__})
+        self.ready = False
+        self.reason = "starting"
+        self._revisions: dict[str, str] = {}
+
+    async def warm(self) -> None:
+        """Load the base before the first request does; what stops it is what /readyz says."""
+        import time
+
+        try:
+            await self.jobs.turn(time.monotonic() + 3600, lambda: self.application.engine)
+            await self.uploads.warm()
+            self.ready, self.reason = True, ""
+        except TrafficLLMError as error:
+            self.reason = error.code
+
+    async def close(self) -> None:
+        """End work and forget uploads."""
+        self.jobs.close()
+        await self.uploads.close()
+
+    # Adapters
+
+    def models(self) -> list[dict[str, Any]]:
+        """OpenAI's model objects: the base, and the live adapter of each task with `parent`."""
+        registry = self.application.registry
+        known = self.application.tasks()
+        rows: list[dict[str, Any]] = [{"id": BASE, "parent": None, "root": BASE, "created": 0, "version": None}]
+        for task in registry.tasks():
+            live = registry.find_live(task)
+            if live is not None and task in known:
+                created = int((live.path / "manifest.json").stat().st_mtime)
+                rows.append({"id": task, "parent": BASE, "root": BASE, "created": created, "version": live.version})
+        return [{"object": "model", "owned_by": "trafficllm", **row} for row in rows]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One of them; RefusedError (404) for a name that is none."""
+        for row in self.models():
+            if row["id"] == name:
+                return row
+        raise RefusedError(404, "model_not_found", "no such model", hint="GET /v1/models lists them")
+
+    def _refresh(self) -> None:
+        """Drop adapters that are live no more, once nobody else can still be using them.
+
+        New versions need nothing: every request opens what the registry says is live.
+        """
+        registry = self.application.registry
+        now = {task: registry.revision(task) for task in registry.tasks()}
+        if now == self._revisions or self.jobs.inside > 1:
+            return
+        self._revisions = now
+        live = {f"{task}/{found.version}" for task in now if (found := registry.find_live(task))}
+        for name in self.application.engine.adapters:
+            if "/" in name and name not in live:
+                self.application.engine.remove_adapter(name)
+
+    # Verdicts
+
+    async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[dict[str, Any]]]:
+        """Batches of verdict rows of an uploaded capture."""
+        flows, folder = await self.jobs.within(until, self.uploads.flows(capture))
+        try:
+            analysis = await self.jobs.turn(until, lambda: self._start(flows, ask))
+            while (rows := await self.jobs.turn(until, lambda: next(analysis.batches, None))) is not None:
+                for name in analysis.tasks:
+                    self.metrics.flows.labels(task=name).inc(sum(row["task"] == name for row in rows))
+                yield rows
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self, flows: FlowStream, ask: Ask) -> Analysis:
+        self._refresh()
+        return self.application.analyze([], task=ask.task, question=ask.question, explain=ask.explain, flows=flows)
+
+    async def judge(self, rows: Sequence[tuple[Record, FlowMeta]], ask: Ask, until: float) -> list[dict[str, Any]]:
+        """Verdicts of pasted traffic."""
+
+        def work() -> list[dict[str, Any]]:
+            self._refresh()
+            return self.application.judge(rows, task=ask.task, question=ask.question)
+
+        return await self.jobs.turn(until, work)
+
+    # Captures
+
+    async def generate(self, body: Mapping[str, Any], out: Path, until: float) -> dict[str, Any]:
+        """Write a synthetic capture."""
+        return await self.jobs.turn(
+            until,
+            lambda: self.application.generate(
+                body["task"],
+                body["label"],
+                flows=body["flows"],
+                seed=body["seed"],
+                out=out,
+                temperature=body["temperature"],
+                progress=Deadline(until),
+            ),
+        )

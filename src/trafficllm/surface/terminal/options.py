@@ -1,0 +1,29 @@
+"""Options that several commands share: one spelling, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Captures: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="FILE", help="Captures (pcap, pcapng; gz, zst, lz4), folders, globs, or - for stdin.")
+]
+Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with one sub-folder of captures a label.")]
+DataSet: TypeAlias = Annotated[Path, typer.Argument(metavar="D", help="A data set made by `data build`.")]
+Task: TypeAlias = Annotated[str, typer.Option("--task", metavar="ID", help="Task id (see `task list`).")]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed: the same seed gives the same result.")]
+Base: TypeAlias = Annotated[
+    str, typer.Option("--base", metavar="BASE", help="Traffic base: a folder, a Hub name at hand, or `default` (shipped).")
+]
+Registry: TypeAlias = Annotated[str, typer.Option("--registry", metavar="DIR", help="Adapter registry; default: the user's data folder.")]
+Config: TypeAlias = Annotated[Path | None, typer.Option("--config", metavar="TOML", help="Configuration file (see `config show`).")]
+Tasks: TypeAlias = Annotated[list[Path] | None, typer.Option("--task-file", metavar="TOML", help="A task of your own; may be repeated.")]
+Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result goes; written whole or not at all.")]
+Profile: TypeAlias = Annotated[str, typer.Option("--profile", metavar="NAME", help="Masks: strict, header, payload or raw.")]
+MaxSeconds: TypeAlias = Annotated[
+    float | None, typer.Option("--max-seconds", metavar="S", min=1.0, help="Stop tuning after this many seconds and keep the best.")
+]

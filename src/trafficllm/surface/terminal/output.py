@@ -1,0 +1,129 @@
+"""What the command line prints: data on stdout, the rest on stderr, captured text escaped on both."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.escape import for_terminal, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LONGEST = 1 << 16
+_WIDE = 200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
+
+
+class Said(str):
+    """Text of our own, with line breaks: what is captured in it was escaped when it was put in."""
+
+    __slots__ = ()
+
+
+def plain(value: Any) -> Any:
+    """The same value as JSON knows it: numpy and tuples unpacked, NaN as null, every string printable.
+
+    >>> plain({"label": "a\\x1b[31m", "p": float("nan")})
+    {'label': 'a\\\\x1b[31m', 'p': None}
+    """
+    if value is None or isinstance(value, bool | int | Said):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | PurePath):
+        return visible(str(value), limit=_LONGEST)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, set | frozenset):
+        return [plain(item) for item in sorted(value)]
+    return [plain(item) for item in value]
+
+
+def json_line(value: Any, *, indent: int | None = None) -> str:
+    """JSON text of `plain(value)`; `<`, `>` and `&` as JSON escapes, so that a page which embeds it stays inert."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def out() -> Console:
+    """A console on stdout: colours on a terminal only and never under NO_COLOR."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+
+
+def note(text: str) -> None:
+    """One line to stderr: what a person should know, not data."""
+    print(for_terminal(text), file=sys.stderr)
+
+
+def emit(command: str, body: Mapping[str, Any], *, as_json: bool, show: Callable[[Mapping[str, Any]], None]) -> None:
+    """Print a command's result: the `trafficllm.<command>/1` envelope with `--json`, else through `show`."""
+    if as_json:
+        print(json_line({"schema": f"trafficllm.{command}/1", "ok": True, **body}, indent=1))
+    else:
+        show(body)
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
+    """A table on stdout; cells are escaped, columns named in `right` are aligned right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, title=Text(for_terminal(title)) if title else None, title_justify="left", pad_edge=False)
+    for name in columns:
+        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(for_terminal(_cell(value))) for value in row))
+    out().print(table)
+
+
+def show_pairs(body: Mapping[str, Any]) -> None:
+    """Keys and values, one a line, nested objects in short."""
+    width = max((len(key) for key in body), default=0)
+    for key, value in body.items():
+        print(f"{for_terminal(key):<{width}}  {for_terminal(_cell(value))}")
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items()) or "-"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(_cell(item) for item in value) or "-"
+    return str(value)
+
+
+class ToldError(Exception):
+    """A failure of a command whose one object stands on stdout already: the rest is said on stderr."""
+
+    def __init__(self, failure: TrafficLLMError) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def report_failure(error: TrafficLLMError, *, as_json: bool) -> int:
+    """Print an error: the envelope on stdout with `--json`, one line and the remedy on stderr without. Returns the exit code."""
+    if as_json:
+        print(json_line({"schema": "trafficllm.error/1", "ok": False, "error": error.as_dict()}, indent=1))
+    else:
+        tell(error)
+    return error.exit_code
+
+
+def tell(error: TrafficLLMError) -> None:
+    """An error and its remedy as one line on stderr."""
+    note(f"error: {error}" + (f" ({error.hint})" if error.hint else ""))

@@ -1,0 +1,200 @@
+"""What `analyze` shows a person: counts by verdict, the notable flows first, who talked to whom, frames to open."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trafficllm.capture.files.read import Skipped
+    from trafficllm.core.errors import TrafficLLMError
+    from trafficllm.lifecycle.workspace import Analysis
+
+UNKNOWN = "unknown"
+_SHOWN = 20
+_FRAMES = 6
+_PACKETS_FROM, _COMMUNITY_FROM = 90, 130
+"""Columns a terminal must have before these are shown."""
+
+WORDS = {
+    "packet": "packet",
+    "payload": "first payload bytes",
+    "facts": "fields of TLS, DNS or HTTP",
+    "service": "the protocol spoken",
+    "iats": "times between packets",
+    "flags": "TCP flags",
+    "window": "TCP window",
+    "ttl": "TTL",
+    "proto": "transport protocol",
+    "orig_port_class": "the client's kind of port",
+    "resp_port_class": "the server's kind of port",
+}
+"""What a part of a record is called for people; names as in `infer.evidence`."""
+_AT_ONE = frozenset({"packet", "payload", "facts", "service"})
+
+
+class Summary:
+    """Counts of verdicts and the most notable flows; memory does not grow with the capture."""
+
+    def __init__(self, analysis: Analysis, skipped: Skipped | None = None) -> None:
+        self.analysis = analysis
+        self.skipped = skipped
+        self.flows = 0
+        self.interrupted = False
+        self.verdicts: Counter[tuple[str, str]] = Counter()
+        self.sureness: Counter[tuple[str, str]] = Counter()
+        self.files: set[str] = set()
+        self._notable: list[tuple[tuple[float, float], int, dict[str, Any]]] = []
+        self._seen = 0
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Count a batch of verdicts."""
+        self.flows += len(rows)
+        for row in rows:
+            verdict = (str(row["task"]), str(row["label"]))
+            self.verdicts[verdict] += 1
+            self.sureness[verdict] += row["confidence"]
+            self.files.add(str(row["file"]))
+
+    def keep(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Remember the notable flows among these: by severity, then confidence, then order."""
+        for row in rows:
+            self._seen += 1
+            severity = self.analysis.severity(row)
+            item = ((-float(severity or 9), float(row["confidence"])), -self._seen, row)
+            if len(self._notable) < _SHOWN:
+                heapq.heappush(self._notable, item)
+            else:
+                heapq.heappushpop(self._notable, item)
+
+    def above(self) -> dict[str, dict[str, int]]:
+        """Flows by the answer above their labels (malicious, benign, ...), for the tasks that have one."""
+        out: dict[str, Counter[str]] = {}
+        for (task, label), count in self.verdicts.items():
+            if answer := self._means(task, label):
+                out.setdefault(task, Counter())[answer] += count
+        return {task: dict(sorted(counts.items(), key=lambda item: -item[1])) for task, counts in sorted(out.items())}
+
+    def _means(self, task: str, label: str) -> str | None:
+        above = self.analysis.umbrellas.get(task)
+        return above(label) if above is not None else None
+
+    def body(self) -> dict[str, Any]:
+        """The object of `analyze --json`."""
+        verdicts: dict[str, dict[str, int]] = {}
+        for (task, label), count in self._ordered():
+            verdicts.setdefault(task, {})[label] = count
+        return {
+            "flows": self.flows,
+            "tasks": list(self.analysis.tasks),
+            "route": self.analysis.route,
+            "verdicts": verdicts,
+            "above": self.above(),
+            "notable": self.notable(),
+            "interrupted": self.interrupted,
+            "failed": [error.as_dict() for error in self._failed()],
+            "capture": self.analysis.counts(),
+        }
+
+    def _failed(self) -> Sequence[TrafficLLMError]:
+        return self.skipped.errors if self.skipped is not None else ()
+
+    def notable(self) -> list[dict[str, Any]]:
+        """The kept flows, the most notable first."""
+        return [row for _, _, row in sorted(self._notable, key=lambda item: item[:2], reverse=True)]
+
+    def show(self, *, as_json: bool) -> None:
+        """Print the summary: two tables, or one JSON object."""
+        from trafficllm.surface.terminal.output import emit
+
+        emit("analyze", self.body(), as_json=as_json, show=lambda _: self._show())
+
+    def _heading(self) -> str:
+        flows = self.flows // max(1, len(self.analysis.tasks))
+        files = f"{len(self.files):,} captures" if len(self.files) != 1 else next(iter(self.files))
+        parts = {
+            task: [*counts.items(), *([(UNKNOWN, self.verdicts[task, UNKNOWN])] if self.verdicts[task, UNKNOWN] else [])]
+            for task, counts in self.above().items()
+        }
+        found = "; ".join(f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in part)}" for task, part in parts.items())
+        missing = f", {len(self._failed()):,} more not read" if self._failed() else ""
+        cut = ", interrupted: what was done until then" if self.interrupted else ""
+        return f"{flows:,} flows of {files}{missing}{cut}" + (f". {found}" if found else "")
+
+    def _show(self) -> None:
+        from trafficllm.surface.terminal.output import note, out, show_table
+
+        rows = [
+            [task, label, self._means(task, label), count, f"{count / self.flows:.1%}", self.sureness[task, label] / count]
+            for (task, label), count in self._ordered()
+        ]
+        names = ("task", "verdict", "means", "flows", "share", "mean confidence")
+        show_table(names, rows, title=self._heading(), right=names[3:])
+        shown = self.notable()
+        cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
+        show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
+        if self._seen > _SHOWN:
+            note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+
+    def _ordered(self) -> list[tuple[tuple[str, str], int]]:
+        return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
+
+
+def _cells(width: int, *, several: bool, why: bool) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+    """Columns of the notable flows that this width has room for, each with how a row fills it."""
+    cells: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "verdict": lambda row: row["label"],
+        "confidence": lambda row: row["confidence"],
+        "from": lambda row: _end(row["orig_h"], row["orig_p"]),
+        "to": lambda row: _end(row["resp_h"], row["resp_p"]),
+        "proto": lambda row: row["proto"],
+    }
+    if width >= _PACKETS_FROM:
+        cells["packets"] = lambda row: row["packets"]
+    if why:
+        cells["rests on (and loses without it)"] = lambda row: "; ".join(map(in_words, row["evidence"])) or _frames(row)
+    else:
+        cells["frames"] = _frames
+    if several:
+        cells["file"] = lambda row: row["file"]
+    if width >= _COMMUNITY_FROM:
+        cells["community id"] = lambda row: row["community_id"]
+    return cells
+
+
+def _end(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _frames(row: Mapping[str, Any]) -> str:
+    """Frames to open: those the verdict rests on where it was explained, else the first ones; runs as 3-7."""
+    frames = sorted({item["frame"] for item in row["evidence"]}) or sorted(row["frames"])
+    return runs(frames[:_FRAMES])
+
+
+def in_words(part: Mapping[str, Any]) -> str:
+    """One part that a verdict rests on, the frame to open in Wireshark, and the probability lost without it.
+
+    >>> in_words({"frame": 17, "field": "packet", "weight": 0.412})
+    'packet in frame 17 (-0.41)'
+    >>> in_words({"frame": 9, "field": "iats", "weight": 0.1})
+    'times between packets, from frame 9 (-0.10)'
+    """
+    name = WORDS.get(part["field"], part["field"])
+    where = f"in frame {part['frame']}" if part["field"] in _AT_ONE else f"from frame {part['frame']}"
+    joint = " " if part["field"] == "packet" else ", "
+    return f"{name}{joint}{where} (-{part['weight']:.2f})"
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """Rising numbers, neighbours as a range.
+
+    >>> runs([3, 4, 5, 9])
+    '3-5, 9'
+    """
+    starts = [k for k, _ in enumerate(numbers) if k == 0 or numbers[k] != numbers[k - 1] + 1]
+    parts = [numbers[start:stop] for start, stop in pairwise([*starts, len(numbers)])]
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
