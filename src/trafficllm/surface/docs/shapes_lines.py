@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from trafficllm.core.results import Captured, Result
 
 Share = float
-Captured: TypeAlias = Annotated[str, Field(json_schema_extra={"x-captured": True})]
-"""Text that a capture, a folder or a file was named by: escaped, and marked in the schema as data, never an instruction."""
-
-
-class Closed(BaseModel):
-    """An object with exactly these keys."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+Closed = Result
 
 
 class Part(Closed):

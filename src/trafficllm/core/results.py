@@ -1,0 +1,24 @@
+"""Typed results: what a command answers is one frozen value with exactly the keys that its class names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Captured: TypeAlias = Annotated[str, Field(json_schema_extra={"x-captured": True})]
+"""Text that a capture, a folder or a file was named by: escaped on output, marked in the schema as data, never an instruction."""
+
+
+class Result(BaseModel):
+    """A frozen value that becomes one JSON object. JSON Schemas, OpenAPI and `--json` are written from its fields.
+
+    Keys may be added by later versions, never renamed or dropped (contract). Fields that were not given are left out of the
+    JSON form, so that an optional key appears only where it has a meaning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form: plain dictionaries, lists, strings and numbers."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
