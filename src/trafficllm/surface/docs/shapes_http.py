@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from trafficllm.surface.docs.shapes_lines import Captured, Closed
+from trafficllm.core.results import Captured
+from trafficllm.surface.docs.shapes_lines import Closed
 
 
 class Model(Closed):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from trafficllm.core.results import Captured, Result
 
 Share = float
@@ -110,8 +112,8 @@ class EveVerdict(Closed):
     confidence: Share
     probabilities: dict[str, Share]
     unknown_score: float
-    evidence: list[Part] = []
-    frames: list[int] = []
+    evidence: list[Part] = Field(default_factory=list)
+    frames: list[int] = Field(default_factory=list)
     adapter: Captured
     version: str
 
