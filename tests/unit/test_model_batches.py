@@ -13,8 +13,8 @@ from model_samples import records
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Record, Span
 from trafficllm.model.tuning.augment import Strength, augment
-from trafficllm.model.tuning.collate import Sample, StepData, answer_loss, collate, plan_batches
-from trafficllm.model.tuning.eval_step import length_batches, macro_f1
+from trafficllm.model.tuning.collate import Sample, StepData, answer_loss, collate, length_batches, plan_batches
+from trafficllm.model.tuning.eval_step import macro_f1
 from trafficllm.model.tuning.job import class_weights
 from trafficllm.model.tuning.run import even_share
 from trafficllm.model.tuning.trie import LabelTrie

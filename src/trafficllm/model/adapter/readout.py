@@ -219,8 +219,7 @@ def features_of(
     model: Any, prompts: Sequence[Sequence[int]], layers: Sequence[int], first: int, *, batch_tokens: int = 1024
 ) -> torch.Tensor:
     """Pooled features [n, features] of prompt ids, on the CPU, in their order."""
-    from trafficllm.model.tuning.collate import padded
-    from trafficllm.model.tuning.eval_step import length_batches
+    from trafficllm.model.tuning.collate import length_batches, padded
 
     device = next(model.parameters()).device
     found: dict[int, torch.Tensor] = {}

@@ -26,6 +26,17 @@ class Sample:
         return len(self.prompt) + len(self.answer) - 1
 
 
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices in batches of at most `batch_tokens` padded tokens (or one row), shortest first."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batches and lengths[index] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
 def plan_batches(lengths: Sequence[int], batch_tokens: int, seed: int) -> list[list[int]]:
     """Indices of one epoch's batches of about `batch_tokens` padded tokens each; the number depends on the lengths only.
 

@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trafficllm.model.tuning.collate import Sample, answer_loss, collate, pad_left
-from trafficllm.model.tuning.trainer import answer_logits, forward_inputs
+from trafficllm.model.tuning.collate import Sample, answer_loss, collate, length_batches, pad_left
+from trafficllm.model.tuning.forward import answer_logits, forward_inputs
 from trafficllm.model.tuning.trie import LabelTrie
-
-
-def length_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of at most `batch_tokens` padded tokens (or one row), shortest first."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batches and lengths[index] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def mean_loss(model: Any, samples: Sequence[Sample], *, pad: int, batch_tokens: int, full: float) -> float:

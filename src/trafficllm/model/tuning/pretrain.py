@@ -173,7 +173,7 @@ def continue_on(
 
     from trafficllm.core.files import read_json, write_json
     from trafficllm.model.tuning.collate import answer_loss, first
-    from trafficllm.model.tuning.trainer import answer_logits
+    from trafficllm.model.tuning.forward import answer_logits
 
     found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])) if resume else []
     spent = float(read_json(out / "seconds.json")["seconds"]) if found else 0.0
