@@ -86,7 +86,7 @@ def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.datasets import new_task
     from trafficllm.lifecycle.studies.run import evaluate
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.tuning.job import TuneOptions, tune_task
     from trafficllm.records.catalog import load_tasks
     from trafficllm.records.dataset.dataset import build_dataset, load
@@ -98,12 +98,12 @@ def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
         task = load_tasks().get(name) or new_task(name)
         source = laid_out(files, way, place / "files")
         build_dataset(source, task=task, out=place / "data", profile=WAYS[way], cap=asked.cap or None, progress=Silent())
-        application = Application(base=asked.base)
+        workspace = Workspace(base=asked.base)
         options = TuneOptions(max_seconds=asked.seconds or None, max_steps=asked.steps or None, epochs=1000, seed=0)
-        tune_task(application.base, learn.tune_data(load(place / "data")), place / "adapter", options, Silent())
+        tune_task(workspace.base, learn.tune_data(load(place / "data")), place / "adapter", options, Silent())
         budget = asked.budget or max(60.0, asked.seconds)
         body = evaluate(
-            application, [place / "data"], adapters=[place / "adapter"], budget_s=budget, html=place / "report.html", progress=Silent()
+            workspace, [place / "data"], adapters=[place / "adapter"], budget_s=budget, html=place / "report.html", progress=Silent()
         )
         write_json(report, {key: value for key, value in body.items() if key not in {"answers", "curves"}})
     return dict(read_json(report))

@@ -139,13 +139,13 @@ def tune(run: Run, task: str, seed: int) -> None:
 def score(run: Run, task: str, _: int) -> None:
     """The report of all seeds with baselines and cascade; its page beside it."""
     from trafficllm.lifecycle.studies.run import evaluate
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
 
     place, start = run.place(task), time.time()
     seconds = run.budget_of(task)[0] or 0.0
     adapters = sorted(path.parent for path in place.glob("seed*/tune.json"))
     body = evaluate(
-        Application(base=run.base),
+        Workspace(base=run.base),
         [run.dataset(task)],
         adapters=adapters,
         embedding=run.embedding,

@@ -26,14 +26,14 @@ NAMES = ("adapter", "lightgbm")
 def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
     """One adapter under all shifts, made where there is no file of it yet."""
     from trafficllm.lifecycle.studies.robust import robust
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
 
     path = run.place(task) / f"robust-seed{seed}.json"
     if not path.is_file():
         plan = PLAN["robust"][task]
         captures = run.data / run.entry(task)["folder"] if plan["wire"] else None
         body = robust(
-            Application(base=run.base),
+            Workspace(base=run.base),
             run.dataset(task),
             adapter=run.place(task) / f"seed{seed}",
             captures=captures,

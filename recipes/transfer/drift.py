@@ -78,8 +78,9 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     """All stages."""
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.update import update
+    from trafficllm.lifecycle.adapters.upkeep import show_adapter
     from trafficllm.lifecycle.studies.drift import drift
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.records.catalog import get_task
     from trafficllm.records.dataset.dataset import build_dataset
@@ -87,7 +88,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     out: Path = asked.out
     if not (out / "cut.json").is_file():
         folders(asked.data, out)
-    app, task = Application(base=asked.base, registry=str(out / "registry")), get_task("EVD")
+    app, task = Workspace(base=asked.base, registry=str(out / "registry")), get_task("EVD")
     build_dataset(out / "captures" / OLD, task=task, out=out / "data", cap=asked.cap, split="capture", progress=Silent())
     options = TuneOptions(max_seconds=asked.seconds, epochs=1000)
     given = {"task": task, "base": app.base, "registry": app.registry, "options": options, "baselines": False}
@@ -98,7 +99,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
             app,
             out / "data",
             [out / "captures" / "judge"],
-            adapter=Path(app.adapter("EVD", version)["path"]),
+            adapter=Path(show_adapter(app, "EVD", version)["path"]),
             learnt=learnt,
             most=asked.most,
             html=html,

@@ -92,7 +92,7 @@ def trained(asked: argparse.Namespace, words: Sequence[str]) -> Path:
 def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
     """Few-shot curves of the task with one base."""
     from trafficllm.lifecycle.studies.transfer import transfer
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import get_task
     from trafficllm.records.dataset.dataset import build_dataset
 
@@ -106,7 +106,7 @@ def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
             reserved=asked.data / "RESERVED.csv",
             progress=Silent(),
         )
-        app = Application(base=base, registry=str(asked.out / "registry"))
+        app = Workspace(base=base, registry=str(asked.out / "registry"))
         body = transfer(
             app,
             data,

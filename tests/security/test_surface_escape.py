@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from trafficllm.core.escape import spoken
-from trafficllm.lifecycle.workspace import Analysis
+from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.surface.docs.schemas import all_schemas
 from trafficllm.surface.formats.columns import FLOW, VERDICT
 from trafficllm.surface.formats.eve import flow_event, verdict_event

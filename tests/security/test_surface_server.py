@@ -25,7 +25,8 @@ import server_samples
 from trafficllm.capture.check.captures import check
 from trafficllm.capture.fields.table import packet_rows
 from trafficllm.core.errors import InputError, UsageError
-from trafficllm.lifecycle.workspace import Application
+from trafficllm.lifecycle.analyze.verdicts import start
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.server.app import configuration, create_app
 from trafficllm.surface.server.guard import Guard
 from trafficllm.surface.server.metrics import Metrics
@@ -174,7 +175,7 @@ def test_silent_connections_are_closed_and_hold_nobody_up(place: tuple[Path, Pat
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         settings = Settings(port=probe.getsockname()[1], head=1.5, queue=1)
-    app = create_app(Application(base=str(place[0]), registry=str(place[1])), settings)
+    app = create_app(Workspace(base=str(place[0]), registry=str(place[1])), settings)
     server = uvicorn.Server(configuration(app, settings))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -254,10 +255,10 @@ def test_logs_hold_no_addresses_payloads_or_keys(place: tuple[Path, Path], captu
 
 
 def test_a_bug_is_named_by_place_only(client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def broken() -> None:
+    def broken(_: Any) -> None:
         raise RuntimeError("canary")
 
-    monkeypatch.setattr(client.service.application, "task_list", broken)
+    monkeypatch.setattr("trafficllm.lifecycle.tasks.task_list", broken)
     found = client.get("/v1/tasks")
     assert (found.status_code, found.json()["error"]["code"]) == (500, "internal")
     assert "canary" not in found.text + caplog.text
@@ -272,7 +273,7 @@ def test_verdicts_are_those_of_the_command_line(client: Any, place: tuple[Path, 
     assert found.status_code == 200
     assert found.headers["content-type"] == "application/x-ndjson"
     rows = [json.loads(line) for line in found.text.splitlines()]
-    own = Application(base=str(place[0]), registry=str(place[1])).analyze([capture], task="EAC")
+    own = start(Workspace(base=str(place[0]), registry=str(place[1])), [capture], task="EAC")
     expected = [row for batch in own.batches for row in batch]
     assert [row["uid"] for row in rows] == [row["uid"] for row in expected]
     assert [row["label"] for row in rows] == [row["label"] for row in expected]
@@ -296,7 +297,7 @@ def test_promoted_adapters_are_served_at_once(place: tuple[Path, Path], capture:
         assert _chat(client, pasted, model="EAC").json()["trafficllm"]["verdicts"][0]["version"] == before
         new = server_samples.register(registry.parent, base, "EAC", seed=7)
         assert _chat(client, pasted, model="EAC").json()["trafficllm"]["verdicts"][0]["version"] == new != before
-        assert f"EAC/{before}" not in client.service.application.engine.adapters
+        assert f"EAC/{before}" not in client.service.workspace.engine.adapters
 
 
 def test_a_task_registered_meanwhile_is_served_without_a_restart(place: tuple[Path, Path], capture: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import infer_samples as samples
 
 from trafficllm.lifecycle.adapters.learn_router import base_facts
-from trafficllm.lifecycle.workspace import Application
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import load_tasks
 from trafficllm.registry.store import Registry
@@ -39,13 +39,13 @@ def register(place: Path, base: Path, task: str, *, seed: int) -> str:
 
 @contextmanager
 def client(base: Path, registry: Path, *, wait: bool = False, **settings: Any) -> Iterator[Any]:
-    """A client of a server in this process; its application is `client.app_state`."""
+    """A client of a server in this process; its workspace is `client.app_state`."""
     from starlette.testclient import TestClient
 
     from trafficllm.surface.server.app import create_app
     from trafficllm.surface.server.settings import Settings
 
-    guard = create_app(Application(base=str(base), registry=str(registry)), Settings(**settings))
+    guard = create_app(Workspace(base=str(base), registry=str(registry)), Settings(**settings))
     with TestClient(guard, base_url="http://localhost", raise_server_exceptions=False) as found:
         found.service = guard.app.state.service  # type: ignore[attr-defined]
         for _ in range(1200 if wait else 0):

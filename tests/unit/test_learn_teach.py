@@ -18,7 +18,8 @@ from trafficllm.infer.router.router import Router
 from trafficllm.infer.router.wording import of_version
 from trafficllm.lifecycle.adapters import learn, teach
 from trafficllm.lifecycle.adapters.learn_router import ROUTER, base_facts
-from trafficllm.lifecycle.workspace import Application
+from trafficllm.lifecycle.tasks import route
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import Task, get_task
@@ -75,17 +76,17 @@ def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: p
     assert _teach(base, registry, tmp_path) is None
 
 
-def test_the_application_asks_both_or_the_model_alone(base: Base, tmp_path: Path) -> None:
+def test_a_question_goes_to_both_or_the_model_alone(base: Base, tmp_path: Path) -> None:
     registry = _with_router(base, tmp_path)
-    application = Application(base=str(base.path), registry=str(tmp_path / "registry"))
+    workspace = Workspace(base=str(base.path), registry=str(tmp_path / "registry"))
     asked = ["is it malware, and which family?", "what is the weather tomorrow?", "which app is this traffic from?"]
-    heard = [[task["id"] for task in row["tasks"]] for row in application.route(asked)]
+    heard = [[task["id"] for task in row["tasks"]] for row in route(workspace, asked)]
     assert heard == [["MTD"], [], ["EAC"]]
     live = registry.live(ROUTER)
     engine = Engine(base)
     engine.add_adapter("r", live.path)
     bare = Router.of(engine, "r", live.manifest)
-    alone = application.route(asked, wording=False)
+    alone = route(workspace, asked, wording=False)
     assert [row["tasks"][0]["id"] if row["tasks"] else None for row in alone] == [
         route.tasks[0][0] if route.tasks else None for route in bare.stream(asked)
     ]

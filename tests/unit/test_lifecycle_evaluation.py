@@ -20,7 +20,7 @@ from trafficllm.evaluate.baselines import frozen
 from trafficllm.lifecycle.adapters import learn
 from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
 from trafficllm.lifecycle.studies.run import evaluate
-from trafficllm.lifecycle.workspace import Application
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import load_base
 from trafficllm.model.tuning.job import TuneOptions, tune_task
 from trafficllm.surface.docs.schemas import envelope
@@ -50,14 +50,14 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", name="run")
 def _run(place: Path) -> Run:
     """`evaluate` on folders of the place; the same call again is answered from memory."""
-    application = Application(base=str(place / "base"), registry=str(place / "registry"))
+    workspace = Workspace(base=str(place / "base"), registry=str(place / "registry"))
 
     def call(*sets: str, adapters: tuple[str, ...] = ("a3",), **options: Any) -> dict[str, Any]:
         asked = repr((sets, adapters, sorted(options.items())))
         if asked in known:
             return copy.deepcopy(known[asked])
         folders = [place / name for name in (sets or ("data",))]
-        made = evaluate(application, folders, adapters=[place / a for a in adapters], budget_s=1.0, progress=Silent(), **options)
+        made = evaluate(workspace, folders, adapters=[place / a for a in adapters], budget_s=1.0, progress=Silent(), **options)
         envelope("evaluate.run").model_validate({**made, "schema": "trafficllm.evaluate.run/1", "ok": True})
         known[asked] = copy.deepcopy(made)
         return made

@@ -8,11 +8,10 @@ import pytest
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.settings import Config
-from trafficllm.core.types import Silent
 from trafficllm.lifecycle.adapters.learn_router import NONE, answers, instruct_data
 from trafficllm.lifecycle.adapters.register import _workdir, register
 from trafficllm.lifecycle.bases.tuning import tune_options
-from trafficllm.lifecycle.workspace import Application, quickstart_registry, registry_root
+from trafficllm.lifecycle.workspace import Workspace, quickstart_registry, registry_root
 from trafficllm.records.instructions import Instruction
 
 
@@ -31,17 +30,17 @@ def test_a_quickstart_answers_until_there_is_a_registry(tmp_path: Path, monkeypa
 
 
 def test_work_of_different_commands_is_apart(tmp_path: Path) -> None:
-    application = Application(registry=str(tmp_path / "r"))
-    places = {_workdir(application, tmp_path / name, task, facts) for name in "ab" for task in ("MTD", "a b") for facts in ("0", "1")}
+    workspace = Workspace(registry=str(tmp_path / "r"))
+    places = {_workdir(workspace, tmp_path / name, task, facts) for name in "ab" for task in ("MTD", "a b") for facts in ("0", "1")}
     assert len(places) == 8
     assert {place.parent for place in places} == {tmp_path / "r" / ".work"}
 
 
 def test_bad_folders_and_tasks_are_refused_before_any_work(tmp_path: Path) -> None:
-    application = Application(registry=str(tmp_path / "r"))
+    workspace = Workspace(registry=str(tmp_path / "r"))
 
     def attempt(folder: Path, task: str) -> None:
-        register(application, folder, task, profile="", seed=0, max_seconds=None, progress=Silent())
+        register(workspace, folder, task)
 
     with pytest.raises(InputError):
         attempt(tmp_path / "no", "MTD")

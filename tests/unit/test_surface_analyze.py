@@ -17,7 +17,7 @@ from test_surface_formats import ROW
 
 from trafficllm.capture.files.read import Skipped
 from trafficllm.core.errors import InputError
-from trafficllm.lifecycle.workspace import Analysis
+from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.surface.cli.analyze import Hits, _kept, _pump
 from trafficllm.surface.cli.main import run
 from trafficllm.surface.docs import shapes, shapes_lines
@@ -104,7 +104,7 @@ def _command(
         made = _analysis(batches())
         return Analysis(made.tasks, None, made.batches, made.umbrellas, made.labels, lambda: info)
 
-    monkeypatch.setattr("trafficllm.lifecycle.workspace.Application.analyze", analyze)
+    monkeypatch.setattr("trafficllm.lifecycle.analyze.verdicts.start", analyze)
 
 
 def _until_ctrl_c() -> Iterator[list[dict[str, Any]]]:

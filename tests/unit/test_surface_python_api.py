@@ -8,7 +8,7 @@ import pytest
 
 import trafficllm as tl
 from trafficllm.core.errors import ArtifactError, InputError
-from trafficllm.lifecycle.workspace import Analysis
+from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.surface.python.flows import Verdicts
 
 ROW = {

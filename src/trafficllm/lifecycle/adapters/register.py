@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
-from trafficllm.core.types import ProgressSink
+from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.datasets import own_task
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
@@ -21,68 +21,70 @@ if TYPE_CHECKING:
 _WORK = ".work"
 
 
-def _workdir(application: Application, folder: Path, task: str, facts: str) -> Path:
+def _workdir(workspace: Workspace, folder: Path, task: str, facts: str) -> Path:
     """A folder of this command's own: beside the versions, so that it lies on the disk they will be copied to."""
     name = f"{folder.resolve()}\n{facts}"
-    return application.registry_root / _WORK / f"{slug(task)}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
+    return workspace.registry_root / _WORK / f"{slug(task)}-{hash64(name.encode('utf-8', 'surrogatepass')):016x}"
 
 
 def register(
-    application: Application,
+    workspace: Workspace,
     folder: Path,
     task: str,
     *,
-    profile: str,
-    seed: int,
-    max_seconds: float | None,
+    profile: str = "",
+    seed: int = 0,
+    max_seconds: float | None = None,
     trained: Path | None = None,
-    progress: ProgressSink,
+    progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
-    """Build (unless `folder` is a data set), tune, calibrate, evaluate, register; see `Application.register`.
+    """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
-    With `trained`, an adapter folder, nothing is tuned. The live router learns a task it does not know yet.
+    With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet.
+    Raises InputError for data that cannot be learnt from, UsageError for a task's name, ArtifactError for an adapter that does not fit.
     """
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.bases.tuning import tune_options
 
-    chosen = own_task(task, application.tasks())
+    chosen = own_task(task, workspace.tasks())
     if chosen.kind == "understanding":
         raise InputError(
             "input.task", f"task {chosen.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
         )
-    work = _workdir(application, folder, chosen.id, f"{profile} {seed} {max_seconds} {application.base_name} {trained}")
-    options = tune_options(application.config, seed=seed, max_seconds=max_seconds)
-    masks = profile or application.config.records.profile
-    opened = learn.open_dataset(folder, chosen, work / "data", profile=masks, seed=seed, progress=progress)
+    work = _workdir(workspace, folder, chosen.id, f"{profile} {seed} {max_seconds} {workspace.base_name} {trained}")
+    options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
+    masks = profile or workspace.config.records.profile
+    sink = progress or Silent()
+    opened = learn.open_dataset(folder, chosen, work / "data", profile=masks, seed=seed, progress=sink)
     if chosen.kind == "generation":
         if trained is not None:
             raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
-        body = _register_generator(application, opened, chosen, work / "adapter", options=options, progress=progress)
+        body = _register_generator(workspace, opened, chosen, work / "adapter", options=options, progress=sink)
     else:
-        body = _register_detector(application, opened, chosen, work, trained=trained, options=options, progress=progress)
+        body = _register_detector(workspace, opened, chosen, work, trained=trained, options=options, progress=sink)
     shutil.rmtree(work, ignore_errors=True)
     return body
 
 
 def update(
-    application: Application, folder: Path, task: str, *, seed: int, max_seconds: float | None, progress: ProgressSink
+    workspace: Workspace, folder: Path, task: str, *, seed: int = 0, max_seconds: float | None = None, progress: ProgressSink | None = None
 ) -> dict[str, Any]:
-    """New captures into a live task; see `Application.update`. GateError where the gate refused them."""
+    """New captures into a live task (contract: `adapter update`); GateError where its gate refused them."""
     from trafficllm.lifecycle.adapters import gate
     from trafficllm.lifecycle.adapters.update import update as learn_more
     from trafficllm.lifecycle.bases.tuning import tune_options
 
-    chosen = application.task(task)
-    facts = f"update {application.registry.live(chosen.id).version} {seed} {max_seconds} {application.base_name}"
-    work = _workdir(application, folder, chosen.id, facts)
+    chosen = workspace.task(task)
+    facts = f"update {workspace.registry.live(chosen.id).version} {seed} {max_seconds} {workspace.base_name}"
+    work = _workdir(workspace, folder, chosen.id, facts)
     body = learn_more(
         folder,
         task=chosen,
-        base=application.base,
-        registry=application.registry,
+        base=workspace.base,
+        registry=workspace.registry,
         workdir=work / "adapter",
-        options=tune_options(application.config, seed=seed, max_seconds=max_seconds),
-        progress=progress,
+        options=tune_options(workspace.config, seed=seed, max_seconds=max_seconds),
+        progress=progress or Silent(),
     )
     shutil.rmtree(work, ignore_errors=True)
     gate.raise_if_refused(body)
@@ -90,12 +92,12 @@ def update(
 
 
 def _register_detector(
-    application: Application, data: Dataset, task: Task, work: Path, *, trained: Path | None, options: TuneOptions, progress: ProgressSink
+    workspace: Workspace, data: Dataset, task: Task, work: Path, *, trained: Path | None, options: TuneOptions, progress: ProgressSink
 ) -> dict[str, Any]:
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.teach import teach
 
-    base, registry = application.base, application.registry
+    base, registry = workspace.base, workspace.registry
     body = learn.register(
         data, task=task, base=base, registry=registry, workdir=work / "adapter", options=options, trained=trained, progress=progress
     )
@@ -106,21 +108,14 @@ def _register_detector(
 
 
 def _register_generator(
-    application: Application, data: Dataset, task: Task, work: Path, *, options: TuneOptions, progress: ProgressSink
+    workspace: Workspace, data: Dataset, task: Task, work: Path, *, options: TuneOptions, progress: ProgressSink
 ) -> dict[str, Any]:
     """What a generator is worth is said by `evaluate generation`, not by a quality object."""
     from trafficllm.lifecycle.adapters.learn_generator import learn_generator
 
-    registry = application.registry
+    registry = workspace.registry
     made = learn_generator(
-        application.base,
-        data,
-        task=task,
-        labels=data.manifest["trainable"],
-        registry=registry,
-        out=work,
-        options=options,
-        progress=progress,
+        workspace.base, data, task=task, labels=data.manifest["trainable"], registry=registry, out=work, options=options, progress=progress
     )
     version = registry.show(task.id, made["version"])
     none: dict[str, Any] = {"quality": None, "baselines": {}, "cascade": None, "calibration": {}, "unknown": {}, "cost": {}, "replayed": 0}

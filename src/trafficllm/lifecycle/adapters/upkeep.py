@@ -1,4 +1,4 @@
-"""Looking after a registry: are its files as they were registered, and a version for use elsewhere."""
+"""Upkeep of a registry: list and show versions, promote, roll back, verify, export, remove old ones."""
 
 from __future__ import annotations
 
@@ -11,44 +11,82 @@ from trafficllm.core.files import atomic_dir
 from trafficllm.lifecycle.adapters.replay import FOLDER
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.workspace import Application
-    from trafficllm.registry.store import Registry
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.registry.versions import Version
 
 SMALL = 1 << 30
 """Bytes of weights up to which a merged export is written in float32."""
 
 
-def verify(registry: Registry, task: str | None) -> dict[str, Any]:
-    """How many versions were compared with their manifests; ArtifactError with every difference."""
-    found = registry.verify(task)
-    if found:
-        reasons = [f"{name}: {', '.join(differences)}" for name, differences in sorted(found.items())]
+def list_adapters(workspace: Workspace) -> dict[str, Any]:
+    """Every version with its quality (contract: `adapter list`)."""
+    rows = []
+    for version in workspace.registry.list():
+        quality = version.manifest.get("quality") or {}
+        rows.append({**version.as_dict(), "macro_f1": quality.get("macro_f1"), "path": str(version.path)})
+    return {"registry": str(workspace.registry_root), "adapters": rows}
+
+
+def show_adapter(workspace: Workspace, task: str, version: str = "") -> dict[str, Any]:
+    """A version, by default the live one, with its manifest (contract: `adapter show`)."""
+    shown = workspace.registry.show(task, version) if version else workspace.registry.live(task)
+    return {**shown.as_dict(), "path": str(shown.path), "manifest": dict(shown.manifest)}
+
+
+def promote(workspace: Workspace, task: str, version: str) -> dict[str, Any]:
+    """Make a version live."""
+    return _version_body(workspace.registry.promote(task, version))
+
+
+def rollback(workspace: Workspace, task: str) -> dict[str, Any]:
+    """Make the previously live version live again."""
+    return _version_body(workspace.registry.rollback(task))
+
+
+def _version_body(version: Version) -> dict[str, Any]:
+    return {**version.as_dict(), **{key: version.manifest.get(key) for key in ("quality", "baselines")}}
+
+
+def gc(workspace: Workspace, task: str = "", *, keep: int = 3) -> dict[str, Any]:
+    """Remove all versions but the live one, the last `keep` and the last `keep` live ones (contract: `adapter gc`)."""
+    only = workspace.task(task).id if task else None
+    return {"registry": str(workspace.registry_root), "removed": list(workspace.registry.gc(only, keep=keep))}
+
+
+def verify(workspace: Workspace, task: str = "") -> dict[str, Any]:
+    """Compare every version, or a task's, with its manifest (contract: `adapter verify`); ArtifactError with every difference."""
+    registry, only = workspace.registry, workspace.task(task).id if task else None
+    changed = registry.verify(only)
+    if changed:
+        reasons = [f"{name}: {', '.join(differences)}" for name, differences in sorted(changed.items())]
         raise ArtifactError(
             "artifact.changed",
             "not as it was registered: " + "; ".join(reasons),
             input=str(registry.root),
             hint="roll back to a version that is whole, or register the task again",
         )
-    versions = registry.list(task)
+    versions = registry.list(only)
     return {"registry": str(registry.root), "versions": len(versions), "tasks": sorted({v.task for v in versions})}
 
 
-def export(application: Application, task: str, out: Path, *, version: str, merged: bool) -> dict[str, Any]:
-    """A stock PEFT folder, or with `merged` an ordinary checkpoint; the sample of old records stays in the registry."""
-    registry = application.registry
+def export(workspace: Workspace, task: str, out: Path, *, version: str = "", merged: bool = False) -> dict[str, Any]:
+    """A folder that stock PEFT loads, or with `merged` an ordinary checkpoint (contract: `adapter export`).
+
+    The sample of old records stays in the registry.
+    """
+    registry = workspace.registry
     chosen = registry.show(task, version) if version else registry.live(task)
     if out.exists():
         raise UsageError("usage.out", "this exists already", input=str(out), hint="name a new folder with -o")
     if merged:
-        _merge(application, chosen, out)
+        _merge(workspace, chosen, out)
     else:
         registry.export(task, chosen.version, out, leave_out=[FOLDER])
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return {"task": task, "version": chosen.version, "out": str(out), "merged": merged, "files": files}
 
 
-def _merge(application: Application, version: Version, out: Path) -> None:
+def _merge(workspace: Workspace, version: Version, out: Path) -> None:
     """The weights are added into a base of their own, as merging changes the model it is given: a small one in float32, where nothing is
     rounded away, a large one as its files hold it. The readout lies beside them, with the weight that calibration chose."""
     from trafficllm.infer.engine.scorer import WEIGHT
@@ -59,7 +97,7 @@ def _merge(application: Application, version: Version, out: Path) -> None:
     from trafficllm.records.codec.units import codec_hash
     from trafficllm.registry import fit
 
-    folder = resolve(application.base_name)
+    folder = resolve(workspace.base_name)
     small = sum((folder / name).stat().st_size for name in weight_files(folder)) <= SMALL
     base = load_base(folder, dtype="float32" if small else "stored")
     fit.check(version.manifest, base.manifest, codec_hash())

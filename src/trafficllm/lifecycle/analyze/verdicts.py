@@ -7,41 +7,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record
+from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record, Silent
+from trafficllm.lifecycle.analyze.analysis import UNKNOWN, Analysis
 from trafficllm.lifecycle.analyze.captures import counts_body, flow_options
+from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.counts import CountsBuilder
     from trafficllm.infer.detector import Detector
-    from trafficllm.lifecycle.workspace import Analysis, Application
+    from trafficllm.lifecycle.workspace import Workspace
 
 EVIDENCE = 3
 """Parts of a record that `--explain` names."""
 _ROWS = 256
 
 
-def detection_tasks(application: Application) -> list[str]:
+def detection_tasks(workspace: Workspace) -> list[str]:
     """Detection tasks with a live adapter, in the catalogue's order, malware first: the question people ask most."""
-    names = [task.id for task in application.tasks().values() if task.kind == "detection"]
-    live = [name for name in names if application.registry.find_live(name) is not None]
+    names = [task.id for task in workspace.tasks().values() if task.kind == "detection"]
+    live = [name for name in names if workspace.registry.find_live(name) is not None]
     return sorted(live, key=lambda name: name != "MTD")
 
 
-def choose(application: Application, task: str, question: str) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+def choose(workspace: Workspace, task: str, question: str) -> tuple[tuple[str, ...], dict[str, Any] | None]:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
     Raises UsageError for an unknown task or a question that asks for no detection task, ArtifactError where none is live.
     """
     if task:
-        return (_detection(application, task),), None
-    live = detection_tasks(application)
+        return (_detection(workspace, task),), None
+    live = detection_tasks(workspace)
     if not live:
         hint = "`trafficllm quickstart` makes two; `trafficllm adapter register DIR --task ID` makes yours"
-        raise ArtifactError("artifact.no_adapter", "no detection adapter is registered", input=str(application.registry_root), hint=hint)
+        raise ArtifactError("artifact.no_adapter", "no detection adapter is registered", input=str(workspace.registry_root), hint=hint)
     if not question:
         return (live[0],), None
-    route = application.route([question])[0]
+    route = routed_to(workspace, [question])[0]
     routed = tuple(row["id"] for row in route["tasks"] if row["id"] in live)
     if not routed:
         asked = ", ".join(row["id"] for row in route["tasks"]) or "none of the tasks"
@@ -51,8 +53,8 @@ def choose(application: Application, task: str, question: str) -> tuple[tuple[st
     return routed, route
 
 
-def _detection(application: Application, name: str) -> str:
-    task = application.task(name)
+def _detection(workspace: Workspace, name: str) -> str:
+    task = workspace.task(name)
     if task.kind != "detection":
         raise UsageError(
             "usage.task", f"task {task.id} gives no verdicts ({task.kind})", input="--task", where=name, hint="see `trafficllm task list`"
@@ -60,66 +62,70 @@ def _detection(application: Application, name: str) -> str:
     return task.id
 
 
-def open_detector(application: Application, tasks: Sequence[str], *, evidence: int) -> Detector:
+def open_detector(workspace: Workspace, tasks: Sequence[str], *, evidence: int) -> Detector:
     """A detector with these tasks' live adapters."""
     from trafficllm.infer.detector import Detector, TaskModel
 
-    known = application.tasks()
-    versions = [application.registry.live(name) for name in tasks]
-    models = [TaskModel.of(application.engine, known[version.task], version) for version in versions]
+    known = workspace.tasks()
+    versions = [workspace.registry.live(name) for name in tasks]
+    models = [TaskModel.of(workspace.engine, known[version.task], version) for version in versions]
     return Detector(models, evidence=evidence)
 
 
 def start(
-    application: Application,
+    workspace: Workspace,
     paths: Sequence[str | Path],
     *,
-    task: str,
-    question: str,
-    explain: bool,
-    progress: ProgressSink,
+    task: str = "",
+    question: str = "",
+    explain: bool = False,
+    progress: ProgressSink | None = None,
     flows: FlowStream | None = None,
     skipped: Skipped | None = None,
 ) -> Analysis:
-    """Check everything that can be wrong, then hand out verdicts as they are asked for (see `Application.analyze`)."""
+    """Verdicts for every flow of the captures, by the task that was named or that the question asks for.
+
+    What can be wrong is checked first, the verdicts are made as they are asked for. `flows` stand for captures that were read
+    elsewhere (the server reads uploads in another process). With `skipped`, files among several that cannot be read are left out
+    instead of raised.
+    """
     from trafficllm.capture.files.read import expand, total_bytes
     from trafficllm.capture.flows.counts import CountsBuilder
-    from trafficllm.lifecycle.workspace import UNKNOWN, Analysis
 
-    files = expand(paths, skipped) if flows is None else []
-    tasks, route = choose(application, task, question)
-    known = application.tasks()
-    live = [application.registry.live(name) for name in tasks]
+    files, sink = expand(paths, skipped) if flows is None else [], progress or Silent()
+    tasks, route = choose(workspace, task, question)
+    known = workspace.tasks()
+    live = [workspace.registry.live(name) for name in tasks]
     umbrellas = {version.task: known[version.task].umbrella_of for version in live}
     labels = {UNKNOWN, *(label for version in live for label in version.manifest["labels"])}
     above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
-    detector = open_detector(application, tasks, evidence=EVIDENCE if explain else 0)
+    detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts = CountsBuilder()
-    read = flows if flows is not None else _read(application, files, counts=counts, progress=progress, skipped=skipped)
+    read = flows if flows is not None else _read(workspace, files, counts=counts, progress=sink, skipped=skipped)
     whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
         route,
-        _batches(detector, read, tasks, counts=counts, whole=whole, progress=progress),
+        _batches(detector, read, tasks, counts=counts, whole=whole, progress=sink),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
     )
 
 
-def judge(application: Application, rows: Sequence[tuple[Record, FlowMeta]], *, task: str, question: str) -> list[dict[str, Any]]:
+def judge(workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = "") -> list[dict[str, Any]]:
     """Verdicts of raw records that came without a capture: each by each task that was named or asked for."""
-    tasks, _ = choose(application, task, question)
-    detector = open_detector(application, tasks, evidence=0)
+    tasks, _ = choose(workspace, task, question)
+    detector = open_detector(workspace, tasks, evidence=0)
     return [verdict.row() for name in tasks for verdict in detector.judge(rows, name)]
 
 
 def _read(
-    application: Application, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink, skipped: Skipped | None
+    workspace: Workspace, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink, skipped: Skipped | None
 ) -> FlowStream:
     from trafficllm.capture.flows.assembly import read_flows
 
-    options = flow_options(application.config)
+    options = flow_options(workspace.config)
     return read_flows(files, options=options, counts=counts, progress=progress, skipped=skipped)
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from trafficllm import __version__
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import atomic_stream, sha256_file, write_json
-from trafficllm.core.types import FlowPlan, ProgressSink
+from trafficllm.core.types import FlowPlan, ProgressSink, Silent
 from trafficllm.lifecycle.generate.requests import MAX_FLOWS, Part, parts_of, shares_of
+from trafficllm.lifecycle.tasks import route
 
 if TYPE_CHECKING:
     from trafficllm.infer.generator.generator import Generator
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import Task
 
 START = 1_767_225_600_000_000_000
@@ -76,7 +77,9 @@ def label_of(task_labels: tuple[str, ...], label: str, task: str) -> str:
     )
 
 
-def parts(application: Application, *, task: str, label: str, mix: Sequence[str], question: str, flows: int) -> tuple[Part, ...]:
+def parts(
+    workspace: Workspace, *, task: str = "", label: str = "", mix: Sequence[str] = (), question: str = "", flows: int
+) -> tuple[Part, ...]:
     """What a request asks for, by exactly one of: a task and a label, shares (`mix`), or a question that stage 1 routes.
 
     Raises UsageError where none or several are given, or a task or label is unknown; ArtifactError where no adapter is live.
@@ -89,25 +92,25 @@ def parts(application: Application, *, task: str, label: str, mix: Sequence[str]
             hint="one of --task ID --label LABEL, --mix LABEL=SHARE, --question TEXT",
         )
     if question:
-        return tuple(parts_of(question, _asked(application, question, task), flows=flows))
+        return tuple(parts_of(question, _asked(workspace, question, task), flows=flows))
     wanted = shares_of(mix, task, flows=flows) if mix else [Part(task, label, flows)]
     found = []
     for part in wanted:
-        chosen = _generation(application, part.task)
-        live = application.registry.live(chosen.id)
+        chosen = _generation(workspace, part.task)
+        live = workspace.registry.live(chosen.id)
         known = label_of(tuple(live.manifest.get("labels", chosen.labels)), part.label, chosen.id)
         found.append(Part(chosen.id, known, part.flows))
     return tuple(part for part in found if part.flows)
 
 
-def _asked(application: Application, question: str, task: str) -> dict[str, Sequence[str]]:
+def _asked(workspace: Workspace, question: str, task: str) -> dict[str, Sequence[str]]:
     """Live generation tasks that a question asks for, the likeliest first, with their labels."""
     if task:
-        ids = [_generation(application, task).id]
+        ids = [_generation(workspace, task).id]
     else:
-        kinds = application.tasks()
-        routed = [row["id"] for row in application.route([question])[0]["tasks"]]
-        ids = [name for name in routed if kinds[name].kind == "generation" and application.registry.find_live(name) is not None]
+        kinds = workspace.tasks()
+        routed = [row["id"] for row in route(workspace, [question])[0]["tasks"]]
+        ids = [name for name in routed if kinds[name].kind == "generation" and workspace.registry.find_live(name) is not None]
         if not ids:
             raise UsageError(
                 "usage.question",
@@ -115,13 +118,13 @@ def _asked(application: Application, question: str, task: str) -> dict[str, Sequ
                 input="--question",
                 hint="ask for traffic to be written, or name --task and --label",
             )
-    return {name: application.registry.live(name).manifest.get("labels", application.task(name).labels) for name in ids}
+    return {name: workspace.registry.live(name).manifest.get("labels", workspace.task(name).labels) for name in ids}
 
 
-def _generation(application: Application, task: str) -> Task:
-    chosen = application.task(task)
+def _generation(workspace: Workspace, task: str) -> Task:
+    chosen = workspace.task(task)
     if chosen.kind != "generation":
-        names = ", ".join(name for name, other in application.tasks().items() if other.kind == "generation")
+        names = ", ".join(name for name, other in workspace.tasks().items() if other.kind == "generation")
         raise UsageError(
             "usage.task", f"task {chosen.id} generates nothing", input="--task", where=task, hint=f"generation tasks are {names}"
         )
@@ -131,7 +134,7 @@ def _generation(application: Application, task: str) -> Task:
 class _Writers:
     """One generator a task; flows of all parts in one random order that the seed fixes."""
 
-    def __init__(self, application: Application, scenario: Scenario) -> None:
+    def __init__(self, workspace: Workspace, scenario: Scenario) -> None:
         from trafficllm.infer.generator.generator import Generator
 
         self.scenario = scenario
@@ -139,10 +142,10 @@ class _Writers:
         self.tasks: dict[str, Task] = {}
         self.versions: dict[str, str] = {}
         for name in dict.fromkeys(part.task for part in scenario.parts):
-            version = application.load(name)
+            version = workspace.load(name)
             self.versions[name] = version.version
-            self.tasks[name] = application.task(name)
-            self.generators[name] = Generator(application.engine, name, values=version.manifest.get("values"))
+            self.tasks[name] = workspace.task(name)
+            self.generators[name] = Generator(workspace.engine, name, values=version.manifest.get("values"))
 
     def plans(self) -> Iterator[tuple[Part, FlowPlan]]:
         """Every flow with the part it belongs to, written when asked for."""
@@ -190,7 +193,7 @@ def _told(flows: Iterable[tuple[Part, FlowPlan]], n: int, lines: BinaryIO | None
         yield plan
 
 
-def generate(application: Application, scenario: Scenario, *, out: Path, progress: ProgressSink) -> dict[str, Any]:
+def generate(workspace: Workspace, scenario: Scenario, *, out: Path, progress: ProgressSink | None = None) -> dict[str, Any]:
     """Write a scenario (contract: `generate`): `out` is pcapng, pcap, or with the suffix .jsonl the flows' actions, a line each.
 
     A capture is marked as synthetic: in its section comment (pcapng) and in `<out>.json` beside it. Streams: memory holds the flows
@@ -198,8 +201,8 @@ def generate(application: Application, scenario: Scenario, *, out: Path, progres
     """
     if not 1 <= scenario.flows <= MAX_FLOWS:
         raise UsageError("usage.flows", f"{scenario.flows:,} flows", input="--flows", hint=f"between 1 and {MAX_FLOWS:,}")
-    writers = _Writers(application, scenario)
-    made = _actions(writers, out, progress) if out.suffix == ".jsonl" else _capture(writers, out, progress)
+    writers, sink = _Writers(workspace, scenario), progress or Silent()
+    made = _actions(writers, out, sink) if out.suffix == ".jsonl" else _capture(writers, out, sink)
     body = {
         "task": ", ".join(writers.tasks),
         "label": ", ".join(part.label for part in scenario.parts),

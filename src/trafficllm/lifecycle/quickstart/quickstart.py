@@ -15,7 +15,7 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.quickstart.stages import Stages, stage_key
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.base.load import Base
     from trafficllm.model.tuning.job import TuneOptions
 
@@ -35,7 +35,7 @@ class Run:
     seed: int
     sizes: Mapping[str, Any]
     stages: Stages
-    app: Application
+    app: Workspace
 
     @property
     def base(self) -> Base:
@@ -59,13 +59,13 @@ def run(workdir: Path, *, seed: int = 0, quick: bool = False, progress: Progress
 
     Nothing but the bundled captures, the shipped base and this machine takes part: no adapter, result or metric is shipped.
     """
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
 
     free_space(workdir, ROOM)
     sink = progress or Silent()
     size = "quick" if quick else "full"
     home = workdir / size / f"seed{seed}"
-    app = Application(registry=str(home / "registry"))
+    app = Workspace(registry=str(home / "registry"))
     job = Run(home, seed, PLAN[size], Stages(home, sink), app)
     data = {task: _data(job, task, sink) for task in TASKS}
     tokens = _tokens(job)
@@ -202,6 +202,8 @@ def _task(job: Run, task: str, data: Mapping[str, Any], progress: ProgressSink) 
 def _generate(job: Run, progress: ProgressSink) -> dict[str, Any]:
     """A generation adapter and a small capture of one class, checked."""
     from trafficllm.lifecycle.adapters.learn_generator import learn_generator
+    from trafficllm.lifecycle.generate.requests import Part
+    from trafficllm.lifecycle.generate.synthesis import Scenario, generate
     from trafficllm.records.dataset.dataset import load
 
     wanted = PLAN["generate"]
@@ -218,9 +220,8 @@ def _generate(job: Run, progress: ProgressSink) -> dict[str, Any]:
             options=job.options("generator"),
             progress=progress,
         )
-        body = job.app.generate(
-            wanted["task"], wanted["label"], flows=job.sizes["generate_flows"], seed=job.seed, out=out, progress=progress
-        )
+        part = Part(wanted["task"], wanted["label"], job.sizes["generate_flows"])
+        body = generate(job.app, Scenario((part,), job.seed), out=out, progress=progress)
         prevented = sum(body["prevented"].values())
         return {**body, "prevented_by_place": body["prevented"], "prevented": prevented, "made": [out.name]}
 
@@ -239,15 +240,16 @@ def _unseen(job: Run, progress: ProgressSink) -> list[dict[str, Any]]:
     return list(job.stages.run("unseen captures", job.key("unseen", files=hashes, question=question), work))
 
 
-def _ask(app: Application, entry: Mapping[str, Any], question: str, progress: ProgressSink) -> dict[str, Any]:
+def _ask(app: Workspace, entry: Mapping[str, Any], question: str, progress: ProgressSink) -> dict[str, Any]:
     """One capture's verdicts. Where the router finds no detection task the answer says so; malware is then asked by name."""
     from trafficllm.core.errors import UsageError
+    from trafficllm.lifecycle.analyze.verdicts import start
 
     path = CAPTURES / entry["file"]
     try:
-        analysis = app.analyze([path], question=question, progress=progress)
+        analysis = start(app, [path], question=question, progress=progress)
     except UsageError:
-        analysis = app.analyze([path], task=TASKS[0], progress=progress)
+        analysis = start(app, [path], task=TASKS[0], progress=progress)
     rows = [row for batch in analysis.batches for row in batch]
     labels = Counter(row["label"] for row in rows)
     return {

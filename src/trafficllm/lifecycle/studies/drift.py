@@ -16,7 +16,7 @@ from trafficllm.lifecycle.studies.run import pick, scorer_of, table
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.cut import Cut
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.dataset.dataset import Dataset
 
 MOST = 2000
@@ -36,7 +36,7 @@ class Live:
 
 
 def drift(
-    application: Application,
+    workspace: Workspace,
     data: Path,
     live: Sequence[Path],
     *,
@@ -66,15 +66,15 @@ def drift(
 
     dataset = load(data)
     exam = Exam.of([dataset], part, most)
-    chosen = pick(application, dataset, adapter)
-    scorer = scorer_of(application, dataset, chosen, seed=seed)
+    chosen = pick(workspace, dataset, adapter)
+    scorer = scorer_of(workspace, dataset, chosen, seed=seed)
     progress.update("scoring", 0, None)
     known = answer(scorer, dataset, exam.rows[0], chosen.labels)
-    labels, seen = tuple(sorted({*exam.labels, *chosen.labels})), exam.seen(application.base)
+    labels, seen = tuple(sorted({*exam.labels, *chosen.labels})), exam.seen(workspace.base)
     quality = exam.quality([known.guess], labels=labels, seen=seen, seeds=[chosen.seed or 0])
     progress.update("reading", 0, None)
     cut = measured([captures]) if captures else Cut()
-    flows = _live(application, dataset, live, cut, most)
+    flows = _live(workspace, dataset, live, cut, most)
     masked = [dataset.mask(record) for record in flows.records]
     progress.update("scoring", 1, None)
     scores = scoring.score_records(scorer, masked)
@@ -90,11 +90,11 @@ def drift(
         seed=seed,
     )
     progress.update("baselines", 0, None)
-    more = _taught(exam, _live(application, dataset, learnt, cut, 0), learnt[0]) if learnt else ([], [])
+    more = _taught(exam, _live(workspace, dataset, learnt, cut, 0), learnt[0]) if learnt else ([], [])
     rivals = _rivals(exam, masked, *more, seed=seed, budget_s=budget_s)
     n = len(exam.truth)
     here, there = _picked(rivals, range(n)), _picked(rivals, range(n, n + len(masked)))
-    judged = Judged(flows, masked, more[0], scorer.labels, dataset, application)
+    judged = Judged(flows, masked, more[0], scorer.labels, dataset, workspace)
     body = {
         **quality,
         "baselines": table(exam, here, seen, seed, labels),
@@ -117,7 +117,7 @@ def _thin(rows: list[int], most: int) -> list[int]:
     return rows[:: -(-len(rows) // most) or 1] if most else rows
 
 
-def _live(application: Application, dataset: Dataset, live: Sequence[Path], cut: Cut, most: int) -> Live:
+def _live(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut, most: int) -> Live:
     """Live flows as the data set would have seen them: the same cut, chores left out where the task leaves them out."""
     from trafficllm.capture.files.cut import Cut
     from trafficllm.records.dataset.dataset import load
@@ -126,7 +126,7 @@ def _live(application: Application, dataset: Dataset, live: Sequence[Path], cut:
         other = load(live[0])
         rows = _thin(sorted(row for name in ("train", "val", "test") for row in other.indices(name)), most)
         return Live(other.raw_records(rows), other.meta(rows), other.labels_of(rows), Cut())
-    found = list(_read(application, dataset, live, cut))
+    found = list(_read(workspace, dataset, live, cut))
     if not found:
         hint = "name captures with flows of the kinds that the task looks at"
         raise InputError("input.no_flows", "no live flow to compare", input=str(live[0]), hint=hint)
@@ -135,7 +135,7 @@ def _live(application: Application, dataset: Dataset, live: Sequence[Path], cut:
     return Live([r for r, _, _ in kept], [m for _, m, _ in kept], [label for _, _, label in kept], cut)
 
 
-def _read(application: Application, dataset: Dataset, live: Sequence[Path], cut: Cut) -> Iterator[tuple[Record, FlowMeta, str]]:
+def _read(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut) -> Iterator[tuple[Record, FlowMeta, str]]:
     from trafficllm.capture.files.cut import cut_flows
     from trafficllm.capture.files.read import expand
     from trafficllm.lifecycle.analyze.captures import flow_options
@@ -150,7 +150,7 @@ def _read(application: Application, dataset: Dataset, live: Sequence[Path], cut:
             label = inside[0] if len(inside) > 1 else ""
             if reserved is not None and label and reserved.share(f"{label}/{path.name}") > 0:
                 continue
-            for batch in cut_flows(path, cut, options=flow_options(application.config)):
+            for batch in cut_flows(path, cut, options=flow_options(workspace.config)):
                 for record, meta in records_of(batch):
                     if record.dirs and (chores or not housekeeping(record)):
                         yield record, meta, label
@@ -192,7 +192,7 @@ class Judged:
     more: Sequence[Record]
     labels: tuple[str, ...]
     dataset: Dataset
-    application: Application
+    workspace: Workspace
 
     def table(self, scores: Scores, rivals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         """The adapter's quality object with those of `baselines`; None where no live flow has a label that the adapter knows."""
@@ -214,7 +214,7 @@ class Judged:
         content = self._content([self.masked[k] for k in rows])
         known = {*dataset.hashes([*dataset.indices("train"), *dataset.indices("val")]), *self._content(self.more)}
         leaky = learnt_marks(known, content, "D or by an update")
-        seen = seen_by_base(content, set(load_seen(self.application.base.path).tolist()))
+        seen = seen_by_base(content, set(load_seen(self.workspace.base.path).tolist()))
         groups = [flows.meta[k].capture or flows.meta[k].origin for k in rows]
 
         def score(probabilities: F64, labels: tuple[str, ...]) -> dict[str, Any]:

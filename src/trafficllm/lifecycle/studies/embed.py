@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trafficllm.infer.detector import TaskModel
     from trafficllm.infer.engine.pooling import Pool, Pooled
     from trafficllm.lifecycle.studies.evaluation_set import Exam
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
 
@@ -31,13 +31,13 @@ COLUMNS = ("uid", "ts", "duration", "community_id", "orig_h", "orig_p", "resp_h"
 _CHUNK = 512
 
 
-def frozen(application: Application, task: Task, *, pool: Pool = "mean", codec: Any = None) -> Pooled:
+def frozen(workspace: Workspace, task: Task, *, pool: Pool = "mean", codec: Any = None) -> Pooled:
     """The bare base as an embedder of a task's masked records."""
     from trafficllm.infer.engine.pooling import Pooled
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.records.codec.canonical import DEFAULT
 
-    scorer = LLMScorer(application.engine, "", task, task.labels or ("yes", "no"), codec=codec or DEFAULT)
+    scorer = LLMScorer(workspace.engine, "", task, task.labels or ("yes", "no"), codec=codec or DEFAULT)
     return Pooled(scorer, pool)
 
 
@@ -51,7 +51,7 @@ def side(embedder: Pooled, dataset: Dataset, rows: Sequence[int]) -> Side:
     return Side(np.concatenate(parts) if parts else np.zeros((0, 1), np.float32), dataset.labels_of(rows))
 
 
-def beside(application: Application, exam: Exam, *, seen: str, seed: int) -> dict[str, Any]:
+def beside(workspace: Workspace, exam: Exam, *, seen: str, seed: int) -> dict[str, Any]:
     """Probes on the frozen base as rows of the table, and the map of the judged rows (`evaluate run --embedding`)."""
     from trafficllm.evaluate.baselines import frozen as probes
     from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
@@ -60,12 +60,12 @@ def beside(application: Application, exam: Exam, *, seen: str, seed: int) -> dic
     if len(exam.sets) > 1:
         hint = "probe one data set at a time"
         raise UsageError("usage.embedding", "the frozen representation is not probed over folds", input="--embedding", hint=hint)
-    embedder = frozen(application, dataset.task, pool="layers", codec=dataset.codec)
+    embedder = frozen(workspace, dataset.task, pool="layers", codec=dataset.codec)
     rows, y = scoring.rows(dataset, "train", exam.labels)
     train = side(embedder, dataset, [rows[k] for k in scoring.spread(y, TRAIN)])
     val = None if VALIDATION in exam.leaky else side(embedder, dataset, scoring.rows(dataset, "val", exam.labels)[0][:TRAIN])
     asked = side(embedder, dataset, judged)
-    out: dict[str, Any] = {"base": str(application.base.manifest.get("name", "")), "width": asked.vectors.shape[1], "train": len(train.y)}
+    out: dict[str, Any] = {"base": str(workspace.base.manifest.get("name", "")), "width": asked.vectors.shape[1], "train": len(train.y)}
     out["probes"] = {}
     for name in probes.PROBES:
         p, setting = probes.probe(name, exam.labels, train, val, asked.vectors)
@@ -79,7 +79,7 @@ def beside(application: Application, exam: Exam, *, seen: str, seed: int) -> dic
 
 
 def embed(
-    application: Application,
+    workspace: Workspace,
     files: Sequence[str],
     *,
     out: Path | None,
@@ -100,16 +100,16 @@ def embed(
     if pool not in ("", *POOLS):
         raise UsageError("usage.pool", f"no pool '{pool}'", input="--pool", hint=f"one of {', '.join(POOLS)}")
     way = pool or ("answer" if task else "mean")
-    model = _model(application, task)
-    embedder = _embedder(application, model, task, way)  # type: ignore[arg-type]
+    model = _model(workspace, task)
+    embedder = _embedder(workspace, model, task, way)  # type: ignore[arg-type]
     facts = {
-        "base_sha256": str(application.base.manifest.get("base_sha256", "")),
+        "base_sha256": str(workspace.base.manifest.get("base_sha256", "")),
         "pool": way,
         "task": task,
         "version": model.version if model else "",
     }
     rows: list[dict[str, Any]] = []
-    for records, more in _batches(application, files, model, progress):
+    for records, more in _batches(workspace, files, model, progress):
         for line, vector in zip(more, embedder.embed(records), strict=True):
             rows.append({**line, "vector": vector})
     near = _neighbours(rows, known, facts, neighbours) if known is not None else []
@@ -119,27 +119,27 @@ def embed(
     return {**facts, "flows": len(rows), "width": width, "out": str(out or ""), "nearest": near}
 
 
-def _model(application: Application, task: str) -> TaskModel | None:
+def _model(workspace: Workspace, task: str) -> TaskModel | None:
     from trafficllm.infer.detector import TaskModel
 
     if not task:
         return None
-    found = application.task(task)
-    return TaskModel.of(application.engine, found, application.load(found.id))
+    found = workspace.task(task)
+    return TaskModel.of(workspace.engine, found, workspace.load(found.id))
 
 
-def _embedder(application: Application, model: TaskModel | None, task: str, way: Pool) -> Pooled:
+def _embedder(workspace: Workspace, model: TaskModel | None, task: str, way: Pool) -> Pooled:
     from trafficllm.infer.engine.pooling import Pooled
     from trafficllm.infer.engine.scorer import LLMScorer
 
     if model is None:
-        return frozen(application, application.task(task or GENERAL), pool=way)
+        return frozen(workspace, workspace.task(task or GENERAL), pool=way)
     assert isinstance(model.scorer, LLMScorer)
     return Pooled(model.scorer, way)
 
 
 def _batches(
-    application: Application, files: Sequence[str], model: TaskModel | None, progress: ProgressSink
+    workspace: Workspace, files: Sequence[str], model: TaskModel | None, progress: ProgressSink
 ) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
     """Masked records and what names them, some hundreds at a time."""
     from trafficllm.capture.flows.assembly import read_flows
@@ -158,7 +158,7 @@ def _batches(
             lines = zip(data.meta(idx), data.labels_of(idx), strict=True)
             yield [masked(r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
         return
-    for batch in read_flows(files, options=flow_options(application.config), progress=progress):
+    for batch in read_flows(files, options=flow_options(workspace.config), progress=progress):
         for at in range(0, len(batch), _CHUNK):
             rows = list(records_in(batch, at, at + _CHUNK))
             yield [masked(record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]

@@ -13,7 +13,7 @@ from trafficllm.lifecycle.studies.run import OURS, pick, scorer_of, table
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.shift.robust import Variant
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
 
 RIVAL = "lightgbm"
 GOAL = 0.5
@@ -21,7 +21,7 @@ GOAL = 0.5
 
 
 def robust(
-    application: Application,
+    workspace: Workspace,
     data: Path,
     *,
     adapter: Path | None = None,
@@ -42,12 +42,12 @@ def robust(
 
     exam = Exam.of([load(data)], part, most)
     dataset = exam.sets[0]
-    chosen = pick(application, dataset, adapter)
-    scorer = scorer_of(application, dataset, chosen, seed=seed)
+    chosen = pick(workspace, dataset, adapter)
+    scorer = scorer_of(workspace, dataset, chosen, seed=seed)
     labels = tuple(sorted({*exam.labels, *chosen.labels}))
     progress.update("scoring", 0, None)
     first = answer(scorer, dataset, exam.rows[0], labels)
-    seen = exam.seen(application.base)
+    seen = exam.seen(workspace.base)
     quality = exam.quality([first.guess], labels=labels, seen=seen, seeds=[chosen.seed or 0], probabilities=first.probabilities)
     progress.update("baselines", 0, None)
     found = exam.baselines(seed=seed, budget_s=budget_s, names=(RIVAL,))

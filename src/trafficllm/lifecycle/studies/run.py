@@ -15,7 +15,7 @@ from trafficllm.lifecycle.studies.evaluation_set import Answers, Exam, answer
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.scorer import LLMScorer
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.dataset.dataset import Dataset
 
 OURS = "adapter"
@@ -36,14 +36,14 @@ class Chosen:
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pick(application: Application, data: Dataset, adapter: Path | None) -> Chosen:
+def pick(workspace: Workspace, data: Dataset, adapter: Path | None) -> Chosen:
     """The adapter folder, or the task's live version, checked against the data set: all reasons at once."""
     from trafficllm.records.codec.units import codec_hash
     from trafficllm.registry import fit
 
     if adapter is None:
-        live = application.registry.live(data.task.id)
-        fit.check(live.manifest, application.base.manifest, codec_hash(), profile=data.profile)
+        live = workspace.registry.live(data.task.id)
+        fit.check(live.manifest, workspace.base.manifest, codec_hash(), profile=data.profile)
         return _said(data.task.id, live.path, live.manifest, live.version)
     for name in ("manifest.json", "tune.json"):
         if (adapter / name).is_file():
@@ -72,12 +72,12 @@ class Paper:
     answers: Answers
 
 
-def scorer_of(application: Application, dataset: Dataset, chosen: Chosen, *, seed: int = 0) -> LLMScorer:
+def scorer_of(workspace: Workspace, dataset: Dataset, chosen: Chosen, *, seed: int = 0) -> LLMScorer:
     """The adapter in the engine, calibrated: as it says, or on the data set's validation part where it says nothing."""
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.studies import scoring
 
-    engine = application.engine
+    engine = workspace.engine
     name = str(chosen.folder)
     engine.add_adapter(name, chosen.folder)
     scorer = LLMScorer(engine, name, dataset.task, chosen.labels, chosen.calibration, codec=dataset.codec)
@@ -86,13 +86,13 @@ def scorer_of(application: Application, dataset: Dataset, chosen: Chosen, *, see
     return scorer
 
 
-def _sit(application: Application, exam: Exam, chosen: Sequence[Chosen], labels: Sequence[str]) -> Paper:
+def _sit(workspace: Workspace, exam: Exam, chosen: Sequence[Chosen], labels: Sequence[str]) -> Paper:
     """The answers of one adapter, or of one for each fold."""
     import numpy as np
 
     done = []
     for dataset, rows, each in zip(exam.sets, exam.rows, chosen, strict=True):
-        scorer = scorer_of(application, dataset, each)
+        scorer = scorer_of(workspace, dataset, each)
         done.append(answer(scorer, dataset, rows, labels))
     return Paper(
         chosen[0],
@@ -106,7 +106,7 @@ def _sit(application: Application, exam: Exam, chosen: Sequence[Chosen], labels:
 
 
 def evaluate(
-    application: Application,
+    workspace: Workspace,
     data: Sequence[Path],
     *,
     adapters: Sequence[Path] = (),
@@ -129,13 +129,13 @@ def evaluate(
     from trafficllm.records.dataset.dataset import load
 
     exam = Exam.of([load(folder) for folder in data], part, most)
-    chosen = _chosen(application, exam, adapters)
+    chosen = _chosen(workspace, exam, adapters)
     labels = tuple(sorted({*exam.labels, *(label for run in chosen for each in run for label in each.labels)}))
     papers = []
     for k, run in enumerate(chosen):
         progress.update("scoring", k, len(chosen))
-        papers.append(_sit(application, exam, run, labels))
-    seen = exam.seen(application.base)
+        papers.append(_sit(workspace, exam, run, labels))
+    seen = exam.seen(workspace.base)
     mean: F64 = np.mean([paper.probabilities for paper in papers], axis=0)
     seeds = [k if run[0].seed is None else int(run[0].seed) for k, run in enumerate(chosen)]
     quality = exam.quality([p.guess for p in papers], labels=labels, seen=seen, seeds=seeds, probabilities=mean)
@@ -143,11 +143,11 @@ def evaluate(
     found = exam.baselines(seed=seed, budget_s=budget_s, names=() if baselines else CHEAP)
     body = {
         **quality,
-        **_about(exam, papers, application),
+        **_about(exam, papers, workspace),
         "cost": cost(exam, papers),
         "baselines": table(exam, found, seen, seed),
         "curves": curves({OURS: (labels, mean), **{n: (exam.labels, row["proba"]) for n, row in found.items()}}, exam.truth),
-        "cascade": _cascade(application, exam, papers[0], found, seed=seed) if baselines else None,
+        "cascade": _cascade(workspace, exam, papers[0], found, seed=seed) if baselines else None,
         "unknown": _unknown(exam, papers[0]),
         "embedding": None,
     }
@@ -155,7 +155,7 @@ def evaluate(
         from trafficllm.lifecycle.studies import embed as frozen
 
         progress.update("embedding", 0, None)
-        body["embedding"] = frozen.beside(application, exam, seen=seen, seed=seed)
+        body["embedding"] = frozen.beside(workspace, exam, seen=seen, seed=seed)
     judged.validate(body)
     if html is not None:
         from trafficllm.lifecycle.reports.run_page import write_page
@@ -164,18 +164,18 @@ def evaluate(
     return body
 
 
-def _chosen(application: Application, exam: Exam, adapters: Sequence[Path]) -> list[list[Chosen]]:
+def _chosen(workspace: Workspace, exam: Exam, adapters: Sequence[Path]) -> list[list[Chosen]]:
     """Runs, each with an adapter for every data set."""
     if len(exam.sets) == 1:
-        return [[pick(application, exam.sets[0], folder)] for folder in (*adapters, *([] if adapters else [None]))]
+        return [[pick(workspace, exam.sets[0], folder)] for folder in (*adapters, *([] if adapters else [None]))]
     if len(adapters) != len(exam.sets):
         hint = "several data sets are folds: name an adapter for each, in their order"
         message = f"{len(exam.sets)} data sets but {len(adapters)} adapters"
         raise UsageError("usage.folds", message, input="--adapter", hint=hint)
-    return [[pick(application, dataset, folder) for dataset, folder in zip(exam.sets, adapters, strict=True)]]
+    return [[pick(workspace, dataset, folder) for dataset, folder in zip(exam.sets, adapters, strict=True)]]
 
 
-def _about(exam: Exam, papers: Sequence[Paper], application: Application) -> dict[str, Any]:
+def _about(exam: Exam, papers: Sequence[Paper], workspace: Workspace) -> dict[str, Any]:
     first = exam.sets[0]
     return {
         "task": first.task.id,
@@ -185,7 +185,7 @@ def _about(exam: Exam, papers: Sequence[Paper], application: Application) -> dic
         "version": papers[0].chosen.version,
         "adapters": [{"name": p.chosen.name, "version": p.chosen.version, "seed": p.chosen.seed} for p in papers],
         "dataset_sha256": [dataset.sha256 for dataset in exam.sets],
-        "base_sha256": str(application.base.manifest.get("base_sha256", "")),
+        "base_sha256": str(workspace.base.manifest.get("base_sha256", "")),
         "masked_fields": list(first.masked_fields),
         "artefact_masked": [row["field"] for row in first.manifest["artefact_masked"]],
         "answers": {"rows": exam.names, "groups": exam.groups, "truth": exam.truth, "runs": [paper.guess for paper in papers]},
@@ -230,9 +230,7 @@ def curves(rows: Mapping[str, tuple[Sequence[str], F64]], truth: Sequence[str]) 
     return out
 
 
-def _cascade(
-    application: Application, exam: Exam, paper: Paper, found: Mapping[str, Mapping[str, Any]], *, seed: int
-) -> dict[str, Any] | None:
+def _cascade(workspace: Workspace, exam: Exam, paper: Paper, found: Mapping[str, Mapping[str, Any]], *, seed: int) -> dict[str, Any] | None:
     """The first adapter behind the trees, where the whole test part of one data set is judged and both name the same labels."""
     from trafficllm.lifecycle.studies import cascade, scoring
 
@@ -241,7 +239,7 @@ def _cascade(
     if len(exam.sets) > 1 or exam.part != "test" or exam.most or not same:
         return None
     rate = round(len(exam.truth) / paper.seconds, 1)
-    return cascade.row(dataset, application.base, found[cascade.FIRST], paper.answers.scores, rate, seed=seed)
+    return cascade.row(dataset, workspace.base, found[cascade.FIRST], paper.answers.scores, rate, seed=seed)
 
 
 def _unknown(exam: Exam, paper: Paper) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from trafficllm.lifecycle.studies.run import OURS, Chosen, pick, scorer_of, tabl
 if TYPE_CHECKING:
     from trafficllm.evaluate.baselines.frozen import Side
     from trafficllm.evaluate.baselines.learners import Part
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.dataset.dataset import Dataset
 
 RIVAL = "lightgbm"
@@ -31,7 +31,7 @@ _TRIMMED = ("confusion",)
 
 
 def transfer(
-    application: Application,
+    workspace: Workspace,
     train: Path,
     test: Path,
     *,
@@ -56,12 +56,12 @@ def transfer(
     from trafficllm.records.dataset.dataset import load
 
     source, exam = load(train), Exam.of([load(test)], part, most)
-    chosen = _adapter(application, source, adapter)
-    seen = exam.seen(application.base)
+    chosen = _adapter(workspace, source, adapter)
+    seen = exam.seen(workspace.base)
     progress.update("direct", 0, None)
     marks = _learnt(source, exam)
-    direct = _direct(application, source, exam, chosen, seen=seen, seed=seed, budget_s=budget_s)
-    rows = _shots(application, exam, chosen, tuple(shots) or SIZES, draws, seen=seen, seed=seed, max_seconds=max_seconds, progress=progress)
+    direct = _direct(workspace, source, exam, chosen, seen=seen, seed=seed, budget_s=budget_s)
+    rows = _shots(workspace, exam, chosen, tuple(shots) or SIZES, draws, seen=seen, seed=seed, max_seconds=max_seconds, progress=progress)
     first = exam.sets[0]
     head = {k: v for k, v in direct.items() if k != "baselines"} if direct else _best(rows)
     body = {
@@ -84,10 +84,10 @@ def transfer(
     return body
 
 
-def _adapter(application: Application, source: Dataset, adapter: Path | None) -> Chosen | None:
+def _adapter(workspace: Workspace, source: Dataset, adapter: Path | None) -> Chosen | None:
     """The adapter named, the live one of the source's task, or none."""
     try:
-        return pick(application, source, adapter)
+        return pick(workspace, source, adapter)
     except ArtifactError:
         if adapter is not None:
             raise
@@ -95,7 +95,7 @@ def _adapter(application: Application, source: Dataset, adapter: Path | None) ->
 
 
 def _direct(
-    application: Application, source: Dataset, exam: Exam, chosen: Chosen | None, *, seen: str, seed: int, budget_s: float
+    workspace: Workspace, source: Dataset, exam: Exam, chosen: Chosen | None, *, seen: str, seed: int, budget_s: float
 ) -> dict[str, Any] | None:
     """Both as they learnt on the source, on TEST's rows of labels that the source knows, under the source's masks."""
     from trafficllm.evaluate.baselines import table as baselines
@@ -108,7 +108,7 @@ def _direct(
     judged = [k for k, label in enumerate(exam.truth) if label in common]
     narrow = _narrowed(exam, judged)
     records = [source.mask(record) for record in target.raw_records([exam.rows[0][k] for k in judged])]
-    scorer = scorer_of(application, source, chosen, seed=seed)
+    scorer = scorer_of(workspace, source, chosen, seed=seed)
     labels = tuple(sorted({*scoring.labels_of(source), *chosen.labels}))
     quality = narrow.quality([guesses(scorer, records)], labels=labels, seen=seen, seeds=[chosen.seed or 0])
     learnt = Exam((source,), "val").parts(0)
@@ -127,7 +127,7 @@ def _narrowed(exam: Exam, judged: Sequence[int]) -> Exam:
 
 
 def _shots(
-    application: Application,
+    workspace: Workspace,
     exam: Exam,
     chosen: Chosen | None,
     sizes: Sequence[int],
@@ -147,7 +147,7 @@ def _shots(
     rows, y = scoring.rows(dataset, "train", exam.labels)
     kept = scoring.spread(y, POOL)
     pool, names = [rows[k] for k in kept], [y[k] for k in kept]
-    learners = _learners(application, exam, chosen, pool, max_seconds=max_seconds)
+    learners = _learners(workspace, exam, chosen, pool, max_seconds=max_seconds)
     content = dataset.hashes(pool)
     out: list[dict[str, Any]] = []
     for size in sorted(set(sizes)):
@@ -176,14 +176,14 @@ def _trimmed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _learners(application: Application, exam: Exam, chosen: Chosen | None, pool: list[int], *, max_seconds: float) -> dict[str, Learner]:
+def _learners(workspace: Workspace, exam: Exam, chosen: Chosen | None, pool: list[int], *, max_seconds: float) -> dict[str, Learner]:
     from trafficllm.evaluate.baselines import frozen as probes
     from trafficllm.evaluate.baselines import shots
     from trafficllm.evaluate.baselines.frozen import Side
     from trafficllm.evaluate.baselines.learners import Part
 
     dataset, labels = exam.sets[0], exam.labels
-    base = frozen(application, dataset.task, pool="layers", codec=dataset.codec)
+    base = frozen(workspace, dataset.task, pool="layers", codec=dataset.codec)
     known, asked = side(base, dataset, pool), side(base, dataset, exam.rows[0])
 
     def probed(name: str, known: Side, asked: Side) -> Learner:
@@ -200,22 +200,22 @@ def _learners(application: Application, exam: Exam, chosen: Chosen | None, pool:
 
     out: dict[str, Learner] = {name: probed(name, known, asked) for name in probes.PROBES}
     if chosen is not None:
-        out |= _by_adapter(application, exam, chosen, pool, probed)
+        out |= _by_adapter(workspace, exam, chosen, pool, probed)
     if max_seconds > 0:
-        out["tuned"] = _tuner(application, exam, pool, max_seconds)
+        out["tuned"] = _tuner(workspace, exam, pool, max_seconds)
     return out | {name: trees(name) for name in TREES}
 
 
 def _by_adapter(
-    application: Application, exam: Exam, chosen: Chosen, pool: list[int], probed: Callable[[str, Side, Side], Learner]
+    workspace: Workspace, exam: Exam, chosen: Chosen, pool: list[int], probed: Callable[[str, Side, Side], Learner]
 ) -> dict[str, Learner]:
     """Probes on the states that the source's adapter reads its verdicts from."""
     from trafficllm.infer.engine.pooling import Pooled
     from trafficllm.infer.engine.scorer import LLMScorer
 
     dataset = exam.sets[0]
-    application.engine.add_adapter(str(chosen.folder), chosen.folder)
-    tuned = Pooled(LLMScorer(application.engine, str(chosen.folder), dataset.task, chosen.labels, codec=dataset.codec), "layers")
+    workspace.engine.add_adapter(str(chosen.folder), chosen.folder)
+    tuned = Pooled(LLMScorer(workspace.engine, str(chosen.folder), dataset.task, chosen.labels, codec=dataset.codec), "layers")
     known, asked = side(tuned, dataset, pool), side(tuned, dataset, exam.rows[0])
     return {f"{OURS}_{way}": probed(f"frozen_{way}", known, asked) for way in ("knn", "linear")}
 
@@ -224,7 +224,7 @@ def _some(part: Part, rows: Sequence[int]) -> Part:
     return dataclasses.replace(part, records=[part.records[k] for k in rows], y=[part.y[k] for k in rows], raw=(), meta=())
 
 
-def _tuner(application: Application, exam: Exam, pool: list[int], max_seconds: float) -> Learner:
+def _tuner(workspace: Workspace, exam: Exam, pool: list[int], max_seconds: float) -> Learner:
     """An adapter tuned from the base on the shots alone, for `max_seconds`, without looks at anything else."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
@@ -248,8 +248,8 @@ def _tuner(application: Application, exam: Exam, pool: list[int], max_seconds: f
         )
         options = TuneOptions(max_seconds=max_seconds, epochs=200, looks=0, seed=seed)
         with tempfile.TemporaryDirectory(prefix="trafficllm-shots-") as place:
-            tune_task(application.base, data, Path(place) / "adapter", options, Silent())
-            engine = Engine(application.base)
+            tune_task(workspace.base, data, Path(place) / "adapter", options, Silent())
+            engine = Engine(workspace.base)
             engine.add_adapter("shots", Path(place) / "adapter")
             scorer = LLMScorer(engine, "shots", task, exam.labels, codec=dataset.codec)
             return in_order(scoring.score_rows(scorer, dataset, exam.rows[0]), exam.labels)

@@ -35,13 +35,14 @@ def register(
 
     A task id that the catalogue does not know makes a task of your own, with the folder's labels; a live router learns to route to it.
     """
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters.register import register as made
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     with Bar(quiet=quiet) as bar:
-        body = application.register(folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, progress=bar)
+        body = made(workspace, folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, progress=bar)
     emit("adapter.register", body, as_json=as_json, show=_show_registered)
 
 
@@ -89,13 +90,14 @@ def update(
     Starts from the live version and replays the records it kept. A refused update is kept as a rejected version
     and ends with exit code 5; too few records to tell leave a candidate.
     """
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters.register import update as made
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     with Bar(quiet=quiet) as bar:
-        body = application.update(folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
+        body = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
     emit("adapter.update", body, as_json=as_json, show=_show_updated)
 
 
@@ -117,10 +119,11 @@ def _show_updated(body: Mapping[str, Any]) -> None:
 @app.command("list")
 def list_(registry: Registry = "", as_json: Json = False) -> None:
     """List adapters and their versions."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
 
-    emit("adapter.list", Application(registry=registry).adapters(), as_json=as_json, show=_show_list)
+    emit("adapter.list", upkeep.list_adapters(Workspace(registry=registry)), as_json=as_json, show=_show_list)
 
 
 def _show_list(body: Mapping[str, Any]) -> None:
@@ -140,10 +143,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a version's manifest: base, data, masks, quality beside its baselines, calibration."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.show", Application(registry=registry).adapter(task, version), as_json=as_json, show=show_pairs)
+    emit("adapter.show", upkeep.show_adapter(Workspace(registry=registry), task, version), as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -151,17 +155,19 @@ def promote(
     task: TaskArgument, version: Annotated[str, typer.Argument(metavar="VERSION")], registry: Registry = "", as_json: Json = False
 ) -> None:
     """Make a version live."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
 
-    _changed("adapter.promote", Application(registry=registry).promote(task, version), as_json=as_json)
+    _changed("adapter.promote", upkeep.promote(Workspace(registry=registry), task, version), as_json=as_json)
 
 
 @app.command()
 def rollback(task: TaskArgument, registry: Registry = "", as_json: Json = False) -> None:
     """Make the previously live version live again."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
 
-    _changed("adapter.rollback", Application(registry=registry).rollback(task), as_json=as_json)
+    _changed("adapter.rollback", upkeep.rollback(Workspace(registry=registry), task), as_json=as_json)
 
 
 def _changed(name: str, body: Mapping[str, Any], *, as_json: bool) -> None:
@@ -179,10 +185,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare every file of the registry with the hashes it was registered with."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.verify", Application(registry=registry).verify(task), as_json=as_json, show=show_pairs)
+    emit("adapter.verify", upkeep.verify(Workspace(registry=registry), task), as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -196,10 +203,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    body = Application(base=base, registry=registry).export(task, out, version=version, merged=merged)
+    body = upkeep.export(Workspace(base=base, registry=registry), task, out, version=version, merged=merged)
     emit("adapter.export", body, as_json=as_json, show=show_pairs)
 
 
@@ -211,7 +219,8 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove old versions: all but the live one, the latest, and those that were live last."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.gc", Application(registry=registry).gc(task, keep=keep), as_json=as_json, show=show_pairs)
+    emit("adapter.gc", upkeep.gc(Workspace(registry=registry), task, keep=keep), as_json=as_json, show=show_pairs)

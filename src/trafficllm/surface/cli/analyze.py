@@ -16,7 +16,7 @@ from trafficllm.surface.terminal.options import Base, Captures, Config, Json, Qu
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
-    from trafficllm.lifecycle.workspace import Analysis
+    from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.surface.terminal.summary import Summary
 
 
@@ -44,7 +44,8 @@ def analyze(
 ) -> None:
     """Name what each flow is, how sure that is, or that it is unknown."""
     from trafficllm.lifecycle.analyze.captures import skipping
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.analyze.verdicts import start
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.formats.writers import check_format
     from trafficllm.surface.terminal.output import tell
     from trafficllm.surface.terminal.progress import Bar
@@ -56,9 +57,8 @@ def analyze(
     hits = Hits(fail_on or (), least=min_confidence)
     skipped = skipping(tell)
     with Bar(quiet=quiet) as bar:
-        analysis = Application(base=base, registry=registry, config=config).analyze(
-            files, task=task, question=question, explain=explain, progress=bar, skipped=skipped
-        )
+        workspace = Workspace(base=base, registry=registry, config=config)
+        analysis = start(workspace, files, task=task, question=question, explain=explain, progress=bar, skipped=skipped)
         analysis.check_labels([*(only or ()), *hits.labels])
         summary = Summary(analysis, skipped)
         rows = _kept(analysis, summary, hits, only or ())
@@ -200,15 +200,15 @@ def embed(
     """Frozen representation of each flow, and the known flows nearest to it."""
     from trafficllm.core.errors import UsageError
     from trafficllm.lifecycle.studies.embed import embed as made
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
     if out is None and known is None:
         raise UsageError("usage.output", "nowhere to put the vectors", input="--out", hint="name -o vectors.parquet, or --known")
-    application = Application(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
-        body = made(application, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
+        body = made(workspace, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
     emit("embed", body, as_json=as_json, show=_show)
 
 

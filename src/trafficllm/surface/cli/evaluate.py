@@ -46,13 +46,15 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Score adapters on a data set's test split, with interval, baselines, cost and plots."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.studies.run import evaluate
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
-        body = application.evaluate(
+        body = evaluate(
+            workspace,
             data,
             adapters=adapter or [],
             baselines=baselines,
@@ -138,14 +140,14 @@ def robust(
 ) -> None:
     """Score under shifts: loss, reordering, jitter, MTU, snap length, first packets, VLAN, GRE, IPv6, NAT, forged identifiers."""
     from trafficllm.lifecycle.studies.robust import robust as judged
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
         body = judged(
-            application, data, adapter=adapter, captures=captures, part=part, most=most, seed=seed, budget_s=budget, html=html, progress=bar
+            workspace, data, adapter=adapter, captures=captures, part=part, most=most, seed=seed, budget_s=budget, html=html, progress=bar
         )
     emit("evaluate.robust", body, as_json=as_json, show=_show_robust)
 
@@ -185,14 +187,14 @@ def transfer(
 ) -> None:
     """One source to another, and few-shot curves beside LightGBM with the same shots."""
     from trafficllm.lifecycle.studies.transfer import transfer as judged
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
         body = judged(
-            application,
+            workspace,
             train,
             test,
             adapter=adapter,
@@ -247,14 +249,14 @@ def drift(
 ) -> None:
     """Is live traffic still what the adapter was trained on: which fields moved, since when, is an update due."""
     from trafficllm.lifecycle.studies.drift import drift as judged
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry)
     with Bar(quiet=quiet) as bar:
         body = judged(
-            application,
+            workspace,
             data,
             live,
             adapter=adapter,

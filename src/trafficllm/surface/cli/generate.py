@@ -7,7 +7,7 @@ import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,8 @@ from trafficllm.surface.terminal.options import Base, Json, Out, Quiet, Registry
 
 if TYPE_CHECKING:
     from trafficllm.core.types import ProgressSink
+    from trafficllm.lifecycle.generate.synthesis import Scenario
+    from trafficllm.lifecycle.workspace import Workspace
 
 
 def generate(
@@ -43,25 +45,21 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write a capture of synthetic flows (pcap, pcapng; .jsonl for their actions): documentation addresses only, every packet valid."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.generate.synthesis import START, Scenario, parts
+    from trafficllm.lifecycle.generate.synthesis import generate as made
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
-    application = Application(base=base, registry=registry)
-    settings: dict[str, Any] = {
-        "flows": flows,
-        "seed": seed,
-        "temperature": temperature,
-        "mix": mix or (),
-        "question": question,
-        "start": _moment(start),
-        "duration": None if duration is None else round(duration * 1e9),
-    }
+    workspace, begin = Workspace(base=base, registry=registry), _moment(start)
+    wanted = parts(workspace, task=task, label=label, mix=mix or (), question=question, flows=flows)
+    length = None if duration is None else round(duration * 1e9)
+    scenario = Scenario(wanted, seed, temperature, START if begin is None else begin, length)
     with Bar(quiet=quiet) as bar:
         if str(out) == "-":
-            _to_stdout(application, task, label, settings, bar)
+            _to_stdout(workspace, scenario, bar)
             return
-        body = application.generate(task, label, out=Path(out), progress=bar, **settings)
+        body = made(workspace, scenario, out=Path(out), progress=bar)
     emit("generate", body, as_json=as_json, show=show_pairs)
 
 
@@ -84,11 +82,13 @@ def _moment(text: str) -> int | None:
     return round(seconds * 1e9)
 
 
-def _to_stdout(application: Any, task: str, label: str, settings: dict[str, Any], bar: ProgressSink) -> None:
+def _to_stdout(workspace: Workspace, scenario: Scenario, bar: ProgressSink) -> None:
     """The capture itself on stdout, once it is whole and checked."""
+    from trafficllm.lifecycle.generate.synthesis import generate as made
+
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "generated.pcap"
-        application.generate(task, label, out=out, progress=bar, **settings)
+        made(workspace, scenario, out=out, progress=bar)
         with out.open("rb") as stream:
             shutil.copyfileobj(stream, sys.stdout.buffer)
         sys.stdout.buffer.flush()

@@ -34,7 +34,7 @@ def serve(
     """Answer over HTTP on this machine: /v1/analyze, /v1/generate, /v1/tasks, OpenAI's /v1/models and /v1/chat/completions."""
     import os
 
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.server import app as server
     from trafficllm.surface.server.settings import Settings, read_key
 
@@ -49,4 +49,4 @@ def serve(
         deadline=deadline,
     )
     settings.check()
-    server.serve(Application(base=base, registry=registry, config=config), settings)
+    server.serve(Workspace(base=base, registry=registry, config=config), settings)

@@ -16,10 +16,11 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command("list")
 def list_(registry: Registry = "", extra: Tasks = None, as_json: Json = False) -> None:
     """List the tasks of the catalogue and which of them have an adapter."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle import tasks
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
 
-    emit("task.list", Application(registry=registry, extra_tasks=extra or ()).task_list(), as_json=as_json, show=_show_list)
+    emit("task.list", tasks.task_list(Workspace(registry=registry, extra_tasks=extra or ())), as_json=as_json, show=_show_list)
 
 
 def _show_list(body: Mapping[str, Any]) -> None:
@@ -32,10 +33,11 @@ def _show_list(body: Mapping[str, Any]) -> None:
 @app.command()
 def show(task: Annotated[str, typer.Argument(metavar="ID")], registry: Registry = "", extra: Tasks = None, as_json: Json = False) -> None:
     """Show one task: its labels, instruction, causal fields and notes."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle import tasks
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("task.show", Application(registry=registry, extra_tasks=extra or ()).task_show(task), as_json=as_json, show=show_pairs)
+    emit("task.show", tasks.task_show(Workspace(registry=registry, extra_tasks=extra or ()), task), as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -47,15 +49,16 @@ def route(
     as_json: Json = False,
 ) -> None:
     """Say which tasks a question asks for; with - a line a question gives a line of JSON an answer."""
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle import tasks
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, json_line
 
-    application = Application(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry)
     if text != "-":
-        emit("task.route", application.route([text], wording=wording)[0], as_json=as_json, show=_show_route)
+        emit("task.route", tasks.route(workspace, [text], wording=wording)[0], as_json=as_json, show=_show_route)
         return
     for questions in _lines():
-        for answer in application.route(questions, wording=wording):
+        for answer in tasks.route(workspace, questions, wording=wording):
             print(json_line({"schema": "trafficllm.task.route/1", "ok": True, **answer}))
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""`import trafficllm as tl`: the commands people use most, as functions over the same application layer."""
+"""`import trafficllm as tl`: the commands people use most, as functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trafficllm.lifecycle.workspace import Application
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.python.flows import Flows, Verdicts
 
 if TYPE_CHECKING:
@@ -28,15 +28,13 @@ def _named(paths: Sequence[str | Path]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _open(base: str, registry: str, config: Path | None) -> Application:
-    """Calls that name the same base and registry share one application: the model is loaded once."""
-    return Application(base=base, registry=registry, config=config)
+def _open(base: str, registry: str, config: Path | None) -> Workspace:
+    """Calls that name the same base and registry share one workspace: the model is loaded once."""
+    return Workspace(base=base, registry=registry, config=config)
 
 
-def application(
-    base: str | PathLike[str] = "", registry: str | PathLike[str] = "", config: str | PathLike[str] | None = None
-) -> Application:
-    """The application layer behind these functions, for what they do not cover."""
+def workspace(base: str | PathLike[str] = "", registry: str | PathLike[str] = "", config: str | PathLike[str] | None = None) -> Workspace:
+    """The workspace behind these functions, for what they do not cover: the functions of `trafficllm.lifecycle` take it."""
     import os
 
     base = fspath(base) or os.environ.get("TRAFFICLLM_BASE", "")
@@ -64,8 +62,10 @@ def analyze(
     >>> table["adapter"].unique().tolist()
     ['EAC']
     """
-    files, opened = _listed(paths), application(base, registry, config)
-    return Verdicts(_named(files), lambda: opened.analyze(files, task=task, question=question, explain=explain))
+    from trafficllm.lifecycle.analyze.verdicts import start
+
+    files, opened = _listed(paths), workspace(base, registry, config)
+    return Verdicts(_named(files), lambda: start(opened, files, task=task, question=question, explain=explain))
 
 
 def read(paths: Paths, *, config: str | PathLike[str] | Config | None = None) -> Flows:
@@ -108,5 +108,7 @@ def register(
     >>> made["status"], sorted(made["baselines"])[:3]
     ('live', ['artefact_probe', 'identifier_probe', 'knn'])
     """
-    opened = application(base, registry, config)
-    return opened.register(Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds)
+    from trafficllm.lifecycle.adapters.register import register as made
+
+    opened = workspace(base, registry, config)
+    return made(opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds)

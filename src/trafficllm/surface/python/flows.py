@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from trafficllm.lifecycle.workspace import Analysis
+    from trafficllm.lifecycle.analyze.analysis import Analysis
 
 _SHOWN = 10
 Batches = Iterator[list[dict[str, Any]]]

@@ -14,7 +14,7 @@ from trafficllm.core.types import F64, I64, Record
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.scorer import LLMScorer
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import Task
 
 TASK = "CLASSIFIER"
@@ -24,10 +24,10 @@ _VALIDATION = 7
 
 
 @lru_cache(maxsize=2)
-def _application(base: str) -> Application:
-    from trafficllm.lifecycle.workspace import Application
+def _application(base: str) -> Workspace:
+    from trafficllm.lifecycle.workspace import Workspace
 
-    return Application(base=base)
+    return Workspace(base=base)
 
 
 def _task() -> Task:
@@ -45,7 +45,7 @@ def fit_adapter(
     from trafficllm.model.tuning import job as tune
     from trafficllm.records import prompts
 
-    application, task = _application(base), _task()
+    workspace, task = _application(base), _task()
     asked = [prompts.detection(task, record) for record in records]
     order: list[int] = np.random.default_rng(seed).permutation(len(asked)).tolist()
     watched = order[: len(asked) // _VALIDATION]
@@ -53,9 +53,9 @@ def fit_adapter(
     data = tune.TuneData(
         [asked[k] for k in learnt], [answers[k] for k in learnt], tuple(labels), [asked[k] for k in watched], [answers[k] for k in watched]
     )
-    options = tune_options(application.config, seed=seed, max_seconds=max_seconds)
+    options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     with tempfile.TemporaryDirectory() as folder:
-        tune.tune_task(application.base, data, Path(folder) / "adapter", options)
+        tune.tune_task(workspace.base, data, Path(folder) / "adapter", options)
         made = [Path(folder) / "adapter" / name for name in KEPT]
         return {path.name: path.read_bytes() for path in made if path.is_file()}  # `readout = 0` makes none
 

@@ -1,4 +1,4 @@
-"""`trafficllm serve`: the application layer over HTTP (extra `serve`)."""
+"""`trafficllm serve`: the commands over HTTP (extra `serve`)."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from trafficllm.surface.server.service import Service
 from trafficllm.surface.server.settings import Settings
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.workspace import Application
+    from trafficllm.lifecycle.workspace import Workspace
 
 _KEEP_ALIVE = 15
 _FILES = 8192
 
 
-def create_app(application: Application, settings: Settings | None = None) -> Guard:
+def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
     """The ASGI application: routes behind their guard. UsageError for settings that would leave it open.
 
-    >>> from trafficllm.lifecycle.workspace import Application
-    >>> create_app(Application(), Settings(port=9000)).settings.port
+    >>> from trafficllm.lifecycle.workspace import Workspace
+    >>> create_app(Workspace(), Settings(port=9000)).settings.port
     9000
     """
     chosen = settings or Settings()
@@ -46,7 +46,7 @@ def create_app(application: Application, settings: Settings | None = None) -> Gu
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(application, chosen, metrics)
+        service = Service(workspace, chosen, metrics)
         app.state.service = service
         warming = asyncio.create_task(service.warm())
         try:
@@ -101,10 +101,10 @@ async def _bug(_: Request, __: Exception) -> Response:
     return _respond(TrafficLLMError("internal", "this is a bug of ours", hint="the server's log says where"))
 
 
-def serve(application: Application, settings: Settings) -> None:
+def serve(workspace: Workspace, settings: Settings) -> None:
     """Listen until SIGTERM or Ctrl-C; requests inside are finished first, at most `drain` seconds."""
     _open_files()
-    app = create_app(application, settings)
+    app = create_app(workspace, settings)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     own = logging.getLogger("trafficllm.server")

@@ -20,6 +20,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.lifecycle import tasks as lifecycle_tasks
 from trafficllm.surface.docs import shapes, shapes_http
 from trafficllm.surface.server.bodies import ChatRequest, GenerateRequest
 from trafficllm.surface.server.chat import Answer, answer
@@ -98,7 +99,7 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/tasks", responses=_answers(shapes.TaskList))
 def tasks(request: Request) -> Response:
     """The catalogue, with the live version of each task."""
-    return _json(_service(request).application.task_list())
+    return _json(lifecycle_tasks.task_list(_service(request).workspace))
 
 
 @router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES}, response_class=StreamingResponse)

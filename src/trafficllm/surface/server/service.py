@@ -1,4 +1,4 @@
-"""What the routes ask for: the application layer behind admission, deadlines and bounded reading."""
+"""What the routes ask for: the commands behind admission, deadlines and bounded reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from trafficllm.surface.server.uploads import Uploads
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta, FlowStream, Record
-    from trafficllm.lifecycle.workspace import Analysis, Application
+    from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.workspace import Workspace
 
 BASE = "trafficllm"
 """What the base is called among the models; adapters go by their task's id."""
@@ -34,16 +35,16 @@ class Ask:
 
 
 class Service:
-    """One server's application, its limits and what it holds."""
+    """One server's workspace, its limits and what it holds."""
 
-    def __init__(self, application: Application, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, workspace: Workspace, settings: Settings, metrics: Metrics) -> None:
         from trafficllm.lifecycle.analyze.captures import flow_options
 
-        self.application = application
+        self.workspace = workspace
         self.settings = settings
         self.metrics = metrics
         self.jobs = Jobs(settings, metrics)
-        options = flow_options(application.config)
+        options = flow_options(workspace.config)
         self.uploads = Uploads(settings, {name: getattr(options, name) for name in type(options).__slots__})
         self.ready = False
         self.reason = "starting"
@@ -54,7 +55,7 @@ class Service:
         import time
 
         try:
-            await self.jobs.turn(time.monotonic() + 3600, lambda: self.application.engine)
+            await self.jobs.turn(time.monotonic() + 3600, lambda: self.workspace.engine)
             await self.uploads.warm()
             self.ready, self.reason = True, ""
         except TrafficLLMError as error:
@@ -69,8 +70,8 @@ class Service:
 
     def models(self) -> list[dict[str, Any]]:
         """OpenAI's model objects: the base, and the live adapter of each task with `parent`."""
-        registry = self.application.registry
-        known = self.application.tasks()
+        registry = self.workspace.registry
+        known = self.workspace.tasks()
         rows: list[dict[str, Any]] = [{"id": BASE, "parent": None, "root": BASE, "created": 0, "version": None}]
         for task in registry.tasks():
             live = registry.find_live(task)
@@ -91,15 +92,15 @@ class Service:
 
         New versions need nothing: every request opens what the registry says is live.
         """
-        registry = self.application.registry
+        registry = self.workspace.registry
         now = {task: registry.revision(task) for task in registry.tasks()}
         if now == self._revisions or self.jobs.inside > 1:
             return
         self._revisions = now
         live = {f"{task}/{found.version}" for task in now if (found := registry.find_live(task))}
-        for name in self.application.engine.adapters:
+        for name in self.workspace.engine.adapters:
             if "/" in name and name not in live:
-                self.application.engine.remove_adapter(name)
+                self.workspace.engine.remove_adapter(name)
 
     # Verdicts
 
@@ -116,15 +117,19 @@ class Service:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, flows: FlowStream, ask: Ask) -> Analysis:
+        from trafficllm.lifecycle.analyze.verdicts import start
+
         self._refresh()
-        return self.application.analyze([], task=ask.task, question=ask.question, explain=ask.explain, flows=flows)
+        return start(self.workspace, [], task=ask.task, question=ask.question, explain=ask.explain, flows=flows)
 
     async def judge(self, rows: Sequence[tuple[Record, FlowMeta]], ask: Ask, until: float) -> list[dict[str, Any]]:
         """Verdicts of pasted traffic."""
 
+        from trafficllm.lifecycle.analyze import verdicts
+
         def work() -> list[dict[str, Any]]:
             self._refresh()
-            return self.application.judge(rows, task=ask.task, question=ask.question)
+            return verdicts.judge(self.workspace, rows, task=ask.task, question=ask.question)
 
         return await self.jobs.turn(until, work)
 
@@ -132,15 +137,11 @@ class Service:
 
     async def generate(self, body: Mapping[str, Any], out: Path, until: float) -> dict[str, Any]:
         """Write a synthetic capture."""
-        return await self.jobs.turn(
-            until,
-            lambda: self.application.generate(
-                body["task"],
-                body["label"],
-                flows=body["flows"],
-                seed=body["seed"],
-                out=out,
-                temperature=body["temperature"],
-                progress=Deadline(until),
-            ),
-        )
+        from trafficllm.lifecycle.generate import synthesis
+
+        def work() -> dict[str, Any]:
+            parts = synthesis.parts(self.workspace, task=body["task"], label=body["label"], flows=body["flows"])
+            scenario = synthesis.Scenario(parts, body["seed"], body["temperature"])
+            return synthesis.generate(self.workspace, scenario, out=out, progress=Deadline(until))
+
+        return await self.jobs.turn(until, work)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.core.errors import TrafficLLMError
-    from trafficllm.lifecycle.workspace import Analysis
+    from trafficllm.lifecycle.analyze.analysis import Analysis
 
 UNKNOWN = "unknown"
 _SHOWN = 20

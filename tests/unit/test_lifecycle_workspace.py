@@ -1,4 +1,4 @@
-"""The application layer without a model: tasks, adapters, folders, what the machine has."""
+"""The workspace without a model: tasks, adapters, folders, what the machine has."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.core.settings import Config
 from trafficllm.lifecycle import datasets
+from trafficllm.lifecycle.adapters.upkeep import list_adapters, show_adapter
+from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.doctor import diagnose
 from trafficllm.lifecycle.generate.synthesis import label_of
-from trafficllm.lifecycle.workspace import Analysis, Application, registry_root
+from trafficllm.lifecycle.tasks import task_list
+from trafficllm.lifecycle.workspace import Workspace, registry_root
 from trafficllm.records.catalog import load_tasks
 
 
@@ -29,17 +32,17 @@ def test_registry_root_by_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_catalogue_without_adapters(tmp_path: Path) -> None:
-    application = Application(registry=str(tmp_path))
-    rows = {row["id"]: row for row in application.task_list()["tasks"]}
+    workspace = Workspace(registry=str(tmp_path))
+    rows = {row["id"]: row for row in task_list(workspace)["tasks"]}
     assert len(rows) >= 15
     assert rows["MTD"]["live"] is None
     assert len(rows["MTD"]["labels"]) == 20
-    assert application.task("mtd").id == "MTD"
-    assert application.adapters()["adapters"] == []
+    assert workspace.task("mtd").id == "MTD"
+    assert list_adapters(workspace)["adapters"] == []
     with pytest.raises(ArtifactError, match="no live adapter"):
-        application.adapter("MTD")
+        show_adapter(workspace, "MTD")
     with pytest.raises(UsageError) as found:
-        application.task("MTDD")
+        workspace.task("MTDD")
     assert "MTD" in found.value.hint
 
 

@@ -1,0 +1,49 @@
+"""Verdicts on their way out: the rows, the tasks that gave them, and which rows are to be noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trafficllm.core.errors import UsageError
+
+UNKNOWN = "unknown"
+_BAD = frozenset({"malicious", "attack", "botnet"})
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Verdicts on their way: `batches` of rows (contract: `analyze`), the tasks that were chosen and why."""
+
+    tasks: tuple[str, ...]
+    route: Mapping[str, Any] | None
+    batches: Iterator[list[dict[str, Any]]]
+    umbrellas: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
+    labels: frozenset[str] = frozenset()
+    counts: Callable[[], dict[str, Any]] = dict
+
+    def names(self, row: Mapping[str, Any]) -> set[str]:
+        """What a row can be asked for by: its label and the umbrella answer above it."""
+        above = self.umbrellas[row["task"]](row["label"])
+        return {str(row["label"]), *([above] if above else [])}
+
+    def severity(self, row: Mapping[str, Any]) -> int:
+        """0 where nothing is to be noted, 1 for what is malicious, 2 for an unknown flow of a task that knows malicious ones."""
+        if self.names(row) & _BAD:
+            return 1
+        return 2 if row["label"] == UNKNOWN and self.labels & _BAD else 0
+
+    def check_labels(self, asked: Sequence[str]) -> None:
+        """Refuse a verdict that these tasks can never give: a typo in `--fail-on` must not pass for good news."""
+        import difflib
+
+        for label in asked:
+            if label not in self.labels:
+                near = difflib.get_close_matches(label, sorted(self.labels), n=1, cutoff=0.0)
+                raise UsageError(
+                    "usage.label",
+                    f"no verdict of {', '.join(self.tasks)} is '{label}'",
+                    input=label,
+                    hint=f"did you mean '{near[0]}'?" if near else "",
+                )
