@@ -28,7 +28,8 @@ import numpy as np
 OURS = """
 import sys, time, os
 clock = getattr(time, os.environ["BENCH_CLOCK"])
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.core.settings import FlowOptions
 from trafficllm.capture.facts.flow_facts import facts_of_flows
 facts, services = sys.argv[2] == "facts", set()
 def run(path):

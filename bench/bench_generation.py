@@ -27,12 +27,13 @@ from bench_engine import CAPTURES, median, rounds, table
 
 from trafficllm.capture.compile.plans import compile_flows
 from trafficllm.capture.files.write import write_capture
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import FlowPlan
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.generator.generator import BATCH_FLOWS, Generator
 from trafficllm.lifecycle.adapters.learn_generator import generator_data
 from trafficllm.model.base.load import load_base
-from trafficllm.model.tuning.job import TuneOptions, tune_generation
+from trafficllm.model.tuning.job import tune_generation
 from trafficllm.records.catalog import get_task
 from trafficllm.records.dataset.dataset import build_dataset, load
 

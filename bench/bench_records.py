@@ -91,7 +91,8 @@ def _alone(folder: Path, each: int, target: Path) -> Path:
     """The first flows of each label, one capture a flow; a label's flows come from as many of its captures as it has."""
     from trafficllm.capture.files.read import read_frames
     from trafficllm.capture.files.write import write_capture
-    from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.core.settings import FlowOptions
 
     for label in sorted(path for path in folder.iterdir() if path.is_dir()):
         left = each

@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Silent
 from trafficllm.lifecycle.adapters.learn import tune_data
 from trafficllm.model.adapter import lora
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.collate import plan_batches
 from trafficllm.model.tuning.encode import Encoder
-from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_task
+from trafficllm.model.tuning.job import TuneData, tune_task
 from trafficllm.records.catalog import get_task
 from trafficllm.records.dataset.dataset import build_dataset, load
 

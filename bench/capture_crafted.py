@@ -161,7 +161,8 @@ PAYLOADS: dict[str, tuple[Callable[[int], bytes], int, tuple[int, int]]] = {
 def work(name: str, n: int, folder: Path) -> Work:
     """What is timed: a whole file to flows, or one payload to facts."""
     from trafficllm.capture.facts.flow_facts import facts_of
-    from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.core.settings import FlowOptions
 
     if name in PAYLOADS:
         make, _, (proto, port) = PAYLOADS[name]

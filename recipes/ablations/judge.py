@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.files import read_json, write_json
+from trafficllm.core.settings import TuneOptions
 from trafficllm.evaluate import quality
 from trafficllm.evaluate.baselines import table as judged
 from trafficllm.evaluate.baselines.learners import Part
@@ -18,7 +19,7 @@ from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.model.base.extend import load_seen
 from trafficllm.model.base.load import Base
-from trafficllm.model.tuning.job import TuneData, TuneOptions
+from trafficllm.model.tuning.job import TuneData
 from trafficllm.records import prompts
 from trafficllm.records.dataset.dataset import Dataset, load
 

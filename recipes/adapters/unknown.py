@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 import trafficllm
 from trafficllm.core.files import hash64, read_json, write_json
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Scores, Silent
 from trafficllm.evaluate import calibrate, metrics, unknown
 from trafficllm.evaluate.baselines import table as baselines
@@ -101,7 +102,7 @@ def tune_draw(
         prompt_of=lambda record: prompts.detection(data.task, record, data.codec),
         augment=augment,
     )
-    options = tune.TuneOptions(max_steps=steps, epochs=100, looks=3, first_look=0.5, seed=SEED)
+    options = TuneOptions(max_steps=steps, epochs=100, looks=3, first_look=0.5, seed=SEED)
     return tune.tune_task(base, table, out, options, Silent())
 
 

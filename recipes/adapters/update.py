@@ -67,9 +67,9 @@ def steps_of(out: Path) -> int:
 
 
 def _learn(out: Path, side: str, registry: str) -> dict[str, Any]:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters.learn import register
     from trafficllm.model.base.load import load_base
-    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.registry.store import Registry
 
     options = TuneOptions(max_steps=steps_of(out), epochs=100, looks=3, first_look=0.5, seed=SEED)
@@ -97,9 +97,9 @@ def full(out: Path) -> dict[str, Any]:
 
 def update(out: Path) -> dict[str, Any]:
     """The update: live weights, replayed sample and new data, gate."""
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters.update import update as learn_more
     from trafficllm.model.base.load import load_base
-    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.registry.store import Registry
 
     options = TuneOptions(epochs=100, seed=SEED)  # an update's steps follow from the registration's

@@ -19,6 +19,7 @@ import torch
 from trafficllm.capture.compile.plans import CompileCounts
 from trafficllm.capture.files.write import write_capture
 from trafficllm.core.files import atomic_write, json_text, read_json, write_json
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Silent
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.generator.generator import Generator
@@ -26,7 +27,7 @@ from trafficllm.lifecycle.adapters.learn_generator import generator_data, values
 from trafficllm.lifecycle.generate.timeline import timeline
 from trafficllm.lifecycle.studies.generation import COLUMNS, evaluate, table
 from trafficllm.model.base.load import load_base
-from trafficllm.model.tuning.job import TuneOptions, tune_generation
+from trafficllm.model.tuning.job import tune_generation
 from trafficllm.records.catalog import get_task
 from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 

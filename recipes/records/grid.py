@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.files import atomic_write, hash64, json_text, read_json
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Record, Silent
 from trafficllm.evaluate import metrics
 from trafficllm.evaluate.baselines import features
 from trafficllm.evaluate.baselines.learners import Data, Part, fit_booster
 from trafficllm.lifecycle.datasets import pick_task
-from trafficllm.records.codec.canonical import CodecOptions
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 

@@ -83,11 +83,12 @@ def laid_out(files: Files, way: str, place: Path) -> Path:
 
 def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Build, tune, judge one way; what is done already is taken."""
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.datasets import new_task
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.model.tuning.job import TuneOptions, tune_task
+    from trafficllm.model.tuning.job import tune_task
     from trafficllm.records.catalog import load_tasks
     from trafficllm.records.dataset.dataset import build_dataset, load
 

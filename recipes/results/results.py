@@ -124,9 +124,10 @@ def linked(folder: Path, out: Path, *, captures: int, flows: int) -> Path:
 
 def tune(run: Run, task: str, seed: int) -> None:
     """One adapter. For a trial the last weights are kept and validation is never looked at."""
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.model.base.load import load_base
-    from trafficllm.model.tuning.job import TuneOptions, tune_task
+    from trafficllm.model.tuning.job import tune_task
     from trafficllm.records.dataset.dataset import load
 
     seconds, steps = run.budget_of(task)

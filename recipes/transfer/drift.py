@@ -76,12 +76,12 @@ def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
     """All stages."""
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.update import update
     from trafficllm.lifecycle.adapters.upkeep import show_adapter
     from trafficllm.lifecycle.studies.drift import drift
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.records.catalog import get_task
     from trafficllm.records.dataset.dataset import build_dataset
 

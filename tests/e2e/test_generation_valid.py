@@ -46,9 +46,10 @@ def test_200_flows_of_a_random_model_are_valid(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_10000_flows_of_a_tuned_model_are_valid(tmp_path: Path) -> None:
     """Fourteen malware and application classes, 720 flows each: no malformed frame, no identifier of a training capture."""
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.evaluate.fidelity.identifiers import overlap
     from trafficllm.lifecycle.adapters.learn_generator import generator_data, values_of
-    from trafficllm.model.tuning.job import TuneOptions, tune_generation
+    from trafficllm.model.tuning.job import tune_generation
     from trafficllm.records.dataset.dataset import build_dataset, load
 
     build_dataset(CAPTURES / "MTD", task=TASK, out=tmp_path / "data", reserved=CAPTURES / "reserved.csv", cap=100)

@@ -7,8 +7,9 @@ import tomllib
 from collections import defaultdict
 from pathlib import Path
 
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.rows import ZEEK_FIELDS, zeek_row
+from trafficllm.core.settings import FlowOptions
 
 COMPARED = (
     "id.orig_h",

@@ -11,10 +11,11 @@ import pytest
 
 from trafficllm.capture.facts.flow_facts import facts_of
 from trafficllm.capture.files.read import read_frames
-from trafficllm.capture.flows.assembly import FlowOptions, assemble, read_flows
+from trafficllm.capture.flows.assembly import assemble, read_flows
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.packets import TUNNELS
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FrameBatch
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "captures"

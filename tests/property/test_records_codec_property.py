@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records.codec import units as u
-from trafficllm.records.codec.canonical import CodecOptions, canonical
+from trafficllm.records.codec.canonical import canonical
 from trafficllm.records.codec.codec import decode, encode, pretty
 from trafficllm.records.codec.grammar import Grammar
 

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from model_samples import KINDS, LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Record, Segment
 from trafficllm.model.adapter import lora
 from trafficllm.model.adapter.guard import check_adapter
@@ -22,7 +23,7 @@ from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tokenizer.extend import extend, load_auto, record_text, traffic_ids
 from trafficllm.model.tuning.encode import Encoder, control_surfaces
-from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_task
+from trafficllm.model.tuning.job import TuneData, tune_task
 from trafficllm.records.codec.codec import decode, encode
 from trafficllm.records.codec.units import UNITS
 

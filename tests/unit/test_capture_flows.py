@@ -10,11 +10,12 @@ import pytest
 from capture_samples import ACK, FIN, PSH, RST, SYN, A, B, Talk, ethernet, ipv4, ipv6, pcap, tcp, udp, write
 
 from trafficllm.capture.flows.ahead import ahead
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.community import community_id
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.rows import flow_rows, flows_arrow, zeek_conn_log
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from capture_samples import ACK, PSH, A, B, Talk, ethernet, ipv4, ipv6, pcap, udp, write
 
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.packets import TUNNELS, tunnel_names
 from trafficllm.capture.flows.rows import flow_rows
 from trafficllm.capture.link.tunnels import MAX_TUNNELS
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch
 from trafficllm.evaluate.shift.wire import Framed, batch_of
 
@@ -204,5 +204,5 @@ def test_offsets_count_from_the_frame() -> None:
 
 def test_the_defaults() -> None:
     assert FlowOptions().tunnels
-    assert not replace(FlowOptions(), tunnels=False).tunnels
+    assert not FlowOptions(tunnels=False).tunnels
     assert len(TUNNELS) <= 16

@@ -13,6 +13,7 @@ import pytest
 
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.evaluate.quality import validate
 from trafficllm.infer.detector import Detector, TaskModel
 from trafficllm.infer.engine.engine import Engine
@@ -20,7 +21,6 @@ from trafficllm.infer.engine.scorer import WEIGHT
 from trafficllm.lifecycle.adapters import learn
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.model.base.load import Base, load_base
-from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec import view
 from trafficllm.records.codec.codec import decode, encode

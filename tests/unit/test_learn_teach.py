@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Silent
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router.router import Router
@@ -21,7 +22,6 @@ from trafficllm.lifecycle.adapters.learn_router import ROUTER, base_facts
 from trafficllm.lifecycle.tasks import route
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base, load_base
-from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import Task, get_task
 from trafficllm.registry.store import Registry
 

@@ -17,6 +17,7 @@ import pytest
 
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.core.files import read_json, write_json
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Silent
 from trafficllm.evaluate.quality import validate
 from trafficllm.infer.detector import TaskModel
@@ -24,7 +25,6 @@ from trafficllm.infer.engine.engine import Engine
 from trafficllm.lifecycle.adapters import learn, replay, update, upkeep
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import load_base
-from trafficllm.model.tuning.job import TuneOptions
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec import codec
 from trafficllm.records.dataset.splits import UNITS

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Silent
 from trafficllm.evaluate import quality
 from trafficllm.evaluate.baselines import frozen
@@ -22,7 +23,7 @@ from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
 from trafficllm.lifecycle.studies.run import evaluate
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import load_base
-from trafficllm.model.tuning.job import TuneOptions, tune_task
+from trafficllm.model.tuning.job import tune_task
 from trafficllm.surface.docs.schemas import envelope
 
 Run = Callable[..., dict[str, Any]]

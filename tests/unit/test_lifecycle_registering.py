@@ -65,7 +65,7 @@ def test_questions_of_stage_1() -> None:
 
 
 def test_tune_options_follow_configuration_and_command_line() -> None:
-    config = Config.model_validate({"tune": {"r": 4, "epochs": 2.6, "max_seconds": 9}})
+    config = Config.model_validate({"tune": {"r": 4, "epochs": 3, "max_seconds": 9}})
     options = tune_options(config, seed=3, max_seconds=None)
     assert (options.r, options.epochs, options.max_seconds, options.seed) == (4, 3, 9, 3)
     assert tune_options(config, seed=0, max_seconds=5).max_seconds == 5

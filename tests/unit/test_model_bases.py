@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, write_json
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Segment
 from trafficllm.model.adapter import lora
 from trafficllm.model.base.extend import load_seen, make_traffic_base, weights_sha256, write_manifest
 from trafficllm.model.base.load import Base, load_base, resolve
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import predict
-from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_instruct, tune_task
+from trafficllm.model.tuning.job import TuneData, tune_instruct, tune_task
 from trafficllm.model.tuning.plan import plan
 from trafficllm.model.tuning.trie import LabelTrie
 

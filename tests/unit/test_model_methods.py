@@ -13,12 +13,13 @@ from model_samples import LABELS, prompt_of, records
 from tune_forks import QUICK, make_base, rows
 
 from trafficllm.core.errors import ArtifactError, ResourceError, UsageError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.model.adapter import lora
 from trafficllm.model.adapter.guard import KINDS, check_adapter
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import macro_f1, predict
-from trafficllm.model.tuning.job import TuneOptions, tune_task
+from trafficllm.model.tuning.job import tune_task
 from trafficllm.model.tuning.trie import LabelTrie
 
 RATES = {"lora": 5e-3, "rslora": 5e-3, "dora": 5e-3, "qlora": 5e-3, "prefix": 3e-2, "full": 2e-3}

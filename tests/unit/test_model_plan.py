@@ -9,9 +9,10 @@ import pytest
 from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 from tune_forks import fork
 
+from trafficllm.core.settings import TuneOptions
 from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.model.base.load import load_base
-from trafficllm.model.tuning.job import TuneData, TuneOptions, peak_bytes, tune_task
+from trafficllm.model.tuning.job import TuneData, peak_bytes, tune_task
 from trafficllm.model.tuning.plan import plan_data
 
 TIME_FACTOR = 3.0

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from tune_forks import QUICK, make_base, rows, together
 
+from trafficllm.core.settings import TuneOptions
 from trafficllm.model.adapter import lora
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning import processes
 from trafficllm.model.tuning.collate import Sample, StepData, answer_loss
-from trafficllm.model.tuning.job import TuneOptions, tune_task
+from trafficllm.model.tuning.job import tune_task
 
 TOLERANCE = 1e-4
 """Of logged losses and gradient norms (about 1): two processes add the same numbers in another order. Seen over 12 steps: 3e-7

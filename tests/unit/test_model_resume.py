@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tune_forks import QUICK, fork, make_base, rows
 
+from trafficllm.core.settings import TuneOptions
 from trafficllm.model.base.load import Base
-from trafficllm.model.tuning.job import TuneOptions, tune_task
+from trafficllm.model.tuning.job import tune_task
 
 
 @pytest.fixture(scope="module", name="base")

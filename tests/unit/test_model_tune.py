@@ -14,6 +14,7 @@ from model_samples import LABELS, prompt_of, records
 from tune_forks import make_base, rows
 
 from trafficllm.core.errors import ArtifactError, InputError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Segment
 from trafficllm.model.adapter import lora
 from trafficllm.model.adapter.fused import fused
@@ -21,7 +22,7 @@ from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.callbacks import Clock, cosine
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import macro_f1, predict
-from trafficllm.model.tuning.job import TuneData, TuneOptions, TuneReport, tune_generation, tune_instruct, tune_task
+from trafficllm.model.tuning.job import TuneData, TuneReport, tune_generation, tune_instruct, tune_task
 from trafficllm.model.tuning.trie import LabelTrie
 from trafficllm.records.codec.codec import encode
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.core.settings import CodecOptions, FlowOptions
 from trafficllm.core.types import FlowBatch, Record
 from trafficllm.records import masks, probe
 from trafficllm.records.codec import columns
-from trafficllm.records.codec.canonical import CodecOptions
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.codec.flows import CHORES, chores, housekeeping, records_of
 from trafficllm.records.dataset import shards, store

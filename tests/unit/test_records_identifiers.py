@@ -12,9 +12,10 @@ from audit_captures import Flow, frames
 from capture_samples import ethernet, ipv4, ipv6, pcap, tcp, udp
 
 from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Record
 from trafficllm.records import masks
-from trafficllm.records.codec.codec import CodecOptions, encode
+from trafficllm.records.codec.codec import encode
 from trafficllm.records.codec.flows import records_of
 
 Timed = list[tuple[float, bytes]]

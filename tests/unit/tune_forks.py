@@ -14,9 +14,10 @@ from typing import Any
 
 from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 
+from trafficllm.core.settings import TuneOptions
 from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.model.base.load import Base, load_base
-from trafficllm.model.tuning.job import TuneData, TuneOptions
+from trafficllm.model.tuning.job import TuneData
 
 QUICK = TuneOptions(epochs=6, batch_tokens=1024, learning_rate=5e-3, r=8, lora_alpha=16, logging_steps=1, looks=4, save_steps=5)
 

@@ -1,81 +1,159 @@
-"""Configuration: one TOML file, one strict schema, choices by name.
+"""Settings: each is defined here once, with its type, default, range and meaning.
 
-Unknown keys are refused with a suggestion; a config never names Python objects.
+The configuration file, command options that are left out, recipes and docs/settings.md follow these definitions. Unknown keys are
+refused with a suggestion; a configuration never names Python objects.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from trafficllm.core.errors import InputError, UsageError
+
+LEARN = ("adapter register", "adapter update")
+READ_FLOWS = ("data build", *LEARN, "analyze", "embed", "serve", "evaluate drift", "capture flows")
+BUILD = ("data build", "adapter register")
+TUNE = ("tune plan", "tune instruct", "tune task", *LEARN)
+ALL = ("analyze", "embed", "serve", "adapter register", "adapter update", "evaluate run", "evaluate robust", "evaluate drift")
+
+
+def _key(default: Any, meaning: str, commands: tuple[str, ...], **bounds: Any) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"commands": list(commands)}, **bounds)
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CaptureConfig(_Strict):
-    """How captures are read. Timeouts in seconds (Zeek's defaults), sizes in packets and bytes."""
+class FlowOptions(_Strict):
+    """How flows are cut from captures and how much of each is kept (section [capture]); times in seconds, as Zeek has them.
 
-    max_packets: int = Field(32, ge=1, le=1024)
-    max_payload: int = Field(512, ge=0, le=65535)
-    tcp_timeout: float = Field(300.0, gt=0)
-    udp_timeout: float = Field(60.0, gt=0)
-    icmp_timeout: float = Field(60.0, gt=0)
-    table_size: int = Field(1 << 17, ge=1024)
-    tunnels: bool = True
-
-
-class RecordsConfig(_Strict):
-    """What a record shows of a flow and which masks are on."""
-
-    profile: Literal["strict", "header", "payload", "raw"] = "strict"
-    packets: int = Field(16, ge=1, le=64)
-    payload: int = Field(96, ge=0, le=512)
-
-
-class TuneConfig(_Strict):
-    """Stage 1 and stage 2 tuning; names as in PEFT and transformers.
-
-    `precision` "auto" takes the faster of float32 and bfloat16 by a probe; `shard` splits the parameters over the processes of a
-    launcher (FSDP2) instead of copying them; `batch_tokens` padded tokens a step; `balance` exponent of the inverse class
-    frequency; `patience` looks at validation without gain that end the run (0: never).
+    A ClientHello with post-quantum key shares is longer than 512 bytes: then there is no JA4. With `max_payload` 4096 there is, and
+    the payload pool of 64 MB holds an eighth of the prefixes.
     """
 
-    method: Literal["lora", "rslora", "dora", "qlora", "prefix", "full"] = "lora"
-    r: int = Field(16, ge=1, le=256)
-    lora_alpha: int = Field(32, ge=1)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    prefix_tokens: int = Field(16, ge=1, le=512)
-    learning_rate: float = Field(2e-3, gt=0)
-    batch_tokens: int = Field(512, ge=1)
-    epochs: float = Field(8.0, gt=0)
-    max_steps: int | None = Field(None, ge=1)
-    max_seconds: float | None = Field(None, gt=0)
-    balance: float = Field(0.5, ge=0, le=1)
-    patience: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    gradient_checkpointing: bool = False
-    shard: bool = False
-    save_steps: int = Field(100, ge=1)
-    logging_steps: int = Field(10, ge=1)
-    report_to: tuple[str, ...] = ()
-    seed: int = 0
+    max_packets: int = _key(32, "first packets kept of each flow; a record shows 32 at most", READ_FLOWS, ge=0, le=60000)
+    max_payload: int = _key(512, "payload bytes kept of each direction, up to the first hole", READ_FLOWS, ge=0, le=65535)
+    tcp_timeout: float = _key(300.0, "seconds without a packet that end a TCP flow", READ_FLOWS, gt=0)
+    udp_timeout: float = _key(60.0, "seconds without a packet that end a UDP flow", READ_FLOWS, gt=0)
+    icmp_timeout: float = _key(60.0, "seconds without a packet that end any other flow", READ_FLOWS, gt=0)
+    active_timeout: float = _key(0.0, "seconds after which a flow that goes on is cut; 0: never", READ_FLOWS, ge=0)
+    table_size: int = _key(1 << 17, "live flows in memory; when it is full the oldest are handed out early", READ_FLOWS, ge=16)
+    flip: bool = _key(True, "take the end with the well-known port for the responder where a flow's start is missing", READ_FLOWS)
+    checksums: bool = _key(False, "leave packets with wrong checksums out, as Zeek does without -C", READ_FLOWS)
+    tunnels: bool = _key(True, "the flows inside tunnels; false: those of the outermost IP header", READ_FLOWS)
+
+
+_Units: TypeAlias = Annotated[int, Field(ge=0, le=4096)]
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value
+
+
+class CodecOptions(_Strict):
+    """How much of a flow, request or cell sequence a record shows (section [records], without the mask profile).
+
+    A masked run of payload costs two units whatever its length.
+    """
+
+    packets: int = _key(16, "packets that a record shows; 32 are stored at most", BUILD, ge=0, le=32)
+    payload: Annotated[tuple[_Units, _Units], BeforeValidator(_pair)] = _key(
+        (96, 96), "visible payload units of originator and responder; one number stands for both", BUILD
+    )
+    text: int = _key(384, "units of an HTTP request", BUILD, ge=0, le=8192)
+    bursts: int = _key(128, "bursts of a cell sequence", BUILD, ge=0, le=4096)
+
+
+class RecordOptions(CodecOptions):
+    """What a record shows and which masks are on (section [records])."""
+
+    profile: Literal["strict", "header", "payload", "raw"] = _key("strict", "mask profile; `--profile` goes first", BUILD)
+
+    def codec(self) -> CodecOptions:
+        """How much a record shows, without the masks."""
+        return CodecOptions(**self.model_dump(exclude={"profile"}))
+
+
+class TuneOptions(_Strict):
+    """One tuning run, stage 1 or stage 2 (section [tune]); names as in PEFT and transformers.
+
+    Measured on the embedded base, malware families, 123 k tokens in all, macro-F1: 512 tokens a step at 2e-3 .81, at 3e-3 .77; 1024 at
+    3e-3 .67; 2048 at 5e-3 .63, at 2e-3 .47; at 1e-2 it diverges. Steps cost no more for being small, so many small ones win; rank 32
+    was worse than 16 (.55 against .63).
+    """
+
+    method: Literal["lora", "rslora", "dora", "qlora", "prefix", "full"] = _key(
+        "lora", "what is trained; adapters in a registry are of the first four", TUNE
+    )
+    prefix_tokens: int = _key(16, "virtual tokens of method `prefix`", TUNE, ge=1, le=512)
+    r: int = _key(16, "rank of the adapter's matrices", TUNE, ge=1, le=256)
+    lora_alpha: int = _key(32, "scale of the adapter: `lora_alpha / r`", TUNE, ge=1)
+    lora_dropout: float = _key(0.0, "dropout before the adapter's matrices", TUNE, ge=0, lt=1)
+    learning_rate: float = _key(2e-3, "peak of the learning rate; it warms up, then falls along a cosine", TUNE, gt=0)
+    weight_decay: float = _key(0.0, "AdamW's weight decay", TUNE, ge=0)
+    warmup: float = _key(0.05, "share of the run in which the learning rate rises", TUNE, ge=0, lt=1)
+    epochs: int = _key(8, "passes over the training records; the first of epochs, steps and seconds ends the run", TUNE, ge=1)
+    max_steps: int | None = _key(None, "optimizer steps at most", TUNE, ge=1)
+    max_seconds: float | None = _key(None, "seconds at most; `--max-seconds` goes first", TUNE, gt=0)
+    clock: Literal["wall", "processor"] = _key(
+        "wall", "what `max_seconds` is read from; `processor` is fair between runs on a machine that others use too", TUNE
+    )
+    batch_tokens: int = _key(512, "tokens of a step, padding included, over all processes together", TUNE, ge=1)
+    max_grad_norm: float = _key(1.0, "norm to which gradients are clipped", TUNE, gt=0)
+    full_weight: float = _key(0.1, "weight of the whole-vocabulary loss beside the label trie's", TUNE, ge=0)
+    label_smoothing: float = _key(0.0, "label smoothing of the loss", TUNE, ge=0, lt=1)
+    balance: float = _key(0.5, "exponent of the inverse class frequency in the loss: 0 none, 1 full", TUNE, ge=0, le=1)
+    looks: int = _key(8, "evaluations on validation over the run; 0: none, the last weights are kept", TUNE, ge=0)
+    first_look: float = _key(0.4, "share of the run before the first of them", TUNE, ge=0, le=1)
+    patience: int = _key(0, "evaluations without gain that end the run; 0: never. The best weights are kept in any case", TUNE, ge=0)
+    val_limit: int = _key(400, "validation records of one evaluation at most", TUNE, ge=1)
+    save_steps: int = _key(100, "steps between checkpoints", TUNE, ge=1)
+    logging_steps: int = _key(10, "steps between lines of metrics.jsonl", TUNE, ge=1)
+    gradient_checkpointing: bool = _key(False, "less memory, about a third more time", TUNE)
+    readout: int = _key(
+        6000, "records, a third of them augmented copies, that the readout of pooled states is fitted on; 0: no readout", TUNE, ge=0
+    )
+    shard: bool = _key(False, "split the base over the processes of a launcher (FSDP2) instead of copying it (DDP)", TUNE)
+    report_to: tuple[str, ...] = _key((), "experiment trackers that transformers knows; their package must be installed", TUNE)
+    seed: int = _key(0, "seed of tuning, and of the split where a data set is built; `--seed` goes first", ("data build", *TUNE))
+
+
+class TuneSettings(TuneOptions):
+    """Section [tune]: a run's options and how its base is opened."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = _key(
+        "auto", "of the base while it is tuned; `auto` takes bfloat16 where a half-second probe finds it faster", TUNE
+    )
+
+    def options(self, **changes: Any) -> TuneOptions:
+        """The run's options with some changed."""
+        return TuneOptions(**(self.model_dump(exclude={"precision"}) | changes))
 
 
 class Config(_Strict):
     """The whole configuration; every key has a default."""
 
-    capture: CaptureConfig = CaptureConfig()
-    records: RecordsConfig = RecordsConfig()
-    tune: TuneConfig = TuneConfig()
-    base: str = "default"
-    registry: str = ""
+    capture: FlowOptions = FlowOptions()
+    records: RecordOptions = RecordOptions()
+    tune: TuneSettings = TuneSettings()
+    base: str = _key("default", "traffic base; `--base` and TRAFFICLLM_BASE go first", ALL)
+    registry: str = _key("", "adapter registry, empty: the user's data folder; `--registry` and TRAFFICLLM_REGISTRY go first", ALL)
+
+
+def every_key() -> Iterator[tuple[str, Any]]:
+    """Each setting as `section.key` with its pydantic FieldInfo, sections first."""
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from ((f"{name}.{key}", inner) for key, inner in section.model_fields.items())
+    yield from ((name, field) for name, field in Config.model_fields.items() if field.json_schema_extra)
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import UsageError
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import FlowBatch, FlowMeta, Record, Scorer, Scores
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.infer.evidence import Evidence, explain
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.flows import records_in, records_of
 from trafficllm.records.codec.units import PROTOS
 

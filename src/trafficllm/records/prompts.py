@@ -11,10 +11,11 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Prompt, Record, Segment
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec import units as u
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions, text_bytes
+from trafficllm.records.codec.canonical import DEFAULT, text_bytes
 from trafficllm.records.codec.codec import encode
 
 QUESTION_LIMIT = 2000

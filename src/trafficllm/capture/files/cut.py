@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trafficllm.capture.files.read import expand, read_frames
-from trafficllm.capture.flows.assembly import FlowOptions, assemble, read_flows
+from trafficllm.capture.flows.assembly import assemble, read_flows
 from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FrameBatch
 
 RECORD_HEADER = 16

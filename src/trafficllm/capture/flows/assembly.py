@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.flow_table import FlowTable
 from trafficllm.capture.flows.fragments import Reassembler, segments
 from trafficllm.capture.kernels.warm import compile_kernels
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
 
 _SECOND = 1_000_000_000
@@ -29,32 +29,9 @@ _WORTH_A_THREAD = 1 << 18
 """Frames (3 MB) below which a thread costs more than it saves."""
 
 
-@dataclass(frozen=True, slots=True)
-class FlowOptions:
-    """How flows are cut and how much of each is kept; times in seconds.
-
-    `max_payload` bytes of each direction are kept, up to the first hole. A ClientHello with post-quantum key shares is longer than
-    512 bytes: then there is no JA4. With 4096 there is, and the payload pool of 64 MB holds an eighth of the prefixes.
-    `flip` finds the likely originator by well-known ports when the start of a flow is missing (Zeek's heuristic).
-    `checksums` leaves packets with wrong checksums out, as Zeek does without -C. `table_size` bounds the live flows.
-    `tunnels` gives the flows inside tunnels, where their packets can be read; without it those of the outermost IP header.
-    """
-
-    max_packets: int = 32
-    max_payload: int = 512
-    tcp_timeout: float = 300.0
-    udp_timeout: float = 60.0
-    icmp_timeout: float = 60.0
-    active_timeout: float = 0.0
-    table_size: int = 1 << 17
-    flip: bool = True
-    checksums: bool = False
-    tunnels: bool = True
-
-
 def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
     times = (options.tcp_timeout, options.udp_timeout, options.icmp_timeout, options.active_timeout)
-    rest = (min(options.max_packets, 60000), options.max_payload, options.flip, 0, options.checksums)
+    rest = (options.max_packets, options.max_payload, options.flip, 0, options.checksums)
     return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
 
 

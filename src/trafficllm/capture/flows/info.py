@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trafficllm.capture.files.read import Skipped
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.counts import CountsBuilder
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import CaptureCounts, ProgressSink
 
 _LIGHT = FlowOptions(max_packets=0, max_payload=0)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
 from trafficllm.evaluate.baselines import probes
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.dataset.marks import KIND_OF
 
 KINDS = ("same_flow", "same_session", "duplicate", "address", "time", "sequence", "ttl", "link_type", "padding", "truncation")

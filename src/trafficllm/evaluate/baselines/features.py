@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
 from trafficllm.evaluate.baselines import cells as features_cells
 from trafficllm.evaluate.baselines import requests as features_text
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions, canonical
+from trafficllm.records.codec.canonical import DEFAULT, canonical
 
 FACT_BUCKETS = 128
 HIDDEN, ABSENT = -1.0, -2.0

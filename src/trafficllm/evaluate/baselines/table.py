@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate.baselines import features, probes
 from trafficllm.evaluate.baselines.learners import VIEWS, Data, Model, Part, fit_booster, fit_forest, fit_knn, fit_linear
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 
 __all__ = ["NAMES", "VIEW_NAMES", "Data", "Fitted", "Part", "fit", "run"]
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate.baselines import features
 from trafficllm.evaluate.baselines.probes import field_of
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 
 MOVED = 0.25
 _BINS = 10

@@ -20,10 +20,11 @@ import numpy as np
 from trafficllm.capture.checksum import internet
 from trafficllm.capture.files.read import read_frames
 from trafficllm.capture.files.write import write_capture
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.decode import decode
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import ORIG, RESP, FlowMeta, FrameBatch, Record
 from trafficllm.records.codec.flows import records_of
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Record, Scores
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.prefix import shared_prefix
 from trafficllm.records import prompts
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 
 WEIGHT = "readout_weight"
 """Calibration's key for the readout's share of the verdict."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -73,7 +72,7 @@ class TokenMask:
             return self
         if (packets, begun) not in self._exact:
             other = copy.copy(self)
-            other.grammar, other.least, other.begun = Grammar(replace(self.grammar.options, packets=packets)), packets, begun
+            other.grammar, other.least, other.begun = Grammar(self.grammar.options.model_copy(update={"packets": packets})), packets, begun
             other.allowed = lru_cache(maxsize=4096)(other._allowed)
             self._exact[packets, begun] = other
         return self._exact[packets, begun]

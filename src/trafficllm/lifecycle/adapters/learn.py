@@ -20,9 +20,10 @@ from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.lifecycle.studies import cascade, scoring
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.core.types import Scores
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneOptions, TuneReport
+    from trafficllm.model.tuning.job import TuneData, TuneReport
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.registry.store import Registry
@@ -57,9 +58,10 @@ def register(
     SEARCH_SECONDS; `augment`: training records change a little each epoch; `trained`: an adapter folder that is taken as it is, nothing is
     tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
     """
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.model.tuning import job as tune
 
-    sink, place, settings = progress or Silent(), Path(workdir), options or tune.TuneOptions()
+    sink, place, settings = progress or Silent(), Path(workdir), options or TuneOptions()
     start = time.monotonic()
     dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
     if trained is None:

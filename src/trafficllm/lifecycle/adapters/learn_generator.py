@@ -11,8 +11,9 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneOptions
+    from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.registry.store import Registry

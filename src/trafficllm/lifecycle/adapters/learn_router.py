@@ -11,8 +11,9 @@ from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import ProgressSink, Silent
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneOptions
+    from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.instructions import Instruction
     from trafficllm.registry.store import Registry
 

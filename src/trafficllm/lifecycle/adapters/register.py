@@ -13,8 +13,8 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.datasets import own_task
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
 

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_write, hash64, sha256_bytes, sha256_file
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.records import masks
 from trafficllm.records.codec import codec
-from trafficllm.records.codec.canonical import CodecOptions
 from trafficllm.records.dataset import store
 from trafficllm.records.dataset.dataset import PARTS, Dataset
 from trafficllm.records.dataset.duplicates import duplicates, twins
@@ -210,7 +210,7 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
 
     One label is enough here: the old ones come from the sample.
     """
-    from trafficllm.capture.flows.assembly import FlowOptions
+    from trafficllm.core.settings import FlowOptions
     from trafficllm.lifecycle.datasets import is_data_set
     from trafficllm.records.dataset.dataset import load
     from trafficllm.records.dataset.reserved import Reserved

@@ -19,9 +19,10 @@ from trafficllm.lifecycle.adapters.learn_router import NONE, ROUTER, answers, ba
 from trafficllm.records.prompts import routing
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.infer.router.router import Router
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneOptions
+    from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.instructions import Instruction
     from trafficllm.registry.store import Registry
@@ -178,8 +179,8 @@ def _data(task: Task, labels: Sequence[str], known: Sequence[str], replayed: Seq
 
 
 def _options(live: Version | None, seed: int) -> TuneOptions:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters.update import same_shape
-    from trafficllm.model.tuning.job import TuneOptions
 
     options = TuneOptions(max_steps=STEPS, epochs=100, learning_rate=RATE, looks=3, seed=seed)
     return options if live is None else same_shape(options, live)

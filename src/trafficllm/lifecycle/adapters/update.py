@@ -19,10 +19,10 @@ from trafficllm.lifecycle.adapters import gate, learn, replay
 from trafficllm.lifecycle.studies import cascade, scoring
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.core.types import Scores
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneOptions
     from trafficllm.records.catalog import Task
     from trafficllm.registry.store import Registry
     from trafficllm.registry.versions import Version

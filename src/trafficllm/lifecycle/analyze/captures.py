@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from trafficllm.capture.anonymise.captures import Payload
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.files.write import CaptureFormat
-    from trafficllm.capture.flows.assembly import FlowOptions
     from trafficllm.core.settings import Config
 
 _NS = 1_000_000_000
@@ -38,13 +37,6 @@ PACKET_FIELDS = (
     "udp.length",
 )
 """What `capture packets` shows when no fields are named."""
-
-
-def flow_options(config: Config) -> FlowOptions:
-    """The flow table's options from the configuration (seconds there, nanoseconds or seconds as the room has them)."""
-    from trafficllm.capture.flows.assembly import FlowOptions
-
-    return FlowOptions(**config.capture.model_dump())
 
 
 def counts_body(counts: CaptureCounts) -> dict[str, Any]:
@@ -100,8 +92,8 @@ def flows(
     from trafficllm.capture.flows.rows import flow_rows
 
     number = 0
-    options, sink = flow_options(config), progress or Silent()
-    options = replace(options, tunnels=options.tunnels and tunnels)
+    options, sink = config.capture, progress or Silent()
+    options = options.model_copy(update={"tunnels": options.tunnels and tunnels})
     for batch in read_flows(paths, options=options, progress=sink, skipped=skipped):
         rows = flow_rows(batch, number=number)
         number += len(batch)

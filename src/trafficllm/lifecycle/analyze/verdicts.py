@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record, Silent
 from trafficllm.lifecycle.analyze.analysis import UNKNOWN, Analysis
-from trafficllm.lifecycle.analyze.captures import counts_body, flow_options
+from trafficllm.lifecycle.analyze.captures import counts_body
 from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ def _read(
 ) -> FlowStream:
     from trafficllm.capture.flows.assembly import read_flows
 
-    options = flow_options(workspace.config)
-    return read_flows(files, options=options, counts=counts, progress=progress, skipped=skipped)
+    return read_flows(files, options=workspace.config.capture, counts=counts, progress=progress, skipped=skipped)
 
 
 def _batches(

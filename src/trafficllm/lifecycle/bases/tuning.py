@@ -14,12 +14,12 @@ from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters.learn_router import instruct_data
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneOptions, TuneReport
+    from trafficllm.model.tuning.job import TuneData, TuneReport
 
 PLOT = "loss.svg"
 _SERVED = ("lora", "rslora", "dora", "qlora")
-_LIBRARY = ("seed", "max_seconds", "epochs", "precision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Chosen:
 
     base: str = ""
     max_seconds: float | None = None
-    seed: int = 0
+    seed: int | None = None
     config: Path | None = None
 
     def settings(self) -> Config:
@@ -57,13 +57,11 @@ class Stage:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def tune_options(config: Config, *, seed: int, max_seconds: float | None, alone: bool = False) -> TuneOptions:
+def tune_options(config: Config, *, seed: int | None, max_seconds: float | None, alone: bool = False) -> TuneOptions:
     """The tuner's options from the configuration and the command line.
 
     Raises UsageError for a method whose result the engine does not serve, unless the run stands `alone`.
     """
-    from trafficllm.model.tuning.job import TuneOptions
-
     tune = config.tune
     if not alone and tune.method not in _SERVED:
         raise UsageError(
@@ -72,9 +70,7 @@ def tune_options(config: Config, *, seed: int, max_seconds: float | None, alone:
             input="tune.method",
             hint=f"register with one of {', '.join(_SERVED)}; `tune task` alone takes any method",
         )
-    return TuneOptions(
-        **tune.model_dump(exclude=set(_LIBRARY)), epochs=max(1, round(tune.epochs)), seed=seed, max_seconds=max_seconds or tune.max_seconds
-    )
+    return tune.options(seed=tune.seed if seed is None else seed, max_seconds=max_seconds or tune.max_seconds)
 
 
 def instruct_stage(tasks: Sequence[str], extra: Sequence[Path]) -> Stage:

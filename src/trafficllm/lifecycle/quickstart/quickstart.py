@@ -15,9 +15,9 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.quickstart.stages import Stages, stage_key
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneOptions
 
 HERE = Path(__file__).resolve().parent
 CAPTURES = HERE.parents[1] / "data" / "captures"
@@ -49,7 +49,7 @@ class Run:
 
     def options(self, name: str) -> TuneOptions:
         """Tuning options of a stage from the plan."""
-        from trafficllm.model.tuning.job import TuneOptions
+        from trafficllm.core.settings import TuneOptions
 
         return TuneOptions(seed=self.seed, **self.sizes[name])
 

@@ -138,7 +138,6 @@ def _live(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut
 def _read(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut) -> Iterator[tuple[Record, FlowMeta, str]]:
     from trafficllm.capture.files.cut import cut_flows
     from trafficllm.capture.files.read import expand
-    from trafficllm.lifecycle.analyze.captures import flow_options
     from trafficllm.records.codec.flows import housekeeping, records_of
     from trafficllm.records.dataset.reserved import Reserved
 
@@ -150,7 +149,7 @@ def _read(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut
             label = inside[0] if len(inside) > 1 else ""
             if reserved is not None and label and reserved.share(f"{label}/{path.name}") > 0:
                 continue
-            for batch in cut_flows(path, cut, options=flow_options(workspace.config)):
+            for batch in cut_flows(path, cut, options=workspace.config.capture):
                 for record, meta in records_of(batch):
                     if record.dirs and (chores or not housekeeping(record)):
                         yield record, meta, label

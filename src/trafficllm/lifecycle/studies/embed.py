@@ -143,7 +143,6 @@ def _batches(
 ) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
     """Masked records and what names them, some hundreds at a time."""
     from trafficllm.capture.flows.assembly import read_flows
-    from trafficllm.lifecycle.analyze.captures import flow_options
     from trafficllm.records import masks
     from trafficllm.records.codec.flows import records_in
     from trafficllm.records.dataset.dataset import load
@@ -158,7 +157,7 @@ def _batches(
             lines = zip(data.meta(idx), data.labels_of(idx), strict=True)
             yield [masked(r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
         return
-    for batch in read_flows(files, options=flow_options(workspace.config), progress=progress):
+    for batch in read_flows(files, options=workspace.config.capture, progress=progress):
         for at in range(0, len(batch), _CHUNK):
             rows = list(records_in(batch, at, at + _CHUNK))
             yield [masked(record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]

@@ -226,11 +226,12 @@ def _some(part: Part, rows: Sequence[int]) -> Part:
 
 def _tuner(workspace: Workspace, exam: Exam, pool: list[int], max_seconds: float) -> Learner:
     """An adapter tuned from the base on the shots alone, for `max_seconds`, without looks at anything else."""
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.studies.evaluation_set import in_order
     from trafficllm.model.tuning.augment import augment
-    from trafficllm.model.tuning.job import TuneData, TuneOptions, tune_task
+    from trafficllm.model.tuning.job import TuneData, tune_task
     from trafficllm.records import prompts
 
     dataset = exam.sets[0]

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.core.settings import TuneOptions
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import resolve
 from trafficllm.model.tuning.collate import Sample, answer_loss, collate, plan_batches
 from trafficllm.model.tuning.forward import answer_logits
-from trafficllm.model.tuning.options import TuneData, TuneOptions
+from trafficllm.model.tuning.options import TuneData
 
 SLACK = 1.65
 """Resident memory beside what autograd keeps: transients, and blocks the C allocator does not give back. Measured 1.58-1.72 on the

@@ -12,6 +12,7 @@ from typing import Any
 
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import atomic_dir, hash64
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Prompt, Silent
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
@@ -21,7 +22,7 @@ from trafficllm.model.tuning.callbacks import Clock, History, MetricsFile, Watch
 from trafficllm.model.tuning.collate import Sample, StepData, common
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import loss_and_first, macro_f1, predict
-from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, NONE, Job, TuneData, TuneOptions, TuneReport, class_weights, peak_bytes
+from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, NONE, Job, TuneData, TuneReport, class_weights, peak_bytes
 from trafficllm.model.tuning.trainer import HEAD, AnswerTrainer, checkpoints, ordered_callbacks
 from trafficllm.model.tuning.trie import LabelTrie
 

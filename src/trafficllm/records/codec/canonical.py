@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records.codec import units as u
 
@@ -18,20 +18,6 @@ ICMP_PROTOS = (ICMP, ICMP6)
 HIDDEN = "hidden"
 GREASE = 0x0A0A
 _SERVICES = frozenset(u.SERVICES)
-
-
-@dataclass(frozen=True, slots=True)
-class CodecOptions:
-    """How much of a flow a record carries.
-
-    `packets`; `payload` visible payload units for (originator, responder), where a masked run costs two whatever
-    its length; `text` units of an HTTP request; `bursts` of a cell sequence.
-    """
-
-    packets: int = 16
-    payload: tuple[int, int] = (96, 96)
-    text: int = 384
-    bursts: int = 128
 
 
 DEFAULT = CodecOptions()

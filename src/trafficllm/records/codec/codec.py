@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Facts, Record, RecordKind, Span
 from trafficllm.records.codec import units as u
 from trafficllm.records.codec.canonical import (
@@ -20,7 +21,6 @@ from trafficllm.records.codec.canonical import (
     HIDDEN,
     ICMP_PROTOS,
     TCP,
-    CodecOptions,
     canonical,
     fact_value,
     filled,

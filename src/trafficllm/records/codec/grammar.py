@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TypeAlias
 
+from trafficllm.core.settings import CodecOptions
 from trafficllm.records.codec import codec as c
 from trafficllm.records.codec import units as u
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 
 State: TypeAlias = tuple[object, ...]
 Moves: TypeAlias = dict[str, State]

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficllm import __version__
-from trafficllm.capture.flows.assembly import FlowOptions
 from trafficllm.core.files import atomic_dir, json_text, read_json, sha256_bytes, sha256_file
 from trafficllm.core.machine import cores
+from trafficllm.core.settings import CodecOptions, FlowOptions
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.units import codec_hash
 from trafficllm.records.dataset import marks, shards, store
 from trafficllm.records.dataset import split_files as fixed

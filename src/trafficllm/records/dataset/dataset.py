@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, sha256_file
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec.canonical import CodecOptions
 from trafficllm.records.codec.units import codec_hash
 from trafficllm.records.dataset import store
 from trafficllm.records.dataset.builder import REVISION, build_dataset

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from trafficllm.core.files import hash64
+from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, I64, FlowMeta, Record
 from trafficllm.records import masks
 from trafficllm.records.codec import columns as flow_columns
-from trafficllm.records.codec.canonical import DEFAULT, CodecOptions
+from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.codec import END, beginning_units, encode
 from trafficllm.records.codec.column_units import head_units
 from trafficllm.records.dataset import marks, store

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import slug
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records.codec.flows import housekeeping, records_in
 from trafficllm.records.dataset.reserved import Reserved

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trafficllm.capture.facts.flow_facts import facts_of
-from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import I64, Facts, FlowBatch, FlowMeta
 from trafficllm.records.codec import columns as flow_columns
 from trafficllm.records.codec.columns import MAX_PACKETS, Columns

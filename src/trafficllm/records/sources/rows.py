@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trafficllm.capture.flows.assembly import FlowOptions
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64, sha256_file
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.records.catalog import Task
 from trafficllm.records.dataset.reserved import Reserved

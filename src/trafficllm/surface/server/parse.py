@@ -66,7 +66,8 @@ def read_batch(path: Path) -> FlowBatch:
 
 
 def _flows(job: Mapping[str, Any]) -> None:
-    from trafficllm.capture.flows.assembly import FlowOptions, read_flows
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.core.settings import FlowOptions
 
     done = 0
     for number, batch in enumerate(read_flows([job["capture"]], options=FlowOptions(**job["options"]))):

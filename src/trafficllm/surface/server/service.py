@@ -38,14 +38,11 @@ class Service:
     """One server's workspace, its limits and what it holds."""
 
     def __init__(self, workspace: Workspace, settings: Settings, metrics: Metrics) -> None:
-        from trafficllm.lifecycle.analyze.captures import flow_options
-
         self.workspace = workspace
         self.settings = settings
         self.metrics = metrics
         self.jobs = Jobs(settings, metrics)
-        options = flow_options(workspace.config)
-        self.uploads = Uploads(settings, {name: getattr(options, name) for name in type(options).__slots__})
+        self.uploads = Uploads(settings, workspace.config.capture.model_dump())
         self.ready = False
         self.reason = "starting"
         self._revisions: dict[str, str] = {}
