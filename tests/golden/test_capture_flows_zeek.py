@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import tomllib
 from collections import defaultdict
 from pathlib import Path
 
 from trafficllm.capture.flows.assembly import read_flows
-from trafficllm.capture.flows.rows import ZEEK_FIELDS, zeek_row
+from trafficllm.capture.flows.rows import conn_rows
 from trafficllm.core.settings import FlowOptions
+from trafficllm.surface.formats.columns import CONN
+from trafficllm.surface.formats.eve import flow_event
+from trafficllm.surface.formats.writers import make_writer
 
 COMPARED = (
     "id.orig_h",
@@ -33,10 +37,10 @@ EXPLAINED = {row["case"]: int(row["rows"]) for row in LISTED}
 """Case -> rows that may differ; the list says which and why."""
 
 
-def _log(path: Path) -> list[dict[str, str]]:
+def _log(text: str) -> list[dict[str, str]]:
     names: list[str] = []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if line.startswith(("#fields\t", "uid\t")):
             names = line.removeprefix("#fields\t").split("\t")
         elif names and not line.startswith("#"):
@@ -45,9 +49,13 @@ def _log(path: Path) -> list[dict[str, str]]:
 
 
 def _ours(path: Path, *, checksums: bool) -> list[dict[str, str]]:
-    names = [name for name, _ in ZEEK_FIELDS]
-    batches = read_flows([path], options=FlowOptions(checksums=checksums))
-    return [dict(zip(names, zeek_row(batch, i), strict=True)) for batch in batches for i in range(len(batch))]
+    """What `capture flows -f zeek` writes, read as any other log."""
+    stream = io.BytesIO()
+    writer = make_writer("zeek", stream, CONN, path="conn", eve=flow_event)
+    for batch in read_flows([path], options=FlowOptions(checksums=checksums)):
+        writer.write(list(conn_rows(batch)))
+    writer.close()
+    return _log(stream.getvalue().decode())
 
 
 def _ends(row: dict[str, str]) -> tuple[object, ...]:
@@ -62,7 +70,7 @@ def _without_carriers(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _unequal(case: dict[str, str], folder: Path) -> tuple[int, int]:
     """(rows of the log, rows that differ from ours)."""
-    theirs = _without_carriers(_log(folder / case["conn_log"]))
+    theirs = _without_carriers(_log((folder / case["conn_log"]).read_text()))
     if not theirs:
         return 0, 0
     keyed = "id.orig_h" in theirs[0]

@@ -18,7 +18,7 @@ import pytest
 from trafficllm.core.escape import spoken
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.surface.docs.schemas import all_schemas
-from trafficllm.surface.formats.columns import FLOW, VERDICT
+from trafficllm.surface.formats.columns import CONN, FLOW, VERDICT
 from trafficllm.surface.formats.eve import flow_event, verdict_event
 from trafficllm.surface.formats.writers import make_writer
 from trafficllm.surface.python.flows import Verdicts
@@ -68,7 +68,7 @@ def _flow(text: str) -> dict[str, Any]:
 
 def _written(form: str, kind: str) -> str:
     stream = io.BytesIO()
-    columns, row = (VERDICT, _verdict) if kind == "verdict" else (FLOW, _flow)
+    columns, row = (VERDICT, _verdict) if kind == "verdict" else (CONN if form == "zeek" else FLOW, _flow)
     writer = make_writer(form, stream, columns, path="x", eve=(lambda r: verdict_event(r, 1)) if kind == "verdict" else flow_event)
     writer.write([row(text) for text in STRINGS])
     writer.close()
@@ -110,7 +110,7 @@ def test_no_formula_in_a_cell(kind: str) -> None:
     assert [cell for cell in _cells(kind) if cell.lstrip().startswith(("=", "+", "-", "@", "|", "%"))] == []
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("verdict", VERDICT), ("flow", FLOW)])
+@pytest.mark.parametrize(("kind", "columns"), [("verdict", VERDICT), ("flow", CONN)])
 def test_zeek_rows_keep_their_columns(kind: str, columns: tuple[object, ...]) -> None:
     lines = [line for line in _written("zeek", kind).splitlines() if not line.startswith("#")]
     assert {line.count("\t") for line in lines} == {len(columns) - 1}

@@ -13,7 +13,7 @@ from trafficllm.capture.flows.ahead import ahead
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.community import community_id
 from trafficllm.capture.flows.counts import CountsBuilder
-from trafficllm.capture.flows.rows import flow_rows, flows_arrow, zeek_conn_log
+from trafficllm.capture.flows.rows import conn_rows, flow_rows
 from trafficllm.core.errors import InputError
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch
@@ -287,17 +287,21 @@ def test_community_id_vectors_of_the_specification(proto: int, a: str, pa_: int,
     assert community_id(proto, pack[0], pa_, pack[1], pb) == expected
 
 
-def test_rows_arrow_and_conn_log_agree(tmp_path: Path) -> None:
+def test_rows_and_conn_log_agree(tmp_path: Path) -> None:
     batch = flows(tmp_path, CONVERSATIONS["SF ShADadFf"].frames)
     row = next(flow_rows(batch))
     assert (row["orig_h"], row["resp_p"], row["conn_state"], len(row["splt"])) == ("192.0.2.1", 80, "SF", 9)
     assert row["splt"][3] == {"dir": 0, "size": 5, "iat": 0.01}
-    table = flows_arrow(batch).to_pylist()[0]
-    assert {key: table[key] for key in ("uid", "history", "community_id")} == {key: row[key] for key in ("uid", "history", "community_id")}
-    lines = list(zeek_conn_log([batch]))
-    names, values = lines[5].split("\t")[1:], lines[-1].split("\t")
-    log = dict(zip(names, values, strict=True))
-    assert (log["ts"], log["duration"], log["history"], log["uid"]) == ("1.000000", "0.070000", "ShADadFf", row["uid"])
+    log = next(conn_rows(batch))
+    assert (log["ts"], log["duration"], log["history"], log["uid"]) == (1.0, 0.07, "ShADadFf", row["uid"])
+
+
+def test_a_conn_log_leaves_unset_what_zeek_does(tmp_path: Path) -> None:
+    one = flows(tmp_path, [(1.000001, ethernet(ipv4(47, b"x" * 20)))])
+    row, log = next(flow_rows(one)), next(conn_rows(one))
+    assert (row["duration"], row["orig_bytes"], row["history"]) == (0.0, 0, "")
+    assert (log["duration"], log["orig_bytes"], log["resp_bytes"], log["history"], log["service"]) == (None,) * 5
+    assert (log["ts"], log["orig_p"], log["resp_p"], log["proto"], log["missed_bytes"]) == (1.000001, 0, 0, "unknown_transport", 0)
 
 
 def test_files_from_an_earlier_time_keep_their_flows(tmp_path: Path) -> None:

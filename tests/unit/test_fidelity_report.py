@@ -17,8 +17,8 @@ from trafficllm.core.types import Action, Facts, FlowMeta, FlowPlan, Record, Sil
 from trafficllm.evaluate.fidelity.classes import of_classes
 from trafficllm.evaluate.fidelity.identifiers import overlap
 from trafficllm.lifecycle.studies.generation import COLUMNS, evaluate, table
+from trafficllm.lifecycle.studies.results import EvaluateGeneration
 from trafficllm.records.codec import view
-from trafficllm.surface.docs.shapes_generation import EvaluateGeneration
 
 
 def _capture(path: Path, *, seed: int, size: int, flows: int = 40) -> Path:

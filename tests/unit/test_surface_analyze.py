@@ -13,14 +13,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 from test_surface_formats import ROW
 
 from trafficllm.capture.files.read import Skipped
 from trafficllm.core.errors import InputError
+from trafficllm.infer.detector import VerdictRow
 from trafficllm.lifecycle.analyze.analysis import Analysis
+from trafficllm.lifecycle.analyze.results import Analyze
 from trafficllm.surface.cli.analyze import Hits, _kept, _pump
 from trafficllm.surface.cli.main import run
-from trafficllm.surface.docs import shapes, shapes_lines
+from trafficllm.surface.formats.eve import EveEvent
 from trafficllm.surface.terminal.progress import Bar
 from trafficllm.surface.terminal.summary import Summary, runs
 
@@ -115,8 +118,8 @@ def _until_ctrl_c() -> Iterator[list[dict[str, Any]]]:
 
 
 READERS: dict[str, Callable[[bytes], int]] = {
-    "jsonl": lambda data: len([shapes_lines.Verdict.model_validate_json(line) for line in data.splitlines()]),
-    "eve": lambda data: len([shapes_lines.Eve.model_validate_json(line) for line in data.splitlines()]),
+    "jsonl": lambda data: len([TypeAdapter(VerdictRow).validate_json(line) for line in data.splitlines()]),
+    "eve": lambda data: len([TypeAdapter(EveEvent).validate_json(line) for line in data.splitlines()]),
     "csv": lambda data: len(list(csv.DictReader(io.StringIO(data.decode())))),
     "zeek": lambda data: sum(not line.startswith(b"#") for line in data.splitlines()),
     "parquet": lambda data: pq.read_table(io.BytesIO(data)).num_rows,
@@ -224,7 +227,7 @@ def test_a_file_that_was_not_read_outweighs_fail_on(
     assert ("interrupted" if code == 130 else "1 input could not be read") in err.splitlines()[-1]
     assert [text for text in ("2 flows are malicious", "3 flows are malicious", "1 input could") if text in err][1:] == ["1 input could"]
     if form == "json":
-        assert [failure["input"] for failure in shapes.Analyze.model_validate(_bare(out)).model_dump()["failed"]] == ["b.pcap"]
+        assert [failure["input"] for failure in Analyze.model_validate(_bare(out)).model_dump()["failed"]] == ["b.pcap"]
     elif form == "table":
         assert "flows of a.pcap, 1 more not read" in out
     else:

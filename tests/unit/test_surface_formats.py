@@ -6,15 +6,17 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 
+from trafficllm.capture.flows.rows import ConnRow, FlowRow
 from trafficllm.core.errors import ResourceError, UsageError
-from trafficllm.surface.docs import shapes_lines as shapes
-from trafficllm.surface.formats.columns import FLOW, VERDICT
-from trafficllm.surface.formats.eve import flow_event, verdict_event
+from trafficllm.infer.detector import VerdictRow
+from trafficllm.surface.formats.columns import CONN, FLOW, VERDICT
+from trafficllm.surface.formats.eve import EveEvent, flow_event, verdict_event
 from trafficllm.surface.formats.writers import FORMATS, check_format, make_writer, writing
 
 ROW: dict[str, Any] = {
@@ -64,10 +66,14 @@ FLOW_ROW: dict[str, Any] = {
 }
 
 
+CONN_ROW = {**FLOW_ROW, **dict.fromkeys(("service", "local_orig", "local_resp", "tunnel_parents")), "missed_bytes": 0}
+
+
 def _write(form: str, rows: list[dict[str, Any]]) -> bytes:
     stream = io.BytesIO()
-    columns = VERDICT if "label" in ROW and "label" in rows[0] else FLOW
-    writer = make_writer(form, stream, columns, path="trafficllm", eve=flow_event if columns is FLOW else lambda row: verdict_event(row, 1))
+    columns = VERDICT if "label" in rows[0] else CONN if form == "zeek" else FLOW
+    event = (lambda row: verdict_event(row, 1)) if columns is VERDICT else flow_event
+    writer = make_writer(form, stream, columns, path="trafficllm", eve=event)
     writer.write(rows[:1])
     writer.write(rows[1:])
     writer.close()
@@ -75,8 +81,9 @@ def _write(form: str, rows: list[dict[str, Any]]) -> bytes:
 
 
 def test_shapes_columns_and_rows_agree() -> None:
-    assert [column.name for column in VERDICT] == list(shapes.Verdict.model_fields) == list(ROW)
-    assert [column.name for column in FLOW] == list(shapes.Flow.model_fields) == list(FLOW_ROW)
+    assert [column.name for column in VERDICT] == list(get_type_hints(VerdictRow)) == list(ROW)
+    assert {column.name for column in FLOW} == set(get_type_hints(FlowRow)) == set(FLOW_ROW)
+    assert {column.name for column in CONN} == set(get_type_hints(ConnRow)) == set(CONN_ROW)
 
 
 def test_jsonl() -> None:
@@ -99,25 +106,25 @@ def test_parquet() -> None:
 
 
 def test_zeek() -> None:
-    lines = _write("zeek", [FLOW_ROW]).decode().splitlines()
+    lines = _write("zeek", [CONN_ROW]).decode().splitlines()
     assert lines[0] == "#separator \\x09"
     names, types, row = lines[5].split("\t")[1:], lines[6].split("\t")[1:], lines[7].split("\t")
-    assert len(names) == len(types) == len(row) == len(FLOW)
+    assert len(names) == len(types) == len(row) == len(CONN)
     told = dict(zip(names, row, strict=True))
     assert told["id.orig_h"] == "192.0.2.1"
     assert told["ts"] == "1.250000"
-    assert told["duration"] == told["orig_bytes"] == "-"
+    assert told["duration"] == told["orig_bytes"] == told["service"] == told["tunnel_parents"] == "-"
 
 
 def test_eve() -> None:
     event = json.loads(_write("eve", [ROW]))
-    shapes.Eve.model_validate(event)
+    TypeAdapter(EveEvent).validate_python(event)
     assert event["timestamp"] == "2012-05-29T04:19:37.250000+0000"
     assert event["event_type"] == "alert"
     assert event["alert"]["signature"] == "TrafficLLM MTD: Zeus"
     assert 1_000_000 <= event["alert"]["signature_id"] < 2_000_000
     assert verdict_event(ROW, 0)["event_type"] == "trafficllm"
-    shapes.Eve.model_validate(flow_event(FLOW_ROW))
+    TypeAdapter(EveEvent).validate_python(flow_event(FLOW_ROW))
 
 
 def test_formats_are_refused_before_any_work() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
 
 Captured: TypeAlias = Annotated[str, Field(json_schema_extra={"x-captured": True})]
 """Text that a capture, a folder or a file was named by: escaped on output, marked in the schema as data, never an instruction."""
+Share: TypeAlias = float
+"""A number from 0 to 1: a probability, a score, a part of a whole."""
+Counts: TypeAlias = dict[str, int]
+"""How many of each kind."""
+closed = with_config(ConfigDict(extra="forbid"))
+"""Decorator of a row (a TypedDict), the form of what comes by the million: its schema allows no key beside those it names."""
 
 
 class Result(BaseModel):
@@ -22,3 +28,21 @@ class Result(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """The JSON form: plain dictionaries, lists, strings and numbers."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class Failure(Result):
+    """What went wrong, where, and what to do."""
+
+    code: str
+    input: str
+    where: str
+    message: str
+    hint: str
+
+
+class ErrorEnvelope(Result):
+    """What every command prints with `--json` when it fails."""
+
+    schema_: Literal["trafficllm.error/1"] = Field(alias="schema")
+    ok: Literal[False]
+    error: Failure

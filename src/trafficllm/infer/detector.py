@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict
+
 from trafficllm.core.errors import UsageError
+from trafficllm.core.results import Captured, closed
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import FlowBatch, FlowMeta, Record, Scorer, Scores
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.scorer import LLMScorer
-from trafficllm.infer.evidence import Evidence, explain
+from trafficllm.infer.evidence import Evidence, EvidenceRow, explain
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec.canonical import DEFAULT
@@ -30,6 +33,32 @@ FRAMES = 8
 """Frame numbers a verdict's row names: enough to open the flow's beginning in Wireshark."""
 
 
+@closed
+class VerdictRow(TypedDict):
+    """A line of `analyze -f jsonl`. Times in seconds; probabilities sum to 1."""
+
+    uid: str
+    ts: float
+    duration: float
+    community_id: str
+    orig_h: str
+    orig_p: int
+    resp_h: str
+    resp_p: int
+    proto: str
+    packets: int
+    task: Captured
+    label: Captured
+    confidence: float
+    probabilities: dict[str, float]
+    unknown_score: float
+    evidence: list[EvidenceRow]
+    file: Captured
+    frames: list[int]
+    adapter: Captured
+    version: str
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What one flow is, by one task: `label` is from the task's closed set or "unknown"; `confidence` is the
@@ -45,7 +74,7 @@ class Verdict:
     adapter: str = ""
     version: str = ""
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> VerdictRow:
         """The line of `analyze -f jsonl`; times in seconds, as Zeek writes them."""
         m = self.meta
         return {

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import TypedDict
+
+from trafficllm.core.results import closed
 from trafficllm.core.types import FlowMeta, Record, Scorer
 from trafficllm.records import masks
 
@@ -17,6 +20,15 @@ FIELDS = ("payload", "facts", "service", "iats", "flags", "window", "ttl", "prot
 """Whole-record fields that are taken away, by their names in records/masks.toml."""
 _COLUMNS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
 _CHUNK = 512
+
+
+@closed
+class EvidenceRow(TypedDict):
+    """A part of a flow that a verdict rests on."""
+
+    frame: int
+    field: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,7 @@ class Evidence:
     field: str
     weight: float
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> EvidenceRow:
         """Plain form."""
         return {"frame": self.frame, "field": self.field, "weight": self.weight}
 

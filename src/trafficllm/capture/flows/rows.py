@@ -1,28 +1,20 @@
-"""Flows as rows, Arrow tables and Zeek's conn.log."""
+"""Flows as rows: with all that is known of them, and as Zeek logs connections."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+
+from typing_extensions import TypedDict
 
 from trafficllm.capture.flows.conn import uid
 from trafficllm.capture.flows.packets import tunnel_names
-from trafficllm.core.escape import for_zeek
+from trafficllm.core.results import closed
 from trafficllm.core.types import FlowBatch
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 PROTO_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}
 _SECOND = 1_000_000_000
-ZEEK_FIELDS = (
-    ("ts", "time"), ("uid", "string"), ("id.orig_h", "addr"), ("id.orig_p", "port"), ("id.resp_h", "addr"), ("id.resp_p", "port"),
-    ("proto", "enum"), ("service", "string"), ("duration", "interval"), ("orig_bytes", "count"), ("resp_bytes", "count"),
-    ("conn_state", "string"), ("local_orig", "bool"), ("local_resp", "bool"), ("missed_bytes", "count"), ("history", "string"),
-    ("orig_pkts", "count"), ("orig_ip_bytes", "count"), ("resp_pkts", "count"), ("resp_ip_bytes", "count"),
-    ("tunnel_parents", "set[string]"), ("ip_proto", "count"), ("community_id", "string"),
-)  # fmt: skip
+_OTHER = "unknown_transport"
 
 
 def address_text(raw: bytes, version: int) -> str:
@@ -36,10 +28,51 @@ def address_text(raw: bytes, version: int) -> str:
 
 def proto_name(proto: int) -> str:
     """Zeek's word for a protocol number."""
-    return PROTO_NAMES.get(proto, "unknown_transport")
+    return PROTO_NAMES.get(proto, _OTHER)
 
 
-def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[dict[str, Any]]:
+@closed
+class PacketRow(TypedDict):
+    """One of a flow's first packets: direction, payload bytes, seconds since the one before."""
+
+    dir: int
+    size: int
+    iat: float
+
+
+class Connection(TypedDict):
+    """What both forms of a flow row have, in Zeek's words. Times in seconds, sizes in bytes."""
+
+    ts: float
+    uid: str
+    orig_h: str
+    orig_p: int
+    resp_h: str
+    resp_p: int
+    proto: str
+    ip_proto: int
+    duration: float | None
+    orig_bytes: int | None
+    resp_bytes: int | None
+    conn_state: str
+    orig_pkts: int
+    orig_ip_bytes: int
+    resp_pkts: int
+    resp_ip_bytes: int
+    community_id: str
+    end_reason: str
+    tunnel: str
+    splt: list[PacketRow]
+
+
+@closed
+class FlowRow(Connection):
+    """A line of `capture flows -f jsonl`: a connection and its history."""
+
+    history: str
+
+
+def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[FlowRow]:
     """One dict a flow in Zeek's words, times in seconds; `tunnel` names what the packets were wrapped in ("gre", "vxlan:ipip"),
     `splt` lists the stored packets (`dir`, payload `size`, `iat` s).
 
@@ -73,85 +106,45 @@ def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[dict[str, Any]]:
         }
 
 
-def _splt(batch: FlowBatch, i: int) -> list[dict[str, Any]]:
+def _splt(batch: FlowBatch, i: int) -> list[PacketRow]:
     part = slice(int(batch.pkt_ptr[i]), int(batch.pkt_ptr[i + 1]))
     times = batch.p_ts[part].tolist()
     columns = zip(batch.p_dir[part].tolist(), batch.p_payload[part].tolist(), times, [times[0], *times] if times else [], strict=False)
     return [{"dir": d, "size": size, "iat": (now - before) / _SECOND} for d, size, now, before in columns]
 
 
-def flows_arrow(batch: FlowBatch, *, number: int = 0) -> pa.Table:
-    """The rows of `flow_rows` as an Arrow table (Parquet-ready), with ts and duration in ns as int64."""
-    import pyarrow as pa
+@closed
+class ConnRow(Connection):
+    """A line of `capture flows -f zeek`: Zeek's conn.log, and what a flow row has beside it. None is unset, as Zeek writes it.
 
-    rows = list(flow_rows(batch, number=number))
-    names = [name for name in _ARROW_TYPES if name != "splt"]
-    arrays = {name: pa.array([row[name] for row in rows], type=getattr(pa, _ARROW_TYPES[name])()) for name in names}
-    arrays["ts"], arrays["duration"] = pa.array(batch.ts), pa.array(batch.duration)
-    entry = pa.struct([("dir", pa.uint8()), ("size", pa.uint32()), ("iat", pa.float64())])
-    arrays["splt"] = pa.array([row["splt"] for row in rows], type=pa.list_(entry))
-    return pa.table(arrays)
+    Times are whole microseconds, which is what libpcap hands Zeek: the duration is the difference of two of them. A connection of
+    one packet has neither duration nor bytes, one of another transport no ports.
+    """
 
-
-_ARROW_TYPES = {
-    "uid": "string", "ts": "int64", "duration": "int64", "orig_h": "string", "orig_p": "uint16", "resp_h": "string", "resp_p": "uint16",
-    "proto": "string", "ip_proto": "uint8", "orig_bytes": "int64", "resp_bytes": "int64", "orig_pkts": "int64", "resp_pkts": "int64",
-    "orig_ip_bytes": "int64", "resp_ip_bytes": "int64", "conn_state": "string", "history": "string", "community_id": "string",
-    "end_reason": "string", "tunnel": "string", "splt": "list",
-}  # fmt: skip
+    history: str | None
+    service: None
+    local_orig: None
+    local_resp: None
+    missed_bytes: int
+    tunnel_parents: None
 
 
-def _seconds(ns: int) -> str:
-    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
-    micro = ns // 1000
-    return f"{sign}{micro // 1_000_000}.{micro % 1_000_000:06d}"
-
-
-def zeek_row(batch: FlowBatch, i: int, *, number: int = 0, service: str = "") -> tuple[str, ...]:
-    """One conn.log row in the order of Zeek's fields; "-" where Zeek leaves a field unset."""
-    version, proto, lasted = int(batch.ip_version[i]), int(batch.proto[i]), int(batch.duration[i])
-    name = proto_name(proto)
-    ports = ("0", "0") if name == "unknown_transport" else (str(int(batch.orig_p[i])), str(int(batch.resp_p[i])))
-    sizes = [str(int(value)) for value in batch.payload_bytes[i]]
-    start = int(batch.ts[i])
-    apart = (start + lasted) // 1000 - start // 1000  # libpcap hands Zeek whole microseconds
-    measured = (_seconds(1000 * apart), *sizes) if lasted > 0 else ("-", "-", "-")
-    return (
-        _seconds(int(batch.ts[i])),
-        uid(int(batch.ts[i]), str(batch.community_id[i]), number + i),
-        address_text(batch.orig_h[i].tobytes(), version),
-        ports[0],
-        address_text(batch.resp_h[i].tobytes(), version),
-        ports[1],
-        name,
-        for_zeek(service) if service else "-",
-        *measured,
-        str(batch.conn_state[i]),
-        "-",
-        "-",
-        "0",
-        str(batch.history[i]) or "-",
-        str(int(batch.pkts[i, 0])),
-        str(int(batch.ip_bytes[i, 0])),
-        str(int(batch.pkts[i, 1])),
-        str(int(batch.ip_bytes[i, 1])),
-        "-",
-        str(proto),
-        str(batch.community_id[i]),
-    )
-
-
-def zeek_conn_log(batches: Iterable[FlowBatch]) -> Iterator[str]:
-    """Lines of a conn.log in Zeek's tab-separated form, header first."""
-    yield "#separator \\x09"
-    yield "#set_separator\t,"
-    yield "#empty_field\t(empty)"
-    yield "#unset_field\t-"
-    yield "#path\tconn"
-    yield "\t".join(("#fields", *(name for name, _ in ZEEK_FIELDS)))
-    yield "\t".join(("#types", *(kind for _, kind in ZEEK_FIELDS)))
-    number = 0
-    for batch in batches:
-        for i in range(len(batch)):
-            yield "\t".join(zeek_row(batch, i, number=number))
-        number += len(batch)
+def conn_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[ConnRow]:
+    """The rows of `flow_rows` as Zeek logs connections (policy/protocols/conn, `Conn::Info`)."""
+    for i, row in enumerate(flow_rows(batch, number=number)):
+        start, lasted = int(batch.ts[i]), int(batch.duration[i])
+        yield {
+            **row,
+            "ts": start // 1000 / 1e6,
+            "duration": ((start + lasted) // 1000 - start // 1000) / 1e6 if lasted > 0 else None,
+            "orig_bytes": row["orig_bytes"] if lasted > 0 else None,
+            "resp_bytes": row["resp_bytes"] if lasted > 0 else None,
+            "orig_p": 0 if row["proto"] == _OTHER else row["orig_p"],
+            "resp_p": 0 if row["proto"] == _OTHER else row["resp_p"],
+            "history": row["history"] or None,
+            "service": None,
+            "local_orig": None,
+            "local_resp": None,
+            "missed_bytes": 0,
+            "tunnel_parents": None,
+        }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from trafficllm.infer.detector import VerdictRow
 
 UNKNOWN = "unknown"
 _BAD = frozenset({"malicious", "attack", "botnet"})
@@ -18,7 +21,7 @@ class Analysis:
 
     tasks: tuple[str, ...]
     route: Mapping[str, Any] | None
-    batches: Iterator[list[dict[str, Any]]]
+    batches: Iterator[list[VerdictRow]]
     umbrellas: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
     counts: Callable[[], dict[str, Any]] = dict

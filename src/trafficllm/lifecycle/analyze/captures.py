@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trafficllm.core.errors import InputError, TrafficLLMError, UsageError
 from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from trafficllm.capture.anonymise.captures import Payload
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.files.write import CaptureFormat
+    from trafficllm.capture.flows.rows import ConnRow, FlowRow
     from trafficllm.core.settings import Config
 
 _NS = 1_000_000_000
+Row = TypeVar("Row")
 
 PACKET_FIELDS = (
     "frame.number",
@@ -86,16 +88,43 @@ def flows(
     tunnels: bool = True,
     progress: ProgressSink | None = None,
     skipped: Skipped | None = None,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[FlowRow]]:
     """Batches of flow rows in Zeek's words, in the order of their first packets; inside tunnels unless told not to look there."""
-    from trafficllm.capture.flows.assembly import read_flows
     from trafficllm.capture.flows.rows import flow_rows
+
+    return _rows(paths, config, flow_rows, tunnels=tunnels, progress=progress, skipped=skipped)
+
+
+def conn_log(
+    paths: Sequence[str | Path],
+    config: Config,
+    *,
+    tunnels: bool = True,
+    progress: ProgressSink | None = None,
+    skipped: Skipped | None = None,
+) -> Iterator[list[ConnRow]]:
+    """The same flows as rows of a Zeek conn.log: unset fields and whole microseconds are Zeek's."""
+    from trafficllm.capture.flows.rows import conn_rows
+
+    return _rows(paths, config, conn_rows, tunnels=tunnels, progress=progress, skipped=skipped)
+
+
+def _rows(
+    paths: Sequence[str | Path],
+    config: Config,
+    rows_of: Callable[..., Iterator[Row]],
+    *,
+    tunnels: bool,
+    progress: ProgressSink | None,
+    skipped: Skipped | None,
+) -> Iterator[list[Row]]:
+    from trafficllm.capture.flows.assembly import read_flows
 
     number = 0
     options, sink = config.capture, progress or Silent()
     options = options.model_copy(update={"tunnels": options.tunnels and tunnels})
     for batch in read_flows(paths, options=options, progress=sink, skipped=skipped):
-        rows = flow_rows(batch, number=number)
+        rows = rows_of(batch, number=number)
         number += len(batch)
         while part := list(itertools.islice(rows, 4096)):
             yield part

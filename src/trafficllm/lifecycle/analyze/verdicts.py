@@ -15,7 +15,7 @@ from trafficllm.lifecycle.tasks import route as routed_to
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.counts import CountsBuilder
-    from trafficllm.infer.detector import Detector
+    from trafficllm.infer.detector import Detector, VerdictRow
     from trafficllm.lifecycle.workspace import Workspace
 
 EVIDENCE = 3
@@ -113,7 +113,7 @@ def start(
     )
 
 
-def judge(workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = "") -> list[dict[str, Any]]:
+def judge(workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = "") -> list[VerdictRow]:
     """Verdicts of raw records that came without a capture: each by each task that was named or asked for."""
     tasks, _ = choose(workspace, task, question)
     detector = open_detector(workspace, tasks, evidence=0)
@@ -130,8 +130,8 @@ def _read(
 
 def _batches(
     detector: Detector, flows: FlowStream, tasks: Sequence[str], *, counts: CountsBuilder, whole: int | None, progress: ProgressSink
-) -> Iterator[list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
+) -> Iterator[list[VerdictRow]]:
+    rows: list[VerdictRow] = []
     done = 0
     for verdict in detector.stream(flows, tasks):
         rows.append(verdict.row())

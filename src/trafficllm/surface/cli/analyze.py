@@ -16,6 +16,7 @@ from trafficllm.surface.terminal.options import Base, Captures, Config, Json, Qu
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
+    from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.surface.terminal.summary import Summary
 
@@ -108,7 +109,7 @@ def _end(hits: Hits, skipped: Skipped, *, interrupted: bool, spoken: bool) -> No
     raise ToldError(failures[-1]) if spoken else failures[-1]
 
 
-def _kept(analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+def _kept(analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str]) -> Iterator[list[VerdictRow]]:
     for rows in analysis.batches:
         summary.add(rows)
         sure = [(row, analysis.names(row)) for row in rows if row["confidence"] >= hits.least]
@@ -117,7 +118,7 @@ def _kept(analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str])
         yield [row for row, names in sure if not only or names & set(only)]
 
 
-def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, out: str) -> bool:
+def _pump(batches: Iterator[list[VerdictRow]], summary: Summary, form: str, out: str) -> bool:
     """Write all batches; True when Ctrl-C ended it early: what was done is then written whole."""
     from trafficllm.surface.formats.columns import VERDICT
     from trafficllm.surface.formats.eve import verdict_event
@@ -133,7 +134,7 @@ def _pump(batches: Iterator[list[dict[str, Any]]], summary: Summary, form: str, 
         return _drain(batches, writer.write)
 
 
-def _drain(batches: Iterator[list[dict[str, Any]]], write: Callable[[list[dict[str, Any]]], None]) -> bool:
+def _drain(batches: Iterator[list[VerdictRow]], write: Callable[[list[VerdictRow]], None]) -> bool:
     try:
         for rows in batches:
             with undisturbed():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -15,6 +15,15 @@ from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
+    from trafficllm.capture.flows.rows import FlowRow
+    from trafficllm.core.types import ProgressSink
+
+
+class _Reading(TypedDict):
+    tunnels: bool
+    progress: ProgressSink
+    skipped: Skipped
+
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -96,7 +105,7 @@ def flows(
     """A row a flow, in Zeek's words, with Community ID and the first packets."""
     from trafficllm.core.settings import load_config
     from trafficllm.lifecycle.analyze import captures
-    from trafficllm.surface.formats.columns import FLOW
+    from trafficllm.surface.formats.columns import CONN, FLOW
     from trafficllm.surface.formats.eve import flow_event
     from trafficllm.surface.formats.writers import check_format, writing
     from trafficllm.surface.terminal.output import tell
@@ -106,12 +115,16 @@ def flows(
     settings = load_config(config)
     skipped = captures.skipping(tell)
     with Bar(quiet=quiet) as bar:
-        batches = captures.flows(files, settings, tunnels=not no_tunnels, progress=bar, skipped=skipped)
+        options: _Reading = {"tunnels": not no_tunnels, "progress": bar, "skipped": skipped}
         if form == "table":
-            _table(batches)
+            _table(captures.flows(files, settings, **options))
+        elif form == "zeek":
+            with writing(form, out, CONN, path="conn", eve=flow_event) as writer:
+                for log in captures.conn_log(files, settings, **options):
+                    writer.write(log)
         else:
             with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
-                for rows in batches:
+                for rows in captures.flows(files, settings, **options):
                     writer.write(rows)
     _finish(skipped)
 
@@ -133,7 +146,7 @@ _SHOWN = (
 _MOST = 50
 
 
-def _table(batches: Iterator[list[dict[str, Any]]]) -> None:
+def _table(batches: Iterator[list[FlowRow]]) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
     kept: list[Mapping[str, Any]] = []

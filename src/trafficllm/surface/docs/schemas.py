@@ -1,4 +1,4 @@
-"""JSON Schemas of everything that other programs read, made from `shapes`.
+"""JSON Schemas of everything that other programs read, made from the results that commands answer with.
 
 `schemas/` holds the generated files; a test regenerates and compares them.
 """
@@ -8,11 +8,21 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import Field, TypeAdapter, create_model
 
-from trafficllm.surface.docs import shapes, shapes_evaluation, shapes_generation, shapes_learning, shapes_lines
+from trafficllm.capture.flows.rows import FlowRow
+from trafficllm.core.results import ErrorEnvelope, Result
+from trafficllm.evaluate.audit.results import DataAudit
+from trafficllm.evaluate.results import EvaluateCompare
+from trafficllm.infer.detector import VerdictRow
+from trafficllm.lifecycle.analyze import results as captures
+from trafficllm.lifecycle.generate.results import Generate
+from trafficllm.lifecycle.studies import results as studies
+from trafficllm.records.results import DataBuild, DataCheck
+from trafficllm.surface.docs import shapes, shapes_learning
+from trafficllm.surface.formats.eve import EveEvent
 
-BODIES: dict[str, type[BaseModel]] = {
+BODIES: dict[str, type[Result]] = {
     "adapter.export": shapes_learning.AdapterExport,
     "adapter.gc": shapes_learning.AdapterGc,
     "adapter.list": shapes.AdapterList,
@@ -22,24 +32,24 @@ BODIES: dict[str, type[BaseModel]] = {
     "adapter.show": shapes.AdapterShow,
     "adapter.update": shapes_learning.AdapterUpdate,
     "adapter.verify": shapes_learning.AdapterVerify,
-    "analyze": shapes.Analyze,
-    "capture.anonymize": shapes.CaptureAnonymize,
-    "capture.check": shapes.CaptureCheck,
-    "capture.convert": shapes.CaptureConvert,
-    "capture.info": shapes.CaptureInfo,
+    "analyze": captures.Analyze,
+    "capture.anonymize": captures.CaptureAnonymize,
+    "capture.check": captures.CaptureCheck,
+    "capture.convert": captures.CaptureConvert,
+    "capture.info": captures.CaptureInfo,
     "config.show": shapes.Setting,
-    "data.audit": shapes_learning.DataAudit,
-    "data.build": shapes.DataBuild,
-    "data.check": shapes.DataCheck,
+    "data.audit": DataAudit,
+    "data.build": DataBuild,
+    "data.check": DataCheck,
     "doctor": shapes.Doctor,
-    "embed": shapes_evaluation.Embed,
-    "evaluate.generation": shapes_generation.EvaluateGeneration,
-    "evaluate.compare": shapes_evaluation.EvaluateCompare,
-    "evaluate.drift": shapes_evaluation.EvaluateDrift,
-    "evaluate.robust": shapes_evaluation.EvaluateRobust,
-    "evaluate.run": shapes_evaluation.EvaluateRun,
-    "evaluate.transfer": shapes_evaluation.EvaluateTransfer,
-    "generate": shapes.Generate,
+    "embed": studies.Embed,
+    "evaluate.generation": studies.EvaluateGeneration,
+    "evaluate.compare": EvaluateCompare,
+    "evaluate.drift": studies.EvaluateDrift,
+    "evaluate.robust": studies.EvaluateRobust,
+    "evaluate.run": studies.EvaluateRun,
+    "evaluate.transfer": studies.EvaluateTransfer,
+    "generate": Generate,
     "quickstart": shapes_learning.Quickstart,
     "task.list": shapes.TaskList,
     "task.route": shapes.TaskRoute,
@@ -55,15 +65,11 @@ BODIES: dict[str, type[BaseModel]] = {
 }
 """Bodies of the `--json` envelopes, by command."""
 
-LINES: dict[str, type[BaseModel]] = {
-    "analyze.line": shapes_lines.Verdict,
-    "capture.flows.line": shapes_lines.Flow,
-    "eve.line": shapes_lines.Eve,
-}
+LINES: dict[str, Any] = {"analyze.line": VerdictRow, "capture.flows.line": FlowRow, "eve.line": EveEvent}
 """Lines of the stream formats."""
 
 
-def envelope(command: str) -> type[BaseModel]:
+def envelope(command: str) -> type[Result]:
     """The model of a command's `--json` object: its body with `schema` and `ok`."""
     name = f"trafficllm.{command}/1"
     body = BODIES[command]
@@ -79,15 +85,14 @@ def envelope(command: str) -> type[BaseModel]:
 
 def all_schemas() -> dict[str, str]:
     """File name -> JSON Schema text, for every command, stream line and the error."""
-    models: dict[str, type[BaseModel]] = {command: envelope(command) for command in BODIES}
-    models |= LINES | {"error": shapes.ErrorEnvelope}
+    models = {**{command: envelope(command) for command in BODIES}, **LINES, "error": ErrorEnvelope}
     return {f"trafficllm.{name}.1.json": _text(name, model) for name, model in sorted(models.items())}
 
 
-def _text(name: str, model: type[BaseModel]) -> str:
+def _text(name: str, model: Any) -> str:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"trafficllm.{name}/1",
-        **model.model_json_schema(by_alias=True),
+        **TypeAdapter(model).json_schema(by_alias=True),
     }
     return json.dumps(schema, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,33 +1,15 @@
-"""Closed shapes of what learning and judging commands print; see `shapes`."""
+"""Closed shapes of what learning commands print; see `shapes`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from trafficllm.surface.docs.shapes import Counts, Quality
-from trafficllm.surface.docs.shapes_lines import Closed, Share
+from trafficllm.core.results import Counts, Result, Share
+from trafficllm.evaluate.results import Baseline, Quality
+from trafficllm.lifecycle.studies.results import CascadeScore
 
 
-class Baseline(Quality):
-    """A baseline's score on the same rows, with its choice and cost."""
-
-    params: dict[str, Any]
-    seconds: float
-    flows_per_s: float
-
-
-class Cascade(Quality):
-    """Trees answer the `share` of flows they are sure of, the adapter the rest; `first_error` of the trees' answers are wrong."""
-
-    first: str
-    share: Share
-    first_error: Share
-    flows_per_s: float
-    llm_flows_per_s: float
-    validation: dict[str, float | None]
-
-
-class Tokens(Closed):
+class Tokens(Result):
     """Mean tokens of a flow: plain readable text against the extension, and other forms for comparison."""
 
     plain: float
@@ -41,7 +23,7 @@ class Tokens(Closed):
     vocabulary: int
 
 
-class TokenizerExtend(Closed):
+class TokenizerExtend(Result):
     """A traffic base that was made."""
 
     out: str
@@ -53,7 +35,7 @@ class TokenizerExtend(Closed):
     linked: int
 
 
-class TokenizerRow(Closed):
+class TokenizerRow(Result):
     """What a flow costs under one tokenizer; `ratio` against the first, `native_ratio` against its own readable text."""
 
     tokenizer: str
@@ -67,7 +49,7 @@ class TokenizerRow(Closed):
     exact: bool | None
 
 
-class TokenizerTrain(Closed):
+class TokenizerTrain(Result):
     """A vocabulary file that was written."""
 
     out: str
@@ -77,14 +59,14 @@ class TokenizerTrain(Closed):
     longest: int
 
 
-class Pieces(Closed):
+class Pieces(Result):
     """How a tokenizer reads a question."""
 
     ids: list[int]
     tokens: list[str]
 
 
-class TokenizerShow(Closed):
+class TokenizerShow(Result):
     """A vocabulary file, or a base's tokenizer (which has the last four)."""
 
     name: str
@@ -102,7 +84,7 @@ class TokenizerShow(Closed):
     text: Pieces | None = None
 
 
-class TokenizerCompare(Closed):
+class TokenizerCompare(Result):
     """Tokenizers side by side on the same held-out records."""
 
     part: str
@@ -110,7 +92,7 @@ class TokenizerCompare(Closed):
     tokenizers: list[TokenizerRow]
 
 
-class TuneMemory(Closed):
+class TuneMemory(Result):
     """Bytes a process will need: base weights, state of the trained part, activations of the largest batch, the program."""
 
     weights: int
@@ -120,7 +102,7 @@ class TuneMemory(Closed):
     total: int
 
 
-class TunePlan(Closed):
+class TunePlan(Result):
     """What a tuning run will need; nothing was trained."""
 
     stage: str
@@ -142,7 +124,7 @@ class TunePlan(Closed):
     readout_seconds: float
 
 
-class Tune(Closed):
+class Tune(Result):
     """A finished tuning run."""
 
     stage: str
@@ -163,7 +145,7 @@ class Tune(Closed):
     plot: str | None = None
 
 
-class TuneRun(Closed):
+class TuneRun(Result):
     """A tuning run inside a registration."""
 
     stage: str
@@ -182,7 +164,7 @@ class TuneRun(Closed):
     reused: bool
 
 
-class Gate(Closed):
+class Gate(Result):
     """Scores before and after an update on old data, new data and routing; None where there was no update."""
 
     old: dict[str, Share] | None
@@ -190,7 +172,7 @@ class Gate(Closed):
     router: dict[str, Share] | None
 
 
-class AdapterRegister(Closed):
+class AdapterRegister(Result):
     """A new version with its score, baselines, calibration and cost."""
 
     task: str
@@ -200,7 +182,7 @@ class AdapterRegister(Closed):
     path: str
     quality: Quality | None
     baselines: dict[str, Baseline]
-    cascade: Cascade | None
+    cascade: CascadeScore | None
     gate: Gate
     calibration: dict[str, Any]
     unknown: dict[str, Any]
@@ -221,7 +203,7 @@ class AdapterUpdate(AdapterRegister):
     parent_seconds: float
 
 
-class AdapterVerify(Closed):
+class AdapterVerify(Result):
     """A registry whose files are all as they were registered."""
 
     registry: str
@@ -229,7 +211,7 @@ class AdapterVerify(Closed):
     tasks: list[str]
 
 
-class AdapterExport(Closed):
+class AdapterExport(Result):
     """A version written for use elsewhere."""
 
     task: str
@@ -239,96 +221,14 @@ class AdapterExport(Closed):
     files: list[str]
 
 
-class AdapterGc(Closed):
+class AdapterGc(Result):
     """Versions that were removed, as task/version."""
 
     registry: str
     removed: list[str]
 
 
-class AuditFinding(Closed):
-    """A leak; `hidden`: the split or the masks of this data set keep it from a model."""
-
-    kind: str
-    field: str
-    score: Share
-    question: str
-    hidden: bool
-
-
-class AuditScore(Closed):
-    """A quality object without its confusion matrix; a baseline's with its choice and cost."""
-
-    macro_f1: Share
-    macro_f1_measurable: Share | None
-    accuracy: Share
-    ci95: list[Share]
-    per_class: dict[str, dict[str, Any]]
-    n_test: int
-    n_test_unique: int
-    unique: dict[str, Share]
-    groups: int
-    not_measurable: dict[str, str]
-    one_group: list[str]
-    split: str
-    mask: str
-    leaky: list[str]
-    seen_by_base: str | int
-    seeds: list[int]
-    ece: Share | None = None
-    brier: float | None = None
-    params: dict[str, Any] | None = None
-    seconds: float | None = None
-    flows_per_s: float | None = None
-
-
-class AuditField(Closed):
-    """What one unmasked field tells, cross-validated by group."""
-
-    field: str
-    label: Share
-    umbrella: Share | None
-    hidden: bool
-
-
-class DataAudit(Closed):
-    """Shortcuts found in a data set, and the score that may be believed.
-
-    `honest` and `leaky` are the macro-F1 of `per_packet`, where their quality objects stand with split, masks and interval.
-    """
-
-    findings: list[AuditFinding]
-    not_checked: list[str]
-    flows: int
-    classes: dict[str, Counts]
-    not_measurable: dict[str, str]
-    duplicates: dict[str, Any]
-    shared_groups: int
-    shared: Counts
-    identifier_probe: Share | None
-    artefact_probe: dict[str, Any]
-    fields: list[AuditField]
-    baselines: dict[str, AuditScore]
-    honest: Share
-    leaky: Share
-    per_packet: dict[str, AuditScore]
-    forge: dict[str, Any]
-    payload: dict[str, Any]
-    judged: str
-    split: str
-    mask: str
-    cap: dict[str, int | None]
-    masked_fields: list[str]
-    artefact_masked: list[dict[str, Any]]
-    causal: dict[str, str]
-    task: str
-    dataset_sha256: str
-    dropped: Counts
-    leaky_options: list[str]
-    verdict: str
-
-
-class QuickstartTask(Closed):
+class QuickstartTask(Result):
     """One task of the quickstart."""
 
     task: str
@@ -343,7 +243,7 @@ class QuickstartTask(Closed):
     why: str
 
 
-class Unseen(Closed):
+class Unseen(Result):
     """A capture that nothing was trained on, and what was said of it."""
 
     file: str
@@ -358,7 +258,7 @@ class Unseen(Closed):
     confidence: Share
 
 
-class Quickstart(Closed):
+class Quickstart(Result):
     """The whole path."""
 
     size: str

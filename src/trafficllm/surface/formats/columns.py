@@ -25,6 +25,8 @@ _ZEEK_TYPES = {
     "splt": "vector[string]",
     "frames": "vector[count]",
     "proto": "enum",
+    "flag": "bool",
+    "names": "set[string]",
 }
 
 
@@ -74,10 +76,10 @@ VERDICT = _columns(
 FLOW = _columns(
     "ts time",
     "uid text",
-    "orig_h address id.orig_h",
-    "orig_p port id.orig_p",
-    "resp_h address id.resp_h",
-    "resp_p port id.resp_p",
+    "orig_h address",
+    "orig_p port",
+    "resp_h address",
+    "resp_p port",
     "proto proto",
     "ip_proto count",
     "duration seconds",
@@ -95,6 +97,36 @@ FLOW = _columns(
     "splt splt",
 )
 """A line a flow of `capture flows`: Zeek's conn.log words, Community ID, and the first packets (`splt`)."""
+
+CONN = _columns(
+    "ts time",
+    "uid text",
+    "orig_h address id.orig_h",
+    "orig_p port id.orig_p",
+    "resp_h address id.resp_h",
+    "resp_p port id.resp_p",
+    "proto proto",
+    "service text",
+    "duration seconds",
+    "orig_bytes count",
+    "resp_bytes count",
+    "conn_state text",
+    "local_orig flag",
+    "local_resp flag",
+    "missed_bytes count",
+    "history text",
+    "orig_pkts count",
+    "orig_ip_bytes count",
+    "resp_pkts count",
+    "resp_ip_bytes count",
+    "tunnel_parents names",
+    "ip_proto count",
+    "community_id text",
+    "end_reason text",
+    "tunnel text",
+    "splt splt",
+)
+"""A line of `capture flows -f zeek`: the fields of Zeek's conn.log in its order, then `end_reason`, `tunnel` and `splt`."""
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:

@@ -7,13 +7,79 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from trafficllm.core.files import hash64
+from trafficllm.core.results import Captured, closed
+from trafficllm.infer.evidence import EvidenceRow
 
 _LOCAL_SIDS = 1_000_000
 """Signature ids 1,000,000 to 1,999,999 are kept for local rules (Suricata user guide, "Meta keywords: sid")."""
 _MINE = ("task", "label", "confidence", "probabilities", "unknown_score", "evidence", "frames", "adapter", "version")
+
+
+@closed
+class EveAlert(TypedDict):
+    """Suricata's `alert` object."""
+
+    action: Literal["allowed"]
+    gid: int
+    signature_id: int
+    rev: int
+    signature: Captured
+    category: str
+    severity: int
+
+
+@closed
+class EveFlow(TypedDict):
+    """Suricata's `flow` object."""
+
+    pkts_toserver: int
+    pkts_toclient: int
+    bytes_toserver: int
+    bytes_toclient: int
+    start: str
+    end: str
+    state: str
+    reason: str
+
+
+@closed
+class EveVerdict(TypedDict):
+    """What is ours in an EVE event."""
+
+    task: Captured
+    label: Captured
+    confidence: float
+    probabilities: dict[str, float]
+    unknown_score: float
+    evidence: list[EvidenceRow]
+    frames: list[int]
+    adapter: Captured
+    version: str
+
+
+@closed
+class EveEvent(TypedDict):
+    """A line of `-f eve`."""
+
+    timestamp: str
+    flow_id: int
+    event_type: Literal["alert", "flow", "trafficllm"]
+    src_ip: str
+    src_port: int
+    dest_ip: str
+    dest_port: int
+    proto: str
+    community_id: str
+    pcap_filename: NotRequired[Captured]
+    pcap_cnt: NotRequired[int | None]
+    alert: NotRequired[EveAlert]
+    flow: NotRequired[EveFlow]
+    trafficllm: NotRequired[EveVerdict]
 
 
 def _timestamp(seconds: float) -> str:

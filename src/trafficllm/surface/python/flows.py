@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.analysis import Analysis
 
 _SHOWN = 10
-Batches = Iterator[list[dict[str, Any]]]
+Batches = Iterator[Sequence[Mapping[str, Any]]]
 
 
 class _Rows:
@@ -36,7 +36,7 @@ class _Rows:
         """Lists of rows, as they are read."""
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
         for rows in self.batches():
             yield from rows
 

@@ -1,10 +1,12 @@
-"""Bodies that the server accepts. OpenAI's clients send more than is used here: unknown keys are ignored in chats."""
+"""Bodies that the server accepts and answers. OpenAI's clients send more than is used here: unknown keys are ignored in chats."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from trafficllm.core.results import Captured, Result
 
 _TEXT = 1 << 18
 
@@ -72,3 +74,76 @@ class ChatRequest(BaseModel):
         """The capture that was attached last."""
         named = [mark for message in self.messages if message.role == "user" for mark in message.files()]
         return named[-1] if named else None
+
+
+class Model(Result):
+    """OpenAI's model object: the base (`parent` null) or the live adapter of a task; `created` in seconds."""
+
+    id: str
+    object: Literal["model"]
+    owned_by: str
+    parent: str | None
+    root: str
+    created: int
+    version: str | None
+
+
+class ModelList(Result):
+    """The base and the live adapters."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class File(Result):
+    """OpenAI's file object: a capture that was uploaded to be asked about."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    filename: Captured
+    purpose: str
+    status: str
+
+
+class FileList(Result):
+    """The captures that are kept."""
+
+    object: Literal["list"]
+    data: list[File]
+
+
+class FileGone(Result):
+    """A capture that was forgotten."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+class Message(Result):
+    """What is said."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class Choice(Result):
+    """The one answer."""
+
+    index: int
+    message: Message
+    finish_reason: Literal["stop"]
+    logprobs: None
+
+
+class Completion(Result):
+    """OpenAI's completion object; `trafficllm` has the answer as data: `fields`, `verdicts`, `counts`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    trafficllm: dict[str, Any]

@@ -14,6 +14,7 @@ from trafficllm.surface.server.fields import asked_fields, asked_frame, field_an
 from trafficllm.surface.server.service import BASE, Ask, Service
 
 if TYPE_CHECKING:
+    from trafficllm.infer.detector import VerdictRow
     from trafficllm.surface.server.bodies import ChatRequest
 
 _MARK = re.compile(r"<(?:packet|flow)>:")
@@ -82,7 +83,7 @@ async def _uploaded(service: Service, mark: str, ask: Ask, until: float) -> Answ
             return Answer(f"The capture has no packet {frame}.", {"frame": frame, "fields": {}})
         return Answer(field_answer(values), {"frame": frame, "fields": values})
     counts: Counter[tuple[str, str]] = Counter()
-    kept: list[dict[str, Any]] = []
+    kept: list[VerdictRow] = []
     async for rows in service.verdicts(capture.path, ask, until):
         counts.update((row["task"], row["label"]) for row in rows)
         kept = sorted([*kept, *rows], key=lambda row: -row["confidence"])[:_NOTABLE]

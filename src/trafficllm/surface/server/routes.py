@@ -20,9 +20,10 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.results import ErrorEnvelope
 from trafficllm.lifecycle import tasks as lifecycle_tasks
-from trafficllm.surface.docs import shapes, shapes_http
-from trafficllm.surface.server.bodies import ChatRequest, GenerateRequest
+from trafficllm.surface.docs import shapes
+from trafficllm.surface.server import bodies
 from trafficllm.surface.server.chat import Answer, answer
 from trafficllm.surface.server.replies import RefusedError, envelope
 from trafficllm.surface.server.service import Ask, Service
@@ -32,7 +33,7 @@ from trafficllm.surface.terminal.output import Said, json_line
 health = APIRouter()
 """Paths that need no key."""
 router = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])  # names the scheme; the guard is what checks
-_ERROR = {"description": "`trafficllm.error/1`", "model": shapes.ErrorEnvelope}
+_ERROR = {"description": "`trafficllm.error/1`", "model": ErrorEnvelope}
 _FAILURES: dict[int | str, dict[str, Any]] = {**dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504), _ERROR)}
 
 
@@ -147,7 +148,7 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 
 @router.post("/v1/generate", responses={200: {"content": {"application/vnd.tcpdump.pcap": {}}}, **_FAILURES}, response_class=FileResponse)
-async def generate(request: Request, body: GenerateRequest) -> FileResponse:
+async def generate(request: Request, body: bodies.GenerateRequest) -> FileResponse:
     """A valid synthetic capture: documentation addresses only."""
     service = _service(request)
     folder = Path(tempfile.mkdtemp(dir=service.uploads.folder))
@@ -171,19 +172,19 @@ async def generate(request: Request, body: GenerateRequest) -> FileResponse:
 # OpenAI's interface
 
 
-@router.get("/v1/models", responses=_answers(shapes_http.ModelList))
+@router.get("/v1/models", responses=_answers(bodies.ModelList))
 def models(request: Request) -> Response:
     """The base and the live adapters."""
     return _json({"object": "list", "data": _service(request).models()})
 
 
-@router.get("/v1/models/{model}", responses=_answers(shapes_http.Model))
+@router.get("/v1/models/{model}", responses=_answers(bodies.Model))
 def model(request: Request, model: str) -> Response:
     """One of them."""
     return _json(_service(request).model(model))
 
 
-@router.post("/v1/files", responses=_answers(shapes_http.File))
+@router.post("/v1/files", responses=_answers(bodies.File))
 async def upload_file(
     request: Request,
     file: Annotated[UploadFile, File()],
@@ -194,19 +195,19 @@ async def upload_file(
     return _json(_file(await service.uploads.store(file, (file.filename or "capture")[:200], keep=True)))
 
 
-@router.get("/v1/files", responses=_answers(shapes_http.FileList))
+@router.get("/v1/files", responses=_answers(bodies.FileList))
 async def files(request: Request) -> Response:
     """The captures that are kept."""
     return _json({"object": "list", "data": [_file(upload) for upload in _service(request).uploads.list()]})
 
 
-@router.get("/v1/files/{file_id}", responses=_answers(shapes_http.File))
+@router.get("/v1/files/{file_id}", responses=_answers(bodies.File))
 async def file(request: Request, file_id: str) -> Response:
     """One of them."""
     return _json(_file(_service(request).uploads.get(file_id)))
 
 
-@router.delete("/v1/files/{file_id}", responses=_answers(shapes_http.FileGone))
+@router.delete("/v1/files/{file_id}", responses=_answers(bodies.FileGone))
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forget one."""
     uploads = _service(request).uploads
@@ -219,8 +220,8 @@ def _file(upload: Upload) -> dict[str, Any]:
     return {"id": upload.id, "object": "file", "purpose": "user_data", "status": "processed", **facts}
 
 
-@router.post("/v1/chat/completions", responses={200: {"model": shapes_http.Completion, "content": {"text/event-stream": {}}}, **_FAILURES})
-async def chat(request: Request, body: ChatRequest) -> Any:
+@router.post("/v1/chat/completions", responses={200: {"model": bodies.Completion, "content": {"text/event-stream": {}}}, **_FAILURES})
+async def chat(request: Request, body: bodies.ChatRequest) -> Any:
     """Answer the last user message: about pasted packets, or a capture of /v1/files."""
     service = _service(request)
     async with _inside(service) as until:

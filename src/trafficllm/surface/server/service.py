@@ -17,6 +17,7 @@ from trafficllm.surface.server.uploads import Uploads
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta, FlowStream, Record
+    from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.workspace import Workspace
 
@@ -101,7 +102,7 @@ class Service:
 
     # Verdicts
 
-    async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[dict[str, Any]]]:
+    async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[VerdictRow]]:
         """Batches of verdict rows of an uploaded capture."""
         flows, folder = await self.jobs.within(until, self.uploads.flows(capture))
         try:
@@ -119,12 +120,12 @@ class Service:
         self._refresh()
         return start(self.workspace, [], task=ask.task, question=ask.question, explain=ask.explain, flows=flows)
 
-    async def judge(self, rows: Sequence[tuple[Record, FlowMeta]], ask: Ask, until: float) -> list[dict[str, Any]]:
+    async def judge(self, rows: Sequence[tuple[Record, FlowMeta]], ask: Ask, until: float) -> list[VerdictRow]:
         """Verdicts of pasted traffic."""
 
         from trafficllm.lifecycle.analyze import verdicts
 
-        def work() -> list[dict[str, Any]]:
+        def work() -> list[VerdictRow]:
             self._refresh()
             return verdicts.judge(self.workspace, rows, task=ask.task, question=ask.question)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.core.errors import TrafficLLMError
+    from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
 
 UNKNOWN = "unknown"
@@ -47,7 +48,7 @@ class Summary:
         self.verdicts: Counter[tuple[str, str]] = Counter()
         self.sureness: Counter[tuple[str, str]] = Counter()
         self.files: set[str] = set()
-        self._notable: list[tuple[tuple[float, float], int, dict[str, Any]]] = []
+        self._notable: list[tuple[tuple[float, float], int, VerdictRow]] = []
         self._seen = 0
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -59,7 +60,7 @@ class Summary:
             self.sureness[verdict] += row["confidence"]
             self.files.add(str(row["file"]))
 
-    def keep(self, rows: Sequence[dict[str, Any]]) -> None:
+    def keep(self, rows: Sequence[VerdictRow]) -> None:
         """Remember the notable flows among these: by severity, then confidence, then order."""
         for row in rows:
             self._seen += 1
@@ -102,7 +103,7 @@ class Summary:
     def _failed(self) -> Sequence[TrafficLLMError]:
         return self.skipped.errors if self.skipped is not None else ()
 
-    def notable(self) -> list[dict[str, Any]]:
+    def notable(self) -> list[VerdictRow]:
         """The kept flows, the most notable first."""
         return [row for _, _, row in sorted(self._notable, key=lambda item: item[:2], reverse=True)]
 

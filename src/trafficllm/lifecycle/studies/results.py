@@ -1,17 +1,18 @@
-"""Closed shapes of what `evaluate` and `embed` print; see `shapes`. A score never stands without split, masks, interval and baselines."""
+"""What `evaluate`, `embed` and the cascade answer. A score never stands without split, masks, interval and baselines."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from trafficllm.surface.docs.shapes import Quality
-from trafficllm.surface.docs.shapes_learning import AuditScore, Baseline, Cascade
-from trafficllm.surface.docs.shapes_lines import Closed, Share
+from trafficllm.core.results import Result, Share
+from trafficllm.evaluate.audit.results import AuditScore
+from trafficllm.evaluate.fidelity.results import LabelFidelity, Overlap
+from trafficllm.evaluate.results import Baseline, Drift, Perturbation, Quality
 
 Baselines = dict[str, Baseline]
 
 
-class EvaluatedAdapter(Closed):
+class EvaluatedAdapter(Result):
     """One run: an adapter, its version in the registry and the seed it was trained with."""
 
     name: str
@@ -19,7 +20,7 @@ class EvaluatedAdapter(Closed):
     seed: int | None
 
 
-class Answers(Closed):
+class Answers(Result):
     """Every judged row's name (file and uid), group, truth, and its answer in each run: what `evaluate compare` pairs."""
 
     rows: list[str]
@@ -28,14 +29,14 @@ class Answers(Closed):
     runs: list[list[str]]
 
 
-class Curves(Closed):
+class Curves(Result):
     """Points of the reliability and risk-coverage plots."""
 
     reliability: list[dict[str, Share]]
     risk_coverage: list[dict[str, Share]]
 
 
-class UnknownClasses(Closed):
+class UnknownClasses(Result):
     """How well flows of classes that were never learnt are told from known ones."""
 
     labels: list[str]
@@ -52,7 +53,7 @@ class Probe(Quality):
     setting: float
 
 
-class VectorMap(Closed):
+class VectorMap(Result):
     """Judged flows in two dimensions."""
 
     how: str
@@ -60,7 +61,7 @@ class VectorMap(Closed):
     labels: list[str]
 
 
-class Frozen(Closed):
+class Frozen(Result):
     """Probes on the base's frozen vectors, `width` numbers a flow, from `train` training rows."""
 
     base: str
@@ -68,6 +69,17 @@ class Frozen(Closed):
     train: int
     probes: dict[str, Probe] = Field(min_length=1)
     map: VectorMap
+
+
+class CascadeScore(Quality):
+    """Trees answer the `share` of flows they are sure of, the adapter the rest; `first_error` of the trees' answers are wrong."""
+
+    first: str
+    share: Share
+    first_error: Share
+    flows_per_s: float
+    llm_flows_per_s: float
+    validation: dict[str, float | None]
 
 
 class EvaluateRun(Quality):
@@ -86,13 +98,13 @@ class EvaluateRun(Quality):
     answers: Answers
     cost: dict[str, float]
     baselines: Baselines = Field(min_length=1)
-    cascade: Cascade | None
+    cascade: CascadeScore | None
     curves: dict[str, Curves]
     unknown: UnknownClasses | None
     embedding: Frozen | None
 
 
-class Neighbour(Closed):
+class Neighbour(Result):
     """A known flow and the cosine similarity of its vector."""
 
     uid: str
@@ -101,14 +113,14 @@ class Neighbour(Closed):
     similarity: float
 
 
-class Neighbours(Closed):
+class Neighbours(Result):
     """A flow's nearest known ones, nearest first."""
 
     uid: str
     nearest: list[Neighbour]
 
 
-class Embed(Closed):
+class Embed(Result):
     """Vectors that were made; `nearest` where known ones were named."""
 
     base_sha256: str
@@ -121,19 +133,7 @@ class Embed(Closed):
     nearest: list[Neighbours]
 
 
-class Perturbation(Closed):
-    """Macro-F1 of each scorer under one shift, with interval and change; `changed` share of flows, `lost` flows the reader lost."""
-
-    name: str
-    level: str
-    changed: Share
-    lost: int
-    macro_f1: dict[str, Share]
-    ci95: dict[str, list[Share]]
-    delta: dict[str, float]
-
-
-class Goal(Closed):
+class Goal(Result):
     """Mean loss against LightGBM's: at most `share` is wanted; `ratio` None where LightGBM loses nothing."""
 
     share: Share
@@ -165,7 +165,7 @@ class ShotScore(AuditScore):
     per_seed: list[Share]
 
 
-class Shots(Closed):
+class Shots(Result):
     """Learning from `shots` flows a class, means over `draws`; `fewest` training flows that a class has at all."""
 
     shots: int
@@ -190,26 +190,6 @@ class EvaluateTransfer(Quality):
     same_data: bool
 
 
-class DriftField(Closed):
-    """A field that moved; `since` ns since the epoch, None where it did not stay moved."""
-
-    field: str
-    psi: float
-    since: int | None
-
-
-class Drift(Closed):
-    """Squared MMD with its permutation p, fields that moved, confidence and unknown share before and now."""
-
-    score: float
-    p: Share
-    since: int | None
-    fields: list[DriftField]
-    before: dict[str, Share]
-    now: dict[str, Share]
-    update_due: bool
-
-
 class LiveQuality(Quality):
     """The adapter's quality on live flows, `baselines` of the same training flows beside."""
 
@@ -231,46 +211,34 @@ class EvaluateDrift(Quality):
     live: LiveQuality | None
 
 
-class ComparedReport(Closed):
-    """What one of two reports says of itself."""
+class Validity(Result):
+    """What `capture check` says of the generated captures."""
 
-    task: str
-    adapter: str
-    version: str
-    macro_f1: Share
-    accuracy: Share
-    ci95: list[Share]
-    split: str
-    mask: str
-    leaky: list[str]
-    seen_by_base: str | int
-    seeds: list[int]
-    n_test: int
+    valid: bool
+    packets: int
+    malformed: int
+    bad_checksums: int
+    bad_lengths: int
+    tcp_violations: int
 
 
-class ComparedClass(Closed):
-    """F1 of one label in both reports, on the rows that both judged."""
+class CutShape(Result):
+    """How the real captures were cut, and so the generated ones: bytes of a packet, of a flow; 0: whole."""
 
-    label: str
-    support: int
-    a: Share
-    b: Share
-    difference: float
+    snap: int
+    flow: int
 
 
-class EvaluateCompare(Closed):
-    """Two reports on the same flows: difference of macro-F1 with its paired bootstrap interval."""
+class EvaluateGeneration(LabelFidelity):
+    """Means over the classes, the classes themselves, and macro-F1 trained on one kind (t) and tested on another: s synthetic, r real."""
 
-    a: ComparedReport
-    b: ComparedReport
-    n: int
-    only_a: int
-    only_b: int
-    groups: int
-    macro_f1: dict[str, Share]
-    difference: float
-    ci95: list[float]
-    p: Share
-    verdict: str
-    agreement: Share
-    per_class: list[ComparedClass]
+    tstr: Share | None
+    trts: Share | None
+    trtr: Share | None
+    labels: dict[str, LabelFidelity]
+    not_compared: list[str]
+    valid: Validity
+    overlap: Overlap
+    cuts: dict[str, CutShape]
+    part: str
+    seed: int

@@ -1,0 +1,75 @@
+"""What captures answer: counts, validity, and the summary of `analyze`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trafficllm.core.results import Counts, Failure, Result
+from trafficllm.infer.detector import VerdictRow
+
+
+class CaptureTotals(Result):
+    """Counts of captures; `first` and `last` in seconds since the Unix epoch."""
+
+    packets: int
+    bytes: int
+    first: float | None
+    last: float | None
+    link_types: Counts
+    truncated: int
+    malformed: Counts
+    non_ip: int
+    non_flow: int
+    flows: int
+    evicted: int
+
+
+class CaptureInfo(CaptureTotals):
+    """Counts of captures, and the inputs among several that could not be read."""
+
+    failed: list[Failure] = Field(default_factory=list)
+
+
+class CaptureCheck(Result):
+    """Validity of every packet."""
+
+    valid: bool
+    packets: int
+    malformed: Counts
+    bad_checksums: int
+    bad_lengths: int
+    tcp_violations: list[str]
+    tcp_unseen: int
+    unchecked: int
+
+
+class CaptureConvert(Result):
+    """A capture in another container."""
+
+    file: str
+    format: Literal["pcap", "pcapng"]
+    packets: int
+
+
+class CaptureAnonymize(CaptureConvert):
+    """A capture with every host under another name; `dropped` frames by the reason."""
+
+    payload: Literal["zero", "cut", "keep"]
+    hosts: int
+    dropped: Counts
+
+
+class Analyze(Result):
+    """The summary of `analyze --json`."""
+
+    flows: int
+    tasks: list[str]
+    route: dict[str, Any] | None
+    verdicts: dict[str, Counts]
+    above: dict[str, Counts] = Field(default_factory=dict)
+    notable: list[VerdictRow]
+    interrupted: bool = False
+    capture: CaptureTotals
+    failed: list[Failure] = Field(default_factory=list)
