@@ -23,10 +23,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import trafficllm
+from trafficllm.core import calibration as formulas
+from trafficllm.core import metrics
 from trafficllm.core.files import hash64, read_json, write_json
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Scores, Silent
-from trafficllm.evaluate import calibrate, metrics, unknown
+from trafficllm.evaluate import calibrate, unknown
 from trafficllm.evaluate.baselines import table as baselines
 from trafficllm.evaluate.baselines.learners import Data, Part
 from trafficllm.infer.engine.engine import Engine
@@ -126,7 +128,7 @@ def trees(data: Dataset, rows: Mapping[str, list[int]], labels: tuple[str, ...])
 
 def figures(strange: Any, known: Any) -> dict[str, float]:
     """AUROC, and the share of strangers found where 5 % of known test flows are falsely called unknown."""
-    return {"auroc": metrics.auroc(strange, known), "found_at_5": metrics.found_at(strange, known, unknown.FALSE_ALARMS)}
+    return {"auroc": metrics.auroc(strange, known), "found_at_5": metrics.tpr_at_fpr(strange, known, unknown.FALSE_ALARMS)}
 
 
 def spread(rows: Sequence[int], size: int) -> list[int]:
@@ -185,7 +187,7 @@ def judged(path: Path, labels: Sequence[str]) -> dict[str, Any]:
 
     def on_test(method: str) -> dict[str, float]:
         params = unknown.fit(method, side["train"], SEED, val=val, temperature=temperature)
-        strange, known, seen = (unknown.score(method, params, side[name], temperature) for name in ("strange", "test", "val"))
+        strange, known, seen = (formulas.unknown_score(method, params, side[name], temperature) for name in ("strange", "test", "val"))
         above = unknown.threshold(seen, val.groups)
         groups = side["test"].groups
         by_capture = [float((known[groups == k] > above).mean()) for k in np.unique(groups)]

@@ -117,7 +117,7 @@ def update(out: Path) -> dict[str, Any]:
 
 def compare(out: Path) -> dict[str, Any]:
     """All three versions on the test rows of old + new that none of them was tuned on: macro-F1 over all classes and over the old ones."""
-    from trafficllm.evaluate.metrics import macro_f1
+    from trafficllm.core.metrics import macro_f1
     from trafficllm.infer.detector import TaskModel
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.model.base.load import load_base

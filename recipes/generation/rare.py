@@ -26,10 +26,10 @@ from trafficllm.capture.compile.plans import compile_flows
 from trafficllm.capture.files.cut import cut_flows, measured
 from trafficllm.capture.files.write import write_capture
 from trafficllm.core.files import write_json
+from trafficllm.core.metrics import macro_f1
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Record, Silent
 from trafficllm.evaluate.baselines.features import everything
-from trafficllm.evaluate.metrics import macro_f1
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.generator.generator import Generator
 from trafficllm.model.base.load import load_base

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.files import read_json, write_json
+from trafficllm.core.metrics import auroc
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router.router import Route, Router
 from trafficllm.infer.router.wording import shipped
-from trafficllm.lifecycle.adapters.learn_router import auroc, exact
+from trafficllm.lifecycle.adapters.learn_router import exact
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
@@ -54,12 +55,13 @@ def interval(rows: Sequence[Instruction], right: Sequence[bool]) -> list[float]:
 def figures(routes: Sequence[Route], rows: Sequence[Instruction]) -> dict[str, Any]:
     """Everything reported of one way of routing."""
     right = exact(rows, routes)
+    none, foreign = np.array([route.none for route in routes]), np.array([not row.tasks for row in rows], dtype=bool)
     parts = {"authors_of_before": [row.author not in LATER for row in rows], "authors_of_now": [row.author in LATER for row in rows]}
     return {
         "n": len(rows),
         "accuracy": round(sum(right) / len(right), 4),
         "ci95": interval(rows, right),
-        "none_auroc": round(auroc([route.none for route in routes], [not row.tasks for row in rows]), 4),
+        "none_auroc": round(auroc(none[foreign], none[~foreign]), 4),
         "by_task": by(rows, right, lambda row: "+".join(row.tasks) if len(row.tasks) == 1 else "several" if row.tasks else "none"),
         "by_style": by(rows, right, lambda row: row.style),
         "by_language": by(rows, right, lambda row: row.lang),

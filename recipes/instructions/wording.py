@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trafficllm.core.types import NONE
 from trafficllm.infer.router.phrases import phrases
 from trafficllm.infer.router.router import FURTHER, SEVERAL_FROM
 from trafficllm.infer.router.wording import SEVERAL, Wording, write
-from trafficllm.lifecycle.adapters.learn_router import NONE
 from trafficllm.lifecycle.adapters.learn_wording import Found, fit_phrases, targets
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load

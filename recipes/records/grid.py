@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trafficllm.core import metrics
 from trafficllm.core.files import atomic_write, hash64, json_text, read_json
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Record, Silent
-from trafficllm.evaluate import metrics
 from trafficllm.evaluate.baselines import features
 from trafficllm.evaluate.baselines.learners import Data, Part, fit_booster
 from trafficllm.lifecycle.datasets import pick_task

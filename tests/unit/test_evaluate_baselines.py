@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from evaluate_samples import LABELS, part
 
+from trafficllm.core import metrics
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Facts, Record, Span
-from trafficllm.evaluate import metrics
 from trafficllm.evaluate.baselines import features, probes
 from trafficllm.evaluate.baselines import table as baselines
 
@@ -102,10 +102,11 @@ def test_single_field_probe_finds_the_planted_column() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(300, 5)), rng.integers(0, 3, 300)
     X[:, 3] = y * 2 + rng.normal(size=300) * 0.1
-    best = probes.best_by_field(["a", "b", "c", "d", "e"], X[:200], y[:200], X_val=X[200:], y_val=y[200:], classes=3)
-    assert next(iter(best)) == "d"
-    assert best["d"] > 0.98
-    assert best["a"] < 0.6
+    (best, model), *others = probes.field_scores(X[:200], y[:200], X[200:], y[200:], 3)
+    assert model.column == 3
+    assert best > 0.98
+    assert len(others) == 4
+    assert all(score < 0.6 for score, _ in others)
 
 
 def _requests(n: int, seed: int) -> baselines.Part:

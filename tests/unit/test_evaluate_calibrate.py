@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from trafficllm.core import calibration as formulas
+from trafficllm.core import metrics
 from trafficllm.core.files import json_text
 from trafficllm.core.types import Scores
-from trafficllm.evaluate import calibrate, metrics, unknown
+from trafficllm.evaluate import calibrate, unknown
 
 LABELS = [f"c{i}" for i in range(10)]
 
@@ -20,7 +22,7 @@ def _scores(n: int, seed: int, *, sharpness: float = 1.0, strangers: bool = Fals
     hidden = (centres[10] if strangers else centres[y]) + rng.normal(size=(n, 24))
     raw = rng.normal(size=(n, 10))
     raw[np.arange(n), y] += 2.5
-    logits = unknown.log_softmax(raw * sharpness)
+    logits = formulas.log_softmax(raw * sharpness)
     states = hidden.astype(np.float32)
     readout = (rng.normal(size=(n, 10)) + (0 if strangers else 8) * np.eye(10)[y]).astype(np.float32)
     return Scores(tuple(LABELS), np.exp(logits), logits, states, states, readout), [LABELS[i] for i in y]
@@ -28,10 +30,10 @@ def _scores(n: int, seed: int, *, sharpness: float = 1.0, strangers: bool = Fals
 
 def test_temperature_finds_what_was_planted() -> None:
     rng = np.random.default_rng(0)
-    true = unknown.log_softmax(rng.normal(size=(4000, 5)) * 2)
+    true = formulas.log_softmax(rng.normal(size=(4000, 5)) * 2)
     truth = np.array([rng.choice(5, p=np.exp(row)) for row in true])
     assert calibrate.fit_temperature(true, truth) == pytest.approx(1.0, abs=0.08)
-    assert calibrate.fit_temperature(unknown.log_softmax(true * 3), truth) == pytest.approx(3.0, abs=0.25)
+    assert calibrate.fit_temperature(formulas.log_softmax(true * 3), truth) == pytest.approx(3.0, abs=0.25)
 
 
 def test_calibration_lowers_ece_and_keeps_the_answers() -> None:
@@ -39,7 +41,7 @@ def test_calibration_lowers_ece_and_keeps_the_answers() -> None:
     params = calibrate.fit(scores.logits, y, LABELS)
     assert params.temperature > 1.7
     assert params.ece < params.ece_before / 3
-    p = calibrate.probabilities(scores.logits, params.temperature)
+    p = formulas.softmax(scores.logits / params.temperature)
     assert np.allclose(p.sum(axis=1), 1, atol=1e-9)
     assert np.array_equal(p.argmax(axis=1), scores.logits.argmax(axis=1))
 
@@ -62,7 +64,7 @@ def test_hidden_states_win_where_they_know_more_and_strangers_are_found(states: 
     strangers, known = _scores(200, 3, strangers=True)[0], _scores(400, 4)[0]
 
     def alarms(s: Scores) -> float:
-        values = unknown.score(held["method"], held["params"], calibrate.rows_of(s), params.temperature)
+        values = formulas.unknown_score(held["method"], held["params"], calibrate.rows_of(s), params.temperature)
         return float((values > held["threshold"]).mean())
 
     assert alarms(strangers) > found
@@ -76,8 +78,8 @@ def test_each_method_scores_strangers_higher(method: str) -> None:
     fitted = unknown.fit(method, rows, val=rows)
     far = _scores(100, 2, strangers=True)[0]
     flat = Scores(tuple(LABELS), far.probabilities, np.full((100, 10), np.log(0.1)), far.hidden, far.pooled, far.readout)
-    near = unknown.score(method, fitted, rows, 1.0)
-    strange = unknown.score(method, fitted, calibrate.rows_of(flat), 1.0)
+    near = formulas.unknown_score(method, fitted, rows, 1.0)
+    strange = formulas.unknown_score(method, fitted, calibrate.rows_of(flat), 1.0)
     assert metrics.auroc(strange, near) > 0.95
 
 
@@ -133,17 +135,3 @@ def test_outliers_of_other_tasks_take_part_in_the_choice() -> None:
     with_them = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, outliers=strangers)
     without = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train)
     assert with_them.unknown["trials"]["max_probability"] != without.unknown["trials"]["max_probability"]
-
-
-@pytest.mark.parametrize("method", unknown.METHODS)
-def test_infer_applies_what_is_fitted_here(method: str) -> None:
-    from trafficllm.infer import calibration
-
-    scores, y = _scores(200, 1)
-    rows = calibrate.rows_of(scores, y)
-    params = {"temperature": 1.7, "unknown": {"method": method, "params": unknown.fit(method, rows, val=rows), "threshold": 0.0}}
-    p = calibration.apply(params, scores.logits)
-    assert np.allclose(p, calibrate.probabilities(scores.logits, 1.7))
-    theirs = calibration.unknown_score(params, Scores(scores.labels, p, scores.logits, scores.hidden, scores.pooled, scores.readout))
-    ours = unknown.score(method, params["unknown"]["params"], rows, 1.7)
-    assert np.allclose(theirs, ours, atol=1e-6)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.core.types import NONE
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router import wording
 from trafficllm.infer.router.phrases import KINDS, glossary, in_english, normalised, phrases
 from trafficllm.infer.router.router import Router
 from trafficllm.infer.router.wording import SEVERAL, Wording, shipped
-from trafficllm.lifecycle.adapters.learn_router import NONE, exact
+from trafficllm.lifecycle.adapters.learn_router import exact
 from trafficllm.lifecycle.adapters.learn_wording import fit, targets
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import load_tasks

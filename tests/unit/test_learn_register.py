@@ -166,11 +166,3 @@ def test_one_label_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
     base: Base = made["base"]
     with pytest.raises(InputError, match="labels have training records"):
         learn.register(thin, task=TASK, base=base, registry=made["registry"], workdir=tmp_path / "tune")
-
-
-def test_rows_are_spread_over_labels() -> None:
-    y = ["a"] * 90 + ["b"] * 5 + ["c"] * 30
-    picked = [y[k] for k in scoring.spread(y, 30)]
-    assert picked.count("b") == 5
-    assert 8 <= picked.count("a") <= 10
-    assert 8 <= picked.count("c") <= 10

@@ -8,7 +8,8 @@ import pytest
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.settings import Config
-from trafficllm.lifecycle.adapters.learn_router import NONE, answers, instruct_data
+from trafficllm.core.types import NONE
+from trafficllm.lifecycle.adapters.learn_router import answers, instruct_data
 from trafficllm.lifecycle.adapters.register import _workdir, register
 from trafficllm.lifecycle.bases.tuning import tune_options
 from trafficllm.lifecycle.workspace import Workspace, quickstart_registry, registry_root

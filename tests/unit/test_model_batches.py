@@ -14,7 +14,6 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Record, Span
 from trafficllm.model.tuning.augment import Strength, augment
 from trafficllm.model.tuning.collate import Sample, StepData, answer_loss, collate, length_batches, plan_batches
-from trafficllm.model.tuning.eval_step import macro_f1
 from trafficllm.model.tuning.job import class_weights
 from trafficllm.model.tuning.run import even_share
 from trafficllm.model.tuning.trie import LabelTrie
@@ -97,10 +96,6 @@ def test_weights_balance_and_average_to_one() -> None:
     assert sum(answers[row] == "b" for row in share) == 10
     assert share == even_share(answers, 20, seed=0)
 
-
-def test_macro_f1_counts_classes_that_occur() -> None:
-    assert macro_f1([0, 1, 1], [0, 1, 1]) == 1.0
-    assert macro_f1([0, 1], [2, 2]) == 0.0
     assert [sorted(batch) for batch in length_batches([5, 50, 6], 20)] == [[0, 2], [1]]
 
 

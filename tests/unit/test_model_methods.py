@@ -13,12 +13,13 @@ from model_samples import LABELS, prompt_of, records
 from tune_forks import QUICK, make_base, rows
 
 from trafficllm.core.errors import ArtifactError, ResourceError, UsageError
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import TuneOptions
 from trafficllm.model.adapter import lora
 from trafficllm.model.adapter.guard import KINDS, check_adapter
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.encode import Encoder
-from trafficllm.model.tuning.eval_step import macro_f1, predict
+from trafficllm.model.tuning.eval_step import predict
 from trafficllm.model.tuning.job import tune_task
 from trafficllm.model.tuning.trie import LabelTrie
 
@@ -67,7 +68,7 @@ def test_a_method_learns_and_answers_alike_when_loaded_again(base: Base, tmp_pat
     loaded = _reloaded(base, method, tmp_path / "a")
     named = _named(base, loaded, 2048)
     truth = [LABELS.index(label) for label in rows().val_answers]
-    assert macro_f1(truth, named) == pytest.approx(report.validation["val_macro_f1"])
+    assert macro_f1_of_indices(truth, named, len(set(truth))) == pytest.approx(report.validation["val_macro_f1"])
     assert _named(base, loaded, 256) == named  # padding changes no answer
     assert _named(base, base.model, 2048) != named
 
@@ -107,7 +108,7 @@ def test_bfloat16_weights_are_tuned_under_autocast(base: Base, tmp_path: Path) -
     assert any(a != b for a, b in pairs)
     loaded = lora.load_adapter(load_base(base.path, dtype="bfloat16").model, tmp_path / "half").eval()
     truth = [LABELS.index(label) for label in rows().val_answers]
-    assert macro_f1(truth, _named(base, loaded, 2048)) == pytest.approx(report.validation["val_macro_f1"])
+    assert macro_f1_of_indices(truth, _named(base, loaded, 2048), len(set(truth))) == pytest.approx(report.validation["val_macro_f1"])
 
 
 def test_gradient_checkpointing_gives_the_same_curve(base: Base, tmp_path: Path) -> None:

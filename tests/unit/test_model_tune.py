@@ -14,6 +14,7 @@ from model_samples import LABELS, prompt_of, records
 from tune_forks import make_base, rows
 
 from trafficllm.core.errors import ArtifactError, InputError
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Segment
 from trafficllm.model.adapter import lora
@@ -21,7 +22,7 @@ from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.callbacks import Clock, cosine
 from trafficllm.model.tuning.encode import Encoder
-from trafficllm.model.tuning.eval_step import macro_f1, predict
+from trafficllm.model.tuning.eval_step import predict
 from trafficllm.model.tuning.job import TuneData, TuneReport, tune_generation, tune_instruct, tune_task
 from trafficllm.model.tuning.trie import LabelTrie
 from trafficllm.records.codec.codec import encode
@@ -61,7 +62,8 @@ def test_it_learns_and_leaves_the_base_as_it_was(base: Base, tmp_path: Path) -> 
     pad = int(base.tokenizer.pad_token_id)
     named = predict(loaded, encoder.prompts(rows().val_prompts), trie, pad=pad, batch_tokens=2048)
     truth = [LABELS.index(label) for label in rows().val_answers]
-    assert macro_f1(truth, named) == pytest.approx(report.validation["val_macro_f1"])  # the file holds the best weights
+    # the file holds the best weights
+    assert macro_f1_of_indices(truth, named, len(set(truth))) == pytest.approx(report.validation["val_macro_f1"])
     again = tune_task(base, rows(), tmp_path / "a", QUICK)
     assert again.reused
     assert again.steps == report.steps

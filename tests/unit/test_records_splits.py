@@ -12,7 +12,7 @@ from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records.dataset.duplicates import duplicates, sequence_hash, twins
 from trafficllm.records.dataset.reserved import Reserved
 from trafficllm.records.dataset.splits import UNITS, groups_of, split
-from trafficllm.records.probe import artefact_probe, artefacts, macro_f1
+from trafficllm.records.probe import artefact_probe, artefacts
 
 
 def _flows(rng: random.Random, captures: int = 4, flows: int = 30) -> tuple[list[FlowMeta], list[str]]:
@@ -174,8 +174,3 @@ def test_probe_finds_a_planted_field_and_only_that() -> None:
     assert artefact_probe(records, labels, lambda label: None, range(300), range(300, 400))["ttl"].umbrella is None
     without = artefact_probe(records, labels, lambda label: label[:3], range(300), [])
     assert artefacts(without, {}, classes=4) == {"ttl": 1.0}
-
-
-def test_macro_f1() -> None:
-    assert macro_f1(["a", "b"], ["a", "b"]) == 1.0
-    assert macro_f1(["a", "b"], ["a", "a"]) == pytest.approx(1 / 3)

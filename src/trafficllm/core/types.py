@@ -19,6 +19,10 @@ U32: TypeAlias = npt.NDArray[np.uint32]
 I64: TypeAlias = npt.NDArray[np.int64]
 F64: TypeAlias = npt.NDArray[np.float64]
 
+UNKNOWN = "unknown"
+"""The verdict on a flow that belongs to no class of the task."""
+NONE = "none"
+"""The router's answer to a question that asks for no task."""
 ORIG, RESP = 0, 1
 """Direction of a packet within its flow: sent by the originator, or by the responder (Zeek's words)."""
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trafficllm.core.metrics import f1, indices
 from trafficllm.core.types import F64, I64
-from trafficllm.evaluate.metrics import f1, indices
 
 _CHUNK = 64
 

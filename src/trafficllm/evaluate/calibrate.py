@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from trafficllm.core import metrics
+from trafficllm.core.calibration import log_softmax
 from trafficllm.core.types import F64, I64, Scores
-from trafficllm.evaluate import metrics, unknown
+from trafficllm.evaluate import unknown
 
 _LOW, _HIGH = np.log(0.05), np.log(20.0)
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
@@ -20,7 +22,7 @@ class CalibrationParams:
     """Fitted calibration; `as_dict` is the JSON that travels in an adapter's manifest.
 
     `temperature` divides the log-probabilities before they are normalised; `ece` and `ece_before` are on validation,
-    the first by two-fold cross-fitting; `unknown` is described in `evaluate.unknown`.
+    the first by two-fold cross-fitting; `unknown` is what `evaluate.unknown.choose` returns.
     """
 
     temperature: float
@@ -36,7 +38,7 @@ class CalibrationParams:
 
 def nll(logits: F64, truth: I64, temperature: float) -> float:
     """Mean negative log-likelihood of the truth at a temperature."""
-    return float(-unknown.log_softmax(logits / temperature)[np.arange(len(truth)), truth].mean())
+    return float(-log_softmax(logits / temperature)[np.arange(len(truth)), truth].mean())
 
 
 def fit_temperature(logits: F64, truth: I64) -> float:
@@ -53,11 +55,6 @@ def fit_temperature(logits: F64, truth: I64) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def probabilities(logits: F64, temperature: float) -> F64:
-    """Calibrated probabilities [n, labels]; rows sum to 1."""
-    return np.asarray(np.exp(unknown.log_softmax(logits / temperature)), dtype=np.float64)
-
-
 WEIGHTS = (0.8, 1.0, 0.9, 0.6, 0.4, 0.2, 0.0)
 """Shares of the readout that are tried; the first one stays unless another is better by GAIN macro-F1 on validation."""
 GAIN = 0.01
@@ -70,12 +67,12 @@ def choose_weight(trie: F64, readout: F64, y: Sequence[str], labels: Sequence[st
     >>> choose_weight(trie, readout, ["a", "b"], ["a", "b"])[0]
     0.8
     """
-    readout = unknown.log_softmax(readout)
-    mixed = {w: unknown.log_softmax((1.0 - w) * trie + w * readout) for w in WEIGHTS}
+    readout = log_softmax(readout)
+    mixed = {w: log_softmax((1.0 - w) * trie + w * readout) for w in WEIGHTS}
     score = {w: metrics.macro_f1(labels, y, [labels[k] for k in p.argmax(axis=1)]) for w, p in mixed.items()}
     best = max(WEIGHTS, key=lambda w: score[w])
-    chosen = best if score[best] > score[WEIGHTS[0]] + GAIN else WEIGHTS[0]
-    return chosen, mixed[chosen]
+    weight = best if score[best] > score[WEIGHTS[0]] + GAIN else WEIGHTS[0]
+    return weight, mixed[weight]
 
 
 def _cross_ece(logits: F64, truth: I64) -> float:
@@ -84,7 +81,7 @@ def _cross_ece(logits: F64, truth: I64) -> float:
     p = np.empty_like(logits)
     for side in (0, 1):
         mine = half == side
-        p[mine] = probabilities(logits[mine], fit_temperature(logits[~mine], truth[~mine]))
+        p[mine] = np.exp(log_softmax(logits[mine] / fit_temperature(logits[~mine], truth[~mine])))
     return metrics.ece(p, truth)
 
 
@@ -143,7 +140,7 @@ def fit(
     return CalibrationParams(
         temperature=temperature,
         ece=_cross_ece(logits, truth),
-        ece_before=metrics.ece(probabilities(logits, 1.0), truth) if len(truth) else 0.0,
+        ece_before=metrics.ece(np.exp(log_softmax(logits)), truth) if len(truth) else 0.0,
         n=len(truth),
         unknown=unknown.choose(fitted_on, judged_on, temperature=temperature, outliers=rows_of(outliers) if outliers else None, seed=seed),
     )

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from trafficllm.core import metrics
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import F64
-from trafficllm.evaluate import bootstrap, metrics
+from trafficllm.evaluate import bootstrap
 
 SHOWN = ("task", "adapter", "version", "macro_f1", "accuracy", "ci95", "split", "mask", "leaky", "seen_by_base", "seeds", "n_test")
 LEAST = 2

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from trafficllm.core import metrics
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64
-from trafficllm.evaluate import bootstrap, metrics
+from trafficllm.evaluate import bootstrap
 
 MIN_UNIQUE = 10
 """A class with fewer unique test contents than this, or without a group of its own in the test part, is not measurable.

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from trafficllm.core.errors import UsageError
 from trafficllm.core.results import Captured, closed
 from trafficllm.core.settings import CodecOptions
-from trafficllm.core.types import FlowBatch, FlowMeta, Record, Scorer, Scores
+from trafficllm.core.types import UNKNOWN, FlowBatch, FlowMeta, Record, Scorer, Scores
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.infer.evidence import Evidence, EvidenceRow, explain
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.registry.versions import Version
 
-UNKNOWN = "unknown"
 CHUNK = 256
 """Flows scored at once: enough for full batches of like length, small enough for constant memory."""
 

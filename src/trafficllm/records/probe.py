@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.types import I64, ORIG, RESP, Facts, Record, Span
 from trafficllm.records.codec import units as u
 from trafficllm.records.codec.canonical import runs
@@ -229,21 +230,4 @@ def _score(values: I64, answers: I64, fitted: int) -> float:
     counts = np.bincount(values[:fitted] * kinds + answers[:fitted], minlength=(int(values.max()) + 1) * kinds).reshape(-1, kinds)
     overall = int(counts.sum(axis=0).argmax())
     guess = np.where(counts.any(axis=1), counts.argmax(axis=1), overall)[values[fitted:]]
-    return _macro(answers[fitted:], guess, kinds)
-
-
-def macro_f1(truth: Sequence[str], guess: Sequence[str]) -> float:
-    """Macro-F1 over the labels that occur in `truth`, 0 where nothing is right."""
-    names = sorted(set(truth) | set(guess))
-    index = {name: k for k, name in enumerate(names)}
-    sides = [np.array([index[name] for name in side], dtype=np.int64) for side in (truth, guess)]
-    return _macro(sides[0], sides[1], len(names))
-
-
-def _macro(truth: I64, guess: I64, kinds: int) -> float:
-    matrix = np.bincount(truth * kinds + guess, minlength=kinds * kinds).reshape(kinds, kinds)
-    right = np.diag(matrix)
-    total = matrix.sum(axis=0) + matrix.sum(axis=1)
-    present = matrix.sum(axis=1) > 0
-    f1 = np.divide(2 * right, total, out=np.zeros(kinds), where=total > 0)
-    return float(f1[present].mean()) if present.any() else 0.0
+    return macro_f1_of_indices(answers[fitted:], guess, kinds)

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from trafficllm.core.metrics import indices
 from trafficllm.core.types import F64, I64, Record
 from trafficllm.evaluate.audit.leaks import AuditRows
 from trafficllm.evaluate.baselines.features import identifiers
-from trafficllm.evaluate.metrics import indices
 
 MOST = 10_000
 _TREES = 40

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trafficllm.core import metrics
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.types import F64, I64
-from trafficllm.evaluate import metrics
-from trafficllm.evaluate.baselines import probes
 
 Vectors = npt.NDArray[np.float32]
 NEIGHBOURS = (1, 5, 15)
@@ -111,7 +111,7 @@ def probe(name: str, labels: Sequence[str], train: Side, val: Side | None, asked
         sides = [(X[h::2], y[h::2], X[1 - h :: 2], y[1 - h :: 2]) for h in (0, 1) if len(y) > 1]
 
     def score(setting: float) -> float:
-        found = [probes.macro(truth, ask(a, b, seen, width, setting).argmax(axis=1), width) for a, b, seen, truth in sides]
+        found = [macro_f1_of_indices(truth, ask(a, b, seen, width, setting).argmax(axis=1), width) for a, b, seen, truth in sides]
         return float(np.mean(found)) if found else 0.0
 
     best = max(settings, key=score)

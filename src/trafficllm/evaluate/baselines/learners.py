@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from trafficllm.core.metrics import indices
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, I64, FlowMeta, Record
 from trafficllm.evaluate.baselines import features
-from trafficllm.evaluate.metrics import indices
 from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.dataset.dataset import Dataset

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trafficllm.core.files import hash64
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.types import F64, I64
-from trafficllm.evaluate.metrics import f1
 
 BINS = 64
 FOLDS = 5
@@ -50,36 +50,17 @@ def fit_field(X: F64, y: I64, column: int, classes: int) -> FieldModel:
     return FieldModel(column, edges, counts.reshape(-1, classes).argmax(axis=1).astype(np.int64))
 
 
-def macro(truth: I64, guess: I64, classes: int) -> float:
-    """Macro-F1 of class indices over classes that occur; a truth of -1 is left out."""
-    known = truth >= 0
-    truth, guess = truth[known], guess[known]
-    true = np.bincount(truth, minlength=classes).astype(np.float64)
-    predicted = np.bincount(guess, minlength=classes).astype(np.float64)
-    hit = np.bincount(truth[truth == guess], minlength=classes).astype(np.float64)
-    present = true > 0
-    return float(f1(hit, true, predicted)[present].mean()) if present.any() else 0.0
-
-
 def field_scores(X: F64, y: I64, X_val: F64, y_val: I64, classes: int) -> list[tuple[float, FieldModel]]:
     """Validation macro-F1 of each column's one-field model, best first; constant columns left out."""
     varies = np.flatnonzero((X[:1] != X).any(axis=0)) if len(X) else np.array([], dtype=np.int64)
     models = [fit_field(X, y, int(column), classes) for column in varies]
-    scored = [(macro(y_val, model.predict(X_val), classes), model) for model in models]
+    scored = [(macro_f1_of_indices(y_val, model.predict(X_val), classes), model) for model in models]
     return sorted(scored, key=lambda pair: (-pair[0], pair[1].column))
 
 
 def field_of(name: str) -> str:
     """The field a column belongs to: `size[3]` -> `size`, `payload.orig[7]` -> `payload.orig`."""
     return name.split("[", 1)[0]
-
-
-def best_by_field(names: Sequence[str], X: F64, y: I64, *, X_val: F64, y_val: I64, classes: int) -> dict[str, float]:
-    """Best single-column validation macro-F1 of each field, best field first."""
-    best: dict[str, float] = {}
-    for score, model in field_scores(X, y, X_val, y_val, classes):
-        best.setdefault(field_of(names[model.column]), score)
-    return best
 
 
 def above_chance(truth: I64, guess: I64, classes: int) -> float:
@@ -160,7 +141,7 @@ class Question:
             if len(train) and len(asked):
                 exact[asked] = _by_value(values[train], y[train], values[asked], self.classes)
                 binned[asked] = fit_field(values[train, None], y[train], 0, self.classes).predict(values[asked, None])
-        told = [(macro(y, g, self.classes), above_chance(y, g, self.classes)) for g in (exact, binned) if (g >= 0).all()]
+        told = [(macro_f1_of_indices(y, g, self.classes), above_chance(y, g, self.classes)) for g in (exact, binned) if (g >= 0).all()]
         common = np.full(len(y), np.bincount(y).argmax())
-        chance = min(max(macro(y, common, self.classes), 1.0 / len(np.unique(y))), 0.99)
+        chance = min(max(macro_f1_of_indices(y, common, self.classes), 1.0 / len(np.unique(y))), 0.99)
         return (*max(told, default=(0.0, 0.0)), chance)

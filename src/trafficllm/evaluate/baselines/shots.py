@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.files import hash64
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.types import F64
-from trafficllm.evaluate.baselines import probes
 from trafficllm.evaluate.baselines.learners import VIEWS, Data, Part, fit_booster, fit_forest
 
 SIZES = (5, 10, 20, 50)
@@ -71,4 +71,4 @@ def _score(data: Data, view: str, params: Mapping[str, Any]) -> float:
         return 0.0
     blind = Data(data.labels, data.train, Part((), ()), seed=data.seed, threads=data.threads)
     guess = fit_booster(blind, view, params)(data.matrix("val", view)).argmax(axis=1)
-    return probes.macro(data.truth("val"), guess, len(data.labels))
+    return macro_f1_of_indices(data.truth("val"), guess, len(data.labels))

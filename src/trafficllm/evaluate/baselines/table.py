@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate.baselines import features, probes
@@ -68,7 +69,7 @@ class Fitted:
 def _val_score(data: Data, view: str, model: Model) -> float:
     truth = data.truth("val")
     guess = model(data.matrix("val", view)).argmax(axis=1) if len(truth) else truth
-    return probes.macro(truth, guess, len(data.labels))
+    return macro_f1_of_indices(truth, guess, len(data.labels))
 
 
 def _majority(data: Data) -> tuple[str, Model, dict[str, Any]]:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.metrics import macro_f1
 from trafficllm.core.types import F64, Record
 from trafficllm.evaluate.baselines.features import everything, sizes_times
 from trafficllm.evaluate.fidelity.fields import CONTINUOUS, FIELDS, Extract, Quantity, emd, jsd, pooled, summed
 from trafficllm.evaluate.fidelity.samplers import SAMPLERS, sample
-from trafficllm.evaluate.metrics import macro_f1
 from trafficllm.records.codec.canonical import canonical
 
 DRAWS = 10

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from trafficllm.core import metrics
 from trafficllm.core.types import Record, Scorer
-from trafficllm.evaluate import bootstrap, metrics
+from trafficllm.evaluate import bootstrap
 from trafficllm.evaluate.shift.records import Shift, forge, perturbations, random_payload
 from trafficllm.evaluate.shift.wire import Flow, read_again, shifted
 from trafficllm.evaluate.shift.wire_shifts import WIRE

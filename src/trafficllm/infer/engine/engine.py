@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
+from trafficllm.core.calibration import softmax
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64, Prompt, Scores
 from trafficllm.infer.engine.forward import batches, forward_at, packed
@@ -189,7 +190,7 @@ class Engine:
         log_p = log_p[rows_of]
         states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
         last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
-        return Scores(answer.labels, _normalised(log_p), log_p, last, pooled, second)
+        return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second)
 
     def reads_out(self, adapter: str, labels: Sequence[str]) -> bool:
         """Whether a resident adapter has a readout for these labels."""
@@ -276,10 +277,3 @@ def _distinct(ids: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[i
     place: dict[tuple[int, ...], int] = {}
     rows = [place.setdefault(tuple(row), len(place)) for row in ids]
     return [list(row) for row in place], rows
-
-
-def _normalised(log_p: F64) -> F64:
-    if not log_p.size:
-        return log_p
-    p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
-    return np.asarray(p / p.sum(axis=1, keepdims=True))

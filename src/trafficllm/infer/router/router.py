@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.errors import UsageError
-from trafficllm.core.types import F64
+from trafficllm.core.types import F64, NONE
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router.wording import SEVERAL, Wording
 from trafficllm.records import prompts
 
-NONE = "none"
 THRESHOLD = 0.3
 """A question that names two tasks splits its probability between them, three tasks at most leave .33 each. On training authors
 kept for validation, exact task sets: .577 at .2, .611 at .3, .625 at .4, where a third task can no longer be named."""

@@ -7,8 +7,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trafficllm.core.files import sha256_bytes
-from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.core.metrics import auroc
+from trafficllm.core.sampling import every_nth
+from trafficllm.core.types import NONE, ProgressSink, Silent
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
@@ -18,7 +22,6 @@ if TYPE_CHECKING:
     from trafficllm.registry.store import Registry
 
 ROUTER = "ROUTER"
-NONE = "none"
 _VALIDATION_SHARE = 8
 """One author in eight of the training part is kept for validation: a router that knows only its authors' habits is not kept."""
 
@@ -78,13 +81,13 @@ def learn_router(
     from trafficllm.records.instructions import load
 
     sink = progress or Silent()
-    instructions = evenly(load("train"), limit)
+    instructions = every_nth(load("train"), limit)
     data = instruct_data(load_tasks(), instructions)
     report = tune_instruct(base, data, out, options, sink)
     engine = Engine(base)
     engine.add_adapter(ROUTER, out)
     router = Router(engine, ROUTER, data.labels[:-1], wording=(shipped(),))
-    held = evenly(load("heldout"), held_out)
+    held = every_nth(load("heldout"), held_out)
     alone, heard = zip(*router.both([row.text for row in held]), strict=True)
     bare = _figures(held, alone)
     figures = {**_figures(held, heard), "alone": {key: bare[key] for key in ("accuracy", "single_accuracy", "none_auroc")}}
@@ -111,11 +114,6 @@ def learn_router(
     }
 
 
-def evenly(rows: Sequence[Instruction], limit: int | None) -> list[Instruction]:
-    """Every n-th row, so that at most `limit` are left and all authors keep their share."""
-    return list(rows[:: -(-len(rows) // limit)] if limit is not None and limit < len(rows) else rows)
-
-
 def base_facts(base: Base) -> dict[str, Any]:
     """What an adapter's manifest says of the base it was made on."""
     from trafficllm.records.codec.units import codec_hash
@@ -132,6 +130,7 @@ def exact(held: Sequence[Instruction], routes: Sequence[Any], tasks: Collection[
 
 def _figures(held: Sequence[Instruction], routes: Sequence[Any]) -> dict[str, Any]:
     right = exact(held, routes)
+    none, foreign = np.array([route.none for route in routes]), np.array([not row.tasks for row in held], dtype=bool)
     commonest = Counter(frozenset(row.tasks) for row in held).most_common(1)[0][1] if held else 0
     single = [k for k, row in enumerate(held) if len(row.tasks) == 1]
     return {
@@ -139,7 +138,7 @@ def _figures(held: Sequence[Instruction], routes: Sequence[Any]) -> dict[str, An
         "accuracy": sum(right) / max(len(right), 1),
         "single_accuracy": sum(right[k] for k in single) / max(len(single), 1),
         "majority": commonest / max(len(held), 1),
-        "none_auroc": auroc([route.none for route in routes], [not row.tasks for row in held]),
+        "none_auroc": auroc(none[foreign], none[~foreign]),
         "by_style": _by_style(held, right),
         "examples": [{"question": held[k].text, **routes[k].row()} for k in _examples(held, right)],
     }
@@ -157,20 +156,3 @@ def _examples(held: Sequence[Instruction], right: Sequence[bool]) -> list[int]:
     wrong = [k for k, hit in enumerate(right) if not hit and len(held[k].text) < 160]
     good = [k for k, hit in enumerate(right) if hit and len(held[k].text) < 160]
     return sorted(good[:: max(1, len(good) // 4)][:4] + wrong[:: max(1, len(wrong) // 2)][:2])
-
-
-def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """Area under the ROC curve by ranks, ties counted half; .5 where one side is empty.
-
-    >>> auroc([0.9, 0.2], [True, False])
-    1.0
-    """
-    above = sum(
-        1.0 if a > b else 0.5 if a == b else 0.0
-        for a, yes in zip(scores, positive, strict=True)
-        if yes
-        for b, other in zip(scores, positive, strict=True)
-        if not other
-    )
-    pairs = sum(positive) * (len(positive) - sum(positive))
-    return above / pairs if pairs else 0.5

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trafficllm.core.types import F64
+from trafficllm.core.types import F64, NONE
 from trafficllm.infer.router.phrases import KINDS, Keys, phrases
 from trafficllm.infer.router.wording import SEVERAL, Table, Wording, glossary_hash
-from trafficllm.lifecycle.adapters.learn_router import NONE
 
 Found = Sequence[Mapping[str, tuple[Keys, NDArray[np.int64]]]]
 F32 = NDArray[np.float32]

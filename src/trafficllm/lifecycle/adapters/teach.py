@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import slug
-from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters.learn_router import NONE, ROUTER, answers, base_facts, by_author, evenly, exact
+from trafficllm.core.sampling import every_nth
+from trafficllm.core.types import NONE, ProgressSink
+from trafficllm.lifecycle.adapters.learn_router import ROUTER, answers, base_facts, by_author, exact
 from trafficllm.records.prompts import routing
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def teach(
         return None
     progress.update("router", 0, None)
     known = [name for name in facts_of_old["labels"] if name != NONE]
-    asked, engine = evenly(load("heldout"), HELD_OUT), Engine(base)
+    asked, engine = every_nth(load("heldout"), HELD_OUT), Engine(base)
     if live is not None:
         engine.add_adapter("before", live.path)
     heard = (shipped(),) if live is None else of_version(live.path)
@@ -122,10 +123,10 @@ def teach(
     before_alone, before = _shares(old, asked, known)
     if live is None and before_alone < LEAST:
         return None
-    data = _data(task, labels, known, evenly(load("train"), REPLAYED))
+    data = _data(task, labels, known, every_nth(load("train"), REPLAYED))
     tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path if live else None)
     engine.add_adapter("after", out)
-    _add_wording(task, labels, evenly(load("train"), WORDED), out, live)
+    _add_wording(task, labels, every_nth(load("train"), WORDED), out, live)
     new = Router.of(engine, "after", facts_of_old, [*known, task.id], wording=of_version(out))
     after_alone, after = _shares(new, asked, new.tasks)
     found = [dict(route.tasks) for route in new.stream(instructions(task, labels, held=True))]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import UsageError
+from trafficllm.core.types import UNKNOWN
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
 
-UNKNOWN = "unknown"
 _BAD = frozenset({"malicious", "attack", "botnet"})
 
 

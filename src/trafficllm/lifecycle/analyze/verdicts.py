@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import FlowMeta, FlowStream, ProgressSink, Record, Silent
-from trafficllm.lifecycle.analyze.analysis import UNKNOWN, Analysis
+from trafficllm.core.types import UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
+from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import counts_body
 from trafficllm.lifecycle.tasks import route as routed_to
 

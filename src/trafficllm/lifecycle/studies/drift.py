@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.sampling import every_nth
 from trafficllm.core.types import F64, FlowMeta, ProgressSink, Record, Scores
 from trafficllm.lifecycle.datasets import is_data_set
 from trafficllm.lifecycle.studies import scoring
@@ -78,7 +79,7 @@ def drift(
     masked = [dataset.mask(record) for record in flows.records]
     progress.update("scoring", 1, None)
     scores = scoring.score_records(scorer, masked)
-    train = _thin(dataset.indices("train"), most)
+    train = every_nth(dataset.indices("train"), most)
     line = cal.threshold(scorer.calibration)
     found = compared(
         dataset.records(train),
@@ -113,10 +114,6 @@ def drift(
     return body
 
 
-def _thin(rows: list[int], most: int) -> list[int]:
-    return rows[:: -(-len(rows) // most) or 1] if most else rows
-
-
 def _live(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut, most: int) -> Live:
     """Live flows as the data set would have seen them: the same cut, chores left out where the task leaves them out."""
     from trafficllm.capture.files.cut import Cut
@@ -124,14 +121,14 @@ def _live(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut
 
     if len(live) == 1 and is_data_set(live[0]):
         other = load(live[0])
-        rows = _thin(sorted(row for name in ("train", "val", "test") for row in other.indices(name)), most)
+        rows = every_nth(sorted(row for name in ("train", "val", "test") for row in other.indices(name)), most)
         return Live(other.raw_records(rows), other.meta(rows), other.labels_of(rows), Cut())
     found = list(_read(workspace, dataset, live, cut))
     if not found:
         hint = "name captures with flows of the kinds that the task looks at"
         raise InputError("input.no_flows", "no live flow to compare", input=str(live[0]), hint=hint)
     found.sort(key=lambda row: row[1].ts)
-    kept = [found[k] for k in _thin(list(range(len(found))), most)]
+    kept = [found[k] for k in every_nth(list(range(len(found))), most)]
     return Live([r for r, _, _ in kept], [m for _, m, _ in kept], [label for _, _, label in kept], cut)
 
 

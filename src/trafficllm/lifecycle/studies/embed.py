@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_write
+from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.lifecycle.datasets import is_data_set
 from trafficllm.lifecycle.studies import scoring
@@ -62,7 +63,7 @@ def beside(workspace: Workspace, exam: Exam, *, seen: str, seed: int) -> dict[st
         raise UsageError("usage.embedding", "the frozen representation is not probed over folds", input="--embedding", hint=hint)
     embedder = frozen(workspace, dataset.task, pool="layers", codec=dataset.codec)
     rows, y = scoring.rows(dataset, "train", exam.labels)
-    train = side(embedder, dataset, [rows[k] for k in scoring.spread(y, TRAIN)])
+    train = side(embedder, dataset, [rows[k] for k in evenly_over_labels(y, TRAIN)])
     val = None if VALIDATION in exam.leaky else side(embedder, dataset, scoring.rows(dataset, "val", exam.labels)[0][:TRAIN])
     asked = side(embedder, dataset, judged)
     out: dict[str, Any] = {"base": str(workspace.base.manifest.get("name", "")), "width": asked.vectors.shape[1], "train": len(train.y)}

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.sampling import every_nth
 from trafficllm.core.types import F64
 from trafficllm.lifecycle.studies import scoring
 
@@ -57,7 +58,7 @@ class Exam:
     def rows(self) -> tuple[list[int], ...]:
         """Judged rows of each data set."""
         found = (scoring.rows(dataset, self.part, self.labels)[0] for dataset in self.sets)
-        return tuple(rows[:: -(-len(rows) // self.most)] if self.most and rows else rows for rows in found)
+        return tuple(every_nth(rows, self.most) for rows in found)
 
     @cached_property
     def truth(self) -> list[str]:

@@ -220,7 +220,7 @@ def table(exam: Exam, found: Mapping[str, Mapping[str, Any]], seen: str, seed: i
 
 def curves(rows: Mapping[str, tuple[Sequence[str], F64]], truth: Sequence[str]) -> dict[str, Any]:
     """Reliability and risk-coverage points of each row of the table."""
-    from trafficllm.evaluate import metrics
+    from trafficllm.core import metrics
 
     out = {}
     for name, (labels, p) in rows.items():
@@ -244,7 +244,7 @@ def _cascade(workspace: Workspace, exam: Exam, paper: Paper, found: Mapping[str,
 
 def _unknown(exam: Exam, paper: Paper) -> dict[str, Any] | None:
     """How well the first adapter tells test flows of labels it never learnt; None where there are none."""
-    from trafficllm.evaluate import metrics
+    from trafficllm.core import metrics
     from trafficllm.infer import calibration as cal
     from trafficllm.lifecycle.studies import scoring
 
@@ -259,7 +259,7 @@ def _unknown(exam: Exam, paper: Paper) -> dict[str, Any] | None:
         "labels": sorted(set(y)),
         "n": len(rows),
         "auroc": metrics.auroc(foreign, known),
-        "fpr_at_tpr95": metrics.missed_at(foreign, known, 0.95),
-        "tpr_at_fpr05": metrics.found_at(foreign, known, 0.05),
+        "fpr_at_tpr95": metrics.fpr_at_tpr(foreign, known, 0.95),
+        "tpr_at_fpr05": metrics.tpr_at_fpr(foreign, known, 0.05),
         "called_unknown": float((foreign > cal.threshold(scorer.calibration)).mean()),
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.machine import cores
+from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import Scores
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int =
         scores, chosen = _weighed(scorer, dataset, val, y_val)
         scorer.calibration |= chosen
     train, y_train = rows(dataset, "train", scorer.labels)
-    some = spread(y_train, bank)
+    some = evenly_over_labels(y_train, bank)
     known = scorer.score(dataset.records([train[k] for k in some]))
     fitted = fitting.fit(
         scores.logits,
@@ -89,6 +90,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int =
 
 def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequence[str]) -> tuple[Scores, dict[str, float]]:
     """Scores of validation rows by the readout's best weight, and that weight as calibration; as they are where there is no readout."""
+    from trafficllm.core.calibration import softmax
     from trafficllm.evaluate import calibrate as fitting
     from trafficllm.infer.engine.scorer import WEIGHT
 
@@ -99,16 +101,7 @@ def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequen
     scorer.calibration = past
     assert trie.readout is not None
     weight, logits = fitting.choose_weight(trie.logits, trie.readout.astype("float64"), y, scorer.labels)
-    return replace(trie, logits=logits, probabilities=fitting.probabilities(logits, 1.0)), {WEIGHT: weight}
-
-
-def spread(y: Sequence[str], size: int) -> list[int]:
-    """At most `size` rows, as many of each label as can be, evenly over the data set's order."""
-    by_label: dict[str, list[int]] = {}
-    for k, label in enumerate(y):
-        by_label.setdefault(label, []).append(k)
-    share = max(1, size // max(len(by_label), 1))
-    return sorted(k for members in by_label.values() for k in members[:: -(-len(members) // share)])
+    return replace(trie, logits=logits, probabilities=softmax(logits)), {WEIGHT: weight}
 
 
 def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> Scores:

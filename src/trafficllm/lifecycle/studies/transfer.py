@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import F64, ProgressSink, Silent
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.lifecycle.studies.embed import frozen, side
@@ -145,7 +146,7 @@ def _shots(
         raise UsageError("usage.shots", "at least one shot and one draw", input="--shots", hint="--shots 5 --draws 3")
     dataset = exam.sets[0]
     rows, y = scoring.rows(dataset, "train", exam.labels)
-    kept = scoring.spread(y, POOL)
+    kept = evenly_over_labels(y, POOL)
     pool, names = [rows[k] for k in kept], [y[k] for k in kept]
     learners = _learners(workspace, exam, chosen, pool, max_seconds=max_seconds)
     content = dataset.hashes(pool)

@@ -76,17 +76,3 @@ def predict(
                     best = children[int(logits[place, children].argmax())]
                     at[open_rows[k]] = trie.forced((*prefix, best))
     return [where[at[row]] for row in range(len(prompts))]
-
-
-def macro_f1(truth: Sequence[int], predicted: Sequence[int]) -> float:
-    """Mean F1 over the classes that occur in `truth`.
-
-    >>> macro_f1([0, 0, 1], [0, 0, 0])
-    0.4
-    """
-    scores = []
-    for label in sorted(set(truth)):
-        hits = sum(1 for a, b in zip(truth, predicted, strict=True) if a == b == label)
-        named = sum(1 for b in predicted if b == label) + sum(1 for a in truth if a == label)
-        scores.append(2 * hits / named)
-    return sum(scores) / max(len(scores), 1)

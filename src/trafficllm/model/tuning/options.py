@@ -18,8 +18,6 @@ from trafficllm.model.base.load import Base
 REPORT = "tune.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-NONE = "none"
-"""Stage 1's answer to a question that asks for no task."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from typing import Any
 
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import atomic_dir, hash64
+from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import TuneOptions
-from trafficllm.core.types import Prompt, Silent
+from trafficllm.core.types import NONE, Prompt, Silent
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import Base
@@ -21,8 +22,8 @@ from trafficllm.model.tuning import processes
 from trafficllm.model.tuning.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.tuning.collate import Sample, StepData, common
 from trafficllm.model.tuning.encode import Encoder
-from trafficllm.model.tuning.eval_step import loss_and_first, macro_f1, predict
-from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, NONE, Job, TuneData, TuneReport, class_weights, peak_bytes
+from trafficllm.model.tuning.eval_step import loss_and_first, predict
+from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, Job, TuneData, TuneReport, class_weights, peak_bytes
 from trafficllm.model.tuning.trainer import HEAD, AnswerTrainer, checkpoints, ordered_callbacks
 from trafficllm.model.tuning.trie import LabelTrie
 
@@ -108,7 +109,7 @@ def _validator(rows: Rows, data: TuneData, options: TuneOptions, pad: int) -> Ca
             return {"val_loss": loss, "score": -loss}
         truth = [rows.places[data.val_answers[k]] for k in chosen]
         named = predict(model, prompts, rows.trie, **settings, begun=begun)
-        score = macro_f1(truth, named)
+        score = macro_f1_of_indices(truth, named, len(rows.trie.labels))
         hits = sum(a == b for a, b in zip(truth, named, strict=True)) / len(truth)
         # The loss breaks ties between looks of equal F1, which small validation sets have many of.
         return {"val_loss": loss, "val_macro_f1": score, "val_accuracy": hits, "score": score - 0.1 * min(loss, 5.0)}

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core.types import UNKNOWN
+
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.core.errors import TrafficLLMError
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
 
-UNKNOWN = "unknown"
 _SHOWN = 20
 _FRAMES = 6
 _PACKETS_FROM, _COMMUNITY_FROM = 90, 130

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
-from trafficllm.evaluate import bootstrap, metrics
+from trafficllm.core import metrics
+from trafficllm.core.sampling import evenly_over_labels, every_nth
 
 LABELS = ["a", "b", "c"]
 
@@ -37,8 +38,8 @@ def test_threshold_keeps_false_alarms_at_or_under_the_share() -> None:
     rng = np.random.default_rng(2)
     for n in (1, 7, 20, 333):
         known = rng.normal(size=n)
-        assert (known > metrics.threshold_at(known, 0.05)).mean() <= 0.05
-    assert metrics.found_at(np.full(4, 9.0), known) == 1.0
+        assert (known > metrics.threshold_at_fpr(known, 0.05)).mean() <= 0.05
+    assert metrics.tpr_at_fpr(np.full(4, 9.0), known) == 1.0
 
 
 def test_ece_and_brier_of_a_known_case() -> None:
@@ -56,40 +57,31 @@ def test_risk_falls_with_coverage_when_confidence_is_good() -> None:
     assert rows[-1] == {"coverage": 1.0, "risk": pytest.approx(0.5)}
 
 
-def test_bootstrap_point_equals_macro_f1() -> None:
+def test_macro_f1_of_indices_is_that_of_names() -> None:
     truth, guess = _rows()
-    counts = bootstrap.count_groups(LABELS, truth, guess, [i % 11 for i in range(200)])
-    assert counts.macro_f1(np.ones((1, 11)))[0] == pytest.approx(metrics.macro_f1(LABELS, truth, guess))
+    place = {label: k for k, label in enumerate(LABELS)}
+    truth, guess = [*truth, "c", "a"], [*guess, "unknown", "unknown"]
+    codes = [[place.get(label, -1) for label in side] for side in (truth, guess)]
+    assert metrics.macro_f1_of_indices(*codes, 3) == metrics.macro_f1(LABELS, truth, guess)
+    assert metrics.macro_f1_of_indices([0, 1, -1], [0, 0, 1], 2) == pytest.approx(1 / 3), "rows without a truth are left out"
+    assert metrics.macro_f1_of_indices([0, 1], [2, 2], 3) == 0.0
+    assert metrics.macro_f1_of_indices([], [], 3) == 0.0
 
 
-def test_interval_is_seeded_holds_the_point_and_widens_with_fewer_groups() -> None:
-    truth, guess = _rows(600)
-    many = [bootstrap.count_groups(LABELS, truth, guess, list(range(600)))]
-    few = [bootstrap.count_groups(LABELS, truth, guess, sorted(i % 6 for i in range(600)))]
-    low, high = bootstrap.interval(many)
-    assert bootstrap.interval(many) == (low, high)
-    assert low < metrics.macro_f1(LABELS, truth, guess) < high
-    assert high - low > 0.02
-    assert bootstrap.interval([bootstrap.count_groups(LABELS, truth, guess, [0] * 600)]) == (0.0, 1.0)
-    assert len(few[0].true) == 6
+def test_rates_at_a_threshold() -> None:
+    negative, positive = np.arange(100.0), np.arange(90.0, 110.0)
+    assert metrics.threshold_at_fpr(negative, 0.05) == 94.0
+    assert metrics.tpr_at_fpr(positive, negative, 0.05) == pytest.approx(15 / 20)
+    assert metrics.fpr_at_tpr(positive, negative, 0.95) == pytest.approx(9 / 100)
+    assert metrics.auroc(positive, negative[:0]) == 0.5
 
 
-def test_grouped_interval_is_wider_when_groups_agree() -> None:
-    truth = ["a", "b"] * 300
-    group = [i // 60 for i in range(600)]
-    guess = [t if g % 2 else "a" for t, g in zip(truth, group, strict=True)]
-    wide = bootstrap.interval([bootstrap.count_groups(["a", "b"], truth, guess, group)])
-    narrow = bootstrap.interval([bootstrap.count_groups(["a", "b"], truth, guess, list(range(600)))])
-    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
-
-
-def test_paired_lower_bound() -> None:
-    truth, guess = _rows(600)
-    group = [i % 40 for i in range(600)]
-    better = bootstrap.paired(LABELS, truth, guess, truth, group)
-    assert better.after == 1.0
-    assert better.lower > 0.1
-    same = bootstrap.paired(LABELS, truth, guess, guess, group)
-    assert same.lower == 0.0
-    assert bootstrap.paired(LABELS, truth, truth, guess, group).lower < -0.1
-    assert bootstrap.paired(LABELS, truth, guess, truth, [0] * 600).lower == -1.0
+def test_rows_are_thinned_evenly_over_labels() -> None:
+    y = ["a"] * 90 + ["b"] * 5 + ["c"] * 30
+    drawn = [y[k] for k in evenly_over_labels(y, 30)]
+    assert drawn.count("b") == 5
+    assert 8 <= drawn.count("a") <= 10
+    assert 8 <= drawn.count("c") <= 10
+    assert every_nth([], 3) == []
+    assert every_nth([1, 2], 0) == [1, 2]
+    assert all(len(every_nth(list(range(n)), most)) <= most for n in range(40) for most in range(1, 40))

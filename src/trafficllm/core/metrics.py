@@ -58,14 +58,32 @@ def per_class(labels: Sequence[str], counts: I64) -> dict[str, dict[str, float]]
 
 
 def macro_f1(labels: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str]) -> float:
-    """Unweighted mean F1 over the labels that occur in `y_true`; 0 for no rows.
+    """Unweighted mean F1 over the labels that occur in `y_true`; 0 for no rows. ValueError where a truth is not in `labels`.
 
     >>> round(macro_f1(["a", "b"], ["a", "a", "b"], ["a", "b", "b"]), 3)
     0.667
     """
-    table = per_class(labels, confusion(labels, y_true, y_pred))
-    present = [row["f1"] for row in table.values() if row["support"]]
-    return float(np.mean(present)) if present else 0.0
+    return _mean_f1(confusion(labels, y_true, y_pred))
+
+
+def macro_f1_of_indices(truth: Sequence[int] | I64, predicted: Sequence[int] | I64, classes: int) -> float:
+    """`macro_f1` of class indices in 0..classes-1; rows whose truth is -1 are left out, a prediction of -1 is wrong.
+
+    >>> macro_f1_of_indices([0, 0, 1], [0, 0, 0], 2)
+    0.4
+    """
+    rows, columns = np.asarray(truth, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    judged = rows >= 0
+    column = np.where(columns < 0, classes, columns)[judged]
+    counts = np.bincount(rows[judged] * (classes + 1) + column, minlength=classes * (classes + 1))
+    return _mean_f1(counts.reshape(classes, classes + 1))
+
+
+def _mean_f1(counts: I64) -> float:
+    """Mean F1 over the rows of `confusion` counts that have any."""
+    true = counts.sum(axis=1).astype(np.float64)
+    scores = f1(counts.diagonal().astype(np.float64), true, counts.sum(axis=0)[:-1].astype(np.float64))
+    return float(scores[true > 0].mean()) if true.any() else 0.0
 
 
 def accuracy(y_true: Sequence[str], y_pred: Sequence[str]) -> float:
@@ -100,40 +118,44 @@ def brier(probabilities: F64, truth: I64) -> float:
     if not len(truth):
         return 0.0
     target = np.zeros_like(probabilities)
-    known = truth >= 0
-    target[np.flatnonzero(known), truth[known]] = 1.0
+    labelled = truth >= 0
+    target[np.flatnonzero(labelled), truth[labelled]] = 1.0
     return float(np.mean(((probabilities - target) ** 2).sum(axis=1)))
 
 
-def auroc(unknown: F64, known: F64) -> float:
-    """P(unknown row scores above known row), ties half (Mann-Whitney); .5 where one side is empty."""
-    if not len(unknown) or not len(known):
+def auroc(positive: F64, negative: F64) -> float:
+    """Area under the ROC curve: P(a positive row scores above a negative one), ties half (Mann-Whitney); .5 where one side is empty.
+
+    >>> auroc(np.array([0.9, 0.2]), np.array([0.2, 0.1]))
+    0.875
+    """
+    if not len(positive) or not len(negative):
         return 0.5
-    ordered = np.sort(known)
-    below = np.searchsorted(ordered, unknown, side="left")
-    upto = np.searchsorted(ordered, unknown, side="right")
-    return float((below + upto).sum() / (2.0 * len(unknown) * len(known)))
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left")
+    upto = np.searchsorted(ordered, positive, side="right")
+    return float((below + upto).sum() / (2.0 * len(positive) * len(negative)))
 
 
-def threshold_at(known: F64, share: float = 0.05) -> float:
-    """The smallest of the known scores that at most `share` of them exceed; +inf for no rows."""
-    if not len(known):
+def threshold_at_fpr(negative: F64, fpr: float = 0.05) -> float:
+    """The smallest negative score that at most a share `fpr` of them exceed; +inf for no rows."""
+    if not len(negative):
         return float("inf")
-    ordered = np.sort(known)
-    return float(ordered[len(ordered) - 1 - int(np.floor(share * len(ordered)))])
+    ordered = np.sort(negative)
+    return float(ordered[len(ordered) - 1 - int(np.floor(fpr * len(ordered)))])
 
 
-def found_at(unknown: F64, known: F64, share: float = 0.05) -> float:
-    """Share of unknown rows above the threshold with `share` false alarms on `known` (TPR at 5 % FPR)."""
-    return float((unknown > threshold_at(known, share)).mean()) if len(unknown) else 0.0
+def tpr_at_fpr(positive: F64, negative: F64, fpr: float = 0.05) -> float:
+    """Share of positive rows above the threshold that a share `fpr` of negative rows exceed."""
+    return float((positive > threshold_at_fpr(negative, fpr)).mean()) if len(positive) else 0.0
 
 
-def missed_at(unknown: F64, known: F64, share: float = 0.95) -> float:
-    """Share of known rows called unknown by the threshold that finds `share` of the unknown ones (FPR at 95 % TPR)."""
-    if not len(unknown) or not len(known):
+def fpr_at_tpr(positive: F64, negative: F64, tpr: float = 0.95) -> float:
+    """Share of negative rows at or above the threshold that a share `tpr` of positive rows reach."""
+    if not len(positive) or not len(negative):
         return 0.0
-    ordered = np.sort(unknown)
-    return float((known >= ordered[int(np.floor((1.0 - share) * len(ordered)))]).mean())
+    ordered = np.sort(positive)
+    return float((negative >= ordered[int(np.floor((1.0 - tpr) * len(ordered)))]).mean())
 
 
 def risk_coverage(confidence: F64, correct: F64, points: int = 101) -> list[dict[str, float]]:
@@ -142,5 +164,5 @@ def risk_coverage(confidence: F64, correct: F64, points: int = 101) -> list[dict
         return []
     order = np.argsort(-confidence, kind="stable")
     wrong = np.cumsum(1.0 - correct[order])
-    kept = np.unique(np.ceil(np.linspace(0, 1, points)[1:] * len(order)).astype(int))
-    return [{"coverage": float(k / len(order)), "risk": float(wrong[k - 1] / k)} for k in kept]
+    answered = np.unique(np.ceil(np.linspace(0, 1, points)[1:] * len(order)).astype(int))
+    return [{"coverage": float(n / len(order)), "risk": float(wrong[n - 1] / n)} for n in answered]
