@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,11 @@ from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.settings import Config
 from trafficllm.core.types import NONE
 from trafficllm.lifecycle.adapters.learn_router import answers, instruct_data
-from trafficllm.lifecycle.adapters.register import _workdir, register
+from trafficllm.lifecycle.adapters.register import _definition, _workdir, register
 from trafficllm.lifecycle.bases.tuning import tune_options
 from trafficllm.lifecycle.workspace import Workspace, quickstart_registry, registry_root
 from trafficllm.records.instructions import Instruction
+from trafficllm.surface.cli.adapter import _ask_notable
 
 
 def test_a_quickstart_answers_until_there_is_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +55,36 @@ def test_bad_folders_and_tasks_are_refused_before_any_work(tmp_path: Path) -> No
     with pytest.raises(InputError):
         attempt(tmp_path / "in", "FIELD")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def _labelled(folder: Path) -> Path:
+    for label in ("malware", "office"):
+        (folder / label).mkdir(parents=True)
+        (folder / label / "a.pcap").write_bytes(b"")
+    return folder
+
+
+def test_notable_labels_are_checked_before_any_work(tmp_path: Path) -> None:
+    workspace, folder = Workspace(registry=str(tmp_path / "r")), _labelled(tmp_path / "in")
+    assert _definition(workspace, folder, "MINE", ["malware"]).notable == ("malware",)
+    assert _definition(workspace, folder, "MINE", []).notable == ()
+    with pytest.raises(UsageError, match="malwar"):
+        register(workspace, folder, "MINE", notable=["malwar"])
+    with pytest.raises(UsageError, match="malicious"):
+        register(workspace, folder, "MTD", notable=["malware"])
+
+
+def test_a_task_of_ones_own_is_asked_what_is_notable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, folder = Workspace(registry=str(tmp_path / "r")), _labelled(tmp_path / "in")
+    monkeypatch.setattr("sys.stdin", io.StringIO("malware, office\n"))
+    assert _ask_notable(workspace, folder, "MINE") == []
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert _ask_notable(workspace, folder, "mtd") == []
+    assert _ask_notable(workspace, folder, "MINE") == ["malware", "office"]
+    assert "malware, office" in capsys.readouterr().err
 
 
 def test_questions_of_stage_1() -> None:

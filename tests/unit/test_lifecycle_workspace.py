@@ -71,7 +71,8 @@ def test_labels_of_a_generation_task() -> None:
 
 def _analysis() -> Analysis:
     umbrella = {"Zeus": "malicious", "FTP": "benign"}
-    return Analysis(("MTD",), None, iter(()), {"MTD": umbrella.get}, frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}))
+    names = frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"})
+    return Analysis(("MTD",), None, iter(()), {"MTD": umbrella.get}, names, notable={"MTD": frozenset({"malicious"})})
 
 
 @pytest.mark.parametrize(("label", "severity"), [("Zeus", 1), ("FTP", 0), ("unknown", 2)])
@@ -86,6 +87,46 @@ def test_a_typo_in_fail_on_is_refused() -> None:
     with pytest.raises(UsageError) as found:
         _analysis().check_labels(["Malicous"])
     assert "malicious" in found.value.hint
+
+
+def test_notable_labels_of_a_task_of_ones_own() -> None:
+    mine = datasets.with_notable(datasets.new_task("MINE"), ["malware"], ["malware", "office"])
+    notable = {"MINE": mine.notable_among(["malware", "office"])}
+    analysis = Analysis(("MINE",), None, iter(()), {"MINE": mine.umbrella_of}, frozenset({"malware", "office", "unknown"}), notable=notable)
+    assert [analysis.severity({"task": "MINE", "label": label}) for label in ("malware", "office", "unknown")] == [1, 0, 2]
+    with pytest.raises(UsageError, match="malwar") as found:
+        datasets.with_notable(mine, ["malwar"], ["malware", "office"])
+    assert "'malware'" in found.value.hint
+
+
+def test_the_catalogue_says_what_is_notable() -> None:
+    tasks = load_tasks()
+    said = {name: task.notable for name, task in tasks.items() if task.notable}
+    assert said == {"AAD": ("attack",), "BND": ("botnet",), "MDD": ("malicious",), "MTD": ("malicious",), "WAD": ("malicious",)}
+    assert all(task.notable_among(task.labels) == frozenset(task.notable) for task in tasks.values() if task.notable)
+    assert tasks["MTD"].notable_among(["FTP", "Gmail"]) == frozenset()
+
+
+def test_the_catalogue_says_which_task_answers_unasked() -> None:
+    assert max(load_tasks().values(), key=lambda task: task.priority).id == "MTD"
+
+
+@pytest.mark.parametrize("name", ["MDT", "MTDD", "mtd2", "NTD", "TMD", "MT"])
+def test_a_name_one_edit_away_is_a_typo(name: str) -> None:
+    with pytest.raises(UsageError) as found:
+        datasets.own_task(name, load_tasks())
+    assert "did you mean" in found.value.hint
+
+
+@pytest.mark.parametrize("name", ["WILD", "MALWARE", "FIELDWORK", "TDM"])
+def test_a_sound_name_is_a_task_of_ones_own(name: str) -> None:
+    assert datasets.own_task(name, load_tasks()).id == name
+
+
+@pytest.mark.parametrize("name", ["unknown", "None"])
+def test_an_answer_is_no_task(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be called"):
+        datasets.own_task(name, load_tasks())
 
 
 def test_unknown_is_not_notable_where_nothing_is_malicious() -> None:

@@ -142,6 +142,22 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(small: Path, tmp_pa
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["unknown", "Unknown", "NONE"])
+def test_a_class_is_not_named_like_an_answer(small: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(small / "Zeus", folder / "Zeus")
+    shutil.copytree(small / "FTP", folder / name)
+    with pytest.raises(InputError, match=name) as caught:
+        build_dataset(folder, task=get_task("MTD"), out=tmp_path / "out")
+    assert "rename the folder" in caught.value.hint
+
+
+def test_what_a_task_file_says_of_events_is_no_part_of_the_key(small: Path, built: Dataset) -> None:
+    quiet = get_task("MTD").model_copy(update={"notable": (), "priority": 0})
+    assert build_dataset(small, task=quiet, out=built.path).reused
+    assert built.task.notable == ("malicious",)
+
+
 def test_a_changed_data_set_is_not_loaded(small: Path, built: Dataset, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(built.path, copy)

@@ -36,7 +36,8 @@ def _row(label: str, confidence: float, uid: int) -> dict[str, Any]:
 
 
 def _analysis(batches: Iterator[list[dict[str, Any]]]) -> Analysis:
-    return Analysis(("MTD",), None, batches, {"MTD": UMBRELLA.get}, frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"}))
+    names = frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"})
+    return Analysis(("MTD",), None, batches, {"MTD": UMBRELLA.get}, names, notable={"MTD": frozenset({"malicious"})})
 
 
 def _batches(stop: bool) -> Iterator[list[dict[str, Any]]]:
@@ -105,7 +106,7 @@ def _command(
         info = {"packets": 9, "bytes": 9, "first": None, "last": None, "link_types": {}, "truncated": 0, "malformed": {}}
         info |= {"non_ip": 0, "non_flow": 0, "flows": 3, "evicted": 0}
         made = _analysis(batches())
-        return Analysis(made.tasks, None, made.batches, made.umbrellas, made.labels, lambda: info)
+        return Analysis(made.tasks, None, made.batches, made.umbrellas, made.labels, lambda: info, made.notable)
 
     monkeypatch.setattr("trafficllm.lifecycle.analyze.verdicts.start", analyze)
 

@@ -25,6 +25,8 @@ class Task(BaseModel):
 
     `umbrella` maps labels, or patterns of them ("Vpn_*"), to the answer of `umbrella_question`; `causal` names fields
     that may decide the answer although they stand alone, with the reason; `housekeeping` keeps ARP, DHCP, mDNS...
+    `notable` are the labels and umbrella answers that raise an event; where no question is asked, the live detection task of
+    the highest `priority` answers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +41,8 @@ class Task(BaseModel):
     umbrella: Mapping[str, str] = {}
     causal: Mapping[str, str] = {}
     housekeeping: bool = False
+    notable: tuple[str, ...] = ()
+    priority: int = 0
     dataset: str = ""
     notes: str = ""
 
@@ -47,6 +51,15 @@ class Task(BaseModel):
         if label in self.umbrella:
             return self.umbrella[label]
         return next((answer for pattern, answer in self.umbrella.items() if fnmatchcase(label, pattern)), None)
+
+    def notable_among(self, labels: Sequence[str]) -> frozenset[str]:
+        """Which of these labels, and of the umbrella answers above them, raise an event."""
+        answers = {*labels, *(self.umbrella_of(label) for label in labels)}
+        return frozenset(name for name in self.notable if name in answers)
+
+
+SERVING = frozenset({"notable", "priority"})
+"""Fields of a task that say how verdicts are used: they shape no record, so a data set's key leaves them out."""
 
 
 def read_task(path: Path) -> Task:

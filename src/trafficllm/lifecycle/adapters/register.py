@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink, Silent
-from trafficllm.lifecycle.datasets import own_task
+from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
@@ -36,17 +37,19 @@ def register(
     seed: int = 0,
     max_seconds: float | None = None,
     trained: Path | None = None,
+    notable: Sequence[str] = (),
     progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
     """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
-    With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet.
+    With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet. `notable`
+    are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself.
     Raises InputError for data that cannot be learnt from, UsageError for a task's name, ArtifactError for an adapter that does not fit.
     """
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.bases.tuning import tune_options
 
-    chosen = own_task(task, workspace.tasks())
+    chosen = _definition(workspace, folder, task, notable)
     if chosen.kind == "understanding":
         raise InputError(
             "input.task", f"task {chosen.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
@@ -64,6 +67,24 @@ def register(
         body = _register_detector(workspace, opened, chosen, work, trained=trained, options=options, progress=sink)
     shutil.rmtree(work, ignore_errors=True)
     return body
+
+
+def _definition(workspace: Workspace, folder: Path, name: str, notable: Sequence[str]) -> Task:
+    """The task to register; UsageError where its notable labels are not the user's to say, or no labels."""
+    from trafficllm.records.catalog import load_tasks
+
+    definition = own_task(name, workspace.tasks())
+    if not notable:
+        return definition
+    if definition.id in load_tasks(workspace.extra_tasks):
+        said = ", ".join(definition.notable) or "nothing"
+        raise UsageError(
+            "usage.option",
+            f"the task file of {definition.id} says what is notable: {said}",
+            input="--notable",
+            hint="leave the option away, or register under a name of your own",
+        )
+    return with_notable(definition, notable, labels_of(folder))
 
 
 def update(

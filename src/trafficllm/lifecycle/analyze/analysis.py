@@ -12,12 +12,13 @@ from trafficllm.core.types import UNKNOWN
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
 
-_BAD = frozenset({"malicious", "attack", "botnet"})
-
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Verdicts on their way: `batches` of rows (contract: `analyze`), the tasks that were chosen and why."""
+    """Verdicts on their way: `batches` of rows (contract: `analyze`), the tasks that were chosen and why.
+
+    `notable`: the labels and umbrella answers of each task that raise an event, as its task file says.
+    """
 
     tasks: tuple[str, ...]
     route: Mapping[str, Any] | None
@@ -25,6 +26,7 @@ class Analysis:
     umbrellas: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
     counts: Callable[[], dict[str, Any]] = dict
+    notable: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def names(self, row: Mapping[str, Any]) -> set[str]:
         """What a row can be asked for by: its label and the umbrella answer above it."""
@@ -32,10 +34,11 @@ class Analysis:
         return {str(row["label"]), *([above] if above else [])}
 
     def severity(self, row: Mapping[str, Any]) -> int:
-        """0 where nothing is to be noted, 1 for what is malicious, 2 for an unknown flow of a task that knows malicious ones."""
-        if self.names(row) & _BAD:
+        """0 where nothing is to be noted, 1 for a notable verdict, 2 for an unknown flow of a task that has notable verdicts."""
+        notable = self.notable.get(row["task"], frozenset())
+        if self.names(row) & notable:
             return 1
-        return 2 if row["label"] == UNKNOWN and self.labels & _BAD else 0
+        return 2 if row["label"] == UNKNOWN and notable else 0
 
     def check_labels(self, asked: Sequence[str]) -> None:
         """Refuse a verdict that these tasks can never give: a typo in `--fail-on` must not pass for good news."""

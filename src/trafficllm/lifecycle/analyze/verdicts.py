@@ -24,10 +24,10 @@ _ROWS = 256
 
 
 def detection_tasks(workspace: Workspace) -> list[str]:
-    """Detection tasks with a live adapter, in the catalogue's order, malware first: the question people ask most."""
-    names = [task.id for task in workspace.tasks().values() if task.kind == "detection"]
-    live = [name for name in names if workspace.registry.find_live(name) is not None]
-    return sorted(live, key=lambda name: name != "MTD")
+    """Detection tasks with a live adapter, those of higher priority first; of equal ones in the catalogue's order."""
+    tasks = [task for task in workspace.tasks().values() if task.kind == "detection"]
+    live = [task for task in tasks if workspace.registry.find_live(task.id) is not None]
+    return [task.id for task in sorted(live, key=lambda task: -task.priority)]
 
 
 def choose(workspace: Workspace, task: str, question: str) -> tuple[tuple[str, ...], dict[str, Any] | None]:
@@ -110,6 +110,7 @@ def start(
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
+        {version.task: known[version.task].notable_among(version.manifest["labels"]) for version in live},
     )
 
 

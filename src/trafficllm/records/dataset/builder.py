@@ -22,7 +22,7 @@ from trafficllm.core.machine import cores
 from trafficllm.core.settings import CodecOptions, FlowOptions
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.records import masks
-from trafficllm.records.catalog import Task
+from trafficllm.records.catalog import SERVING, Task
 from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.units import codec_hash
 from trafficllm.records.dataset import marks, shards, store
@@ -99,7 +99,7 @@ def build_dataset(
         "files": [(file.rel, file.label, sha256_file(file.path)) for file in source.files],
         **({"copies": "kept"} if task.kind == "generation" else {}),
     }
-    key = sha256_bytes(json_text(options).encode())
+    key = sha256_bytes(json_text({**options, "task": task.model_dump(mode="json", exclude=set(SERVING))}).encode())
     again = _reuse(Path(out), key)
     if again is not None:
         return BuildReport(Path(out), again, reused=True)

@@ -14,7 +14,7 @@ from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records.codec.flows import housekeeping, records_in
 from trafficllm.records.dataset.reserved import Reserved
-from trafficllm.records.sources.folders import LabelledFile, origin_of
+from trafficllm.records.sources.folders import LabelledFile, origin_of, refuse_reserved
 
 PIECE = 4096
 """Records held at a time while a file is read: about 20 MB."""
@@ -90,6 +90,7 @@ def held_flows(file: LabelledFile, root: Path, reserved: Reserved, options: Flow
 def check_labels(labels: Sequence[str], reserved: Sequence[bool], root: Path) -> None:
     """Raise InputError unless there are two labels or more, fit to be shown, and each has two flows or only reserved ones."""
     counts = Counter(labels)
+    refuse_reserved(counts, root)
     for label in sorted(counts):
         slug(label)
     if len(counts) < 2:

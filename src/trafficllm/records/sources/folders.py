@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import slug
+from trafficllm.core.types import NONE, UNKNOWN
 
 CAPTURES = (".pcap", ".pcapng", ".cap", ".pcap.gz", ".pcapng.gz", ".pcap.zst", ".pcapng.zst", ".pcap.lz4", ".pcapng.lz4")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
@@ -124,8 +125,22 @@ def _one_layout(files: Sequence[LabelledFile], base: Path) -> None:
         raise InputError("input.layout", "split folders and label folders side by side", input=str(base), where=plain[0], hint=hint)
 
 
+def refuse_reserved(labels: Collection[str], root: Path) -> None:
+    """InputError for a class named like an answer that is no class: "unknown" or "none", however it is capitalised."""
+    for label in sorted(labels):
+        if label.casefold() in {UNKNOWN, NONE}:
+            raise InputError(
+                "input.label_reserved",
+                f"a class cannot be called {label!r}: that is an answer of its own",
+                input=str(root),
+                where=label,
+                hint=f"rename the folder (or the label), for instance to 'other' or '{label}_class'",
+            )
+
+
 def _tellable(labels: Collection[str], base: Path) -> None:
     """Labels that `slug` takes, and that differ in more than how their accents are written."""
+    refuse_reserved(labels, base)
     seen: dict[str, str] = {}
     for label in sorted(labels):
         slug(label)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Seed, Task, Tasks
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.workspace import Workspace
 
 app = typer.Typer(rich_markup_mode=None)
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK")]
@@ -26,6 +30,9 @@ def register(
     trained: Annotated[
         Path | None, typer.Option("--from", metavar="ADAPTER", help="Take this trained adapter folder; nothing is tuned.")
     ] = None,
+    notable: Annotated[
+        list[str] | None, typer.Option("--notable", metavar="LABEL", help="Label of your own task that raises an event; may be repeated.")
+    ] = None,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -34,6 +41,7 @@ def register(
     """Train, evaluate, calibrate and version an adapter from labelled captures or a data set.
 
     A task id that the catalogue does not know makes a task of your own, with the folder's labels; a live router learns to route to it.
+    Which of its labels are notable is said by --notable, or asked on a terminal.
     """
     from trafficllm.lifecycle.adapters.register import register as made
     from trafficllm.lifecycle.workspace import Workspace
@@ -41,9 +49,25 @@ def register(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    events = notable or ([] if as_json or quiet else _ask_notable(workspace, folder, task))
     with Bar(quiet=quiet) as bar:
-        body = made(workspace, folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, progress=bar)
+        body = made(
+            workspace, folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, notable=events, progress=bar
+        )
     emit("adapter.register", body, as_json=as_json, show=_show_registered)
+
+
+def _ask_notable(workspace: Workspace, folder: Path, task: str) -> list[str]:
+    """The labels of a new task that are to raise an event, asked for where a person sits at the terminal."""
+    from trafficllm.core.escape import for_terminal
+    from trafficllm.lifecycle.datasets import is_own, labels_of
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or not is_own(task, workspace.tasks()):
+        return []
+    labels = labels_of(folder)
+    typer.echo(f"{task} is a task of your own. Its labels: {for_terminal(', '.join(labels))}", err=True)
+    answer = typer.prompt("Which of them are notable (raise an event)? commas between them; Enter for none", default="", err=True)
+    return [label.strip() for label in answer.split(",") if label.strip()]
 
 
 def _show_registered(body: Mapping[str, Any]) -> None:

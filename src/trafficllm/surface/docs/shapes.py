@@ -33,6 +33,8 @@ class TaskShow(TaskRow):
     umbrella: dict[str, str]
     causal: dict[str, str]
     housekeeping: bool
+    notable: list[str]
+    priority: int
     dataset: str
     notes: str
 
