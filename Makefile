@@ -20,6 +20,8 @@ RESULTS_ARGS ?=
 QUICKSTART_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
+# Idle OpenMP threads sleep: a busy machine otherwise spends its time on their spinning.
+export OMP_WAIT_POLICY ?= PASSIVE
 export TZ := UTC
 
 .PHONY: help install install-test quickstart lint house unit test tools soak results docs dist clean

@@ -1,0 +1,49 @@
+"""What starting costs: processor seconds of `import trafficllm` and of `trafficllm --help`, the median of several processes.
+
+    python bench/bench_start.py [--runs 9] [--json]
+
+Limits of the design: 150 ms for the import, 300 ms for the help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+
+def seconds(arguments: list[str]) -> float:
+    """User and system time of one process."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"python {' '.join(arguments)} ended with {process.returncode}")
+    return used.ru_utime + used.ru_stime
+
+
+def measure(runs: int) -> dict[str, float]:
+    """Median processor seconds of each command; the import is less the bare interpreter."""
+    arguments = {"python": ["-c", "pass"], "import": ["-c", "import trafficllm"], "help": ["-m", "trafficllm", "--help"]}
+    taken = {name: statistics.median(seconds(words) for _ in range(runs)) for name, words in arguments.items()}
+    return {"import": round(taken["import"] - taken["python"], 4), "help": round(taken["help"], 4), "python": round(taken["python"], 4)}
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures = measure(options.runs)
+    if options.json:
+        print(json.dumps(figures, indent=1))
+    else:
+        print(*(f"{name:8s} {value * 1000:6.0f} ms" for name, value in figures.items()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
