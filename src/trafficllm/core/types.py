@@ -52,7 +52,10 @@ class FrameBatch:
 
 @dataclass(frozen=True, slots=True)
 class CaptureCounts:
-    """What was seen while reading: nothing is dropped silently. Keys of `malformed` are kinds ("ip.truncated")."""
+    """What was seen while reading: nothing is dropped silently. Keys of `malformed` are kinds ("ip.truncated").
+
+    `not_read`: frames by link type that is not read, and by each reason that leaves more than 1 % of them without a flow.
+    """
 
     packets: int = 0
     bytes: int = 0
@@ -65,6 +68,7 @@ class CaptureCounts:
     non_flow: int = 0
     flows: int = 0
     evicted: int = 0
+    not_read: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

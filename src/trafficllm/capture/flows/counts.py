@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 
-from trafficllm.capture.flows.packets import ERRORS, FLOW_PACKET, PacketBatch
+from trafficllm.capture.flows.packets import ERRORS, FLOW_PACKET, FRAGMENT, PacketBatch
+from trafficllm.capture.link.names import carried_name, link_name
 from trafficllm.core.types import CaptureCounts, FrameBatch
 
-LINK_NAMES = {
-    0: "NULL",
-    1: "ETHERNET",
-    9: "PPP",
-    12: "RAW",
-    14: "RAW",
-    50: "PPP_HDLC",
-    51: "PPP_ETHER",
-    101: "RAW",
-    104: "C_HDLC",
-    105: "IEEE802_11",
-    108: "LOOP",
-    113: "LINUX_SLL",
-    119: "IEEE802_11_PRISM",
-    127: "IEEE802_11_RADIOTAP",
-    192: "PPI",
-    228: "IPV4",
-    229: "IPV6",
-    276: "LINUX_SLL2",
-}
+_SAID_FROM = 0.01
+"""Share of the frames from which one reason for having no flow is said."""
+_LINK_UNKNOWN = ERRORS.index("link.unknown")
+
+
+def notices(counts: CaptureCounts) -> list[str]:
+    """A line for every entry of `not_read`: what was not read, how much of it, and the remedy.
+
+    >>> notices(CaptureCounts(packets=4, link_types={"PKTAP": 2, "ETHERNET": 2}, not_read={"PKTAP": 2}))
+    ['PKTAP, not read: 2 of 4 packets; convert with `editcap -C HEADER_BYTES -T ether IN OUT` where Ethernet follows']
+    """
+    return [_notice(name, frames, counts) for name, frames in counts.not_read.items()]
+
+
+def _notice(name: str, frames: int, counts: CaptureCounts) -> str:
+    share = f"{frames:,} of {counts.packets:,} packets"
+    if name in counts.link_types:
+        return f"{name}, not read: {share}; convert with `editcap -C HEADER_BYTES -T ether IN OUT` where Ethernet follows"
+    if name in ERRORS:
+        return f"{name}, without a flow: {share}; `trafficllm capture check` says where"
+    return f"{name}, without a flow: {share}"
 
 
 class CountsBuilder:
@@ -47,6 +50,8 @@ class CountsBuilder:
         self.evicted = 0
         self.link_types: Counter[str] = Counter()
         self.malformed: Counter[str] = Counter()
+        self.unread_links: Counter[str] = Counter()
+        self.flowless: Counter[str] = Counter()
 
     def frames(self, batch: FrameBatch) -> None:
         """Count a batch of frames."""
@@ -59,7 +64,7 @@ class CountsBuilder:
         self.first = low if self.first is None else min(self.first, low)
         self.last = high if self.last is None else max(self.last, high)
         for link, count in zip(*np.unique(batch.link, return_counts=True), strict=True):
-            self.link_types[LINK_NAMES.get(int(link), str(int(link)))] += int(count)
+            self.link_types[link_name(int(link))] += int(count)
 
     def decoded(self, packets: PacketBatch) -> None:
         """Count what decoding found: malformed by kind, not IP, not part of a flow."""
@@ -68,7 +73,31 @@ class CountsBuilder:
         for code in np.flatnonzero(codes[1:]) + 1:
             self.malformed[ERRORS[int(code)]] += int(codes[code])
         self.non_ip += int(np.count_nonzero(rows["ip_version"] == 0))
-        self.non_flow += int(np.count_nonzero(rows["usable"] != FLOW_PACKET))
+        outside = np.flatnonzero(rows["usable"] != FLOW_PACKET)
+        self.non_flow += outside.shape[0]
+        if outside.shape[0]:
+            self._why(packets, outside)
+
+    def _why(self, packets: PacketBatch, outside: npt.NDArray[np.intp]) -> None:
+        """Count the frames of no flow by link type, kind of malformation, or what they carry."""
+        rows, links = packets.rows[outside], packets.frames.link[outside]
+        unread = rows["error"] == _LINK_UNKNOWN
+        for link, count in zip(*np.unique(links[unread], return_counts=True), strict=True):
+            self.unread_links[link_name(int(link))] += int(count)
+        damaged = (rows["error"] != 0) & ~unread
+        for code, count in zip(*np.unique(rows["error"][damaged], return_counts=True), strict=True):
+            self.flowless[ERRORS[int(code)]] += int(count)
+        other = (rows["error"] == 0) & (rows["ip_version"] == 0)
+        for kind, count in zip(*np.unique(rows["ethertype"][other], return_counts=True), strict=True):
+            self.flowless[carried_name(int(kind))] += int(count)
+        rest = int(np.count_nonzero((rows["error"] == 0) & (rows["ip_version"] != 0) & (rows["usable"] != FRAGMENT)))
+        if rest:
+            self.flowless["IP without a flow"] += rest
+
+    def not_read(self) -> dict[str, int]:
+        """Frames by link type that is not read, and by every other reason that leaves more than 1 % of all frames without a flow."""
+        often = {reason: count for reason, count in self.flowless.items() if count > _SAID_FROM * self.packets}
+        return {**dict(sorted(self.unread_links.items())), **dict(sorted(often.items()))}
 
     def build(self) -> CaptureCounts:
         """The frozen result."""
@@ -84,4 +113,5 @@ class CountsBuilder:
             non_flow=self.non_flow,
             flows=self.flows,
             evicted=self.evicted,
+            not_read=self.not_read(),
         )
