@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import shlex
 import sys
 import zlib
 from pathlib import Path
@@ -17,6 +18,11 @@ from trafficllm.core.types import U8
 _READ = 1 << 20
 _SMALL = 1 << 14  # of a cut zstd or lz4 stream at most this much is lost
 _BOMB_AFTER, _BOMB_RATIO = 64 << 20, 200
+HEAD = 1 << 16
+"""Bytes of a file that are looked at for its compression: skippable frames may stand first (pzstd, metadata of lz4)."""
+_SKIPPABLE = b"\x2a\x4d\x18"
+_LARGEST_WINDOW = 1 << 27
+"""Bytes that a zstd frame may refer back to (RFC 8878 3.1.1.1.2): what the library holds in memory, 128 MiB."""
 _CODECS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
 
 
@@ -182,16 +188,54 @@ class _Joined:
 
 
 def codec_of(head: bytes) -> str:
-    """The compression that a file's first four bytes announce, "" for none."""
-    return next((codec for magic, codec in _CODECS if head.startswith(magic)), "")
+    """The compression that the beginning of a file (`HEAD` bytes, four suffice without skippable frames) announces, "" for none."""
+    at = _first_frame(head)
+    return next((codec for magic, codec in _CODECS if head.startswith(magic, at)), "")
+
+
+def _first_frame(head: bytes) -> int:
+    """Where the first frame with content begins, behind skippable ones (RFC 8878 3.1.2; lz4 frames have them alike)."""
+    at = 0
+    while head[at + 1 : at + 4] == _SKIPPABLE and head[at] & 0xF0 == 0x50:
+        at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
+    return at
+
+
+def _zstd_window(head: bytes) -> int:
+    """Window size of the first zstd frame in bytes (RFC 8878 3.1.1.1), 0 where the header is cut."""
+    at = _first_frame(head) + 4
+    if len(head) < at + 10:
+        return 0
+    descriptor = head[at]
+    if not descriptor & 0x20:
+        base = 1 << (10 + (head[at + 1] >> 3))
+        return base + base // 8 * (head[at + 1] & 7)
+    at += 1 + (0, 1, 2, 4)[descriptor & 3]  # a single segment: the window is the content
+    size = (1, 2, 4, 8)[descriptor >> 6]
+    return int.from_bytes(head[at : at + size], "little") + (256 if size == 2 else 0)
+
+
+def _check_window(head: bytes, codec: str, name: str) -> None:
+    if codec == "zstd" and (size := _zstd_window(head)) > _LARGEST_WINDOW:
+        command = f"zstd -dc --long={(size - 1).bit_length()}"
+        raise InputError(
+            "input.window",
+            f"needs a zstd window of {size >> 20:,} MiB; up to {_LARGEST_WINDOW >> 20} MiB is read",
+            input=name,
+            where="the frame header",
+            hint=f"`{command} {shlex.quote(name)} | trafficllm capture info -` reads it",
+        )
 
 
 def open_window(path: Path, chunk: int) -> Window:
     """A window on a file, "-" for standard input; raises InputError or ResourceError when there is nothing to read."""
     if str(path) == "-":
         head = sys.stdin.buffer.read(4)
+        if head[1:] == _SKIPPABLE or head == _CODECS[1][0]:
+            head += sys.stdin.buffer.read(HEAD)
         joined = _Joined(head, sys.stdin.buffer)
         codec = codec_of(head)
+        _check_window(head, codec, "-")
         return _decompressed(joined, codec, "-", chunk) if codec else StreamWindow(joined, "-", chunk)
     try:
         if path.is_dir():
@@ -199,8 +243,9 @@ def open_window(path: Path, chunk: int) -> Window:
                 "input.directory", "is a folder", input=str(path), hint="name its captures, or the folder itself to read all of them"
             )
         with path.open("rb") as stream:
-            head = stream.read(4)
+            head = stream.read(HEAD if path.is_file() else 4)
         codec = codec_of(head)
+        _check_window(head, codec, str(path))
         if codec:
             return _decompressed(path.open("rb"), codec, str(path), chunk)
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Classic pcap files: both byte orders, microseconds and nanoseconds, the "modified" record header."""
+"""Classic pcap files: both byte orders, micro- and nanoseconds, the longer record headers of some systems, Ixia's lcap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from trafficllm.capture.kernels.read import MAX_CAPLEN, walk_records
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import I64, U8, U16, U32
 
-_MAGIC = {0xA1B2C3D4: (1000, 0), 0xA1B23C4D: (1, 0), 0xA1B2CD34: (1000, 8)}
+_MAGIC = {0xA1B2C3D4: (1000, 0), 0xA1B23C4D: (1, 0), 0xA1B2CD34: (1000, 8), 0x1C0001AC: (1000, 0), 0x1C0001AB: (1000, 0)}
+"""Magic number -> nanoseconds a unit of the fraction, bytes of a record header behind the usual 16."""
+_IXIA = frozenset({0x1C0001AC, 0x1C0001AB})
+"""Hardware and software captures of Ixia: the size of all records, four bytes, follows the file header."""
+_LONGER = {0: (4, 8), 8: (12,)}
+"""Longer headers under the same magic number: of Nokia and RedHat 6.1 beside the usual ones, of SuSE 6.3 beside the modified ones."""
+_LOOKED_AT = 8
 _SHORTEST = 16
 
 
@@ -37,7 +43,8 @@ def read_pcap(window: Window, name: str, note: list[str]) -> Iterator[Block]:
     """Blocks of frames; what ends a file early goes to `note` as "file.cut" or "file.damaged"."""
     head = window.peek(24)[:24].tobytes()
     order = "<" if int.from_bytes(head[:4], "little") in _MAGIC else ">"
-    scale, extra = _MAGIC[struct.unpack(order + "I", head[:4])[0]]
+    magic = struct.unpack(order + "I", head[:4])[0]
+    scale, extra = _MAGIC[magic]
     if len(head) < 24:
         raise InputError(
             "input.cut", "ends within the file header", input=name, where="byte 24", hint="the file was cut while it was copied or written"
@@ -53,7 +60,9 @@ def read_pcap(window: Window, name: str, note: list[str]) -> Iterator[Block]:
         )
     snaplen, link = struct.unpack(order + "II", head[16:24])
     limit = MAX_CAPLEN if snaplen <= MAX_CAPLEN else min(snaplen, 1 << 27)
-    window.skip(24)
+    window.skip(28 if magic in _IXIA else 24)
+    if magic not in _IXIA:
+        extra = _header(window, order, extra, limit, 1_000_000_000 // scale)
     while True:
         view = window.peek(1 << 20)
         if view.shape[0] == 0:
@@ -73,6 +82,27 @@ def read_pcap(window: Window, name: str, note: list[str]) -> Iterator[Block]:
         if not count and not _larger(window, order, extra):
             note.append("file.cut")
             return
+
+
+def _header(window: Window, order: str, extra: int, limit: int, units: int) -> int:
+    """Bytes of a record header behind the usual 16: other than the magic number says only where the first records chain with no other."""
+    data = window.peek(1 << 20)[: 1 << 20].tobytes()
+    if _chains(data, order, 16 + extra, limit, units):
+        return extra
+    return next((more for more in _LONGER.get(extra, ()) if _chains(data, order, 16 + more, limit, units)), extra)
+
+
+def _chains(data: bytes, order: str, head: int, limit: int, units: int) -> bool:
+    """Whether the first records are plausible: the fraction below a second, captured bytes within the original ones, the end in place."""
+    at = 0
+    for _ in range(_LOOKED_AT):
+        if at + head > len(data):
+            return at == len(data)
+        _, fraction, captured, original = struct.unpack_from(order + "IIII", data, at)
+        if fraction >= units or captured > min(original, limit):
+            return False
+        at += head + captured
+    return True
 
 
 def _old_order(caplen: U32, origlen: U32, minor: int) -> tuple[U32, U32]:

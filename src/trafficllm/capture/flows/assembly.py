@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trafficllm.capture.files.decompress import codec_of
+from trafficllm.capture.files.decompress import HEAD, codec_of
 from trafficllm.capture.files.read import CHUNK, Skipped, expand, read_frames, total_bytes
 from trafficllm.capture.flows.ahead import ahead
 from trafficllm.capture.flows.counts import CountsBuilder
@@ -111,7 +111,7 @@ def _frames_at_most(paths: Sequence[str | Path]) -> int:
             return _MANY
         try:
             with path.open("rb") as stream:
-                if codec_of(stream.read(4)):
+                if codec_of(stream.read(HEAD)):
                     return _MANY
             size += path.stat().st_size
         except OSError:  # the reader will say it better
