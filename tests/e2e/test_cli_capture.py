@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -140,4 +141,29 @@ def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
     command = f"{sys.executable} -m trafficllm capture flows {capture} -f jsonl | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.splitlines()[-1] == "0"
-    assert done.stderr == ""
+    assert done.stderr.splitlines() == ["tcp.truncated, without a flow: 15 of 753 packets; `trafficllm capture check` says where"]
+
+
+@pytest.fixture(name="netlink")
+def _netlink(tmp_path: Path) -> Path:
+    """Two frames of a link type that is not read (253, NETLINK)."""
+    path = tmp_path / "netlink.pcap"
+    record = struct.pack("<IIII", 1_700_000_000, 0, 20, 20) + bytes(20)
+    path.write_bytes(struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 253) + 2 * record)
+    return path
+
+
+@pytest.mark.parametrize("command", [("info",), ("flows", "-f", "jsonl"), ("packets",)])
+def test_a_link_type_that_is_not_read_is_said(cli: Cli, netlink: Path, command: tuple[str, ...]) -> None:
+    done = cli("capture", command[0], netlink, *command[1:])
+    assert done.code == 0
+    assert done.err.startswith("NETLINK, not read: 2 of 2 packets; convert with ")
+    strict = cli("capture", command[0], netlink, *command[1:], "--strict")
+    assert strict.code == 8
+    assert strict.out == done.out
+    assert "not everything was read: NETLINK" in strict.err
+
+
+def test_info_names_what_is_not_read(cli: Cli, netlink: Path, capture: Path) -> None:
+    assert cli("capture", "info", netlink, "--json").body("capture.info")["not_read"] == {"NETLINK": 2}
+    assert cli("capture", "info", capture, "--json").body("capture.info")["not_read"] == {"tcp.truncated": 15}

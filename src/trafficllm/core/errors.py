@@ -6,7 +6,8 @@ TrafficLLMError (exit 1)
 ├── ArtifactError   (4)  a base, adapter or data set that does not fit the others
 ├── GateError       (5)  an update that may not be promoted
 ├── ResourceError   (6)  disk, memory, permission, missing extra
-└── FailOnError     (7)  `--fail-on LABEL` was hit
+├── FailOnError     (7)  `--fail-on LABEL` was hit
+└── UnreadError     (8)  `--strict`: part of a capture was not read
 """
 
 from __future__ import annotations
@@ -83,3 +84,9 @@ class FailOnError(TrafficLLMError):
     """A verdict named by `--fail-on` was given."""
 
     exit_code = 7
+
+
+class UnreadError(TrafficLLMError):
+    """With `--strict`: frames of a link type that is not read, or many frames without a flow."""
+
+    exit_code = 8

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trafficllm.capture.fields.headers import Dissector, Layer
 from trafficllm.capture.files.read import Skipped, read_frames
+from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.decode import decode
 from trafficllm.core.errors import UsageError
 
@@ -192,8 +193,10 @@ def packet_rows(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: 
         raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=f"known: {known}")
     dissector = Dissector()
     began: int | None = None
-    for frames in read_frames(paths, skipped=skipped):
+    counts = CountsBuilder()
+    for frames in read_frames(paths, counts=counts, skipped=skipped):
         packets = decode(frames)
+        counts.decoded(packets)
         for index in range(len(packets)):
             ts = int(frames.ts[index])
             began = ts if began is None else began
@@ -206,6 +209,8 @@ def packet_rows(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: 
                 "frame.cap_len": str(int(frames.caplen[index])),
             }
             yield tuple(frame[name] if name in frame else _values(layers, name) for name in fields)
+    if skipped is not None:
+        skipped.counts = counts.build()
 
 
 def _values(layers: list[Layer], name: str) -> str:

@@ -14,7 +14,7 @@ from trafficllm.capture.files.pcap import Block, is_pcap, read_pcap
 from trafficllm.capture.files.pcapng import is_pcapng, read_pcapng
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.core.errors import InputError, ResourceError, TrafficLLMError
-from trafficllm.core.types import FrameBatch
+from trafficllm.core.types import CaptureCounts, FrameBatch
 
 CHUNK = 8 << 20
 _BATCH = 1 << 16
@@ -58,6 +58,8 @@ class Skipped:
     def __init__(self, tell: Callable[[TrafficLLMError], None]) -> None:
         self._tell = tell
         self.errors: list[TrafficLLMError] = []
+        self.counts: CaptureCounts | None = None
+        """What was seen of the inputs that could be read, once all of them have been."""
 
     def add(self, error: TrafficLLMError) -> None:
         """Go on without the input that this error names."""

@@ -101,6 +101,8 @@ def read_flows(
         sink.update("read", counts.read, total)
 
     yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths))
+    if skipped is not None:
+        skipped.counts = counts.build()
 
 
 def _frames_at_most(paths: Sequence[str | Path]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from trafficllm.core.errors import InputError, TrafficLLMError, UsageError
+from trafficllm.core.errors import InputError, TrafficLLMError, UnreadError, UsageError
 from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def counts_body(counts: CaptureCounts) -> dict[str, Any]:
     body["last"] = round(counts.last / _NS, 9) if seen else None
     body["link_types"] = dict(sorted(counts.link_types.items()))
     body["malformed"] = dict(sorted(counts.malformed.items()))
+    body["not_read"] = dict(counts.not_read)
     return body
 
 
@@ -64,6 +65,20 @@ def unread(skipped: Skipped) -> InputError | None:
     count = len(skipped.errors)
     message = f"{count:,} {'inputs' if count > 1 else 'input'} could not be read"
     return InputError("input.skipped", message, hint="each is named above; the others' results stand") if count else None
+
+
+def silences(skipped: Skipped) -> list[str]:
+    """A line for every link type that was not read and every common reason for frames without a flow."""
+    from trafficllm.capture.flows.counts import notices
+
+    return notices(skipped.counts) if skipped.counts is not None else []
+
+
+def incomplete(skipped: Skipped) -> UnreadError | None:
+    """How a command ends under `--strict` where `silences` has something to say."""
+    names = list(skipped.counts.not_read) if skipped.counts is not None else []
+    hint = "run without --strict for what was read"
+    return UnreadError("input.not_read", f"not everything was read: {', '.join(names)}", hint=hint) if names else None
 
 
 def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None) -> dict[str, Any]:

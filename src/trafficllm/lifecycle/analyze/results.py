@@ -24,6 +24,7 @@ class CaptureTotals(Result):
     non_flow: int
     flows: int
     evicted: int
+    not_read: Counts = Field(default_factory=dict)
 
 
 class CaptureInfo(CaptureTotals):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trafficllm.core.errors import FailOnError, TrafficLLMError, UsageError
-from trafficllm.surface.terminal.options import Base, Captures, Config, Json, Quiet, Registry
+from trafficllm.surface.terminal.options import Base, Captures, Config, Json, Quiet, Registry, Strict
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -37,6 +37,7 @@ def analyze(
         list[str] | None, typer.Option("--fail-on", metavar="LABEL", help="Exit with code 7 when a flow has this verdict.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say which packets and fields each verdict rests on.")] = False,
+    strict: Strict = False,
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -66,7 +67,7 @@ def analyze(
         summary.interrupted = _pump(rows, summary, form, out)
     if form == "table":
         summary.show(as_json=as_json)
-    _end(hits, skipped, interrupted=summary.interrupted, spoken=as_json)
+    _end(hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
 
 
 class Hits:
@@ -86,18 +87,22 @@ class _StoppedError(TrafficLLMError):
     exit_code = 130
 
 
-def _end(hits: Hits, skipped: Skipped, *, interrupted: bool, spoken: bool) -> None:
-    """Exit 130, else 3 where not all was read, else 7, else go on; what the code does not say is said on stderr.
+def _end(hits: Hits, skipped: Skipped, *, strict: bool, interrupted: bool, spoken: bool) -> None:
+    """Exit 130, else 3 where inputs were left out, else 8 under `strict` where parts were, else 7; the other reasons go to stderr.
 
     `spoken`: the one object that --json promises stands on stdout, so the rest goes to stderr.
     """
-    from trafficllm.lifecycle.analyze.captures import unread
-    from trafficllm.surface.terminal.output import ToldError, tell
+    from trafficllm.lifecycle.analyze.captures import incomplete, silences, unread
+    from trafficllm.surface.terminal.output import ToldError, note, tell
 
+    for line in silences(skipped):
+        note(line)
     failures: list[TrafficLLMError] = []
     if hits.count:
         message, hint = f"{hits.count:,} flows are {', '.join(hits.labels)}", "the verdicts were written"
         failures.append(FailOnError("fail_on.hit", message, input="--fail-on", hint=hint))
+    if strict and (partly := incomplete(skipped)):
+        failures.append(partly)
     if missed := unread(skipped):
         failures.append(missed)
     if interrupted:

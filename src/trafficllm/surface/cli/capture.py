@@ -11,7 +11,7 @@ import typer
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.escape import for_csv, visible
-from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet
+from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet, Strict
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -29,22 +29,27 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command()
-def info(files: Captures, as_json: Json = False) -> None:
+def info(files: Captures, strict: Strict = False, as_json: Json = False) -> None:
     """Count packets, bytes, link types, flows and everything that could not be read."""
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.terminal.output import emit, tell
 
     skipped = captures.skipping(tell)
     emit("capture.info", captures.info(files, skipped=skipped), as_json=as_json, show=_show_info)
-    _finish(skipped, spoken=as_json)
+    _finish(skipped, strict=strict, spoken=as_json)
 
 
-def _finish(skipped: Skipped, *, spoken: bool = False) -> None:
-    """Exit code 3 where files were left out. `spoken`: the object of --json stands on stdout."""
-    from trafficllm.lifecycle.analyze.captures import unread
-    from trafficllm.surface.terminal.output import ToldError
+def _finish(skipped: Skipped, *, strict: bool, spoken: bool = False) -> None:
+    """Say what was not read; exit code 3 where files were left out, 8 where parts of them were and `strict` is on.
 
-    if failure := unread(skipped):
+    `spoken`: the object of --json stands on stdout.
+    """
+    from trafficllm.lifecycle.analyze.captures import incomplete, silences, unread
+    from trafficllm.surface.terminal.output import ToldError, note
+
+    for line in silences(skipped):
+        note(line)
+    if failure := unread(skipped) or (incomplete(skipped) if strict else None):
         raise ToldError(failure) if spoken else failure
 
 
@@ -66,6 +71,7 @@ def packets(
     form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="tsv or csv.")] = "tsv",
     fields: Annotated[str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")] = "",
     header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = False,
+    strict: Strict = False,
 ) -> None:
     """A row a packet, in tshark's field names and formats."""
     from trafficllm.lifecycle.analyze import captures
@@ -82,7 +88,7 @@ def packets(
         write(line(tuple(names)))
     for row in rows:
         write(line(row))
-    _finish(skipped)
+    _finish(skipped, strict=strict)
 
 
 def _tsv(row: tuple[str, ...]) -> str:
@@ -99,6 +105,7 @@ def flows(
     form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     no_tunnels: Annotated[bool, typer.Option("--no-tunnels", help="Flows of the outermost IP header, not of what tunnels carry.")] = False,
+    strict: Strict = False,
     config: Config = None,
     quiet: Quiet = False,
 ) -> None:
@@ -126,7 +133,7 @@ def flows(
             with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
                 for rows in captures.flows(files, settings, **options):
                     writer.write(rows)
-    _finish(skipped)
+    _finish(skipped, strict=strict)
 
 
 _SHOWN = (

@@ -30,6 +30,7 @@ terminal only; `NO_COLOR` is honoured.
 | 5 | an update that its gate refused |
 | 6 | disk, memory, permission, missing extra |
 | 7 | `--fail-on` was hit |
+| 8 | `--strict`: a link type was not read, or many frames have no flow |
 | 130 | interrupted |
 
 | variable | meaning |

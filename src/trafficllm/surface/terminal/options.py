@@ -9,6 +9,9 @@ import typer
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Strict: TypeAlias = Annotated[
+    bool, typer.Option("--strict", help="Exit with code 8 when a link type was not read, or many frames have no flow.")
+]
 Captures: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Captures (pcap, pcapng; gz, zst, lz4), folders, globs, or - for stdin.")
 ]
