@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.facts.flow_facts import facts_of_flows
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.rows import flow_rows
@@ -46,10 +46,7 @@ def _add(digest: Any, batch: FlowBatch) -> None:
     names = "p_dir p_ts p_ip_len p_payload p_flags p_window p_ttl p_frame p_frame_len p_type vlan payload"
     for name in names.split():
         digest.update(getattr(batch, name).tobytes())
-    for i in range(len(batch)):
-        low, middle, high = batch.payload_ptr[i].tolist()
-        sides = batch.payload[low:middle].tobytes(), batch.payload[middle:high].tobytes()
-        facts = facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *sides)
+    for facts in facts_of_flows(batch):
         digest.update(repr((facts.service, sorted(facts.fields.items()), facts.spans)).encode("utf-8", "backslashreplace"))
 
 

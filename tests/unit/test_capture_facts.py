@@ -168,6 +168,6 @@ def test_facts_of_a_batch_are_those_of_each_flow(captures: Path) -> None:
     for batch in read_flows([captures]):
         for i, facts in enumerate(facts_of_flows(batch)):
             both = [batch.payload[batch.payload_ptr[i, d] : batch.payload_ptr[i, d + 1]].tobytes() for d in range(2)]
-            assert facts == facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *both)
+            assert facts == facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *both, beyond=beyond[i])
             found += bool(facts.service)
     assert found > 5

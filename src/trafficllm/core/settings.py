@@ -34,8 +34,8 @@ class _Strict(BaseModel):
 class FlowOptions(_Strict):
     """How flows are cut from captures and how much of each is kept (section [capture]); times in seconds, as Zeek has them.
 
-    A ClientHello with post-quantum key shares is longer than 512 bytes: then there is no JA4. With `max_payload` 4096 there is, and
-    the payload pool of 64 MB holds an eighth of the prefixes.
+    Facts see a client's hello that goes on beyond `max_payload` (post-quantum key shares, QUIC); it is kept in a pool of 32 MB and in
+    no record. Where `max_payload` is 0 nothing is kept.
     """
 
     max_packets: int = _key(32, "first packets kept of each flow; a record shows 32 at most", READ_FLOWS, ge=0, le=60000)
@@ -47,6 +47,7 @@ class FlowOptions(_Strict):
     table_size: int = _key(1 << 17, "live flows in memory; when it is full the oldest are handed out early", READ_FLOWS, ge=16)
     flip: bool = _key(True, "take the end with the well-known port for the responder where a flow's start is missing", READ_FLOWS)
     checksums: bool = _key(False, "leave packets with wrong checksums out, as Zeek does without -C", READ_FLOWS)
+    hello_bytes: int = _key(8192, "bytes into a direction up to which facts see a client's TLS, DTLS or QUIC hello", READ_FLOWS, ge=0, le=65535)
     tunnels: bool = _key(True, "the flows inside tunnels; false: those of the outermost IP header", READ_FLOWS)
 
 

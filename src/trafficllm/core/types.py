@@ -89,6 +89,8 @@ class FlowBatch:
 
     Payload prefixes after reassembly of the beginning: bytes
     `payload[payload_ptr[i, d]:payload_ptr[i, d+1]]` for d = ORIG, RESP (`payload_ptr` int64 [n, 3]).
+    `beyond`, by `beyond_ptr` likewise, has what facts need and the prefixes do not hold: in TCP the bytes of a ClientHello that
+    follow the prefix, in UDP whole datagrams with a client's hello, each behind its length (2 bytes, big-endian). No record has it.
     """
 
     ts: I64
@@ -124,6 +126,8 @@ class FlowBatch:
     payload_ptr: I64
     payload: U8
     files: tuple[str, ...]
+    beyond_ptr: I64 = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
+    beyond: U8 = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
 
     def __len__(self) -> int:
         return int(self.ts.shape[0])

@@ -1,26 +1,31 @@
 """What the first payload bytes of a flow say: service, header fields, and where identifiers lie.
 
 Fields carry tshark's names where tshark has one; several values make a tuple of int. The responder's TLS fields are
-`tls.server.*`. Parsers read only the prefixes, stop at the first thing that does not fit, and never raise.
+`tls.server.*`. Parsers read only the prefixes and what the reader kept beyond them (`FlowBatch.beyond`), stop at the first thing
+that does not fit, and never raise. Spans lie within the prefixes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from trafficllm.capture.facts.dns import dns_facts, dns_tcp_facts, looks_like_dns
+from trafficllm.capture.facts.dtls import dtls_fields, looks_like_dtls
 from trafficllm.capture.facts.http import http_facts, looks_like_http
+from trafficllm.capture.facts.quic import quic_fields, quic_version
 from trafficllm.capture.facts.tls import looks_like_tls, tls_facts
-from trafficllm.core.types import ORIG, RESP, Facts, FlowBatch, Span
+from trafficllm.core.types import I64, ORIG, RESP, Facts, FlowBatch, Span
 
 _TCP, _UDP = 6, 17
 _DNS_PORTS = frozenset({53, 5353, 5355})
-_QUIC_VERSIONS = frozenset({0x00000001, 0x6B3343CF})
 _UDP_SERVICES = (("dhcp", (67, 68, 546, 547)), ("ntp", (123,)), ("netbios", (137, 138)), ("snmp", (161, 162)), ("syslog", (514,)))
 _UDP_PORTS = {port: service for service, ports in _UDP_SERVICES for port in ports}
 
 _NOTHING = Facts()
+_NO_BYTES = (b"", b"")
 
 Found = tuple[str, dict[str, int | str | tuple[int, ...]], list[Span]]
 
@@ -29,23 +34,62 @@ def facts_of_flows(batch: FlowBatch) -> Iterator[Facts]:
     """Facts of every flow of a batch, in its order; a list of them all would cost as much in garbage collection as in parsing."""
     raw = batch.payload.tobytes()
     columns = (batch.proto.tolist(), batch.orig_p.tolist(), batch.resp_p.tolist(), batch.payload_ptr.tolist())
-    for proto, orig_p, resp_p, (start, middle, end) in zip(*columns, strict=True):
-        yield facts_of(proto, orig_p, resp_p, raw[start:middle], raw[middle:end]) if end > start else _NOTHING
+    rows = zip(*columns, beyond_of(batch, range(len(batch))), strict=True)
+    for proto, orig_p, resp_p, (start, middle, end), beyond in rows:
+        yield facts_of(proto, orig_p, resp_p, raw[start:middle], raw[middle:end], beyond=beyond) if end > start else _NOTHING
 
 
-def facts_of(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Facts:
-    """Facts of a flow from its payload prefixes (originator's, responder's).
+def beyond_of(batch: FlowBatch, rows: Sequence[int] | I64) -> Sequence[tuple[bytes, bytes]]:
+    """What lies beyond both prefixes of these flows of a batch, for `facts_of`."""
+    if not len(batch.beyond):
+        return [_NO_BYTES] * len(rows)
+    edges = batch.beyond_ptr[np.asarray(rows, dtype=np.int64)].tolist()
+    raw = batch.beyond
+    return [(raw[a:b].tobytes(), raw[b:c].tobytes()) if c > a else _NO_BYTES for a, b, c in edges]
+
+
+def facts_of(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes, *, beyond: tuple[bytes, bytes] = _NO_BYTES) -> Facts:
+    """Facts of a flow from its payload prefixes (originator's, responder's) and what was kept `beyond` them.
 
     >>> facts_of(6, 40000, 22, b"SSH-2.0-x", b"SSH-2.0-y").service
     'ssh'
     """
     if not orig and not resp:
         return _NOTHING
-    parser = _tcp if proto == _TCP else _udp if proto == _UDP else None
-    if parser is None:
+    if proto == _TCP:
+        service, fields, spans = _tcp(orig_p, resp_p, orig + beyond[0], resp + beyond[1])
+        if beyond[0] or beyond[1]:
+            spans = _within(spans, (len(orig), len(resp)))
+    elif proto == _UDP:
+        service, fields, spans = _udp(orig_p, resp_p, orig, resp)
+        _add_hello(service, fields, beyond, orig, resp)
+    else:
         return _NOTHING
-    service, fields, spans = parser(orig_p, resp_p, orig, resp)
     return Facts(service=service, fields=fields, spans=tuple(spans))
+
+
+def _within(spans: list[Span], ends: tuple[int, int]) -> list[Span]:
+    """Spans as far as they lie in the prefixes."""
+    return [s if s.end <= ends[s.dir] else Span(s.dir, s.start, ends[s.dir], s.kind) for s in spans if s.start < ends[s.dir]]
+
+
+def _add_hello(service: str, fields: dict[str, int | str | tuple[int, ...]], beyond: tuple[bytes, bytes], orig: bytes, resp: bytes) -> None:
+    """Fields of a QUIC or DTLS client's hello, from kept datagrams or from a prefix that is a single one."""
+    datagrams = _datagrams(beyond[0] or beyond[1]) if beyond != _NO_BYTES else [orig or resp]
+    if service == "quic":
+        fields.update(quic_fields(datagrams))
+    elif service == "dtls" or (beyond != _NO_BYTES and looks_like_dtls(datagrams[0])):
+        fields.update(dtls_fields(datagrams))
+
+
+def _datagrams(kept: bytes) -> list[bytes]:
+    """Datagrams that stand behind their lengths."""
+    out, at = [], 0
+    while at + 2 <= len(kept):
+        size = int.from_bytes(kept[at : at + 2], "big")
+        out.append(kept[at + 2 : at + 2 + size])
+        at += 2 + size
+    return out
 
 
 def _tcp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
@@ -92,11 +136,11 @@ def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
     ports = {orig_p, resp_p}
     if ports & _DNS_PORTS and (looks_like_dns(orig) or looks_like_dns(resp)):
         return dns_facts(orig, resp)
-    version = _quic_version(orig) or _quic_version(resp)
+    version = quic_version(orig) or quic_version(resp)
     if version:
         spans = [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
         return "quic", {"quic.version": version}, spans
-    if orig[:1] == b"\x16" and orig[1:2] == b"\xfe":
+    if looks_like_dtls(orig):
         return "dtls", {}, []
     if orig[4:8] == b"\x21\x12\xa4\x42" or resp[4:8] == b"\x21\x12\xa4\x42":
         return "stun", {}, []
@@ -109,12 +153,3 @@ def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
     if orig.startswith((b"INVITE sip:", b"REGISTER sip:", b"OPTIONS sip:")) or resp.startswith(b"SIP/2.0"):
         return "sip", {}, []
     return "", {}, []
-
-
-def _quic_version(data: bytes) -> int:
-    """Version of a QUIC long header (RFC 9000 17.2), 0 if it is none."""
-    if len(data) < 7 or data[0] & 0xC0 != 0xC0:
-        return 0
-    version = int.from_bytes(data[1:5], "big")
-    known = version in _QUIC_VERSIONS or version >> 8 == 0xFF0000 or data[1:2] in {b"Q", b"T"}
-    return version if known and data[5] <= 20 else 0

@@ -16,6 +16,9 @@ _HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT = 22, 20, 23, 21
 _CLIENT_HELLO, _SERVER_HELLO, _NEW_TICKET, _CERTIFICATE = 1, 2, 4, 11
 _SNI, _GROUPS, _SIGNATURES, _ALPN, _TICKET, _PRE_SHARED, _VERSIONS, _KEY_SHARE = 0, 10, 13, 16, 35, 41, 43, 51
 _JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
+_JA4_DTLS = {0xFEFF: "d1", 0xFEFD: "d2", 0xFEFC: "d3"}
+_PARAMETERS = (0x39, 0xFFA5)
+"""Extensions with QUIC transport parameters: RFC 9001 8.2, and the drafts before it."""
 _MAX_RECORDS = 64
 
 
@@ -47,15 +50,15 @@ class _Stream:
                 self.spans.append(Span(self.dir, place + low - at, place + high - at, kind))
 
 
-def _records(data: bytes, direction: int) -> _Stream:
-    stream, at, encrypted = _Stream(direction), 0, False
+def _records(data: bytes, direction: int, start: int) -> _Stream:
+    stream, at, encrypted = _Stream(direction), start, False
     for _ in range(_MAX_RECORDS):
         if at + 5 > len(data) or data[at] not in {_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT} or data[at + 1] != 3:
             break
         kind, size = data[at], int.from_bytes(data[at + 3 : at + 5], "big")
         body, stop = at + 5, min(at + 5 + size, len(data))
-        if at == 0:
-            stream.version = int.from_bytes(data[1:3], "big")
+        if at == start:
+            stream.version = int.from_bytes(data[at + 1 : at + 3], "big")
         if kind == _APPLICATION or (encrypted and kind == _HANDSHAKE):
             if body < stop:
                 stream.spans.append(Span(direction, body, stop, "encrypted"))
@@ -69,17 +72,32 @@ def _records(data: bytes, direction: int) -> _Stream:
     return stream
 
 
-def tls_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
-    """Facts of a TLS flow from both prefixes."""
+def tls_facts(orig: bytes, resp: bytes, *, starts: tuple[int, int] = (0, 0)) -> tuple[str, Fields, list[Span]]:
+    """Facts of a TLS flow from the beginnings of both directions; `starts`: where TLS begins in each, -1: not there."""
     fields: Fields = {}
     spans: list[Span] = []
     for direction, data in ((ORIG, orig), (RESP, resp)):
-        stream = _records(data, direction)
+        if starts[direction] < 0:
+            continue
+        stream = _records(data, direction, starts[direction])
         if stream.version and "tls.record.version" not in fields:
             fields["tls.record.version"] = stream.version
         _messages(stream, fields)
         spans += stream.spans
     return "tls", fields, spans
+
+
+def bare_hello(message: bytes, *, transport: str, cookie: bool = False) -> Fields:
+    """Fields of a ClientHello that came without TLS records, its four header bytes included; one that is cut gives what there is.
+
+    `transport`: JA4's letter, "q" for QUIC and "d" for DTLS; `cookie`: as in DTLS, one follows the session id (RFC 6347 4.2.1).
+    """
+    fields: Fields = {}
+    stream = _Stream(ORIG, bytearray(message))
+    if len(message) >= 6 and message[0] == _CLIENT_HELLO:
+        end = 4 + int.from_bytes(message[1:4], "big")
+        _client_hello(stream, fields, 4, end, transport=transport, cookie=cookie)
+    return fields
 
 
 def _messages(stream: _Stream, fields: Fields) -> None:
@@ -135,10 +153,12 @@ def _extensions(stream: _Stream, at: int, end: int) -> tuple[list[tuple[int, int
     return found, at >= stop
 
 
-def _client_hello(stream: _Stream, fields: Fields, body: int, end: int) -> None:
+def _client_hello(stream: _Stream, fields: Fields, body: int, end: int, *, transport: str = "t", cookie: bool = False) -> None:
     data = stream.data
     fields["tls.handshake.version"] = _u16(data, body)
     at = _greeting(stream, body)
+    if cookie and 0 <= at < len(data):
+        at += 1 + data[at]
     if at < 0 or at + 2 > len(data):
         return
     size = _u16(data, at)
@@ -152,7 +172,7 @@ def _client_hello(stream: _Stream, fields: Fields, body: int, end: int) -> None:
     for kind, start, stop in found:
         _client_extension(stream, fields, kind, start, stop)
     if complete:
-        fields["tls.handshake.ja4"] = ja4(fields)
+        fields["tls.handshake.ja4"] = ja4(fields, transport=transport)
 
 
 def _client_extension(stream: _Stream, fields: Fields, kind: int, start: int, stop: int) -> None:
@@ -173,6 +193,34 @@ def _client_extension(stream: _Stream, fields: Fields, kind: int, start: int, st
         stream.mark(start, stop, "tls.key_share")
     elif kind in (_TICKET, _PRE_SHARED):
         stream.mark(start, stop, "tls.ticket")
+    elif kind in _PARAMETERS:
+        _parameters(data, fields, start, stop)
+
+
+def varint(data: bytes | bytearray, at: int, end: int) -> tuple[int, int]:
+    """A variable-length integer (RFC 9000 16) and the position behind it; (-1, end) where it is cut."""
+    if at >= end:
+        return -1, end
+    size = 1 << (data[at] >> 6)
+    if at + size > end:
+        return -1, end
+    return int.from_bytes(data[at : at + size], "big") & (1 << 8 * size - 2) - 1, at + size
+
+
+def _parameters(data: bytearray, fields: Fields, at: int, stop: int) -> None:
+    """Kinds and lengths of QUIC transport parameters (RFC 9000 18)."""
+    stop = min(stop, len(data))
+    kinds: list[int] = []
+    sizes: list[int] = []
+    while at < stop and len(kinds) < _MAX_RECORDS:
+        kind, at = varint(data, at, stop)
+        size, at = varint(data, at, stop)
+        if size < 0:
+            break
+        kinds.append(kind)
+        sizes.append(size)
+        at += size
+    fields["tls.quic.parameter.type"], fields["tls.quic.parameter.length"] = tuple(kinds), tuple(sizes)
 
 
 def _alpn(data: bytearray, at: int, stop: int) -> list[str]:
@@ -216,16 +264,16 @@ def _numbers(fields: Fields, name: str) -> list[int]:
     return [item for item in value if not _grease(item)] if isinstance(value, tuple) else []
 
 
-def ja4(fields: Fields) -> str:
-    """JA4 of a complete ClientHello over TCP, from its fields."""
+def ja4(fields: Fields, *, transport: str = "t") -> str:
+    """JA4 of a complete ClientHello, from its fields; `transport`: "t" TCP, "q" QUIC, "d" DTLS."""
     legacy = fields["tls.handshake.version"]
-    versions = _numbers(fields, "tls.handshake.extensions.supported_version")
-    version = max(versions) if versions else int(legacy) if isinstance(legacy, int) else 0
+    versions = _numbers(fields, "tls.handshake.extensions.supported_version") or [legacy if isinstance(legacy, int) else 0]
+    names, version = (_JA4_DTLS, min(versions)) if transport == "d" else (_JA4_VERSIONS, max(versions))
     ciphers = _numbers(fields, "tls.handshake.ciphersuite")
     extensions = _numbers(fields, "tls.handshake.extension.type")
     alpn = str(fields.get("tls.handshake.extensions_alpn_str", "")).split(",")[0]
     counts = f"{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}"
-    head = f"t{_JA4_VERSIONS.get(version, '00')}{'d' if _SNI in extensions else 'i'}{counts}{_ja4_alpn(alpn)}"
+    head = f"{transport}{names.get(version, '00')}{'d' if _SNI in extensions else 'i'}{counts}{_ja4_alpn(alpn)}"
     listed = ",".join(sorted(f"{item:04x}" for item in extensions if item not in (_SNI, _ALPN)))
     signatures = ",".join(f"{item:04x}" for item in _numbers(fields, "tls.handshake.sig_hash_alg"))
     second = f"{listed}_{signatures}" if signatures else listed

@@ -31,7 +31,7 @@ _WORTH_A_THREAD = 1 << 18
 
 def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
     times = (options.tcp_timeout, options.udp_timeout, options.icmp_timeout, options.active_timeout)
-    rest = (options.max_packets, options.max_payload, options.flip, 0, options.checksums)
+    rest = (options.max_packets, options.max_payload, options.flip, 0, options.checksums, options.hello_bytes)
     return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
 
 

@@ -12,16 +12,19 @@ from trafficllm.capture.flows.community import community_ids
 from trafficllm.capture.flows.conn import CONN_STATES, likely_servers
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.packets import PacketBatch, address_rows
-from trafficllm.capture.kernels.flow import DONE_MARGIN, P_MAX_PAYLOAD, P_SEED, Arrivals, Table, assign, evict
+from trafficllm.capture.kernels.flow import DONE_MARGIN, P_FACTS, P_MAX_PAYLOAD, P_SEED, Arrivals, Table, assign, evict
 from trafficllm.capture.kernels.gather import gather, summarize
 from trafficllm.capture.kernels.layout import (
+    C_CHUNKS_DONE,
     C_DONE,
     C_EVICTED,
     C_FREE,
     C_FREE_BUFFERS,
+    C_FREE_CHUNKS,
     C_FREE_PACKETS,
     C_HELD,
     C_LIVE,
+    CHUNK,
     CONTROL,
     END_EOF,
     END_EVICTED,
@@ -39,6 +42,7 @@ from trafficllm.core.types import I64, U8, FlowBatch
 _FLUSH = 32768  # finished flows that are handed out at once: small captures come sorted as a whole
 _FLUSH_PACKETS = 1 << 18  # or stored packets of finished ones: a 1 GB capture of flows with 20 packets each peaked at 328 MB without
 _POOL_BYTES = 64 << 20  # bound of the packet pool and of the payload pool each; memory is touched only as it is used
+_CHUNK_BYTES = 32 << 20  # bound of what is kept beyond payload prefixes: 19,000 post-quantum ClientHellos at once
 _UNKNOWN = 1 << 40
 
 _STATE_NAMES = np.array(CONN_STATES, dtype=object)
@@ -55,6 +59,8 @@ class FlowTable:
         limit, max_payload = max(min(table_size, most), 16), int(params[P_MAX_PAYLOAD])
         width = max_payload + (max_payload + 7) // 8
         buffers = min(max(_POOL_BYTES // max(width, 1), 1024), max(2 * most, 16))
+        params[P_FACTS] = min(params[P_FACTS], max_payload << 16)  # nothing lies beyond where no prefix is kept
+        chunks = min(_CHUNK_BYTES // (CHUNK + CHUNK // 8), max(4 * most, 16)) if params[P_FACTS] else 0
         params[P_SEED] = secrets.randbits(31)  # bucket order never shows in the output; crafted collisions must not be possible
         self._table = Table(
             flows=np.zeros(limit, dtype=FLOW),
@@ -66,12 +72,14 @@ class FlowTable:
             packets=np.zeros(min(max(_POOL_BYTES // STORED.itemsize, 4096), max(most, 16)), dtype=STORED),
             buffers=np.zeros((buffers, width), dtype=np.uint8),
             buffer_next=np.zeros(buffers, dtype=np.int32),
+            chunks=np.zeros((chunks, CHUNK + CHUNK // 8), dtype=np.uint8),
+            chunk_next=np.zeros(chunks, dtype=np.int32),
             done=np.zeros(limit + min(_FLUSH, limit) + DONE_MARGIN, dtype=np.int32),
             control=np.zeros(CONTROL, dtype=np.int64),
             params=params,
             ports=likely_servers(),
         )
-        self._table.control[[C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS]] = -1
+        self._table.control[[C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS, C_FREE_CHUNKS]] = -1
 
     @property
     def arrays(self) -> Table:
@@ -108,7 +116,7 @@ class FlowTable:
         slots = table.done[: int(table.control[C_DONE])].astype(np.int64)
         order = slots[np.argsort(table.flows["first"][slots], kind="stable")]
         batch = _batch(table, order, files)
-        table.control[C_DONE] = table.control[C_HELD] = 0
+        table.control[C_DONE] = table.control[C_HELD] = table.control[C_CHUNKS_DONE] = 0
         counts.flows += len(batch)
         counts.evicted = self.evicted
         return batch
@@ -126,11 +134,10 @@ def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
     rows, history = np.zeros(n, dtype=SUMMARY), np.zeros((n, HISTORY), dtype=np.uint8)
     summarize(table, order, rows, history)
     pkt_ptr = _pointers(rows["stored"])
-    edges = _pointers(_pair(rows, "prefix").reshape(-1))
-    payload_ptr = np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1) if n else np.zeros((0, 3), dtype=np.int64)
+    payload_ptr, beyond_ptr = _edges(_pair(rows, "prefix")), _edges(_pair(rows, "beyond"))
     packets = np.zeros(int(pkt_ptr[-1]), dtype=STORED)
-    payload = np.zeros(int(edges[-1]), dtype=np.uint8)
-    gather(table, order, pkt_ptr, packets, payload_ptr, payload)
+    payload, beyond = (np.zeros(int(edges[-1, 2]) if n else 0, dtype=np.uint8) for edges in (payload_ptr, beyond_ptr))
+    gather(table, order, pkt_ptr, packets, payload_ptr, payload, beyond_ptr, beyond)
     return FlowBatch(
         ts=rows["ts"].copy(),
         duration=rows["duration"].copy(),
@@ -165,7 +172,15 @@ def _batch(table: Table, order: I64, files: tuple[str, ...]) -> FlowBatch:
         payload_ptr=payload_ptr,
         payload=payload,
         files=files,
+        beyond_ptr=beyond_ptr,
+        beyond=beyond,
     )
+
+
+def _edges(sizes: I64) -> I64:
+    """Sizes [n, 2] of two sides as the pointers [n, 3] of their bytes, all in one row."""
+    edges = _pointers(sizes.reshape(-1))
+    return np.stack([edges[0:-1:2], edges[1::2], edges[2::2]], axis=1) if len(sizes) else np.zeros((0, 3), dtype=np.int64)
 
 
 def _pair(rows: npt.NDArray[Any], name: str) -> I64:

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from trafficllm.capture.kernels.beyond import count_finished, keep_datagram, keep_stream
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
 from trafficllm.capture.kernels.key import hash_end, icmp_ports, mix, same_flow
 from trafficllm.capture.kernels.layout import (
+    C_CHUNKS_DONE,
     C_CLOCK,
     C_DONE,
     C_EVICTED,
     C_FREE,
     C_FREE_BUFFERS,
+    C_FREE_CHUNKS,
     C_FREE_PACKETS,
     C_HELD,
     C_LIVE,
     C_NUMBER,
     C_TOP,
     C_TOP_BUFFERS,
+    C_TOP_CHUNKS,
     C_TOP_PACKETS,
     CLOSED,
     END_ACTIVE,
@@ -49,7 +53,7 @@ from trafficllm.capture.kernels.payload import append_payload, place_payload
 from trafficllm.capture.kernels.stream import clear_ends, count_bad_sum, letter, once
 from trafficllm.capture.kernels.tcp import H_SYN, tcp_packet
 
-(P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS) = range(9)
+(P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS, P_FACTS) = range(10)
 DONE_MARGIN = 256  # room in `done` that a single packet's sweep can never exceed
 _SWEEP = 40
 
@@ -66,6 +70,8 @@ class Table(NamedTuple):
     packets: Any
     buffers: Any
     buffer_next: Any
+    chunks: Any
+    chunk_next: Any
     done: Any
     control: Any
     params: Any
@@ -137,6 +143,8 @@ def finish(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: A
     done[control[C_DONE]] = slot
     control[C_DONE] += 1
     control[C_HELD] += flow["stored"]
+    count_finished(control, ends[2 * slot])
+    count_finished(control, ends[2 * slot + 1])
     control[C_LIVE] -= 1
 
 
@@ -283,6 +291,7 @@ def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Wo
     originator = side == flow["flip"]
     proto, bad = i64(row["proto"]), table.params[P_SUMS] and row["l4_sum"] == 2
     source, limit = arrivals.offset[index] + i64(row["payload"]), table.params[P_MAX_PAYLOAD]
+    most = table.params[P_FACTS]
     if proto == 6:
         if bad:
             count_bad_sum(flow, history, end, originator)
@@ -291,6 +300,10 @@ def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Wo
         if data > 0:
             size = i64(row["payload_cap"])
             place_payload(table.buffers, table.buffer_next, table.control, limit, arrivals.buf, source, size, end, data - 1)
+            if end["wanted"] >= 0 and most > 0:
+                keep_stream(
+                    table.chunks, table.chunk_next, table.control, table.buffers, limit, most, arrivals.buf, source, size, end, data - 1
+                )
         return True
     if bad:
         if proto == 17:
@@ -301,6 +314,9 @@ def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Wo
         end["sent"] = max(i64(end["sent"]), 0) + i64(row["payload_len"])
         if proto == 17:
             once(flow, history, H_SYN, L_DATA, originator)
+            if most > 0 and not end["closed_hello"]:
+                size, peer = i64(row["payload_cap"]), table.ends[2 * slot + 1 - side]
+                keep_datagram(table.chunks, table.chunk_next, table.control, most, arrivals.buf, source, size, end, peer)
     append_payload(table.buffers, table.buffer_next, table.control, limit, arrivals.buf, source, i64(row["payload_cap"]), end)
     return True
 
@@ -357,7 +373,7 @@ def _one(table: Table, arrivals: Arrivals, index: Word) -> None:
 def assign(table: Table, arrivals: Arrivals, start: Word, stop: Word) -> Word:
     """Feed rows [start, stop) to the table; returns the first row not taken (something ran out), or `stop`."""
     control = table.control
-    room = table.done.shape[0] - DONE_MARGIN
+    room, chunks = table.done.shape[0] - DONE_MARGIN, table.chunks.shape[0]
     for index in range(start, stop):
         row = arrivals.rows[index]
         if row["usable"] != 1 or (table.params[P_SUMS] and row["ip_sum"] == 2):
@@ -368,6 +384,8 @@ def assign(table: Table, arrivals: Arrivals, start: Word, stop: Word) -> Word:
         if control[C_FREE_PACKETS] < 0 and control[C_TOP_PACKETS] >= table.packets.shape[0]:
             return index
         if control[C_FREE_BUFFERS] < 0 and control[C_TOP_BUFFERS] >= table.buffers.shape[0]:
+            return index
+        if control[C_FREE_CHUNKS] < 0 and control[C_TOP_CHUNKS] >= chunks > 0 and control[C_CHUNKS_DONE] > chunks // 4:
             return index
         control[C_CLOCK] = max(control[C_CLOCK], arrivals.ts[index])
         if index & 15 == 0:

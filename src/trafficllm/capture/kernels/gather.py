@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from trafficllm.capture.kernels.beyond import beyond_size, copy_beyond, release
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
+from trafficllm.capture.kernels.flow import P_MAX_PAYLOAD
 from trafficllm.capture.kernels.layout import (
     C_FREE,
     C_FREE_BUFFERS,
@@ -101,6 +103,9 @@ def summarize(table: Any, order: I64, rows: Any, history: U8) -> None:
         row["vlan"], row["source"], row["link"], row["tunnel"] = flow["vlan"], flow["source"], flow["link"], flow["tunnel"]
         row["ip_version"], row["proto"], row["one_way"] = flow["ip_version"], flow["proto"], flow["one_way"]
         row["stored"], row["end"] = flow["stored"], flow["end"]
+        limit, tcp = table.params[P_MAX_PAYLOAD], flow["proto"] == 6
+        row["orig_beyond"] = beyond_size(table.chunks, table.chunk_next, one, limit, tcp)
+        row["resp_beyond"] = beyond_size(table.chunks, table.chunk_next, two, limit, tcp)
         copy_bytes(history[i], 0, letters, 0, length)
         if flow["proto"] == 6:
             row["orig_bytes"], row["resp_bytes"] = tcp_size(one, two), tcp_size(two, one)
@@ -117,9 +122,9 @@ def summarize(table: Any, order: I64, rows: Any, history: U8) -> None:
 
 
 @entry
-def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64, payload: U8) -> None:
-    """Copy stored packets (STORED rows, `side` made the direction) and prefixes of the flows in `order`, then give
-    their slots, packets and buffers back to the free lists."""
+def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64, payload: U8, beyond_ptr: I64, beyond: U8) -> None:
+    """Copy stored packets (STORED rows, `side` made the direction), prefixes and what lies beyond them of the flows in `order`,
+    then give their slots, packets, buffers and chunks back to the free lists."""
     control = table.control
     for i in range(order.shape[0]):
         slot = order[i]
@@ -140,6 +145,8 @@ def gather(table: Any, order: I64, pkt_ptr: I64, packets: Any, payload_ptr: I64,
             size, number = i64(end["prefix"]), i64(end["buffer"])
             if size > 0:
                 copy_bytes(payload, payload_ptr[i, d], table.buffers[number], 0, size)
+            copy_beyond(table.chunks, table.chunk_next, end, beyond, beyond_ptr[i, d], beyond_ptr[i, d + 1] - beyond_ptr[i, d])
+            release(table.chunk_next, control, end)
             if number >= 0:
                 table.buffer_next[number] = control[C_FREE_BUFFERS]
                 control[C_FREE_BUFFERS] = number

@@ -73,6 +73,8 @@ ENDPOINT = np.dtype(
         ("gaps_at", "<u4"),
         ("zero_windows", "<u4"),
         ("zero_windows_at", "<u4"),
+        ("chunk", "<i4"),  # first chunk beyond the prefix, -1: none
+        ("wanted", "<i4"),  # TCP: stream bytes that facts want, 0: not yet known, -1: the prefix; UDP: bytes kept in chunks
         ("bad_sums", "<u4"),
         ("bad_sums_at", "<u4"),
         ("fins", "<u2"),
@@ -83,9 +85,14 @@ ENDPOINT = np.dtype(
         ("islands", "u1"),  # stretches received beyond a hole
         ("eof", "u1"),
         ("scattered", "u1"),  # the prefix has bytes beyond a hole
+        ("chunks", "u1"),  # length of the chain that begins with `chunk`
+        ("closed_hello", "u1"),  # UDP: no more datagrams are kept beyond the prefix
     ],
     align=True,
 )
+
+CHUNK = 512
+"""Bytes of a chunk beyond the payload prefix; behind them lies one bit a byte."""
 
 ISLANDS = 4
 """Stretches beyond a hole that are remembered for an endpoint; more of them melt into the last."""
@@ -123,6 +130,8 @@ SUMMARY = np.dtype(
         ("resp_ip", "<i8"),
         ("orig_prefix", "<i4"),
         ("resp_prefix", "<i4"),
+        ("orig_beyond", "<i4"),
+        ("resp_beyond", "<i4"),
         ("vlan", "<i4"),
         ("source", "<u4"),
         ("stored", "<i4"),
@@ -143,9 +152,10 @@ SUMMARY = np.dtype(
 CONTROL = 16
 """int64 slots shared between Python and the kernels."""
 _SLOTS = range(12)
+C_FREE_CHUNKS, C_TOP_CHUNKS, C_CHUNKS_DONE = range(12, 15)
 (C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS, C_TOP, C_TOP_PACKETS, C_TOP_BUFFERS, C_DONE, C_NUMBER, C_CLOCK, C_LIVE, C_EVICTED, C_HELD) = _SLOTS
 # FREE: head of the list of rows given back, -1 none; TOP: rows from here on were never used, so their memory is not even there
-# yet; HELD: packets stored for finished flows
+# yet; HELD: packets stored for finished flows; CHUNKS_DONE: chunks of finished flows
 
 END_EOF, END_IDLE, END_ACTIVE, END_EVICTED, END_FIN, END_RST = range(6)
 END_NAMES = ("eof", "idle", "active", "evicted", "fin", "rst")

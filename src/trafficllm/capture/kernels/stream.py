@@ -149,6 +149,7 @@ def clear_ends(one: Any, two: Any) -> None:
         end["last_rel"], end["ack_rel"], end["fin_rel"], end["next_rel"] = 0, 0, 0, 1
         end["hist_syn"], end["hist_fin"], end["hist_rst"] = 0, 0, 0
         end["prefix"], end["buffer"], end["start_seq"] = 0, -1, 0
+        end["chunk"], end["wanted"], end["chunks"], end["closed_hello"] = -1, 0, 0, 0
         end["rexmit"], end["gaps"], end["zero_windows"], end["bad_sums"] = 0, 0, 0, 0
         end["rexmit_at"], end["gaps_at"], end["zero_windows_at"], end["bad_sums_at"] = 0, 0, 0, 0
         end["fins"], end["state"], end["previous"], end["closed"] = 0, 0, 0, 0

@@ -36,7 +36,7 @@ def _frames() -> FrameBatch:
 
 
 def _table() -> FlowTable:
-    return FlowTable(np.zeros(9, dtype=np.int64), table_size=16)
+    return FlowTable(np.zeros(10, dtype=np.int64), table_size=16)
 
 
 def compile_table() -> None:
@@ -56,7 +56,8 @@ def compile_others() -> None:
     walk_blocks(frames.buffer, False, 1, np.zeros((0, 6), dtype=np.int64), *columns, frames.link)
     order, arrays = frames.offset, _table().arrays
     summarize(arrays, order, np.zeros(0, dtype=SUMMARY), np.zeros((0, HISTORY), dtype=np.uint8))
-    gather(arrays, order, order, np.zeros(0, dtype=STORED), np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.uint8))
+    edges, data = np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.uint8)
+    gather(arrays, order, order, np.zeros(0, dtype=STORED), edges, data, edges, data)
 
 
 def compile_kernels(sink: ProgressSink) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.facts.flow_facts import beyond_of, facts_of
 from trafficllm.core.files import hash64
 from trafficllm.core.types import U8, U16, Facts, FlowBatch, FlowMeta, Record, Span
 from trafficllm.records.codec.canonical import ICMP_PROTOS, TCP
@@ -98,6 +98,7 @@ class _Rows:
         base, top = (int(pointers[0, 0]), int(pointers[-1, 2])) if self.count else (0, 0)
         self.payload = batch.payload[base:top].tobytes()
         self.payload_ptr = (pointers - base).tolist()
+        self.beyond = beyond_of(batch, range(start, start + self.count))
         self.ts = batch.ts[flows].tolist()
         self.duration = batch.duration[flows].tolist()
         self.version = batch.ip_version[flows].tolist()
@@ -121,7 +122,7 @@ class _Rows:
         a, b, c = self.payload_ptr[i]
         payload = (self.payload[a:b], self.payload[b:c])
         icmp = proto in ICMP_PROTOS
-        facts = facts_of(proto, *self.ports[i], *payload)
+        facts = facts_of(proto, *self.ports[i], *payload, beyond=self.beyond[i])
         spans = address_spans(self.version[i], self.hosts[i], payload)
         return Record(
             kind="flow",

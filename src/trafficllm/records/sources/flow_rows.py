@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.facts.flow_facts import beyond_of, facts_of
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import I64, Facts, FlowBatch, FlowMeta
@@ -156,10 +156,11 @@ def _beginnings(batch: FlowBatch, kept: I64) -> tuple[list[Payload], list[Facts]
     plain = (batch.proto[kept], batch.orig_p[kept], batch.resp_p[kept], batch.ip_version[kept])
     payload: list[Payload] = []
     facts: list[Facts] = []
-    for k, (edges, proto, orig_p, resp_p, version) in enumerate(zip(pointers.tolist(), *(c.tolist() for c in plain), strict=True)):
+    rows = zip(pointers.tolist(), *(c.tolist() for c in plain), beyond_of(batch, kept), strict=True)
+    for k, (edges, proto, orig_p, resp_p, version, beyond) in enumerate(rows):
         pair = raw[edges[0] : edges[1]], raw[edges[1] : edges[2]]
         payload.append(pair)
-        found = facts_of(proto, orig_p, resp_p, *pair)
+        found = facts_of(proto, orig_p, resp_p, *pair, beyond=beyond)
         if edges[2] > edges[0]:
             own = address_spans(version, (sides[0][16 * k : 16 * k + 16], sides[1][16 * k : 16 * k + 16]), pair)
             found = Facts(found.service, found.fields, (*found.spans, *own)) if own else found

@@ -1,0 +1,191 @@
+"""QUIC Initial packets of the client: opened (RFC 9001 5), CRYPTO frames put together, the ClientHello read.
+
+Initial keys come from the client's first Destination Connection ID and a salt that the RFCs publish, so anyone on the path can open
+these packets. Bounded a flow: 8 kB of datagrams (the reader), 16 packets, 3 connection IDs, 512 frames, 16 kB of CRYPTO bytes.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from trafficllm.capture.facts.dtls import joined
+from trafficllm.capture.facts.tls import Fields, bare_hello, varint
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+V1, V2 = 0x00000001, 0x6B3343CF
+_DRAFTS = range(0xFF000017, 0xFF000023)
+"""draft-23 to draft-34; what they add to draft-28 is a salt of their own from draft-29 on, and version 1's from draft-33 on."""
+_SALT_V1, _SALT_V2, _SALT_29, _SALT_23 = (
+    bytes.fromhex(text)
+    for text in (
+        "38762cf7f55934b34d179ae6a4c80cadccbb7f0a",  # RFC 9001 5.2
+        "0dede3def700a6db819381be6e269dcbf9bd2ed9",  # RFC 9369 3.3.1
+        "afbfec289993d24c9e9786f19c6111e04390a899",  # draft-ietf-quic-tls-29 5.2
+        "c3eef712c72ebb5a11a7d2432bb46365bef9f502",  # draft-ietf-quic-tls-23 5.2
+    )
+)
+_MAX_PACKETS, _MAX_IDS, _MAX_FRAMES, _MAX_CRYPTO = 16, 3, 512, 1 << 14
+_SAMPLE, _TAG = 16, 16
+_PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CLOSE = 0x00, 0x01, 0x02, 0x03, 0x06, 0x1C
+
+
+class Packet(NamedTuple):
+    """An Initial packet inside a datagram: bytes [start, end), the packet number at `number`, its Destination Connection ID."""
+
+    version: int
+    connection: bytes
+    start: int
+    number: int
+    end: int
+
+
+class Keys(NamedTuple):
+    """What opens a client's Initial packets: AEAD, its IV, and header protection (AES-ECB)."""
+
+    aead: AESGCM
+    iv: int
+    mask: CipherContext
+
+
+def quic_version(data: bytes) -> int:
+    """Version of a QUIC long header (RFC 9000 17.2), 0 if it is none."""
+    if len(data) < 7 or data[0] & 0xC0 != 0xC0:
+        return 0
+    version = int.from_bytes(data[1:5], "big")
+    known = version in (V1, V2) or version >> 8 == 0xFF0000 or data[1:2] in {b"Q", b"T"}
+    return version if known and data[5] <= 20 else 0
+
+
+def quic_fields(datagrams: Iterable[bytes]) -> Fields:
+    """Fields of the ClientHello in a client's datagrams, in whatever order they and their CRYPTO frames come."""
+    keys: dict[tuple[int, bytes], Keys] = {}
+    streams: dict[bytes, dict[int, bytes]] = {}
+    best, packets = b"", 0
+    for datagram in datagrams:
+        for packet in initials(datagram):
+            packets += 1
+            if packets > _MAX_PACKETS:
+                return _hello_fields(best)
+            identity = packet.connection
+            if identity not in streams and len(streams) < _MAX_IDS:
+                streams[identity] = {}
+            for connection, parts in streams.items():
+                pair = packet.version, connection
+                if pair not in keys:
+                    keys[pair] = initial_keys(*pair)
+                payload = opened(datagram, packet, keys[pair])
+                if payload:
+                    _crypto(payload, parts)
+                    hello = joined(parts)
+                    best = max(best, hello, key=len)
+                    if len(hello) > 3 and len(hello) >= 4 + int.from_bytes(hello[1:4], "big"):
+                        return _hello_fields(hello)
+                    break
+    return _hello_fields(best)
+
+
+def _hello_fields(message: bytes) -> Fields:
+    return bare_hello(message, transport="q") if message else {}
+
+
+def initials(data: bytes) -> Iterator[Packet]:
+    """The Initial packets of a datagram; 0-RTT and Handshake packets beside them are passed over (RFC 9000 12.2)."""
+    at, size = 0, len(data)
+    while at + 7 < size and data[at] & 0xC0 == 0xC0:
+        version, kind = int.from_bytes(data[at + 1 : at + 5], "big"), data[at] >> 4 & 3
+        if version not in (V1, V2) and version not in _DRAFTS:
+            return
+        kind = kind - 1 & 3 if version == V2 else kind  # RFC 9369 3.2: Initial, 0-RTT, Handshake and Retry are numbered from 1
+        start, here = at, at + 5
+        connection = data[here + 1 : here + 1 + data[here]]
+        here += 1 + data[here]
+        if here >= size or kind == 3:
+            return
+        here += 1 + data[here]
+        if kind == 0:
+            token, here = varint(data, here, size)
+            here += token
+            if token < 0:
+                return
+        length, here = varint(data, here, size)
+        at = here + length
+        if length < 4 + _SAMPLE or at > size:
+            return
+        if kind == 0 and len(connection) <= 20:
+            yield Packet(version, connection, start, here, at)
+
+
+def _expand(secret: bytes, label: bytes, size: int) -> bytes:
+    """HKDF-Expand-Label with an empty context, for at most 32 bytes (RFC 8446 7.1)."""
+    label = b"tls13 " + label
+    return hmac.digest(secret, size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\x00\x01", "sha256")[:size]
+
+
+def initial_keys(version: int, connection: bytes) -> Keys:
+    """The client's Initial keys of a connection ID (RFC 9001 5.2, RFC 9369 3.3)."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    salt = _SALT_V2 if version == V2 else _SALT_V1 if version == V1 or version >= 0xFF000021 else _SALT_29
+    salt = _SALT_23 if version in _DRAFTS and version < 0xFF00001D else salt
+    prefix = b"quicv2 " if version == V2 else b"quic "
+    secret = _expand(hmac.digest(salt, connection, "sha256"), b"client in", 32)
+    protection = Cipher(algorithms.AES128(_expand(secret, prefix + b"hp", 16)), modes.ECB()).encryptor()  # noqa: S305 - RFC 9001 5.4.3
+    iv = int.from_bytes(_expand(secret, prefix + b"iv", 12), "big")
+    return Keys(AESGCM(_expand(secret, prefix + b"key", 16)), iv, protection)
+
+
+def opened(data: bytes, packet: Packet, keys: Keys) -> bytes:
+    """The frames of an Initial packet, b"" where these keys do not open it (RFC 9001 5.3, 5.4)."""
+    from cryptography.exceptions import InvalidTag
+
+    at = packet.number
+    mask = keys.mask.update(data[at + 4 : at + 4 + _SAMPLE])
+    first = data[packet.start] ^ (mask[0] & 0x0F)
+    size = (first & 3) + 1
+    number = bytes(a ^ b for a, b in zip(data[at : at + size], mask[1:], strict=False))
+    header = bytes([first]) + data[packet.start + 1 : at] + number
+    nonce = (keys.iv ^ int.from_bytes(number, "big")).to_bytes(12, "big")
+    try:
+        return keys.aead.decrypt(nonce, data[at + size : packet.end], header)
+    except InvalidTag:
+        return b""
+
+
+def _crypto(payload: bytes, parts: dict[int, bytes]) -> None:
+    """Take in the CRYPTO frames of an opened packet (RFC 9000 19); anything that an Initial may not hold ends it."""
+    at, end = 0, len(payload)
+    for _ in range(_MAX_FRAMES):
+        if at < end and payload[at] == _PADDING:
+            at = end - len(payload[at:].lstrip(b"\x00"))
+        if at >= end:
+            return
+        kind = payload[at]
+        at += 1
+        if kind == _CRYPTO:
+            offset, at = varint(payload, at, end)
+            size, at = varint(payload, at, end)
+            if offset < 0 or size < 0 or offset + size > _MAX_CRYPTO:
+                return
+            if size > len(parts.get(offset, b"")):
+                parts[offset] = payload[at : at + size]
+            at += size
+        elif kind in (_ACK, _ACK_ECN):
+            at = _behind_ack(payload, at, end, ecn=kind == _ACK_ECN)
+        elif kind != _PING:
+            return
+
+
+def _behind_ack(payload: bytes, at: int, end: int, *, ecn: bool) -> int:
+    """The position behind an ACK frame (RFC 9000 19.3)."""
+    _, at = varint(payload, at, end)
+    _, at = varint(payload, at, end)
+    ranges, at = varint(payload, at, end)
+    for _ in range(min(1 + 2 * ranges + 3 * ecn, end - at)):
+        _, at = varint(payload, at, end)
+    return at
