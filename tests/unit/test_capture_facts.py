@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trafficllm.capture.facts.flow_facts import facts_of, facts_of_flows
+from trafficllm.capture.facts.flow_facts import beyond_of, facts_of, facts_of_flows
 from trafficllm.capture.facts.tls import ja4
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.types import Facts
@@ -166,6 +166,7 @@ def test_spans_lie_within_the_prefixes_of_real_flows(captures: Path) -> None:
 def test_facts_of_a_batch_are_those_of_each_flow(captures: Path) -> None:
     found = 0
     for batch in read_flows([captures]):
+        beyond = beyond_of(batch, range(len(batch)))
         for i, facts in enumerate(facts_of_flows(batch)):
             both = [batch.payload[batch.payload_ptr[i, d] : batch.payload_ptr[i, d + 1]].tobytes() for d in range(2)]
             assert facts == facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *both, beyond=beyond[i])
