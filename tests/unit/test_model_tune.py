@@ -23,7 +23,7 @@ from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.callbacks import Clock, cosine
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import predict
-from trafficllm.model.tuning.job import TuneData, TuneReport, tune_generation, tune_instruct, tune_task
+from trafficllm.model.tuning.job import TuneData, tune_generation, tune_instruct, tune_task
 from trafficllm.model.tuning.trie import LabelTrie
 from trafficllm.records.codec.codec import encode
 
@@ -194,7 +194,7 @@ def test_rows_that_cannot_be_learnt_from_are_refused(base: Base, tmp_path: Path,
 
 
 def test_an_adapter_of_another_rank_cannot_be_the_start(base: Base, tmp_path: Path) -> None:
-    one: TuneReport = tune_task(base, rows(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 1}))
+    one = tune_task(base, rows(), tmp_path / "a", QUICK.model_copy(update={"max_steps": 1}))
     assert one.steps == 1
     with pytest.raises(ArtifactError, match="r is 8"):
         tune_task(base, rows(), tmp_path / "b", QUICK.model_copy(update={"r": 4}), start_from=tmp_path / "a")

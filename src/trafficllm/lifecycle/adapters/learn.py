@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.core.types import Scores
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneReport
+    from trafficllm.model.results import TuneReport
+    from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.registry.store import Registry
@@ -96,7 +97,8 @@ def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneR
     """
     from trafficllm.model.adapter.guard import CONFIG, WEIGHTS, check_adapter
     from trafficllm.model.adapter.readout import FILE as READOUT
-    from trafficllm.model.tuning.job import REPORT, TuneReport
+    from trafficllm.model.results import TuneReport
+    from trafficllm.model.tuning.job import REPORT
     from trafficllm.registry import fit
 
     facts: dict[str, Any] = next((read_json(folder / name) for name in ("manifest.json", REPORT) if (folder / name).is_file()), {})
@@ -117,7 +119,9 @@ def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneR
     past = facts.get("report") or facts.get("tuning")
     if past:
         return TuneReport(**{**past, "reused": True})
-    return TuneReport("task", 0, 0, 0.0, 0.0, 0, None, 0, 0, reused=True)
+    none = {"steps": 0, "tokens": 0, "tokens_per_second": 0.0, "seconds": 0.0, "peak_bytes": 0, "resumed_from": None, "trainable": 0}
+    more = {"precision": "float32", "processes": 1, "validation": {}, "readout": None}
+    return TuneReport(stage="task", best_step=0, reused=True, **none, **more)
 
 
 def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +150,7 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
     """
     from trafficllm.lifecycle.adapters.learn_generator import generator_data
     from trafficllm.model.tuning.augment import augment as changed
+    from trafficllm.model.results import TuneReport
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records import prompts
 

@@ -16,7 +16,7 @@ from trafficllm.lifecycle.adapters.learn_router import instruct_data
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.model.base.load import Base
-    from trafficllm.model.tuning.job import TuneData, TuneReport
+    from trafficllm.model.tuning.job import TuneData
 
 PLOT = "loss.svg"
 _SERVED = ("lora", "rslora", "dora", "qlora")
@@ -123,7 +123,7 @@ def tune(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None, pr
 
     options = chosen.options()
     if stage.name == "instruct":
-        report: TuneReport = tuner.tune_instruct(chosen.open(), stage.data, out, options, progress)
+        report = tuner.tune_instruct(chosen.open(), stage.data, out, options, progress)
     else:
         run = tuner.tune_generation if stage.name == "generation" else tuner.tune_task
         report = run(chosen.open(), stage.data, out, options, progress, start_from=start_from)

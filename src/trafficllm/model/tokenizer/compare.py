@@ -8,11 +8,11 @@ tokens a unit by byte fallback; that is printed as its own column and never used
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from trafficllm.core.files import hash64
 from trafficllm.core.types import Record
+from trafficllm.model.results import Tokens
 from trafficllm.model.tokenizer.extend import record_text, traffic_ids
 from trafficllm.model.tokenizer.learn import Matcher
 from trafficllm.records.codec.codec import encode, pretty
@@ -20,25 +20,6 @@ from trafficllm.records.codec.codec import encode, pretty
 ORIGINAL_FRAMES = 10
 ORIGINAL_HEX = 256
 """The original's flow prompt: the first ten frames, each cut at 256 hex digits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Mean tokens per flow of `flows` records in each form; `ratio` is plain / extended, `exact` whether all records came back."""
-
-    flows: int
-    plain: float
-    extended: float
-    ratio: float
-    byte_fallback: float
-    original_form: float
-    original_form_extended: float
-    exact: bool
-    vocabulary: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, rounded to two decimals."""
-        return {key: round(value, 2) if isinstance(value, float) else value for key, value in asdict(self).items()}
 
 
 def plain_text(record: Record) -> str:
@@ -86,21 +67,21 @@ def _mean_tokens(tokenizer: Any, texts: Sequence[str]) -> float:
     return sum(len(ids) for ids in found) / max(len(texts), 1)
 
 
-def compare(plain: Any, extended: Any, records: Sequence[Record]) -> Comparison:
+def compare(plain: Any, extended: Any, records: Sequence[Record]) -> Tokens:
     """Count tokens of `records` under a plain tokenizer and its extension (both transformers tokenizers)."""
     units = [encode(record) for record in records]
     ids = extended(list(units), add_special_tokens=False, return_attention_mask=False)["input_ids"] if units else []
     mean = sum(len(row) for row in ids) / max(len(units), 1)
     readable = _mean_tokens(plain, [plain_text(record) for record in records])
     original = [original_text(record) for record in records]
-    return Comparison(
+    return Tokens(
         flows=len(records),
-        plain=readable,
-        extended=mean,
-        ratio=readable / mean if mean else 0.0,
-        byte_fallback=_mean_tokens(plain, units),
-        original_form=_mean_tokens(plain, original),
-        original_form_extended=_mean_tokens(extended, original),
+        plain=round(readable, 2),
+        extended=round(mean, 2),
+        ratio=round(readable / mean, 2) if mean else 0.0,
+        byte_fallback=round(_mean_tokens(plain, units), 2),
+        original_form=round(_mean_tokens(plain, original), 2),
+        original_form_extended=round(_mean_tokens(extended, original), 2),
         exact=all(record_text(extended, row) == text for row, text in zip(ids, units, strict=True)),
         vocabulary=len(extended),
     )

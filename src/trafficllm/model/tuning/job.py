@@ -15,7 +15,8 @@ from trafficllm.core.files import read_json, sha256_bytes, write_json
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import NONE, ProgressSink, Record, Silent
 from trafficllm.model.base.load import Base
-from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, REPORT, Job, TuneData, TuneReport, class_weights, peak_bytes
+from trafficllm.model.results import TuneReport
+from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, REPORT, Job, TuneData, class_weights, peak_bytes
 
 __all__ = [
     "CHECKPOINTS",

@@ -7,9 +7,8 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import ProgressSink, Prompt, Record
@@ -37,30 +36,6 @@ class TuneData:
     records: Sequence[Record] = ()
     prompt_of: Callable[[Record], Prompt] | None = None
     augment: Callable[[Record, random.Random], Record] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TuneReport:
-    """A finished run; keys of CONTRACTS `tune task` and what the model card needs."""
-
-    stage: str
-    steps: int
-    tokens: int
-    tokens_per_second: float
-    seconds: float
-    peak_bytes: int
-    resumed_from: int | None
-    trainable: int
-    best_step: int
-    precision: str = "float32"
-    processes: int = 1
-    validation: dict[str, float] = field(default_factory=dict)
-    readout: dict[str, float] | None = None
-    reused: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)

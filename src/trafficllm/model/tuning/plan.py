@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from trafficllm.core.settings import TuneOptions
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import resolve
+from trafficllm.model.results import Forecast, TuneMemory
 from trafficllm.model.tuning.collate import Sample, answer_loss, collate, plan_batches
 from trafficllm.model.tuning.forward import answer_logits
 from trafficllm.model.tuning.options import TuneData
@@ -34,40 +34,6 @@ FIT_PASSES = 120
 """Evaluations of loss and gradient that fitting a readout takes."""
 STEP_SECONDS = 0.004
 """What a step costs beside its tokens: optimizer, logging, the Trainer's bookkeeping."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of one process: `weights` of the base, `states` of the trained part (weights, gradients, two moments),
-    `activations` of the largest batch, `program` what the process holds already; `total` their sum."""
-
-    weights: int
-    states: int
-    activations: int
-    program: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class TunePlan:
-    """The forecast. `tokens` over the whole run, without padding; `seconds` of training on this machine, or the time budget where less;
-    `readout_seconds` come on top, for a task's readout, budget or not."""
-
-    parameters: int
-    trainable: int
-    rows: int
-    tokens_per_epoch: int
-    longest: int
-    steps: int
-    tokens: int
-    memory: Memory
-    seconds: float
-    tokens_per_second: float
-    readout_seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """The forecast as plain JSON values."""
-        return asdict(self)
 
 
 def _meta_model(folder: Path, options: TuneOptions) -> Any:
@@ -174,7 +140,7 @@ def _program() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
-def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str, world: int) -> Memory:
+def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str, world: int) -> TuneMemory:
     size = _BYTES[precision]
     trained = sum(value.numel() for value in lora.trainable(model).values())
     frozen = sum(value.numel() for value in model.parameters()) - trained
@@ -190,7 +156,8 @@ def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str
         kept = round(kept / layers + SLACK * size * layers * sum(largest) * model.config.get_text_config().hidden_size)
     program, states = _program(), round(16 * trained / split)
     base = round(weights / split)
-    return Memory(base, states, kept, program, base + states + kept + program)
+    total = base + states + kept + program
+    return TuneMemory(weights=base, states=states, activations=kept, program=program, total=total)
 
 
 def _frozen_linears(model: Any) -> list[Any]:
@@ -211,7 +178,7 @@ def plan(
     world: int = 1,
     read: int = 0,
     labels: int = 0,
-) -> TunePlan:
+) -> Forecast:
     """Forecast a run of `lengths` (tokens a row, answer included) on a base folder; nothing of the weights is read.
 
     `precision` of the base's weights; `world` processes share each batch; a readout is fitted on `read` rows for `labels` labels.
@@ -232,7 +199,7 @@ def plan(
     speed = _flops_per_second(precision)
     seconds = OVERHEAD * work / speed + STEP_SECONDS * steps
     planned = min(seconds, options.max_seconds or seconds)
-    return TunePlan(
+    return Forecast(
         parameters=parameters,
         trainable=trained,
         rows=len(lengths),
@@ -255,7 +222,7 @@ def _reading(model: Any, lengths: Sequence[int], weights: int, rows: int, labels
     return 2.0 * weights * rows * sum(lengths) / len(lengths) + 6.0 * FIT_PASSES * rows * features * labels
 
 
-def plan_data(base: str | Path, data: TuneData, options: TuneOptions, *, precision: str = "float32", world: int = 1) -> TunePlan:
+def plan_data(base: str | Path, data: TuneData, options: TuneOptions, *, precision: str = "float32", world: int = 1) -> Forecast:
     """`plan` of a run on rows as they are: encoded with the base's tokenizer, answers included."""
     from trafficllm.model.tokenizer.extend import load_auto
     from trafficllm.model.tuning.encode import Encoder

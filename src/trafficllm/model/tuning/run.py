@@ -18,12 +18,13 @@ from trafficllm.core.types import NONE, Prompt, Silent
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import Base
+from trafficllm.model.results import TuneReport
 from trafficllm.model.tuning import processes
 from trafficllm.model.tuning.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.tuning.collate import Sample, StepData, common
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import loss_and_first, predict
-from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, Job, TuneData, TuneReport, class_weights, peak_bytes
+from trafficllm.model.tuning.options import CHECKPOINTS, METRICS, Job, TuneData, class_weights, peak_bytes
 from trafficllm.model.tuning.trainer import HEAD, AnswerTrainer, checkpoints, ordered_callbacks
 from trafficllm.model.tuning.trie import LabelTrie
 
@@ -288,6 +289,7 @@ def run(job: Job) -> TuneReport:
         processes=processes.world(),
         validation={key: value for key, value in trainer.figures.items() if key != "score" and math.isfinite(value)},
         readout=read,
+        reused=False,
     )
 
 

@@ -1,0 +1,67 @@
+"""What tuning and tokenizers report. Nothing here loads torch, so that a page or a schema can name it."""
+
+from __future__ import annotations
+
+from trafficllm.core.results import Result
+
+
+class TuneReport(Result):
+    """A finished run: steps, tokens seen, seconds, memory, validation scores, the step whose weights were kept."""
+
+    stage: str
+    steps: int
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+    peak_bytes: int
+    resumed_from: int | None
+    validation: dict[str, float]
+    trainable: int
+    best_step: int
+    precision: str = "float32"
+    processes: int = 1
+    readout: dict[str, float] | None = None
+    reused: bool
+
+
+class TuneMemory(Result):
+    """Bytes of one process: `weights` of the base, `states` of the trained part (weights, gradients, two moments),
+    `activations` of the largest batch, `program` what the process holds already; `total` their sum."""
+
+    weights: int
+    states: int
+    activations: int
+    program: int
+    total: int
+
+
+class Forecast(Result):
+    """What a tuning run will need. `tokens` over the whole run, without padding; `seconds` of training on this machine, or the time
+    budget where less; `readout_seconds` come on top, for a task's readout, budget or not."""
+
+    parameters: int
+    trainable: int
+    rows: int
+    tokens_per_epoch: int
+    longest: int
+    steps: int
+    tokens: int
+    memory: TuneMemory
+    seconds: float
+    tokens_per_second: float
+    readout_seconds: float
+
+
+class Tokens(Result):
+    """Mean tokens of a flow over `flows` records in each form, to two decimals; `ratio` is plain / extended, `exact` whether all
+    records came back."""
+
+    plain: float
+    extended: float
+    ratio: float
+    flows: int
+    byte_fallback: float
+    original_form: float
+    original_form_extended: float
+    exact: bool
+    vocabulary: int
