@@ -1,0 +1,108 @@
+"""What the `adapter` commands answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trafficllm.core.results import Counts, Result, Share
+from trafficllm.evaluate.results import Baseline, Quality
+from trafficllm.lifecycle.studies.results import CascadeScore
+from trafficllm.model.results import TuneReport
+from trafficllm.registry.versions import Status
+
+
+class AdapterVersion(Result):
+    """A version in the registry, and the version that it was tuned from."""
+
+    task: str
+    version: str
+    status: Status
+    parent: str | None
+
+
+class AdapterRow(AdapterVersion):
+    """A version in the list, with its score and its folder."""
+
+    macro_f1: Share | None
+    path: str
+
+
+class AdapterList(Result):
+    """All versions."""
+
+    registry: str
+    adapters: list[AdapterRow]
+
+
+class AdapterShow(AdapterVersion):
+    """A version with its manifest."""
+
+    path: str
+    manifest: dict[str, Any]
+
+
+class AdapterChange(AdapterVersion):
+    """A version after `promote` or `rollback`."""
+
+    quality: Quality | None
+    baselines: dict[str, Any] | None
+
+
+class AdapterVerify(Result):
+    """A registry whose files are all as they were registered."""
+
+    registry: str
+    versions: int
+    tasks: list[str]
+
+
+class AdapterExport(Result):
+    """A version written for use elsewhere."""
+
+    task: str
+    version: str
+    out: str
+    merged: bool
+    files: list[str]
+
+
+class AdapterGc(Result):
+    """Versions that were removed, as task/version."""
+
+    registry: str
+    removed: list[str]
+
+
+class Gate(Result):
+    """Scores before and after an update on old data, new data and routing; None where there was no update."""
+
+    old: dict[str, Share] | None
+    new: dict[str, Share] | None
+    router: dict[str, Share] | None
+
+
+class AdapterRegister(AdapterVersion):
+    """A new version with its score, baselines, calibration and cost; a generator has no score here."""
+
+    path: str
+    quality: Quality | None
+    baselines: dict[str, Baseline]
+    cascade: CascadeScore | None
+    gate: Gate
+    calibration: dict[str, Any]
+    unknown: dict[str, Any]
+    cost: dict[str, float]
+    tuning: TuneReport
+    seconds: float
+    peak_bytes: int
+    replayed: int
+
+
+class AdapterUpdate(AdapterRegister):
+    """A version made from the live one and new captures: what its gate saw, decided and why."""
+
+    why: str
+    transfer: dict[str, float]
+    added_labels: list[str]
+    dropped: Counts
+    parent_seconds: float
