@@ -99,7 +99,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
             app,
             out / "data",
             [out / "captures" / "judge"],
-            adapter=Path(show_adapter(app, "EVD", version)["path"]),
+            adapter=Path(show_adapter(app, "EVD", version).path),
             learnt=learnt,
             most=asked.most,
             html=html,

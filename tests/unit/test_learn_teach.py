@@ -80,17 +80,17 @@ def test_a_question_goes_to_both_or_the_model_alone(base: Base, tmp_path: Path) 
     registry = _with_router(base, tmp_path)
     workspace = Workspace(base=str(base.path), registry=str(tmp_path / "registry"))
     asked = ["is it malware, and which family?", "what is the weather tomorrow?", "which app is this traffic from?"]
-    heard = [[task["id"] for task in row["tasks"]] for row in route(workspace, asked)]
+    heard = [[task.id for task in row.tasks] for row in route(workspace, asked)]
     assert heard == [["MTD"], [], ["EAC"]]
     live = registry.live(ROUTER)
     engine = Engine(base)
     engine.add_adapter("r", live.path)
     bare = Router.of(engine, "r", live.manifest)
     alone = route(workspace, asked, wording=False)
-    assert [row["tasks"][0]["id"] if row["tasks"] else None for row in alone] == [
+    assert [row.tasks[0].id if row.tasks else None for row in alone] == [
         route.tasks[0][0] if route.tasks else None for route in bare.stream(asked)
     ]
-    assert all(sum(task["probability"] for task in row["tasks"]) + row["none"] <= 1 + 1e-9 for row in alone)
+    assert all(sum(task.probability for task in row.tasks) + row.none <= 1 + 1e-9 for row in alone)
 
 
 def test_a_router_that_forgets_stays_out(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,21 +270,21 @@ def test_the_gate_asks_the_live_version_only_what_it_has_not_answered_yet(made: 
 def test_export_verify_and_gc(made: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(made["place"] / "registry", tmp_path / "r")
     app = Workspace(base=str(made["place"] / "base"), registry=str(tmp_path / "r"))
-    assert upkeep.verify(app) == {"registry": str(tmp_path / "r"), "versions": 2, "tasks": ["EAC"]}
+    assert upkeep.verify(app).as_dict() == {"registry": str(tmp_path / "r"), "versions": 2, "tasks": ["EAC"]}
     body = upkeep.export(app, "EAC", tmp_path / "out")
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(body["files"])
-    assert not any(name.endswith(".parquet") for name in body["files"])
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(body.files)
+    assert not any(name.endswith(".parquet") for name in body.files)
     with pytest.raises(UsageError, match="exists"):
         upkeep.export(app, "EAC", tmp_path / "out")
     whole = upkeep.export(app, "EAC", tmp_path / "whole", version="v0001", merged=True)
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(whole["files"])
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(whole.files)
     data = made["old"]
     records = data.records(data.indices("test")[:8])
     merged = TaskModel.of(Engine(made["base"]), TASK, made["registry"].show("EAC", "v0001")).scorer
     apart = Engine(load_base(tmp_path / "whole", dtype="float32"))
     scored = apart.score_ids(merged.ids(records), merged.labels).logits
     assert abs(scored - merged.score(records).logits).max() < 1e-3
-    assert upkeep.gc(app, keep=0)["removed"] == ["EAC/v0001"]
+    assert upkeep.gc(app, keep=0).removed == ["EAC/v0001"]
     (tmp_path / "r" / "EAC" / "v0002" / "adapter_config.json").write_text("{}")
     with pytest.raises(ArtifactError, match="has changed"):
         upkeep.verify(app)

@@ -33,12 +33,12 @@ def test_registry_root_by_precedence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_catalogue_without_adapters(tmp_path: Path) -> None:
     workspace = Workspace(registry=str(tmp_path))
-    rows = {row["id"]: row for row in task_list(workspace)["tasks"]}
+    rows = {row.id: row for row in task_list(workspace).tasks}
     assert len(rows) >= 15
-    assert rows["MTD"]["live"] is None
-    assert len(rows["MTD"]["labels"]) == 20
+    assert rows["MTD"].live is None
+    assert len(rows["MTD"].labels) == 20
     assert workspace.task("mtd").id == "MTD"
-    assert list_adapters(workspace)["adapters"] == []
+    assert list_adapters(workspace).adapters == []
     with pytest.raises(ArtifactError, match="no live adapter"):
         show_adapter(workspace, "MTD")
     with pytest.raises(UsageError) as found:
@@ -136,7 +136,7 @@ def test_unknown_is_not_notable_where_nothing_is_malicious() -> None:
 
 def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    body = diagnose(tmp_path / "registry")
+    body = diagnose(tmp_path / "registry").as_dict()
     rows = {row["name"]: row for row in body["findings"]}
     assert rows["python"]["status"] == "ok"
     assert rows["tshark"]["status"] == "optional"
@@ -148,7 +148,7 @@ def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_doctor_sees_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "gone"))
-    rows = {row["name"]: row for row in diagnose(tmp_path)["findings"]}
+    rows = {row["name"]: row for row in diagnose(tmp_path).as_dict()["findings"]}
     assert (rows["temporary"]["status"], rows["kernel cache"]["status"]) == ("missing", "optional")
     assert "TMPDIR" in rows["temporary"]["hint"]
     assert "NUMBA_CACHE_DIR" in rows["kernel cache"]["hint"]

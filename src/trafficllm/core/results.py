@@ -27,7 +27,7 @@ class Result(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form: plain dictionaries, lists, strings and numbers."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Failure(Result):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.results import Result
 
 LEARN = ("adapter register", "adapter update")
 READ_FLOWS = ("data build", *LEARN, "analyze", "embed", "serve", "evaluate drift", "capture flows")
@@ -194,3 +195,15 @@ def load_config(path: str | Path | None = None) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         raise _explain(error, str(path)) from error
+
+
+class Setting(Result):
+    """The whole configuration in force."""
+
+    source: str
+    config: dict[str, Any]
+
+
+def in_force(path: Path | None = None) -> Setting:
+    """The configuration of a file, or the defaults (contract: `config show`). Errors: see `load_config`."""
+    return Setting(source=str(path or "defaults"), config=load_config(path).model_dump())

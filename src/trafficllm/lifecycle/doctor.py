@@ -10,10 +10,11 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.machine import cores
+from trafficllm.core.results import Result
 
 _EXTRAS = {"serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"), "pandas": ("pandas",), "ray": ("ray",)}
 _TOOLS = {
@@ -37,8 +38,24 @@ _NEEDED = (
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
-def _finding(name: str, status: str, detail: str, hint: str = "") -> dict[str, str]:
-    return {"name": name, "status": status, "detail": detail, "hint": hint}
+class Finding(Result):
+    """One thing that `doctor` looked at."""
+
+    name: str
+    status: Literal["ok", "optional", "missing"]
+    detail: str
+    hint: str
+
+
+class Doctor(Result):
+    """What is here, what is missing and how to get it."""
+
+    ready: bool
+    findings: list[Finding]
+
+
+def _finding(name: str, status: Literal["ok", "optional", "missing"], detail: str, hint: str = "") -> Finding:
+    return Finding(name=name, status=status, detail=detail, hint=hint)
 
 
 def _version(package: str) -> str:
@@ -48,7 +65,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def _packages() -> list[dict[str, str]]:
+def _packages() -> list[Finding]:
     found = [(name, _version(name)) for name in _NEEDED]
     return [
         _finding(name, "ok" if version else "missing", version, "" if version else "`pip install trafficllm` brings it")
@@ -56,7 +73,7 @@ def _packages() -> list[dict[str, str]]:
     ]
 
 
-def _extras() -> list[dict[str, str]]:
+def _extras() -> list[Finding]:
     rows = []
     for extra, modules in _EXTRAS.items():
         absent = [name for name in modules if importlib.util.find_spec(name) is None]
@@ -65,12 +82,12 @@ def _extras() -> list[dict[str, str]]:
     return rows
 
 
-def _tools() -> list[dict[str, str]]:
+def _tools() -> list[Finding]:
     places = {name: shutil.which(name) or "" for name in _TOOLS}
     return [_finding(name, "ok" if place else "optional", place, "" if place else _TOOLS[name]) for name, place in places.items()]
 
 
-def _cpu() -> dict[str, str]:
+def _cpu() -> Finding:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -83,7 +100,7 @@ def _cpu() -> dict[str, str]:
     return _finding("cpu", "ok", detail, hint)
 
 
-def _gpu() -> dict[str, str]:
+def _gpu() -> Finding:
     try:
         import torch
     except ImportError:
@@ -95,7 +112,7 @@ def _gpu() -> dict[str, str]:
     )
 
 
-def _memory_and_disk(registry: Path) -> list[dict[str, str]]:
+def _memory_and_disk(registry: Path) -> list[Finding]:
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     place = registry.absolute()
     while not place.exists():
@@ -117,7 +134,7 @@ def _memory_and_disk(registry: Path) -> list[dict[str, str]]:
     ]
 
 
-def _places() -> list[dict[str, str]]:
+def _places() -> list[Finding]:
     """Folders that are written to besides the registry."""
     own, home = Path(__file__).parents[1], Path.home()  # numba writes beside the module, else below ~/.cache
     kernels = os.environ.get("NUMBA_CACHE_DIR", "") or str(own if os.access(own, os.W_OK) else home)
@@ -130,7 +147,7 @@ def _places() -> list[dict[str, str]]:
     ]
 
 
-def _base() -> dict[str, str]:
+def _base() -> Finding:
     try:
         from trafficllm.model.base.load import default_base
 
@@ -141,11 +158,11 @@ def _base() -> dict[str, str]:
         return _finding("default base", "missing", error.message, error.hint)
 
 
-def diagnose(registry: Path) -> dict[str, Any]:
+def diagnose(registry: Path) -> Doctor:
     """Findings with status ok, optional or missing; `ready` when nothing needed is missing."""
     python_ok = sys.version_info >= (3, 11)
     findings = [
         _finding("python", "ok" if python_ok else "missing", platform.python_version(), "" if python_ok else "3.11 or newer is needed")
     ]
     findings += [*_packages(), *_extras(), *_tools(), _cpu(), _gpu(), *_memory_and_disk(registry), *_places(), _base()]
-    return {"ready": all(row["status"] != "missing" for row in findings), "findings": findings}
+    return Doctor(ready=all(row.status != "missing" for row in findings), findings=findings)

@@ -3,33 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trafficllm.core.results import Result, Share
 from trafficllm.lifecycle.adapters.learn_router import ROUTER
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.workspace import Workspace
 
 
-def task_list(workspace: Workspace) -> dict[str, Any]:
+class TaskRow(Result):
+    """A task of the catalogue; `live` is its adapter's version."""
+
+    id: str
+    title: str
+    kind: str
+    granularity: str
+    labels: list[str]
+    live: str | None
+
+
+class TaskList(Result):
+    """The catalogue."""
+
+    tasks: list[TaskRow]
+
+
+class TaskShow(TaskRow):
+    """One task."""
+
+    instruction: str
+    umbrella_question: str
+    umbrella: dict[str, str]
+    causal: dict[str, str]
+    housekeeping: bool
+    notable: list[str]
+    priority: int
+    dataset: str
+    notes: str
+
+
+class Probability(Result):
+    """A task and how likely the question asks for it."""
+
+    id: str
+    probability: Share
+
+
+class TaskRoute(Result):
+    """Which tasks a question asks for."""
+
+    tasks: list[Probability]
+    none: Share
+
+
+def task_list(workspace: Workspace) -> TaskList:
     """Every task, with the labels and number of its live version (contract: `task list`)."""
     rows = []
     for task in workspace.tasks().values():
         live = workspace.registry.find_live(task.id)
         labels = list(live.manifest.get("labels", task.labels)) if live else list(task.labels)
-        facts = {"id": task.id, "title": task.title, "kind": task.kind, "granularity": task.granularity}
-        rows.append({**facts, "labels": labels, "live": live.version if live else None})
-    return {"tasks": rows}
+        version = live.version if live else None
+        rows.append(TaskRow(id=task.id, title=task.title, kind=task.kind, granularity=task.granularity, labels=labels, live=version))
+    return TaskList(tasks=rows)
 
 
-def task_show(workspace: Workspace, name: str) -> dict[str, Any]:
+def task_show(workspace: Workspace, name: str) -> TaskShow:
     """One task's whole file and its live version (contract: `task show`); UsageError with a suggestion for an unknown one."""
     task = workspace.task(name)
     live = workspace.registry.find_live(task.id)
-    return {**task.model_dump(mode="json"), "live": live.version if live else None}
+    return TaskShow(**task.model_dump(mode="json"), live=live.version if live else None)
 
 
-def route(workspace: Workspace, questions: Sequence[str], *, wording: bool = True) -> list[dict[str, Any]]:
+def route(workspace: Workspace, questions: Sequence[str], *, wording: bool = True) -> list[TaskRoute]:
     """Which tasks each question asks for (contract: `task route`); without `wording` the LLM answers without the linear word model.
 
     Raises ArtifactError where no router is registered.
@@ -40,4 +86,4 @@ def route(workspace: Workspace, questions: Sequence[str], *, wording: bool = Tru
 
     word_models = of_version(version.path) if wording else ()
     router = Router.of(workspace.engine, ROUTER, version.manifest, wording=word_models)
-    return [answer.row() for answer in router.stream(questions)]
+    return [TaskRoute.model_validate(answer.row()) for answer in router.stream(questions)]

@@ -5,6 +5,15 @@ from __future__ import annotations
 from trafficllm.core.results import Result
 
 
+class ReadoutFit(Result):
+    """What a readout was fitted on, the weight it was given beside the LLM, and the seconds it took."""
+
+    rows: int
+    features: int
+    weight: float
+    seconds: float
+
+
 class TuneReport(Result):
     """A finished run: steps, tokens seen, seconds, memory, validation scores, the step whose weights were kept."""
 
@@ -20,7 +29,7 @@ class TuneReport(Result):
     best_step: int
     precision: str = "float32"
     processes: int = 1
-    readout: dict[str, float] | None = None
+    readout: ReadoutFit | None = None
     reused: bool
 
 

@@ -150,7 +150,6 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
     """
     from trafficllm.lifecycle.adapters.learn_generator import generator_data
     from trafficllm.model.tuning.augment import augment as changed
-    from trafficllm.model.results import TuneReport
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records import prompts
 

@@ -73,12 +73,36 @@ class AdapterGc(Result):
     removed: list[str]
 
 
+class GateSide(Result):
+    """Macro-F1 before and after on one kind of held-out records; `lower` one-sided 95 % bound of the difference."""
+
+    before: Share
+    after: Share
+    lower: float
+    groups: int
+    records: int
+
+
+class RouterGate(Result):
+    """A router before and after it learnt a task: share of `n` held-out questions for the old tasks that are routed to exactly their
+    tasks (`_alone`: without the word model), share of the new task's questions that reach it (`new`), and 1 where the new router is
+    live."""
+
+    before: Share
+    after: Share
+    before_alone: Share
+    after_alone: Share
+    new: Share
+    n: int
+    live: float
+
+
 class Gate(Result):
     """Scores before and after an update on old data, new data and routing; None where there was no update."""
 
-    old: dict[str, Share] | None
-    new: dict[str, Share] | None
-    router: dict[str, Share] | None
+    old: GateSide | None
+    new: GateSide | None
+    router: RouterGate | None
 
 
 class AdapterRegister(AdapterVersion):

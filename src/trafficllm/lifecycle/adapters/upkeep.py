@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_dir
 from trafficllm.lifecycle.adapters.replay import FOLDER
+from trafficllm.lifecycle.adapters.results import (
+    AdapterChange,
+    AdapterExport,
+    AdapterGc,
+    AdapterList,
+    AdapterRow,
+    AdapterShow,
+    AdapterVerify,
+)
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.workspace import Workspace
@@ -18,42 +27,42 @@ SMALL = 1 << 30
 """Bytes of weights up to which a merged export is written in float32."""
 
 
-def list_adapters(workspace: Workspace) -> dict[str, Any]:
+def list_adapters(workspace: Workspace) -> AdapterList:
     """Every version with its quality (contract: `adapter list`)."""
     rows = []
     for version in workspace.registry.list():
         quality = version.manifest.get("quality") or {}
-        rows.append({**version.as_dict(), "macro_f1": quality.get("macro_f1"), "path": str(version.path)})
-    return {"registry": str(workspace.registry_root), "adapters": rows}
+        rows.append(AdapterRow(**version.as_dict(), macro_f1=quality.get("macro_f1"), path=str(version.path)))
+    return AdapterList(registry=str(workspace.registry_root), adapters=rows)
 
 
-def show_adapter(workspace: Workspace, task: str, version: str = "") -> dict[str, Any]:
+def show_adapter(workspace: Workspace, task: str, version: str = "") -> AdapterShow:
     """A version, by default the live one, with its manifest (contract: `adapter show`)."""
     shown = workspace.registry.show(task, version) if version else workspace.registry.live(task)
-    return {**shown.as_dict(), "path": str(shown.path), "manifest": dict(shown.manifest)}
+    return AdapterShow(**shown.as_dict(), path=str(shown.path), manifest=dict(shown.manifest))
 
 
-def promote(workspace: Workspace, task: str, version: str) -> dict[str, Any]:
+def promote(workspace: Workspace, task: str, version: str) -> AdapterChange:
     """Make a version live."""
-    return _version_body(workspace.registry.promote(task, version))
+    return _change(workspace.registry.promote(task, version))
 
 
-def rollback(workspace: Workspace, task: str) -> dict[str, Any]:
+def rollback(workspace: Workspace, task: str) -> AdapterChange:
     """Make the previously live version live again."""
-    return _version_body(workspace.registry.rollback(task))
+    return _change(workspace.registry.rollback(task))
 
 
-def _version_body(version: Version) -> dict[str, Any]:
-    return {**version.as_dict(), **{key: version.manifest.get(key) for key in ("quality", "baselines")}}
+def _change(version: Version) -> AdapterChange:
+    return AdapterChange(**version.as_dict(), quality=version.manifest.get("quality"), baselines=version.manifest.get("baselines"))
 
 
-def gc(workspace: Workspace, task: str = "", *, keep: int = 3) -> dict[str, Any]:
+def gc(workspace: Workspace, task: str = "", *, keep: int = 3) -> AdapterGc:
     """Remove all versions but the live one, the last `keep` and the last `keep` live ones (contract: `adapter gc`)."""
     only = workspace.task(task).id if task else None
-    return {"registry": str(workspace.registry_root), "removed": list(workspace.registry.gc(only, keep=keep))}
+    return AdapterGc(registry=str(workspace.registry_root), removed=list(workspace.registry.gc(only, keep=keep)))
 
 
-def verify(workspace: Workspace, task: str = "") -> dict[str, Any]:
+def verify(workspace: Workspace, task: str = "") -> AdapterVerify:
     """Compare every version, or a task's, with its manifest (contract: `adapter verify`); ArtifactError with every difference."""
     registry, only = workspace.registry, workspace.task(task).id if task else None
     changed = registry.verify(only)
@@ -66,24 +75,24 @@ def verify(workspace: Workspace, task: str = "") -> dict[str, Any]:
             hint="roll back to a version that is whole, or register the task again",
         )
     versions = registry.list(only)
-    return {"registry": str(registry.root), "versions": len(versions), "tasks": sorted({v.task for v in versions})}
+    return AdapterVerify(registry=str(registry.root), versions=len(versions), tasks=sorted({v.task for v in versions}))
 
 
-def export(workspace: Workspace, task: str, out: Path, *, version: str = "", merged: bool = False) -> dict[str, Any]:
+def export(workspace: Workspace, task: str, out: Path, *, version: str = "", merged: bool = False) -> AdapterExport:
     """A folder that stock PEFT loads, or with `merged` an ordinary checkpoint (contract: `adapter export`).
 
     The sample of old records stays in the registry.
     """
     registry = workspace.registry
-    chosen = registry.show(task, version) if version else registry.live(task)
+    exported = registry.show(task, version) if version else registry.live(task)
     if out.exists():
         raise UsageError("usage.out", "this exists already", input=str(out), hint="name a new folder with -o")
     if merged:
-        _merge(workspace, chosen, out)
+        _merge(workspace, exported, out)
     else:
-        registry.export(task, chosen.version, out, leave_out=[FOLDER])
+        registry.export(task, exported.version, out, leave_out=[FOLDER])
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return {"task": task, "version": chosen.version, "out": str(out), "merged": merged, "files": files}
+    return AdapterExport(task=task, version=exported.version, out=str(out), merged=merged, files=files)
 
 
 def _merge(workspace: Workspace, version: Version, out: Path) -> None:

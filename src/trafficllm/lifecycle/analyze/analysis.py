@@ -10,6 +10,9 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
 
 if TYPE_CHECKING:
+    from trafficllm.lifecycle.tasks import TaskRoute
+
+if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
 
 
@@ -21,7 +24,7 @@ class Analysis:
     """
 
     tasks: tuple[str, ...]
-    route: Mapping[str, Any] | None
+    route: TaskRoute | None
     batches: Iterator[list[VerdictRow]]
     umbrellas: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from trafficllm.core.results import Counts, Failure, Result
 from trafficllm.infer.detector import VerdictRow
+from trafficllm.lifecycle.tasks import TaskRoute
 
 
 class CaptureTotals(Result):
@@ -67,7 +68,7 @@ class Analyze(Result):
 
     flows: int
     tasks: list[str]
-    route: dict[str, Any] | None
+    route: TaskRoute | None
     verdicts: dict[str, Counts]
     above: dict[str, Counts] = Field(default_factory=dict)
     notable: list[VerdictRow]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import counts_body
+from trafficllm.lifecycle.tasks import TaskRoute
 from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def detection_tasks(workspace: Workspace) -> list[str]:
     return [task.id for task in sorted(live, key=lambda task: -task.priority)]
 
 
-def choose(workspace: Workspace, task: str, question: str) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+def choose(workspace: Workspace, task: str, question: str) -> tuple[tuple[str, ...], TaskRoute | None]:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
     Raises UsageError for an unknown task or a question that asks for no detection task, ArtifactError where none is live.
@@ -44,9 +45,9 @@ def choose(workspace: Workspace, task: str, question: str) -> tuple[tuple[str, .
     if not question:
         return (live[0],), None
     route = routed_to(workspace, [question])[0]
-    routed = tuple(row["id"] for row in route["tasks"] if row["id"] in live)
+    routed = tuple(row.id for row in route.tasks if row.id in live)
     if not routed:
-        asked = ", ".join(row["id"] for row in route["tasks"]) or "none of the tasks"
+        asked = ", ".join(row.id for row in route.tasks) or "none of the tasks"
         raise UsageError(
             "usage.question", f"the question asks for {asked}", input="--question", hint=f"name a task with --task: {', '.join(live)}"
         )

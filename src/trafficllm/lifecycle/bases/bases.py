@@ -13,6 +13,8 @@ from typing import Any
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import atomic_dir
 from trafficllm.core.types import ProgressSink, Record
+from trafficllm.lifecycle.bases.results import TokenizerCompare, TokenizerExtend, TokenizerRow, Tune
+from trafficllm.model.results import Tokens
 
 BLOCK = 256
 """Tokens of a training block, as in the recipe of the shipped base."""
@@ -21,7 +23,7 @@ _SECONDS = 600.0
 
 def extend(
     base: str, data: Path | None, out: Path, *, size: int, seed: int, progress: ProgressSink, vocabulary: Path | None = None
-) -> dict[str, Any]:
+) -> TokenizerExtend:
     """Learn traffic tokens from a data set's training part and write the extended base (contract: `tokenizer extend`).
 
     `vocabulary` is a file of `tokenizer train`, taken instead of learning; without `data` the cost of a flow is not counted.
@@ -45,26 +47,26 @@ def extend(
     report = make_traffic_base(source, tokens, out, name=source.name)
     held = opened.records(opened.indices("val") or opened.indices("train")) if opened else []
     progress.update("comparing", 0, None)
-    return {
-        "out": str(out),
-        "vocab_size": report.tokenizer.vocab_size,
-        "tokens_added": report.tokenizer.tokens_added,
-        "tokens_per_flow": tokens_per_flow(source, out, held) if held else None,
-        "base_sha256": report.base_sha256,
-        "rows": report.rows,
-        "linked": report.linked,
-    }
+    return TokenizerExtend(
+        out=str(out),
+        vocab_size=report.tokenizer.vocab_size,
+        tokens_added=report.tokenizer.tokens_added,
+        tokens_per_flow=tokens_per_flow(source, out, held) if held else None,
+        base_sha256=report.base_sha256,
+        rows=report.rows,
+        linked=report.linked,
+    )
 
 
-def tokens_per_flow(plain: Path, extended: Path, records: Sequence[Record]) -> dict[str, Any]:
+def tokens_per_flow(plain: Path, extended: Path, records: Sequence[Record]) -> Tokens:
     """Mean tokens of a flow under a plain tokenizer (readable text) and its extension, and their ratio."""
     from trafficllm.model.tokenizer.compare import compare as count
     from trafficllm.model.tokenizer.extend import load_auto
 
-    return count(load_auto(plain), load_auto(extended), records).as_dict()
+    return count(load_auto(plain), load_auto(extended), records)
 
 
-def compare(data: Path, bases: Sequence[str]) -> dict[str, Any]:
+def compare(data: Path, bases: Sequence[str]) -> TokenizerCompare:
     """What a flow costs under each tokenizer, on held-out records (contract: none; `tokenizer compare`).
 
     `ratio` is the first tokenizer's cost over this one's. A tokenizer without traffic tokens reads readable text, as it would have to;
@@ -84,29 +86,29 @@ def compare(data: Path, bases: Sequence[str]) -> dict[str, Any]:
         "readable": [plain_text(record) for record in records],
         "original": [original_text(record) for record in records],
     }
-    rows: list[dict[str, Any]] = []
+    rows: list[TokenizerRow] = []
     for name in bases:
         tokenizer = load_auto(resolve(name))
-        known = traffic_ids(tokenizer)
+        traffic = traffic_ids(tokenizer)
         ids = {form: tokenizer(texts, add_special_tokens=False)["input_ids"] for form, texts in forms.items()}
-        cost = {form: sum(map(len, found)) / len(records) for form, found in ids.items()}
-        mean = cost["units"] if known else cost["readable"]
-        first = rows[0]["tokens_per_flow"] if rows else mean
+        cost = {form: sum(map(len, cut)) / len(records) for form, cut in ids.items()}
+        mean = cost["units"] if traffic else cost["readable"]
+        first = rows[0].tokens_per_flow if rows else mean
         came_back = all(record_text(tokenizer, row) == text for row, text in zip(ids["units"], forms["units"], strict=True))
         rows.append(
-            {
-                "tokenizer": name,
-                "vocab_size": len(tokenizer),
-                "traffic_tokens": len(known),
-                "tokens_per_flow": round(mean, 2),
-                "ratio": round(first / mean, 3),
-                "readable": round(cost["readable"], 2),
-                "native_ratio": round(cost["readable"] / mean, 3),
-                "original_form": round(cost["original"], 2),
-                "exact": came_back if known else None,
-            }
+            TokenizerRow(
+                tokenizer=name,
+                vocab_size=len(tokenizer),
+                traffic_tokens=len(traffic),
+                tokens_per_flow=round(mean, 2),
+                ratio=round(first / mean, 3),
+                readable=round(cost["readable"], 2),
+                native_ratio=round(cost["readable"] / mean, 3),
+                original_form=round(cost["original"], 2),
+                exact=came_back if traffic else None,
+            )
         )
-    return {"part": part, "flows": len(records), "tokenizers": rows}
+    return TokenizerCompare(part=part, flows=len(records), tokenizers=rows)
 
 
 def _some(rows: list[int], data: Path) -> list[int]:
@@ -115,7 +117,7 @@ def _some(rows: list[int], data: Path) -> list[int]:
     return rows
 
 
-def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, seed: int, progress: ProgressSink) -> dict[str, Any]:
+def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, seed: int, progress: ProgressSink) -> Tune:
     """Train a traffic base on a data set's training records; the same call again goes on from its last checkpoint."""
     from trafficllm.model.base.extend import write_manifest
     from trafficllm.model.base.load import load_base
@@ -149,17 +151,17 @@ def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, se
         start.model.save_pretrained(folder)
         write_manifest(folder, seen=opened.hashes(rows), training=figures)
     shutil.rmtree(work, ignore_errors=True)
-    return {
-        "stage": "base",
-        "out": str(out),
-        "steps": int(figures["steps"]),
-        "tokens": int(figures["tokens"]),
-        "tokens_per_second": figures["tokens_per_second"],
-        "seconds": time.monotonic() - begun,
-        "peak_bytes": peak_bytes(),
-        "resumed_from": int(resumed[-1].split("-")[1]) if resumed else None,
-        "validation": {"loss": figures["held_out_loss"]},
-        "trainable": sum(value.numel() for value in start.model.parameters()),
-        "best_step": int(figures["steps"]),
-        "reused": False,
-    }
+    return Tune(
+        stage="base",
+        out=str(out),
+        steps=int(figures["steps"]),
+        tokens=int(figures["tokens"]),
+        tokens_per_second=figures["tokens_per_second"],
+        seconds=time.monotonic() - begun,
+        peak_bytes=peak_bytes(),
+        resumed_from=int(resumed[-1].split("-")[1]) if resumed else None,
+        validation={"loss": figures["held_out_loss"]},
+        trainable=sum(value.numel() for value in start.model.parameters()),
+        best_step=int(figures["steps"]),
+        reused=False,
+    )

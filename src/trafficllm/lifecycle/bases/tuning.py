@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.settings import Config, load_config
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters.learn_router import instruct_data
+from trafficllm.lifecycle.bases.results import Tune, TunePlan
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
@@ -54,7 +55,6 @@ class Stage:
 
     name: str
     data: TuneData
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def tune_options(config: Config, *, seed: int | None, max_seconds: float | None, alone: bool = False) -> TuneOptions:
@@ -95,7 +95,7 @@ def task_stage(data: Path) -> Stage:
     return Stage("generation" if opened.task.kind == "generation" else "task", learn.tune_data(opened))
 
 
-def plan(stage: Stage, chosen: Chosen) -> dict[str, Any]:
+def plan(stage: Stage, chosen: Chosen) -> TunePlan:
     """What the run will need (contract: `tune plan`); the base's weights are not read."""
     from trafficllm.model.base.load import precision_for, resolve
     from trafficllm.model.tuning import plan as planning
@@ -104,19 +104,19 @@ def plan(stage: Stage, chosen: Chosen) -> dict[str, Any]:
     wanted = chosen.settings().tune.precision
     precision = precision_for(resolve(chosen.base or "default")) if wanted == "auto" else wanted
     options = chosen.options()
-    found = planning.plan_data(chosen.base or "default", stage.data, options, precision=precision, world=processes.world())
-    return {
-        "stage": stage.name,
-        "base": chosen.base or "default",
-        "method": options.method,
-        "precision": precision,
-        "processes": processes.world(),
-        "labels": len(stage.data.labels),
-        **found.as_dict(),
-    }
+    forecast = planning.plan_data(chosen.base or "default", stage.data, options, precision=precision, world=processes.world())
+    return TunePlan(
+        stage=stage.name,
+        base=chosen.base or "default",
+        method=options.method,
+        precision=precision,
+        processes=processes.world(),
+        labels=len(stage.data.labels),
+        **dict(forecast),
+    )
 
 
-def tune(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None, progress: ProgressSink) -> dict[str, Any]:
+def tune(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None, progress: ProgressSink) -> Tune:
     """Run a stage and draw its curve (contract: `tune instruct`, `tune task`)."""
     from trafficllm.model.tuning import job as tuner
     from trafficllm.model.tuning import processes
@@ -129,7 +129,7 @@ def tune(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None, pr
         report = run(chosen.open(), stage.data, out, options, progress, start_from=start_from)
     with processes.in_turn() as first:
         plot = draw_curve(out) if first else None
-    return {**report.as_dict(), "out": str(out), "plot": plot}
+    return Tune(**dict(report), out=str(out), plot=plot)
 
 
 def first_process() -> bool:

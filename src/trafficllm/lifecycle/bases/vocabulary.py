@@ -10,6 +10,7 @@ from typing import Any
 from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import ProgressSink
+from trafficllm.lifecycle.bases.results import Pieces, TokenizerShow, TokenizerTrain
 from trafficllm.records.codec.units import CODEC_VERSION, UNIT_NAMES, UNITS, codec_hash
 
 SCHEMA = "trafficllm.vocabulary/1"
@@ -64,7 +65,7 @@ def _captures(path: Path) -> Iterator[str]:
                     yield encode(masks.wiped(masks.apply(record, "strict")))
 
 
-def train(paths: Sequence[str | Path], out: Path, *, size: int, seed: int, progress: ProgressSink) -> dict[str, Any]:
+def train(paths: Sequence[str | Path], out: Path, *, size: int, seed: int, progress: ProgressSink) -> TokenizerTrain:
     """Learn `size` traffic tokens and write them to `out` (JSON, one token a line of unit names); `tokenizer train`."""
     from trafficllm.model.tokenizer.learn import SAMPLE_UNITS, learn
 
@@ -84,7 +85,8 @@ def train(paths: Sequence[str | Path], out: Path, *, size: int, seed: int, progr
         "tokens": [" ".join(UNIT_NAMES[char] for char in token) for token in tokens],
     }
     write_json(out, body)
-    return {"out": str(out), "size": len(tokens), "units": len(UNITS), "records": seen.total(), "longest": max(map(len, tokens))}
+    longest = max(map(len, tokens))
+    return TokenizerTrain(out=str(out), size=len(tokens), units=len(UNITS), records=seen.total(), longest=longest)
 
 
 def read(path: str | Path) -> list[str]:
@@ -107,12 +109,12 @@ def read(path: str | Path) -> list[str]:
     return tokens
 
 
-def show(name: str, *, limit: int, text: str | None) -> dict[str, Any]:
+def show(name: str, *, limit: int, text: str | None) -> TokenizerShow:
     """What a vocabulary file or a base's tokenizer holds, and how it reads `text` as a person's question; `tokenizer show`."""
     path = Path(name)
     if path.is_file():
         tokens = read(path)
-        return _facts(name, "vocabulary", tokens, limit)
+        return TokenizerShow(**_facts(name, "vocabulary", tokens, limit))
     from trafficllm.model.base.load import resolve
     from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
     from trafficllm.model.tuning.encode import Encoder
@@ -120,16 +122,19 @@ def show(name: str, *, limit: int, text: str | None) -> dict[str, Any]:
     folder = resolve(name)
     tokenizer = load_auto(folder)
     encoder = Encoder(tokenizer)
-    body = _facts(name, "tokenizer", list(traffic_ids(tokenizer)), limit)
-    body["vocab_size"] = len(tokenizer)
-    body["control"] = sorted(encoder.forbidden)[:limit]
-    body["chat_template"] = bool(encoder.before or encoder.after)
+    reading: dict[str, Pieces] = {}
     if text is not None:
         from trafficllm.records.prompts import question_text
 
         ids = tokenizer(question_text(text, encoder.forbidden), add_special_tokens=False)["input_ids"]
-        body["text"] = {"ids": ids, "tokens": tokenizer.convert_ids_to_tokens(ids)}
-    return body
+        reading["text"] = Pieces(ids=ids, tokens=tokenizer.convert_ids_to_tokens(ids))
+    return TokenizerShow(
+        **_facts(name, "tokenizer", list(traffic_ids(tokenizer)), limit),
+        vocab_size=len(tokenizer),
+        control=sorted(encoder.forbidden)[:limit],
+        chat_template=bool(encoder.before or encoder.after),
+        **reading,
+    )
 
 
 def _facts(name: str, kind: str, tokens: Sequence[str], limit: int) -> dict[str, Any]:

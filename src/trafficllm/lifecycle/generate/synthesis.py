@@ -109,7 +109,7 @@ def _asked(workspace: Workspace, question: str, task: str) -> dict[str, Sequence
         ids = [_generation(workspace, task).id]
     else:
         kinds = workspace.tasks()
-        routed = [row["id"] for row in route(workspace, [question])[0]["tasks"]]
+        routed = [row.id for row in route(workspace, [question])[0].tasks]
         ids = [name for name in routed if kinds[name].kind == "generation" and workspace.registry.find_live(name) is not None]
         if not ids:
             raise UsageError(

@@ -121,7 +121,7 @@ def _tokens(job: Run) -> dict[str, float]:
         for task in TASKS:
             dataset = load(job.workdir / "data" / task)
             records += dataset.records(dataset.indices("val"))
-        return dict(tokens_per_flow(plain_base(), job.base.path, records))
+        return tokens_per_flow(plain_base(), job.base.path, records).as_dict()
 
     return dict(job.stages.run("tokens", job.key("tokens"), work))
 
@@ -138,8 +138,8 @@ def _family(job: Run, progress: ProgressSink) -> dict[str, Any]:
         body = extend(str(base), data, out, size=job.sizes["family_tokens"], seed=job.seed, progress=progress)
         command = f"trafficllm tokenizer extend --base {base.name} --data data/EAC -o {out.name}"
         made = ["fresh-gpt2-traffic"]
-        ratio = body["tokens_per_flow"]["ratio"]
-        return {"family": "GPT-2", "tokens_added": body["tokens_added"], "ratio": ratio, "command": command, "made": made}
+        ratio = body.tokens_per_flow.ratio if body.tokens_per_flow else None
+        return {"family": "GPT-2", "tokens_added": body.tokens_added, "ratio": ratio, "command": command, "made": made}
 
     return dict(job.stages.run("extend another family", job.key("family"), work))
 
@@ -257,7 +257,7 @@ def _ask(app: Workspace, entry: Mapping[str, Any], question: str, progress: Prog
         "source": entry["source"],
         "truth": entry["truth"],
         "question": question,
-        "route": analysis.route,
+        "route": analysis.route.as_dict() if analysis.route else None,
         "task": ", ".join(analysis.tasks),
         "flows": len(rows),
         "labels": dict(sorted(((k, v) for k, v in labels.items() if k != "unknown"), key=lambda kv: (-kv[1], kv[0]))),

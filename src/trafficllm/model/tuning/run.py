@@ -18,7 +18,7 @@ from trafficllm.core.types import NONE, Prompt, Silent
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import Base
-from trafficllm.model.results import TuneReport
+from trafficllm.model.results import ReadoutFit, TuneReport
 from trafficllm.model.tuning import processes
 from trafficllm.model.tuning.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.tuning.collate import Sample, StepData, common
@@ -319,7 +319,7 @@ def _head(job: Job, tuned: Any, rows: Rows) -> readout.Head:
     return head
 
 
-def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = time.monotonic) -> dict[str, float] | None:
+def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = time.monotonic) -> ReadoutFit | None:
     """Fit and write the readout of a task's adapter, on training rows as they are and, where the data is augmented, changed copies of
     them too; what it was fitted on and took. None where there is nothing to tell apart, or none is asked for."""
     import torch
@@ -342,7 +342,7 @@ def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = tim
     found = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))
     if not processes.rank():
         found.save(job.out)
-    return {"rows": len(prompts), "features": features.shape[1], "weight": found.weight, "seconds": round(clock() - start, 3)}
+    return ReadoutFit(rows=len(prompts), features=features.shape[1], weight=found.weight, seconds=round(clock() - start, 3))
 
 
 def _copies(rows: Sequence[int], most: int, seed: int) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ import typer
 from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Seed, Task, Tasks
 
 if TYPE_CHECKING:
+    from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList
     from trafficllm.lifecycle.workspace import Workspace
 
 app = typer.Typer(rich_markup_mode=None)
@@ -150,10 +151,10 @@ def list_(registry: Registry = "", as_json: Json = False) -> None:
     emit("adapter.list", upkeep.list_adapters(Workspace(registry=registry)), as_json=as_json, show=_show_list)
 
 
-def _show_list(body: Mapping[str, Any]) -> None:
+def _show_list(body: AdapterList) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    rows = [[row["task"], row["version"], row["status"], row["macro_f1"], row["path"]] for row in body["adapters"]]
+    rows = [[row.task, row.version, row.status, row.macro_f1, row.path] for row in body.adapters]
     show_table(("task", "version", "status", "macro-F1", "path"), rows, right=("macro-F1",))
     if not rows:
         note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
@@ -194,12 +195,12 @@ def rollback(task: TaskArgument, registry: Registry = "", as_json: Json = False)
     _changed("adapter.rollback", upkeep.rollback(Workspace(registry=registry), task), as_json=as_json)
 
 
-def _changed(name: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+def _changed(name: str, body: AdapterChange, *, as_json: bool) -> None:
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    kept = {key: body[key] for key in ("task", "version", "status", "parent")}
-    quality = body["quality"] or {}
-    emit(name, body, as_json=as_json, show=lambda _: show_pairs({**kept, "macro_f1": quality.get("macro_f1")}))
+    score = body.quality.macro_f1 if body.quality else None
+    shown = {"task": body.task, "version": body.version, "status": body.status, "parent": body.parent, "macro_f1": score}
+    emit(name, body, as_json=as_json, show=lambda _: show_pairs(shown))
 
 
 @app.command()

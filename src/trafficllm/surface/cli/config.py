@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from trafficllm.surface.terminal.options import Config, Json, Registry
+
+if TYPE_CHECKING:
+    from trafficllm.core.settings import Setting
+    from trafficllm.lifecycle.doctor import Doctor
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -16,15 +20,14 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def show(config: Config = None, as_json: Json = False) -> None:
     """Print the whole configuration in force, as TOML."""
-    from trafficllm.core.settings import load_config
+    from trafficllm.core.settings import in_force
     from trafficllm.surface.terminal.output import emit
 
-    settings = load_config(config).model_dump()
-    emit("config.show", {"source": str(config or "defaults"), "config": settings}, as_json=as_json, show=_toml)
+    emit("config.show", in_force(config), as_json=as_json, show=_toml)
 
 
-def _toml(body: Mapping[str, Any]) -> None:
-    settings = body["config"]
+def _toml(body: Setting) -> None:
+    settings = body.config
     for key, value in settings.items():
         if not isinstance(value, Mapping):
             print(_line(key, value))
@@ -56,10 +59,8 @@ def doctor(registry: Registry = "", as_json: Json = False) -> None:
     emit("doctor", diagnose(registry_root(registry)), as_json=as_json, show=_show)
 
 
-def _show(body: Mapping[str, Any]) -> None:
+def _show(body: Doctor) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    show_table(
-        ("what", "status", "found", "remedy"), ([row["name"], row["status"], row["detail"], row["hint"]] for row in body["findings"])
-    )
-    note("ready" if body["ready"] else "something that is needed is missing: see the remedies above")
+    show_table(("what", "status", "found", "remedy"), ([row.name, row.status, row.detail, row.hint] for row in body.findings))
+    note("ready" if body.ready else "something that is needed is missing: see the remedies above")

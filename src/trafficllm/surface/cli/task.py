@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trafficllm.surface.terminal.options import Base, Json, Registry, Tasks
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.tasks import TaskList, TaskRoute
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -23,10 +26,10 @@ def list_(registry: Registry = "", extra: Tasks = None, as_json: Json = False) -
     emit("task.list", tasks.task_list(Workspace(registry=registry, extra_tasks=extra or ())), as_json=as_json, show=_show_list)
 
 
-def _show_list(body: Mapping[str, Any]) -> None:
+def _show_list(body: TaskList) -> None:
     from trafficllm.surface.terminal.output import show_table
 
-    rows = ([task["id"], task["title"], task["kind"], len(task["labels"]), task["live"]] for task in body["tasks"])
+    rows = ([task.id, task.title, task.kind, len(task.labels), task.live] for task in body.tasks)
     show_table(("id", "title", "kind", "labels", "live"), rows, right=("labels",))
 
 
@@ -59,7 +62,7 @@ def route(
         return
     for questions in _lines():
         for answer in tasks.route(workspace, questions, wording=wording):
-            print(json_line({"schema": "trafficllm.task.route/1", "ok": True, **answer}))
+            print(json_line({"schema": "trafficllm.task.route/1", "ok": True, **answer.as_dict()}))
         sys.stdout.flush()
 
 
@@ -79,8 +82,8 @@ def _lines() -> Iterator[list[str]]:
         yield block
 
 
-def _show_route(body: Mapping[str, Any]) -> None:
+def _show_route(body: TaskRoute) -> None:
     from trafficllm.surface.terminal.output import show_table
 
-    rows = [[task["id"], task["probability"]] for task in body["tasks"]]
-    show_table(("task", "probability"), [*rows, ["none", body["none"]]], right=("probability",))
+    rows = [[task.id, task.probability] for task in body.tasks]
+    show_table(("task", "probability"), [*rows, ["none", body.none]], right=("probability",))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from trafficllm.surface.terminal.options import DataSet, Json, Out, Quiet, Seed
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.bases.results import TokenizerCompare
 
 app = typer.Typer(rich_markup_mode=None)
 Size: TypeAlias = Annotated[int, typer.Option("--size", min=0, max=65536, help="Traffic tokens, the codec's single units included.")]
@@ -90,12 +92,12 @@ def compare(
     emit("tokenizer.compare", bases.compare(data, base or ["plain", "default"]), as_json=as_json, show=_show)
 
 
-def _show(body: Mapping[str, Any]) -> None:
+def _show(body: TokenizerCompare) -> None:
     from trafficllm.surface.terminal.output import show_table
 
     columns = ("vocabulary", "tokens per flow", "ratio", "readable text", "own ratio", "original form")
     rows = [
-        [row[key] for key in ("tokenizer", "vocab_size", "tokens_per_flow", "ratio", "readable", "native_ratio", "original_form")]
-        for row in body["tokenizers"]
+        [row.tokenizer, row.vocab_size, row.tokens_per_flow, row.ratio, row.readable, row.native_ratio, row.original_form]
+        for row in body.tokenizers
     ]
     show_table(("tokenizer", *columns), rows, right=columns)

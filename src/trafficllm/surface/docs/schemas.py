@@ -12,36 +12,41 @@ from pydantic import Field, TypeAdapter, create_model
 
 from trafficllm.capture.flows.rows import FlowRow
 from trafficllm.core.results import ErrorEnvelope, Result
+from trafficllm.core.settings import Setting
 from trafficllm.evaluate.audit.results import DataAudit
 from trafficllm.evaluate.results import EvaluateCompare
 from trafficllm.infer.detector import VerdictRow
+from trafficllm.lifecycle import tasks
+from trafficllm.lifecycle.adapters import results as adapters
 from trafficllm.lifecycle.analyze import results as captures
+from trafficllm.lifecycle.bases import results as bases
+from trafficllm.lifecycle.doctor import Doctor
 from trafficllm.lifecycle.generate.results import Generate
+from trafficllm.lifecycle.quickstart.results import Quickstart
 from trafficllm.lifecycle.studies import results as studies
 from trafficllm.records.results import DataBuild, DataCheck
-from trafficllm.surface.docs import shapes, shapes_learning
 from trafficllm.surface.formats.eve import EveEvent
 
 BODIES: dict[str, type[Result]] = {
-    "adapter.export": shapes_learning.AdapterExport,
-    "adapter.gc": shapes_learning.AdapterGc,
-    "adapter.list": shapes.AdapterList,
-    "adapter.register": shapes_learning.AdapterRegister,
-    "adapter.promote": shapes.AdapterChange,
-    "adapter.rollback": shapes.AdapterChange,
-    "adapter.show": shapes.AdapterShow,
-    "adapter.update": shapes_learning.AdapterUpdate,
-    "adapter.verify": shapes_learning.AdapterVerify,
+    "adapter.export": adapters.AdapterExport,
+    "adapter.gc": adapters.AdapterGc,
+    "adapter.list": adapters.AdapterList,
+    "adapter.register": adapters.AdapterRegister,
+    "adapter.promote": adapters.AdapterChange,
+    "adapter.rollback": adapters.AdapterChange,
+    "adapter.show": adapters.AdapterShow,
+    "adapter.update": adapters.AdapterUpdate,
+    "adapter.verify": adapters.AdapterVerify,
     "analyze": captures.Analyze,
     "capture.anonymize": captures.CaptureAnonymize,
     "capture.check": captures.CaptureCheck,
     "capture.convert": captures.CaptureConvert,
     "capture.info": captures.CaptureInfo,
-    "config.show": shapes.Setting,
+    "config.show": Setting,
     "data.audit": DataAudit,
     "data.build": DataBuild,
     "data.check": DataCheck,
-    "doctor": shapes.Doctor,
+    "doctor": Doctor,
     "embed": studies.Embed,
     "evaluate.generation": studies.EvaluateGeneration,
     "evaluate.compare": EvaluateCompare,
@@ -50,18 +55,18 @@ BODIES: dict[str, type[Result]] = {
     "evaluate.run": studies.EvaluateRun,
     "evaluate.transfer": studies.EvaluateTransfer,
     "generate": Generate,
-    "quickstart": shapes_learning.Quickstart,
-    "task.list": shapes.TaskList,
-    "task.route": shapes.TaskRoute,
-    "task.show": shapes.TaskShow,
-    "tokenizer.compare": shapes_learning.TokenizerCompare,
-    "tokenizer.extend": shapes_learning.TokenizerExtend,
-    "tokenizer.show": shapes_learning.TokenizerShow,
-    "tokenizer.train": shapes_learning.TokenizerTrain,
-    "tune.base": shapes_learning.Tune,
-    "tune.instruct": shapes_learning.Tune,
-    "tune.plan": shapes_learning.TunePlan,
-    "tune.task": shapes_learning.Tune,
+    "quickstart": Quickstart,
+    "task.list": tasks.TaskList,
+    "task.route": tasks.TaskRoute,
+    "task.show": tasks.TaskShow,
+    "tokenizer.compare": bases.TokenizerCompare,
+    "tokenizer.extend": bases.TokenizerExtend,
+    "tokenizer.show": bases.TokenizerShow,
+    "tokenizer.train": bases.TokenizerTrain,
+    "tune.base": bases.Tune,
+    "tune.instruct": bases.Tune,
+    "tune.plan": bases.TunePlan,
+    "tune.task": bases.Tune,
 }
 """Bodies of the `--json` envelopes, by command."""
 

@@ -121,7 +121,7 @@ class Verdicts(_Rows):
         self._start = start
         self._next: Analysis | None = start()  # what can be wrong is wrong now, not at the first row
         self.tasks: tuple[str, ...] = self._next.tasks
-        self.route: Mapping[str, Any] | None = self._next.route
+        self.route: Mapping[str, Any] | None = self._next.route.as_dict() if self._next.route else None
 
     def batches(self) -> Batches:
         """Lists of verdict rows, while the capture is read."""

@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.results import ErrorEnvelope
 from trafficllm.lifecycle import tasks as lifecycle_tasks
-from trafficllm.surface.docs import shapes
 from trafficllm.surface.server import bodies
 from trafficllm.surface.server.chat import Answer, answer
 from trafficllm.surface.server.replies import RefusedError, envelope
@@ -97,10 +96,10 @@ async def metrics(request: Request) -> Response:
 # Verdicts and captures
 
 
-@router.get("/v1/tasks", responses=_answers(shapes.TaskList))
+@router.get("/v1/tasks", responses=_answers(lifecycle_tasks.TaskList))
 def tasks(request: Request) -> Response:
     """The catalogue, with the live version of each task."""
-    return _json(lifecycle_tasks.task_list(_service(request).workspace))
+    return _json(lifecycle_tasks.task_list(_service(request).workspace).as_dict())
 
 
 @router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES}, response_class=StreamingResponse)

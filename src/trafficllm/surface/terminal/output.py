@@ -7,14 +7,16 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.escape import for_terminal, visible
+from trafficllm.core.results import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+R = TypeVar("R", bound=Result | Mapping[str, Any])
 _LONGEST = 1 << 16
 _WIDE = 200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
 
@@ -64,12 +66,16 @@ def note(text: str) -> None:
     print(for_terminal(text), file=sys.stderr)
 
 
-def emit(command: str, body: Mapping[str, Any], *, as_json: bool, show: Callable[[Mapping[str, Any]], None]) -> None:
+def emit(command: str, body: R, *, as_json: bool, show: Callable[[R], None]) -> None:
     """Print a command's result: the `trafficllm.<command>/1` envelope with `--json`, else through `show`."""
     if as_json:
-        print(json_line({"schema": f"trafficllm.{command}/1", "ok": True, **body}, indent=1))
+        print(json_line({"schema": f"trafficllm.{command}/1", "ok": True, **_keys(body)}, indent=1))
     else:
         show(body)
+
+
+def _keys(body: Result | Mapping[str, Any]) -> Mapping[str, Any]:
+    return body.as_dict() if isinstance(body, Result) else body
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
@@ -86,10 +92,11 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: 
     out().print(table)
 
 
-def show_pairs(body: Mapping[str, Any]) -> None:
+def show_pairs(body: Result | Mapping[str, Any]) -> None:
     """Keys and values, one a line, nested objects in short."""
-    width = max((len(key) for key in body), default=0)
-    for key, value in body.items():
+    pairs = _keys(body)
+    width = max((len(key) for key in pairs), default=0)
+    for key, value in pairs.items():
         print(f"{for_terminal(key):<{width}}  {for_terminal(_cell(value))}")
 
 
@@ -100,6 +107,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, Result):
+        return _cell(value.as_dict())
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple | set | frozenset):

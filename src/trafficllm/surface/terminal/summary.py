@@ -92,7 +92,7 @@ class Summary:
         return {
             "flows": self.flows,
             "tasks": list(self.analysis.tasks),
-            "route": self.analysis.route,
+            "route": self.analysis.route and self.analysis.route.as_dict(),
             "verdicts": verdicts,
             "above": self.above(),
             "notable": self.notable(),
