@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-from capture_samples import A, B, ethernet, ipv4, ipv6, tcp, udp
+from capture_samples import A, B, authentication, chunk, ethernet, ipv4, ipv6, sctp, tcp, udp
 
 OPTIONS = b"\x02\x04\x05\xb4\x01\x01\x04\x02"
 DATA = b"payload-of-a-packet!"
@@ -76,6 +76,12 @@ TEMPLATES = (
     ethernet(ipv4(253, DATA)),
     ethernet(ipv4(17, udp(40000, 9999, DATA)), 0x86DD),
     ethernet(DATA, 0x88B5),
+    ethernet(ipv4(132, sctp(chunk(1, struct.pack("!IIHHI", 0xABCD, 65535, 1, 1, 5))))),
+    ethernet(ipv6(132, sctp(chunk(0, bytes(12) + DATA))), 0x86DD),
+    ethernet(ipv4(136, struct.pack("!HHHH", 40000, 9999, 8, 0x1234) + DATA)),
+    ethernet(ipv4(51, authentication(17) + udp(40000, 9999, DATA))),
+    ethernet(ipv4(51, authentication(4) + ipv4(17, udp(40000, 9999, DATA)))),
+    ethernet(ipv6(51, authentication(17) + udp(40000, 9999, DATA)), 0x86DD),
 )
 
 

@@ -67,6 +67,21 @@ def udp(sport: int, dport: int, data: bytes = b"") -> bytes:
     return struct.pack("!HHHH", sport, dport, 8 + len(data), 0) + data
 
 
+def chunk(kind: int, body: bytes = b"", flags: int = 0) -> bytes:
+    """An SCTP chunk with its padding."""
+    return struct.pack("!BBH", kind, flags, 4 + len(body)) + body + bytes(-len(body) % 4)
+
+
+def sctp(*chunks: bytes, sport: int = 36412, dport: int = 36422, tag: int = 7, checksum: int = 0) -> bytes:
+    """An SCTP packet; the checksum as it is stored, low byte first."""
+    return struct.pack("!HHI", sport, dport, tag) + struct.pack("<I", checksum) + b"".join(chunks)
+
+
+def authentication(proto: int, *, number: int = 1) -> bytes:
+    """An authentication header with a 12-byte check value before what `proto` names."""
+    return struct.pack("!BBHII", proto, 4, 0, 0x100, number) + bytes(12)
+
+
 def ethernet(payload: bytes, kind: int = 0x0800) -> bytes:
     """An Ethernet frame."""
     return bytes(range(12)) + struct.pack("!H", kind) + payload

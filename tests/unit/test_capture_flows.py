@@ -29,6 +29,16 @@ def prefix(batch: FlowBatch, i: int, d: int) -> bytes:
     return batch.payload[batch.payload_ptr[i, d] : batch.payload_ptr[i, d + 1]].tobytes()
 
 
+def _syn_late(early: bytes = b"") -> Talk:
+    """The SYN behind the SYN-ACK, and behind `early` data of the server."""
+    talk = Talk()
+    talk.next[0] += 1
+    talk.send(1, SYN | ACK)
+    if early:
+        talk.send(1, ACK, early)
+    return talk.send(0, SYN, seq=1000)
+
+
 CONVERSATIONS = {
     "SF ShADadFf": Talk().open().send(0, PSH | ACK, b"hello").send(1, ACK).send(1, PSH | ACK, b"world!").close(),
     "S0 S": Talk().send(0, SYN),
@@ -42,6 +52,8 @@ CONVERSATIONS = {
     "SH SF": Talk().send(0, SYN).send(0, FIN | ACK),
     "SHR ^hf": Talk().send(1, SYN | ACK).send(1, FIN | ACK),
     "RSTRH ^hr": Talk().send(1, SYN | ACK).send(1, RST),
+    "S1 HDs^A": _syn_late(b"early").send(0, ACK),
+    "S1 Hs^AD": _syn_late().send(0, ACK).send(0, PSH | ACK, b"x"),
     "OTH DA": Talk(dport=9999).send(0, PSH | ACK, b"x").send(0, ACK),
     "S1 ShAW": Talk().open().send(0, ACK, window=0),
     "S1 ShADT": Talk().open().send(0, ACK, b"abc").send(0, ACK, b"abc", seq=1001),

@@ -53,6 +53,27 @@ def test_pcapng_interfaces_keep_their_own_clock_and_link(tmp_path: Path, order: 
     assert batch.number.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("resolution", "units", "ns"),
+    [
+        (9, 1_500_000_001, 1_500_000_001),
+        (18, 17 * 10**18, 17_000_000_000),
+        (20, 17 * 10**17, 17_000_000),
+        (20, 2**64 - 1, 184_467_440),
+        (37, 2**64 - 1, 0),
+        (127, 2**64 - 1, 0),
+        (0x80 | 62, 3 * 2**61, 1_500_000_000),
+        (0x80 | 63, 2**63 + 2**62, 1_500_000_000),
+        (0x80 | 64, 2**63, 500_000_000),
+        (0x80 | 127, 2**64 - 1, 0),
+    ],
+)
+def test_pcapng_clocks_finer_than_a_nanosecond(tmp_path: Path, resolution: int, units: int, ns: int) -> None:
+    data = section() + interface(resolution=resolution) + enhanced(units, b"frame")
+    (batch,) = read_frames([write(tmp_path, data)])
+    assert abs(int(batch.ts[0]) - ns) <= 1
+
+
 def test_pcapng_sections_start_interfaces_anew(tmp_path: Path) -> None:
     data = section() + interface() + enhanced(1, FRAMES[0][1])
     data += section(">") + interface(113, order=">") + enhanced(2, FRAMES[1][1], order=">")

@@ -53,3 +53,27 @@ def transport(version: int, source: Buffer, target: Buffer, proto: int, segment:
 def sound(version: int, source: Buffer, target: Buffer, proto: int, segment: Buffer) -> bool:
     """Whether a received `segment`, checksum included, sums to all ones."""
     return fold(pseudo_header(version, source, target, proto, len(segment)) + bytes(segment)) == 0xFFFF
+
+
+def _crc_table() -> tuple[int, ...]:
+    rows = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        rows.append(value)
+    return tuple(rows)
+
+
+_CRC = _crc_table()
+
+
+def crc32c(data: Buffer) -> int:
+    """CRC32c (RFC 9260 appendix A), which SCTP stores with its low byte first.
+
+    >>> hex(crc32c(b"123456789"))
+    '0xe3069283'
+    """
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = value >> 8 ^ _CRC[(value ^ byte) & 255]
+    return value ^ 0xFFFFFFFF

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from trafficllm.capture.anonymise.links import ARP, IPV4, IPV6
 from trafficllm.capture.anonymise.pseudonyms import Pseudonyms
-from trafficllm.capture.checksum import internet, pseudo_header
+from trafficllm.capture.checksum import crc32c, internet, pseudo_header
 
-_TCP, _UDP, _ICMP, _ICMP6, _IGMP = 6, 17, 1, 58, 2
-_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
-_EXTENSIONS = frozenset({_HOP, _ROUTING, _FRAGMENT, _DESTINATION})
+_TCP, _UDP, _ICMP, _ICMP6, _IGMP, _SCTP, _UDP_LITE = 6, 17, 1, 58, 2, 132, 136
+_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION = 0, 43, 44, 51, 60
+_EXTENSIONS = frozenset({_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION})
+_DATA_CHUNKS = frozenset({0, 64})
 _MOST_EXTENSIONS = 8
 _NOP = 1
 _KEPT_OPTIONS = frozenset({2, 3, 4, 5, 8})
@@ -76,7 +77,11 @@ class Headers:
         out[at + 10 : at + 12] = internet(out[at : at + length]).to_bytes(2, "big")
         total = int.from_bytes(data[at + 2 : at + 4], "big") or len(data) - at  # 0: segmentation was left to the card
         offset = int.from_bytes(data[at + 6 : at + 8], "big") & 0x3FFF
-        return _Packet(4, data[at + 9], at + length, total - length, src, dst, not offset & 0x1FFF, not offset)
+        proto, place = data[at + 9], at + length
+        while proto == _AH and not offset & 0x1FFF and place + 12 <= len(data):
+            size = _authentication(data, out, place)
+            proto, place = data[place], place + size
+        return _Packet(4, proto, place, at + total - place, src, dst, not offset & 0x1FFF, not offset)
 
     def _ip6(self, data: bytes, out: bytearray, at: int) -> _Packet | None:
         if at + 40 > len(data):
@@ -94,6 +99,8 @@ class Headers:
                 offset = int.from_bytes(data[place + 2 : place + 4], "big")
                 first, whole = first and offset >> 3 == 0, whole and not offset & 0xFFF9
                 size = 8
+            elif proto == _AH:
+                size = _authentication(data, out, place)
             else:
                 size = _extension(data, out, place, proto)
             proto, place = data[place], place + size
@@ -109,8 +116,10 @@ class Headers:
             return self._contents(data, out, start, stop)
         if packet.proto == _TCP:
             end, place = _tcp(data, out, start, stop), 16
-        elif packet.proto == _UDP:
+        elif packet.proto in {_UDP, _UDP_LITE}:
             end, place = _copied(data, out, start, stop, 8), 6
+        elif packet.proto == _SCTP:
+            return self._sctp(data, out, packet, stop)
         elif packet.proto in {_ICMP, _ICMP6}:
             end, place = self._icmp(data, out, packet, stop), 2
         elif packet.proto == _IGMP:
@@ -119,7 +128,7 @@ class Headers:
             return self._contents(data, out, start, stop)
         if end < start + place + 2 and packet.proto != _IGMP:  # cut inside the header
             return end
-        if packet.proto in {_TCP, _UDP}:
+        if packet.proto in {_TCP, _UDP, _UDP_LITE}:
             self._contents(data, out, end, stop)
         _sum(data, out, packet, place, stop)
         return end
@@ -128,6 +137,22 @@ class Headers:
         if self._keep:
             out[start:stop] = data[start:stop]
         return start
+
+    def _sctp(self, data: bytes, out: bytearray, packet: _Packet, stop: int) -> int:
+        """Common header and chunk headers; parameters name a host's other addresses (RFC 9260 3.3.2) and are contents here."""
+        at = packet.at
+        end = place = _copied(data, out, at, stop, 12)
+        self._contents(data, out, place, stop)
+        while place + 4 <= stop:
+            size = int.from_bytes(data[place + 2 : place + 4], "big")
+            end = _copied(data, out, place, min(stop, place + max(size, 4)), 16 if data[place] in _DATA_CHUNKS else 4)
+            if size < 4:
+                break
+            place += size + 3 & ~3
+        if packet.whole and at + 12 <= stop and any(data[at + 8 : at + 12]):
+            out[at + 8 : at + 12] = bytes(4)
+            out[at + 8 : at + 12] = crc32c(bytes(out[at : min(stop, at + packet.size)])).to_bytes(4, "little")
+        return end
 
     def _icmp(self, data: bytes, out: bytearray, packet: _Packet, stop: int) -> int:
         at = packet.at
@@ -155,10 +180,10 @@ class Headers:
         if packet is None or not packet.first:
             return at
         end = _copied(inside, out, packet.at, stop, 8)
-        for proto, place in ((_TCP, 16), (_UDP, 6), (_ICMP, 2), (_ICMP6, 2)):
+        for proto, place in ((_TCP, 16), (_UDP, 6), (_UDP_LITE, 6), (_ICMP, 2), (_ICMP6, 2)):
             if packet.proto == proto and packet.at + place + 2 <= end:
                 out[packet.at + place : packet.at + place + 2] = b"\0\0"
-        if packet.proto not in {_TCP, _UDP, _ICMP, _ICMP6}:
+        if packet.proto not in {_TCP, _UDP, _UDP_LITE, _ICMP, _ICMP6, _SCTP}:
             out[packet.at : end] = bytes(end - packet.at)
         return end
 
@@ -184,6 +209,12 @@ def _copied(data: bytes, out: bytearray, start: int, stop: int, size: int) -> in
     end = min(start + size, stop)
     out[start:end] = data[start:end]
     return max(end, start)
+
+
+def _authentication(data: bytes, out: bytearray, at: int) -> int:
+    """An authentication header (RFC 4302) without its check value, which tells the contents; its size."""
+    _copied(data, out, at, len(data), 12)
+    return max(4 * (data[at + 1] + 2), 12)
 
 
 def _extension(data: bytes, out: bytearray, at: int, kind: int) -> int:
@@ -229,11 +260,14 @@ def _sum(data: bytes, out: bytearray, packet: _Packet, place: int, stop: int) ->
         return
     out[at + place : at + place + 2] = b"\0\0"
     size = packet.size
+    covered = size
+    if packet.proto == _UDP_LITE and 8 <= (told := int.from_bytes(data[at + 4 : at + 6], "big")) < size:
+        covered = told
     if packet.proto == _UDP and 8 <= (told := int.from_bytes(data[at + 4 : at + 6], "big")) < size:
-        size = told  # what lies behind it is padding
+        size = covered = told  # what lies behind it is padding
     bare = packet.proto in {_ICMP, _IGMP}
     ahead = b"" if bare else pseudo_header(packet.version, packet.src, packet.dst, packet.proto, size)
-    value = internet(ahead + bytes(out[at : min(stop, at + size)]))  # what was not captured counts as zeros
-    if packet.proto == _UDP and value == 0:
+    value = internet(ahead + bytes(out[at : min(stop, at + covered)]))  # what was not captured counts as zeros
+    if packet.proto in {_UDP, _UDP_LITE} and value == 0:
         value = 0xFFFF
     out[at + place : at + place + 2] = value.to_bytes(2, "big")

@@ -10,7 +10,7 @@ from trafficllm.capture.flows.packets import FRAGMENT, PacketBatch
 
 _VLAN_TYPES = {0x8100: "vlan", 0x9100: "vlan", 0x88A8: "8021ad"}
 _ICMP_ERRORS = {1: frozenset({3, 4, 5, 11, 12}), 58: frozenset({1, 2, 3, 4})}
-_ETHERNET, _FDDI, _GRE = 1, 10, 47
+_ETHERNET, _FDDI, _GRE, _AH = 1, 10, 47, 51
 _SNAP = b"\xaa\xaa\x03"
 _IP_IN_IP = {4: "ip", 41: "ipv6"}
 _EXTENSIONS = frozenset({0, 43, 51, 60, 135})
@@ -27,7 +27,7 @@ class Layer(NamedTuple):
     quoted: str = ""
 
 
-_TRANSPORTS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6"}
+_TRANSPORTS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 
 
 def _transport(proto: int, data: bytes, length: int, layers: list[Layer], *, quoted: str = "") -> None:
@@ -81,7 +81,10 @@ def _network(kind: str, data: bytes, layers: list[Layer], *, quoted: str = "") -
             return
         total = int.from_bytes(data[2:4], "big") or len(data)
         if len(data) >= head and not int.from_bytes(data[6:8], "big") & 0x1FFF:
-            _transport(data[9], data[head:total], total - head, layers, quoted=quoted)
+            proto = data[9]
+            while proto == _AH and head + 12 <= len(data):
+                proto, head = data[head], head + (data[head + 1] + 2) * 4
+            _transport(proto, data[head:total], total - head, layers, quoted=quoted)
         return
     layers.append(Layer(kind, data))
     if data[0] >> 4 != 6 or len(data) < 40:

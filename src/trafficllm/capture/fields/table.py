@@ -19,6 +19,7 @@ from trafficllm.core.errors import UsageError
 _NS = 1_000_000_000
 _ICMP_SHOWN = 6  # tshark reads the identifier before it shows the type
 _MAC_HARDWARE = (b"\0\1", b"\0\6")  # Ethernet, IEEE 802
+_SCTP_SHOWN = 12  # nothing of a common header that is cut
 _TCP_SHOWN = 16  # of a header cut before the window tshark shows the ports only
 
 Reader = Callable[[Layer], str]
@@ -111,6 +112,11 @@ def _udp(read: Reader) -> Reader:
     return lambda layer: "" if 0 < int.from_bytes(layer.data[4:6], "big") < 8 else read(layer)
 
 
+def _udp_length(layer: Layer) -> str:
+    """UDP's own field; UDP-Lite has none there, its length is what the IP header leaves (RFC 3828 3.1)."""
+    return _uint(4, 2)(layer) if layer.kind == "udp" or len(layer.data) < 6 else str(layer.length)
+
+
 def _ip_len(layer: Layer) -> str:
     return str(int.from_bytes(layer.data[2:4], "big") or layer.length) if len(layer.data) >= 4 else ""
 
@@ -158,10 +164,15 @@ FIELDS: dict[str, tuple[str, Reader]] = {
     "tcp.checksum": ("tcp", _tcp(_hex(16, 2, 4))),
     "tcp.urgent_pointer": ("tcp", _tcp(_uint(18, 2))),
     "tcp.len": ("tcp", _tcp(_tcp_len, hidden=frozenset({"icmp", "icmpv6"}), bogus=True)),
-    "udp.srcport": ("udp", _uint(0, 2, need=4)),
-    "udp.dstport": ("udp", _uint(2, 2)),
-    "udp.length": ("udp", _uint(4, 2)),
-    "udp.checksum": ("udp", _udp(_hex(6, 2, 4))),
+    "udp.srcport": ("udp udplite", _uint(0, 2, need=4)),
+    "udp.dstport": ("udp udplite", _uint(2, 2)),
+    "udp.length": ("udp udplite", _udp_length),
+    "udp.checksum": ("udp udplite", _udp(_hex(6, 2, 4))),
+    "udp.checksum_coverage": ("udplite", _uint(4, 2)),
+    "sctp.srcport": ("sctp", _uint(0, 2, need=_SCTP_SHOWN)),
+    "sctp.dstport": ("sctp", _uint(2, 2, need=_SCTP_SHOWN)),
+    "sctp.verification_tag": ("sctp", _hex(4, 4, 8, need=_SCTP_SHOWN)),
+    "sctp.checksum": ("sctp", _hex(8, 4, 8)),
     "icmp.type": ("icmp", _uint(0, 1, need=_ICMP_SHOWN)),
     "icmp.code": ("icmp", _uint(1, 1, need=_ICMP_SHOWN)),
     "icmp.checksum": ("icmp", _hex(2, 2, 4, need=_ICMP_SHOWN)),

@@ -47,14 +47,17 @@ class _Interfaces:
         if self._count == self._rows.shape[0]:  # doubled: 65,536 interfaces cost 65,536 rows, not their square
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
         link, _, snaplen = struct.unpack(order + "HHI", body[:8])
-        self._rows[self._count] = (link, snaplen, *_clock(body[8:], order), 0)
+        self._rows[self._count] = (link, snaplen, *_clock(body[8:], order))
         self._count += 1
         return True
 
 
-def _clock(options: bytes, order: str) -> tuple[int, int, int]:
-    """if_tsresol and if_tsoffset: (units per second, 1 if a power of two, offset in s)."""
-    units, binary, offset, at = 1_000_000, 0, 0, 0
+_DECIMAL, _BINARY = 18, 62  # the finest clocks whose second is still an int64 of units
+
+
+def _clock(options: bytes, order: str) -> tuple[int, int, int, int]:
+    """if_tsresol and if_tsoffset: (units per second, 1 if a power of two, offset in s, how many of the file's units make one)."""
+    units, binary, offset, finer, at = 1_000_000, 0, 0, 1, 0
     while at + 4 <= len(options):
         code, size = struct.unpack(order + "HH", options[at : at + 4])
         value = options[at + 4 : at + 4 + size]
@@ -63,13 +66,14 @@ def _clock(options: bytes, order: str) -> tuple[int, int, int]:
         if code == 9 and size == 1 and len(value) == 1:
             power = value[0] & 0x7F
             binary = value[0] >> 7
-            units = 2 ** min(power, 62) if binary else 10 ** min(power, 18)
+            base, most = (2, _BINARY) if binary else (10, _DECIMAL)
+            units, finer = base ** min(power, most), base ** min(max(power - most, 0), most)
         elif code == 14 and size == 8 and len(value) == 8:
             offset = int(struct.unpack(order + "q", value)[0])
         at += 4 + (size + 3) // 4 * 4
     if not -(2**33) < offset < 2**33:
         offset = 0
-    return units, binary, offset
+    return units, binary, offset, finer
 
 
 def _order(head: bytes) -> str:

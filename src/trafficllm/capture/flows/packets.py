@@ -32,6 +32,7 @@ ERRORS = (
     "arp.truncated",
     "fragment.invalid",
     "fragment.overflow",
+    "sctp.truncated",
 )
 """Kinds of malformation by the code in a row's `error`; a row keeps the first one met."""
 
@@ -44,8 +45,8 @@ PACKET = np.dtype(
         ("src_lo", "<i8"),
         ("dst_hi", "<i8"),
         ("dst_lo", "<i8"),
-        ("seq", "<u4"),
-        ("ack", "<u4"),
+        ("seq", "<u4"),  # SCTP: the verification tag
+        ("ack", "<u4"),  # SCTP: the tag an INIT or INIT ACK hands out
         ("l3", "<i4"),  # offsets from the start of the frame, -1: absent
         ("l4", "<i4"),
         ("payload", "<i4"),
@@ -61,6 +62,7 @@ PACKET = np.dtype(
         ("window", "<u2"),
         ("icmp", "<u2"),  # type << 8 | code
         ("frag", "<u2"),  # offset in 8-byte units << 1 | more fragments
+        ("chunks", "<u2"),  # SCTP: what the packet's chunks do, bits of `kernels.sctp`
         ("tunnel", "<u2"),  # around this packet: four bits each (TUNNELS), the outermost highest
         ("ip_version", "u1"),
         ("proto", "u1"),

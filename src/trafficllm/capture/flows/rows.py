@@ -12,7 +12,9 @@ from trafficllm.capture.flows.packets import tunnel_names
 from trafficllm.core.results import closed
 from trafficllm.core.types import FlowBatch
 
-PROTO_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}
+PROTO_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp", 136: "udplite"}
+_NOT_ZEEKS = frozenset({"sctp", "udplite"})
+"""Protocols that Zeek's conn.log has among the unknown ones, without ports, sizes, states and history."""
 _SECOND = 1_000_000_000
 _OTHER = "unknown_transport"
 
@@ -27,7 +29,7 @@ def address_text(raw: bytes, version: int) -> str:
 
 
 def proto_name(proto: int) -> str:
-    """Zeek's word for a protocol number."""
+    """Zeek's word for a protocol number; it has none for SCTP and UDP-Lite."""
     return PROTO_NAMES.get(proto, _OTHER)
 
 
@@ -133,6 +135,8 @@ def conn_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[ConnRow]:
     """The rows of `flow_rows` as Zeek logs connections (policy/protocols/conn, `Conn::Info`)."""
     for i, row in enumerate(flow_rows(batch, number=number)):
         start, lasted = int(batch.ts[i]), int(batch.duration[i])
+        if row["proto"] in _NOT_ZEEKS:
+            row.update(proto=_OTHER, orig_bytes=0, resp_bytes=0, conn_state="OTH", history="")
         yield {
             **row,
             "ts": start // 1000 / 1e6,

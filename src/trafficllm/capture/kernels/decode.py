@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
+from trafficllm.capture.kernels.sctp import chunk_bits, crc32c
 from trafficllm.capture.link.layers import ARP, IPV4, IPV6, OK, be16, be32, network, outermost
 from trafficllm.capture.link.tunnels import MAX_TUNNELS, NONE, believable, inside
 from trafficllm.core.types import I64, U8, U16, U32
 
 E_IP_CUT, E_IP_VERSION, E_IP_HEADER, E_IP_LENGTH, E_EXTENSION = 4, 5, 6, 7, 8
-E_TCP_CUT, E_TCP_HEADER, E_UDP_CUT, E_UDP_LENGTH, E_ICMP_CUT, E_ARP_CUT = 9, 10, 11, 12, 13, 14
-TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
+E_TCP_CUT, E_TCP_HEADER, E_UDP_CUT, E_UDP_LENGTH, E_ICMP_CUT, E_ARP_CUT, E_SCTP_CUT = 9, 10, 11, 12, 13, 14, 17
+TCP, UDP, ICMP, ICMP6, AH, SCTP, UDP_LITE = 6, 17, 1, 58, 51, 132, 136
 _IS_EXTENSION = np.zeros(256, dtype=np.uint8)
 _IS_EXTENSION[[0, 43, 44, 51, 60, 135, 139, 140]] = 1
 _MAX_EXTENSIONS = 16  # RFC 8200 needs about six; a longer chain is an attack on the parser
+_MAX_AH = 4  # authentication headers in a row
 
 
 @inner
@@ -60,13 +62,30 @@ def _address_sum(row: Any) -> Word:
 
 
 @inner
-def _l4_checksum(buf: U8, row: Any, pos: Word, length: Word) -> Word:
+def _l4_checksum(buf: U8, row: Any, pos: Word, length: Word, covered: Word) -> Word:
     """1 right, 2 wrong: TCP, UDP, ICMPv6 with the pseudo header of RFC 9293 3.1 and RFC 8200 8.1, ICMP without."""
     proto = i64(row["proto"])
-    total = ones_sum(buf, pos, pos + length)
+    total = ones_sum(buf, pos, pos + covered)
     if proto != ICMP:
         total += _address_sum(row) + proto + (length & 0xFFFF) + (length >> 16)
     return 1 if fold(total) == 0xFFFF else 2
+
+
+@inner
+def _l4_verdict(buf: U8, row: Any, pos: Word, length: Word) -> Word:
+    """Whether the checksum of a whole transport packet is right: 0 it has none, 1 yes, 2 no."""
+    proto = i64(row["proto"])
+    if proto == SCTP:  # zero: left to the card, or agreed on (RFC 9653)
+        return 0 if be32(buf, pos + 8) == 0 else (1 if crc32c(buf, pos, pos + length) else 2)
+    covered = length
+    if proto == UDP:
+        length = i64(row["payload_len"]) + 8
+        covered = length
+        if be16(buf, pos + 6) == 0 and row["ip_version"] == 4:
+            return 0
+    elif proto == UDP_LITE and be16(buf, pos + 4) > 0:
+        covered = be16(buf, pos + 4)
+    return _l4_checksum(buf, row, pos, length, covered)
 
 
 @inner
@@ -118,6 +137,43 @@ def _udp(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> 
 
 
 @inner
+def _udp_lite(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> None:
+    """UDP-Lite (RFC 3828): the IP header gives the length, the header how much of it the checksum covers (0: all)."""
+    if end - pos < 8:
+        row["error"] = E_UDP_CUT
+        if end - pos < 4:
+            return
+    row["sport"] = be16(buf, pos)
+    row["dport"] = be16(buf, pos + 2)
+    if end - pos < 8:
+        return
+    covered = be16(buf, pos + 4)
+    if length < 8 or covered > length or (covered > 0 and covered < 8):
+        row["error"] = E_UDP_LENGTH
+    row["payload"] = pos + 8 - start
+    row["payload_len"] = max(length - 8, 0)
+    row["payload_cap"] = max(min(length, end - pos) - 8, 0)
+    row["usable"] = 1
+
+
+@inner
+def _sctp(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> None:
+    """SCTP (RFC 9260 3): what follows the common header of 12 bytes, chunks and their padding, counts as payload."""
+    if end - pos >= 4:
+        row["sport"] = be16(buf, pos)
+        row["dport"] = be16(buf, pos + 2)
+    if end - pos < 12 or length < 12:
+        row["error"] = E_SCTP_CUT
+        return
+    row["seq"] = be32(buf, pos + 4)
+    row["payload"] = pos + 12 - start
+    row["payload_len"] = length - 12
+    row["payload_cap"] = min(length, end - pos) - 12
+    row["chunks"], row["ack"] = chunk_bits(buf, pos + 12, pos + min(length, end - pos))
+    row["usable"] = 1
+
+
+@inner
 def _icmp(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Word) -> None:
     if end - pos >= 2:
         row["icmp"] = be16(buf, pos)
@@ -141,19 +197,32 @@ def _transport(buf: U8, row: Any, start: Word, pos: Word, end: Word, length: Wor
         _udp(buf, row, start, pos, end, length)
     elif (proto == ICMP and row["ip_version"] == 4) or (proto == ICMP6 and row["ip_version"] == 6):
         _icmp(buf, row, start, pos, end, length)
+    elif proto == SCTP:
+        _sctp(buf, row, start, pos, end, length)
+    elif proto == UDP_LITE:
+        _udp_lite(buf, row, start, pos, end, length)
     else:
         row["payload"] = pos - start
         row["payload_len"] = length
         row["payload_cap"] = min(length, end - pos)
         row["usable"] = 1
         return
-    if not sums or row["error"] != 0 or end - pos < length:
-        return
-    if proto == UDP:
-        length = i64(row["payload_len"]) + 8
-        if be16(buf, pos + 6) == 0 and row["ip_version"] == 4:
-            return
-    row["l4_sum"] = _l4_checksum(buf, row, pos, length)
+    if sums and row["error"] == 0 and end - pos >= length:
+        row["l4_sum"] = _l4_verdict(buf, row, pos, length)
+
+
+@inner
+def _authenticated(buf: U8, row: Any, pos: Word, end: Word) -> Word:
+    """Behind IPv4's authentication headers (RFC 4302); sets proto. One that is cut off stays what the packet carries."""
+    for _ in range(_MAX_AH):
+        if row["proto"] != AH or end - pos < 12:
+            break
+        size = (i64(buf[pos + 1]) + 2) * 4
+        if size < 12 or size > end - pos:
+            break
+        row["proto"] = buf[pos]
+        pos += size
+    return pos
 
 
 @inner
@@ -199,7 +268,10 @@ def _ipv4(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums:
         row["payload_len"] = total - head
         row["payload_cap"] = end - pos - head
         return
-    _transport(buf, row, start, pos + head, end, total - head, sums)
+    body = pos + head
+    if row["proto"] == AH:
+        body = _authenticated(buf, row, body, end)
+    _transport(buf, row, start, body, end, total - (body - pos), sums)
 
 
 @inner

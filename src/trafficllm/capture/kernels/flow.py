@@ -50,10 +50,12 @@ from trafficllm.capture.kernels.layout import (
     SYN_SENT,
 )
 from trafficllm.capture.kernels.payload import append_payload, place_payload
+from trafficllm.capture.kernels.sctp import COOKIE_ACK, INIT_ACK, sctp_packet, sctp_reused
 from trafficllm.capture.kernels.stream import clear_ends, count_bad_sum, letter, once
 from trafficllm.capture.kernels.tcp import H_SYN, tcp_packet
 
 (P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS, P_FACTS) = range(10)
+_TCP, _UDP, _SCTP, _UDP_LITE = 6, 17, 132, 136
 DONE_MARGIN = 256  # room in `done` that a single packet's sweep can never exceed
 _SWEEP = 40
 
@@ -89,6 +91,17 @@ class Arrivals(NamedTuple):
     source: Any
     number: Any
     rows: Any
+
+
+@inner
+def _is_connection(proto: Word) -> Word:
+    """Opened and closed by its own packets."""
+    return (proto == _TCP) | (proto == _SCTP)
+
+
+@inner
+def _is_datagram(proto: Word) -> Word:
+    return (proto == _UDP) | (proto == _UDP_LITE)
 
 
 @inner
@@ -133,7 +146,7 @@ def finish(flows: Any, ends: Any, heads: Any, queues: Any, done: Any, control: A
         flows[here]["next"] = flow["next"]
     _unqueue(flows, queues, slot)
     one, two = ends[2 * slot]["state"], ends[2 * slot + 1]["state"]
-    if flow["proto"] == 6:
+    if _is_connection(i64(flow["proto"])):
         if one == RESET or two == RESET:
             reason = END_RST
         elif one == CLOSED and two == CLOSED:
@@ -162,7 +175,7 @@ def _due(flows: Any, ends: Any, params: Any, slot: Word, t: Word) -> Word:
     flow = flows[slot]
     if params[P_ACTIVE_TIMEOUT] > 0 and t - flow["start"] >= params[P_ACTIVE_TIMEOUT]:
         return END_ACTIVE
-    if flow["proto"] == 6:
+    if _is_connection(i64(flow["proto"])):
         if flow["delete_at"] > 0:
             return END_IDLE if t >= flow["delete_at"] else -1
         if t >= flow["attempt_at"] and _waiting(flows, ends, slot):
@@ -170,7 +183,7 @@ def _due(flows: Any, ends: Any, params: Any, slot: Word, t: Word) -> Word:
         limit = params[P_TCP_TIMEOUT]
         if ends[2 * slot]["state"] <= SYN_ACK_SENT and ends[2 * slot + 1]["state"] <= SYN_ACK_SENT:
             limit = min(limit, HANDSHAKE_TIMEOUT)
-    elif flow["proto"] == 17:
+    elif _is_datagram(i64(flow["proto"])):
         limit = params[P_UDP_TIMEOUT]
     else:
         limit = params[P_ICMP_TIMEOUT]
@@ -204,6 +217,8 @@ def _flipped(params: Any, ports: Any, row: Any, sport: Word, dport: Word) -> Wor
         if ports[0, dport]:
             return 1 if flags & 2 or sport < dport else 0
         return 1
+    if row["proto"] == _SCTP:  # who answers is the responder, whatever the ports
+        return 1 if i64(row["chunks"]) & (INIT_ACK | COOKIE_ACK) else 0
     if row["proto"] == 17:
         return 1 if ports[1, sport] and not ports[1, dport] else 0
     return 0
@@ -235,15 +250,18 @@ def _new(table: Table, arrivals: Arrivals, index: Word, bucket: Word, sport: Wor
     flow["bucket"] = bucket
     flow["next"] = table.heads[bucket]
     table.heads[bucket] = slot
-    _enqueue(table.flows, table.queues, slot, Q_TCP if row["proto"] == 6 else (Q_UDP if row["proto"] == 17 else Q_ICMP))
+    proto = i64(row["proto"])
+    _enqueue(table.flows, table.queues, slot, Q_TCP if _is_connection(proto) else (Q_UDP if _is_datagram(proto) else Q_ICMP))
     table.control[C_LIVE] += 1
     return slot
 
 
 @inner
-def _reused(flows: Any, ends: Any, slot: Word, row: Any) -> Word:
+def _reused(flows: Any, ends: Any, slot: Word, side: Word, row: Any) -> Word:
     """A SYN that starts another connection on the same ports."""
     flags = i64(row["flags"])
+    if row["proto"] == _SCTP:
+        return sctp_reused(ends[2 * slot + side], ends[2 * slot + 1 - side], row)
     if row["proto"] != 6 or not flags & 2:
         return False
     flip = i64(flows[slot]["flip"])
@@ -306,15 +324,18 @@ def _deliver(table: Table, arrivals: Arrivals, index: Word, slot: Word, side: Wo
                 )
         return True
     if bad:
-        if proto == 17:
+        if _is_datagram(proto) or proto == _SCTP:
             count_bad_sum(flow, history, end, originator)
         return False
-    flow["last"] = t
-    if (proto == 17) | (proto == 1) | (proto == 58):
+    if proto == _SCTP:
+        sctp_packet(flow, history, table.ends, slot, side, row, t)
+    else:
+        flow["last"] = t
+    if _is_datagram(proto) or (proto == 1) | (proto == 58) | (proto == _SCTP):
         end["sent"] = max(i64(end["sent"]), 0) + i64(row["payload_len"])
-        if proto == 17:
+        if _is_datagram(proto):
             once(flow, history, H_SYN, L_DATA, originator)
-            if most > 0 and not end["closed_hello"]:
+            if most > 0 and proto == _UDP and not end["closed_hello"]:
                 size, peer = i64(row["payload_cap"]), table.ends[2 * slot + 1 - side]
                 keep_datagram(table.chunks, table.chunk_next, table.control, most, arrivals.buf, source, size, end, peer)
     append_payload(table.buffers, table.buffer_next, table.control, limit, arrivals.buf, source, i64(row["payload_cap"]), end)
@@ -326,7 +347,7 @@ def _requeue(table: Table, slot: Word) -> None:
     flow = table.flows[slot]
     queue = i64(flow["queue"])
     want = queue
-    if flow["proto"] == 6:
+    if _is_connection(i64(flow["proto"])):
         want = Q_CLOSED if flow["delete_at"] > 0 else (Q_ATTEMPT if _waiting(table.flows, table.ends, slot) else Q_TCP)
     if want == queue and (queue >= Q_CLOSED or flow["newer"] < 0):
         return  # these leave at a time fixed before, or the flow is the newest already
@@ -352,7 +373,7 @@ def _one(table: Table, arrivals: Arrivals, index: Word) -> None:
         slot = i64(table.flows[slot]["next"])
     if slot >= 0:
         reason = _due(table.flows, table.ends, table.params, slot, t)
-        if reason < 0 and _reused(table.flows, table.ends, slot, row):
+        if reason < 0 and _reused(table.flows, table.ends, slot, side, row):
             reason = END_IDLE
         if reason >= 0:
             finish(table.flows, table.ends, table.heads, table.queues, table.done, table.control, slot, reason)

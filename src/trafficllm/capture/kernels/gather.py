@@ -107,14 +107,16 @@ def summarize(table: Any, order: I64, rows: Any, history: U8) -> None:
         row["orig_beyond"] = beyond_size(table.chunks, table.chunk_next, one, limit, tcp)
         row["resp_beyond"] = beyond_size(table.chunks, table.chunk_next, two, limit, tcp)
         copy_bytes(history[i], 0, letters, 0, length)
-        if flow["proto"] == 6:
+        proto = i64(flow["proto"])
+        if proto == 6:
             row["orig_bytes"], row["resp_bytes"] = tcp_size(one, two), tcp_size(two, one)
-            empty = row["orig_bytes"] == 0 and row["resp_bytes"] == 0
-            row["state"] = tcp_conn_state(i64(one["state"]), i64(two["state"]), empty, letters, length)
-            continue
-        row["orig_bytes"], row["resp_bytes"] = max(i64(one["sent"]), 0), max(i64(two["sent"]), 0)
+        else:
+            row["orig_bytes"], row["resp_bytes"] = max(i64(one["sent"]), 0), max(i64(two["sent"]), 0)
         row["state"] = OTH
-        if flow["proto"] == 17:
+        if (proto == 6) | (proto == 132):
+            empty = proto == 6 and row["orig_bytes"] == 0 and row["resp_bytes"] == 0
+            row["state"] = tcp_conn_state(i64(one["state"]), i64(two["state"]), empty, letters, length)
+        elif (proto == 17) | (proto == 136):
             if one["sent"] >= 0:
                 row["state"] = SF if two["sent"] >= 0 else S0
             elif two["sent"] >= 0:

@@ -46,12 +46,13 @@ def walk_records(buf: U8, swapped: bool, scale: Word, extra: Word, limit: Word, 
 
 @inner
 def _nanoseconds(value_high: Word, value_low: Word, face: Any) -> Word:
-    """Interface clock to ns: `face` = link, snaplen, units per second, power of two, offset in s."""
+    """Interface clock to ns: `face` = link, snaplen, units per second, power of two, offset in s, file's units in one."""
     units = face[2]
-    if value_high >= 0x40000000:  # beyond 2^62 units: no clock of this century
-        return i64(0)
-    value = value_high << 32 | value_low
-    seconds, rest = value // units, value % units
+    value, low_bit = value_high << 31 | value_low >> 1, value_low & 1  # halved: 64 bits without a sign
+    if face[5] > 1:
+        value, low_bit = value // face[5], (value % face[5] * 2 + low_bit) // face[5]
+    seconds, rest = value // units * 2, value % units * 2 + low_bit
+    seconds, rest = seconds + rest // units, rest % units
     if units <= 1000000000:
         fraction = rest * 1000000000 // units
     else:

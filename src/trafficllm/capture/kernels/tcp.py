@@ -119,12 +119,25 @@ def check_eof(flow: Any, end: Any, peer: Any) -> None:
 
 
 @inner
+def _reversed(flow: Any, history: Any) -> None:
+    """A SYN behind the SYN-ACK of a flow whose originator was guessed by the ports (`^h`): the history as it would be without the guess."""
+    length = i64(flow["hist_len"])
+    for place in range(1, length):
+        history[place - 1] = history[place] ^ 32
+    history[length - 1] = L_FLIP
+
+
+@inner
 def _inactive(flow: Any, history: Any, end: Any, peer: Any, d: Word, seq: Word, flags: Word, length: Word, t: Word) -> Word:
     """First packet of a side. True when the connection may close."""
     originator = d == flow["flip"]
     close = False
     if flags & SYN_FLAG:
-        if originator:
+        if originator and not flags & ACK_FLAG and peer["state"] == ESTABLISHED and history[0] == L_FLIP and history[1] == L_SYN_ACK + 32:
+            flow["partial"] = 0
+            _reversed(flow, history)
+            _set_state(end, ESTABLISHED)
+        elif originator:
             _set_state(end, SYN_ACK_SENT if flags & ACK_FLAG else SYN_SENT)
             flow["attempt_at"] = t + ATTEMPT_DELAY
         else:
