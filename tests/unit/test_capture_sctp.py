@@ -32,7 +32,9 @@ class Association:
         self.sport, self.tags, self.at = sport, tags, start
 
     def send(self, side: int, *chunks: int | bytes, after: float = 0.01) -> Association:
-        bodies = [one if isinstance(one, bytes) else chunk(one, opening(self.tags[side]) if one in {INIT, INIT_ACK} else b"") for one in chunks]
+        bodies = [
+            one if isinstance(one, bytes) else chunk(one, opening(self.tags[side]) if one in {INIT, INIT_ACK} else b"") for one in chunks
+        ]
         ports = (self.sport, 38412) if side == 0 else (38412, self.sport)
         packet = sctp(*bodies, sport=ports[0], dport=ports[1], tag=0 if INIT in chunks else self.tags[1 - side])
         ends = (A, B) if side == 0 else (B, A)
