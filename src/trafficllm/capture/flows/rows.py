@@ -136,7 +136,7 @@ def conn_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[ConnRow]:
     for i, row in enumerate(flow_rows(batch, number=number)):
         start, lasted = int(batch.ts[i]), int(batch.duration[i])
         if row["proto"] in _NOT_ZEEKS:
-            row.update(proto=_OTHER, orig_bytes=0, resp_bytes=0, conn_state="OTH", history="")
+            row = FlowRow({**row, "proto": _OTHER, "orig_bytes": 0, "resp_bytes": 0, "conn_state": "OTH", "history": ""})
         yield {
             **row,
             "ts": start // 1000 / 1e6,
