@@ -62,7 +62,7 @@ PACKET = np.dtype(
         ("window", "<u2"),
         ("icmp", "<u2"),  # type << 8 | code
         ("frag", "<u2"),  # offset in 8-byte units << 1 | more fragments
-        ("chunks", "<u2"),  # SCTP: what the packet's chunks do, bits of `kernels.sctp`
+        ("chunks", "<u2"),  # SCTP: what the packet's chunks do, bits of `kernels.connection.sctp`
         ("tunnel", "<u2"),  # around this packet: four bits each (TUNNELS), the outermost highest
         ("ip_version", "u1"),
         ("proto", "u1"),

@@ -24,7 +24,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 def _sources() -> str:
     """Hash of all kernel sources: numba looks only at the file of the entry point when it decides whether its cache is stale."""
     digest = blake2b(digest_size=16)
-    for path in sorted([*Path(__file__).parent.glob("*.py"), *Path(__file__).parents[1].joinpath("link").glob("*.py")]):
+    for path in sorted([*Path(__file__).parent.rglob("*.py"), *Path(__file__).parents[1].joinpath("link").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
-from trafficllm.capture.kernels.sctp import chunk_bits, crc32c
+from trafficllm.capture.kernels.connection.sctp import chunk_bits, crc32c
 from trafficllm.capture.link.layers import ARP, IPV4, IPV6, OK, be16, be32, network, outermost
 from trafficllm.capture.link.tunnels import MAX_TUNNELS, NONE, believable, inside
 from trafficllm.core.types import I64, U8, U16, U32

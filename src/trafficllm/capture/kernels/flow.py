@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from trafficllm.capture.kernels.beyond import count_finished, keep_datagram, keep_stream
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
+from trafficllm.capture.kernels.connection.sctp import COOKIE_ACK, INIT_ACK, sctp_packet, sctp_reused
+from trafficllm.capture.kernels.connection.stream import clear_ends, count_bad_sum, letter, once
+from trafficllm.capture.kernels.connection.tcp import H_SYN, tcp_packet
 from trafficllm.capture.kernels.key import hash_end, icmp_ports, mix, same_flow
 from trafficllm.capture.kernels.layout import (
     C_CHUNKS_DONE,
@@ -50,9 +53,6 @@ from trafficllm.capture.kernels.layout import (
     SYN_SENT,
 )
 from trafficllm.capture.kernels.payload import append_payload, place_payload
-from trafficllm.capture.kernels.sctp import COOKIE_ACK, INIT_ACK, sctp_packet, sctp_reused
-from trafficllm.capture.kernels.stream import clear_ends, count_bad_sum, letter, once
-from trafficllm.capture.kernels.tcp import H_SYN, tcp_packet
 
 (P_TCP_TIMEOUT, P_UDP_TIMEOUT, P_ICMP_TIMEOUT, P_ACTIVE_TIMEOUT, P_MAX_PACKETS, P_MAX_PAYLOAD, P_FLIP, P_SEED, P_SUMS, P_FACTS) = range(10)
 _TCP, _UDP, _SCTP, _UDP_LITE = 6, 17, 132, 136

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trafficllm.capture.kernels.compiling import Word, i64, inner
+from trafficllm.capture.kernels.connection.stream import once
 from trafficllm.capture.kernels.layout import (
     ATTEMPT_DELAY,
     CLOSE_DELAY,
@@ -29,7 +30,6 @@ from trafficllm.capture.kernels.layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
-from trafficllm.capture.kernels.stream import once
 from trafficllm.capture.link.layers import be16, be32
 from trafficllm.core.types import U8
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from trafficllm.capture.kernels.compiling import Word, i64, inner
+from trafficllm.capture.kernels.connection.stream import acknowledge, deliver, delta32, letter, once, pending, relative, scaled
 from trafficllm.capture.kernels.layout import (
     ATTEMPT_DELAY,
     CLOSE_DELAY,
@@ -32,7 +33,6 @@ from trafficllm.capture.kernels.layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
-from trafficllm.capture.kernels.stream import acknowledge, deliver, delta32, letter, once, pending, relative, scaled
 
 FIN_FLAG, SYN_FLAG, RST_FLAG, ACK_FLAG = 1, 2, 4, 16
 _FAR = 1048576  # a SYN or RST further off than 1 MiB does not move the sequence numbers

@@ -1,0 +1,1 @@
+"""Connections as Zeek sees them: one endpoint's byte stream, TCP, SCTP."""
