@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 from trafficllm.capture.flows.conn import uid
 from trafficllm.capture.flows.packets import tunnel_names
-from trafficllm.core.results import closed
+from trafficllm.core.results import Captured, closed
 from trafficllm.core.types import FlowBatch
 
 PROTO_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp", 136: "udplite"}
@@ -65,6 +66,7 @@ class Connection(TypedDict):
     end_reason: str
     tunnel: str
     splt: list[PacketRow]
+    label: NotRequired[Captured | None]
 
 
 @closed

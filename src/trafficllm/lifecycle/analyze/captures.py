@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trafficllm.core.errors import InputError, TrafficLLMError, UnreadError, UsageError
-from trafficllm.core.types import CaptureCounts, ProgressSink, Silent
+from trafficllm.core.types import CaptureCounts, FlowBatch, ProgressSink, Silent
 
 if TYPE_CHECKING:
     from trafficllm.capture.anonymise.captures import Payload
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.files.write import CaptureFormat
     from trafficllm.capture.flows.rows import ConnRow, FlowRow
+    from trafficllm.capture.foreign.labels import Labels
     from trafficllm.core.settings import Config
 
 _NS = 1_000_000_000
@@ -96,53 +97,59 @@ def packets(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skip
     return packet_rows(paths, tuple(fields), skipped=skipped)
 
 
-def flows(
-    paths: Sequence[str | Path],
-    config: Config,
-    *,
-    tunnels: bool = True,
-    progress: ProgressSink | None = None,
-    skipped: Skipped | None = None,
-) -> Iterator[list[FlowRow]]:
-    """Batches of flow rows in Zeek's words, in the order of their first packets; inside tunnels unless told not to look there."""
+@dataclass(frozen=True, slots=True)
+class FlowReading:
+    """How flows are read for rows: inside tunnels unless told not to look there, with labels of other sensors where there are any."""
+
+    tunnels: bool = True
+    progress: ProgressSink | None = None
+    skipped: Skipped | None = None
+    labels: Labels | None = None
+
+
+def flows(paths: Sequence[str | Path], config: Config, reading: FlowReading | None = None) -> Iterator[list[FlowRow]]:
+    """Batches of flow rows in Zeek's words, in the order of their first packets."""
     from trafficllm.capture.flows.rows import flow_rows
 
-    return _rows(paths, config, flow_rows, tunnels=tunnels, progress=progress, skipped=skipped)
+    return _rows(paths, config, flow_rows, reading or FlowReading())
 
 
-def conn_log(
-    paths: Sequence[str | Path],
-    config: Config,
-    *,
-    tunnels: bool = True,
-    progress: ProgressSink | None = None,
-    skipped: Skipped | None = None,
-) -> Iterator[list[ConnRow]]:
+def conn_log(paths: Sequence[str | Path], config: Config, reading: FlowReading | None = None) -> Iterator[list[ConnRow]]:
     """The same flows as rows of a Zeek conn.log: unset fields and whole microseconds are Zeek's."""
     from trafficllm.capture.flows.rows import conn_rows
 
-    return _rows(paths, config, conn_rows, tunnels=tunnels, progress=progress, skipped=skipped)
+    return _rows(paths, config, conn_rows, reading or FlowReading())
 
 
-def _rows(
-    paths: Sequence[str | Path],
-    config: Config,
-    rows_of: Callable[..., Iterator[Row]],
-    *,
-    tunnels: bool,
-    progress: ProgressSink | None,
-    skipped: Skipped | None,
-) -> Iterator[list[Row]]:
+def _rows(paths: Sequence[str | Path], config: Config, rows_of: Callable[..., Iterator[Row]], reading: FlowReading) -> Iterator[list[Row]]:
     from trafficllm.capture.flows.assembly import read_flows
 
     number = 0
-    options, sink = config.capture, progress or Silent()
-    options = options.model_copy(update={"tunnels": options.tunnels and tunnels})
-    for batch in read_flows(paths, options=options, progress=sink, skipped=skipped):
+    options, sink = config.capture, reading.progress or Silent()
+    options = options.model_copy(update={"tunnels": options.tunnels and reading.tunnels})
+    for batch in read_flows(paths, options=options, progress=sink, skipped=reading.skipped):
         rows = rows_of(batch, number=number)
+        if reading.labels is not None:
+            rows = _labelled(rows, batch, reading.labels)
         number += len(batch)
         while part := list(itertools.islice(rows, 4096)):
             yield part
+
+
+def _labelled(rows: Iterator[Any], batch: FlowBatch, labels: Labels) -> Iterator[Any]:
+    """Rows of a batch, each with the label of its flow; None where there is none, or several disagree."""
+    for row, ts, duration in zip(rows, batch.ts.tolist(), batch.duration.tolist(), strict=True):
+        row["label"] = labels.of(
+            community_id=row["community_id"],
+            orig_h=row["orig_h"],
+            orig_p=row["orig_p"],
+            resp_h=row["resp_h"],
+            resp_p=row["resp_p"],
+            proto=row["ip_proto"],
+            ts=ts,
+            duration=duration,
+        )
+        yield row
 
 
 def check(paths: Sequence[str | Path]) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,13 +16,6 @@ from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet, S
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.rows import FlowRow
-    from trafficllm.core.types import ProgressSink
-
-
-class _Reading(TypedDict):
-    tunnels: bool
-    progress: ProgressSink
-    skipped: Skipped
 
 
 app = typer.Typer(rich_markup_mode=None)
@@ -105,34 +98,46 @@ def flows(
     form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     no_tunnels: Annotated[bool, typer.Option("--no-tunnels", help="Flows of the outermost IP header, not of what tunnels carry.")] = False,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="LOG", help="Labels of another sensor: Suricata EVE, Zeek logs, CSV or Parquet; may be repeated."),
+    ] = None,
+    label_field: Annotated[
+        str, typer.Option("--label-field", metavar="NAME", help="The log's column that holds the label; default: the first known one.")
+    ] = "",
     strict: Strict = False,
     config: Config = None,
     quiet: Quiet = False,
 ) -> None:
     """A row a flow, in Zeek's words, with Community ID and the first packets."""
+    from trafficllm.capture.foreign.labels import Labels
     from trafficllm.core.settings import load_config
     from trafficllm.lifecycle.analyze import captures
-    from trafficllm.surface.formats.columns import CONN, FLOW
+    from trafficllm.surface.formats.columns import CONN, FLOW, LABEL
     from trafficllm.surface.formats.eve import flow_event
     from trafficllm.surface.formats.writers import check_format, writing
-    from trafficllm.surface.terminal.output import tell
+    from trafficllm.surface.terminal.output import note, tell
     from trafficllm.surface.terminal.progress import Bar
 
     check_format(form, out)
+    labels = Labels(label, field=label_field) if label else None
+    more = (LABEL,) if labels is not None else ()
     settings = load_config(config)
     skipped = captures.skipping(tell)
     with Bar(quiet=quiet) as bar:
-        options: _Reading = {"tunnels": not no_tunnels, "progress": bar, "skipped": skipped}
+        reading = captures.FlowReading(not no_tunnels, bar, skipped, labels)
         if form == "table":
-            _table(captures.flows(files, settings, **options))
+            _table(captures.flows(files, settings, reading), (*_SHOWN, *(column.name for column in more)))
         elif form == "zeek":
-            with writing(form, out, CONN, path="conn", eve=flow_event) as writer:
-                for log in captures.conn_log(files, settings, **options):
+            with writing(form, out, (*CONN, *more), path="conn", eve=flow_event) as writer:
+                for log in captures.conn_log(files, settings, reading):
                     writer.write(log)
         else:
-            with writing(form, out, FLOW, path="conn", eve=flow_event) as writer:
-                for rows in captures.flows(files, settings, **options):
+            with writing(form, out, (*FLOW, *more), path="conn", eve=flow_event) as writer:
+                for rows in captures.flows(files, settings, reading):
                     writer.write(rows)
+    if labels is not None:
+        note(labels.joined().line())
     _finish(skipped, strict=strict)
 
 
@@ -153,7 +158,7 @@ _SHOWN = (
 _MOST = 50
 
 
-def _table(batches: Iterator[list[FlowRow]]) -> None:
+def _table(batches: Iterator[list[FlowRow]], columns: Sequence[str]) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
     kept: list[Mapping[str, Any]] = []
@@ -162,8 +167,8 @@ def _table(batches: Iterator[list[FlowRow]]) -> None:
         total += len(rows)
         kept.extend(rows[: _MOST - len(kept)])
     show_table(
-        _SHOWN,
-        ([row.get(name) for name in _SHOWN] for row in kept),
+        columns,
+        ([row.get(name) for name in columns] for row in kept),
         right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"),
     )
     if total > len(kept):

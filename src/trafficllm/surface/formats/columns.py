@@ -128,6 +128,9 @@ CONN = _columns(
 )
 """A line of `capture flows -f zeek`: the fields of Zeek's conn.log in its order, then `end_reason`, `tunnel` and `splt`."""
 
+LABEL = Column("label", "text", "label")
+"""The label that another sensor's log gives a flow; the last column of `capture flows --label`."""
+
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """The Arrow schema of a table with these columns."""

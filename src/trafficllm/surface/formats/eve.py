@@ -79,6 +79,7 @@ class EveEvent(TypedDict):
     pcap_cnt: NotRequired[int | None]
     alert: NotRequired[EveAlert]
     flow: NotRequired[EveFlow]
+    label: NotRequired[Captured | None]
     trafficllm: NotRequired[EveVerdict]
 
 
@@ -112,7 +113,8 @@ def flow_event(row: Mapping[str, Any]) -> dict[str, Any]:
         "state": row["conn_state"],
         "reason": row["end_reason"],
     }
-    return {**_ends(row, "flow"), "flow": flow}
+    label = {"label": row["label"]} if "label" in row else {}
+    return {**_ends(row, "flow"), "flow": flow, **label}
 
 
 def verdict_event(row: Mapping[str, Any], severity: int) -> dict[str, Any]:
