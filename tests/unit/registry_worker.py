@@ -15,7 +15,7 @@ from trafficllm.registry.store import Registry
 def main(root: str, adapter: str, seed: str, count: str) -> None:
     rng, registry = random.Random(int(seed)), Registry(root)
     for i in range(int(count)):
-        act = rng.choice(["register", "register", "promote", "rollback", "reject", "gc", "live"])
+        act = rng.choice(["register", "register", "promote", "promote", "rollback", "gc", "live"])
         try:
             names = [v.version for v in registry.list("MTD")]
             if act == "register":

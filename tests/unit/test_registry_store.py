@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trafficllm.core.errors import ArtifactError, InputError, ResourceError, UsageError
+from trafficllm.core.files import sha256_bytes
 from trafficllm.registry import fit
 from trafficllm.registry.card import model_card
 from trafficllm.registry.store import Registry
@@ -92,9 +93,9 @@ def test_changes_of_a_version_are_found(registry: Registry, source: Path, tmp_pa
     (version.path / "adapter_model.safetensors").write_text("tampered")
     (version.path / "adapter_config.json").unlink()
     (version.path / "evil.py").write_text("")
-    assert registry.verify() == {
-        "MTD/v0001": ["adapter_config.json is missing", "adapter_model.safetensors has changed", "evil.py was added"]
-    }
+    expected, actual = sha256_bytes(b"weights"), sha256_bytes(b"tampered")
+    changed = f"adapter_model.safetensors has changed: expected {expected}, found {actual}"
+    assert registry.verify() == {"MTD/v0001": ["adapter_config.json is missing", changed, "evil.py was added"]}
     with pytest.raises(ArtifactError, match="has changed"):
         registry.export("MTD", "v0001", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -134,8 +135,6 @@ def test_what_does_not_exist_is_said_in_one_line(registry: Registry, source: Pat
     registry.register("MTD", source, MANIFEST, status="live")
     with pytest.raises(UsageError, match="no version v0009"):
         registry.promote("MTD", "v0009")
-    with pytest.raises(UsageError, match="is live"):
-        registry.reject("MTD", "v0001")
     (registry.root / "MTD" / "pointer.json").write_text('{"schema": "other"}')
     with pytest.raises(ArtifactError, match="no pointer file"):
         registry.live("MTD")
@@ -170,7 +169,7 @@ def test_a_full_disk_leaves_nothing(registry: Registry, source: Path, monkeypatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trafficllm.registry.folder.shutil.copyfile", full)
+    monkeypatch.setattr("trafficllm.registry.folder.os.fsync", full)
     with pytest.raises(ResourceError, match="disk is full"):
         registry.register("MTD", source, MANIFEST, status="live")
     assert sorted(p.name for p in (registry.root / "MTD").iterdir()) == [".lock", "pointer.json", "v0001"]

@@ -107,7 +107,7 @@ def atomic_stream(path: str | Path, *, private: bool = False) -> Iterator[Binary
 def replacing(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """The mechanism of `atomic_stream`; OSErrors go on as they are, for callers with words of their own."""
     target = Path(path)
-    make_folder(target.parent)
+    make_folder(target.parent, private=private)
     temporary, handle = _new_file(target, private=private)
     try:
         with os.fdopen(handle, "wb", buffering=_BLOCK) as stream:

@@ -72,7 +72,8 @@ def _store(stamp: _Stamp, digest: str) -> None:
 
 def sealed(body: Mapping[str, Any]) -> str:
     """JSON text of `body` with its own hash added under `own_sha256`."""
-    rest = {key: value for key, value in body.items() if key != SEAL}
+    # Once through JSON: tuples become lists, and numbers as keys text, which sorts otherwise.
+    rest = parse_json(json_text({key: value for key, value in body.items() if key != SEAL}), SEAL)
     return json_text({**rest, SEAL: sha256_bytes(json_text(rest).encode())})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from trafficllm.core.errors import UsageError
+from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.results import Captured, closed
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import UNKNOWN, FlowBatch, FlowMeta, Record, Scorer, Scores
@@ -124,11 +124,11 @@ class TaskModel:
 
         manifest = version.manifest
         check(manifest, engine.base.manifest, codec_hash())
-        name = f"{version.task}/{version.version}"
+        name = version.resident
         if name not in engine.adapters:
             engine.add_adapter(name, version.path)
         calibration = manifest.get("calibration", {})
-        asked = Task.model_validate(manifest["task_definition"]) if "task_definition" in manifest else task
+        asked = _task_of(version, task)
         return cls(
             task=version.task,
             scorer=LLMScorer(engine, name, asked, manifest["labels"], calibration, codec=codec_of(manifest)),
@@ -143,6 +143,17 @@ class TaskModel:
     def masked(self, record: Record) -> Record:
         """A raw record as the adapter was trained to see it."""
         return masks.wiped(masks.apply(record, self.profile, self.also, self.keep))
+
+
+def _task_of(version: Version, task: Task) -> Task:
+    """The task as the adapter learnt it; `task` where its manifest does not say."""
+    if "task_definition" not in version.manifest:
+        return task
+    try:
+        return Task.model_validate(version.manifest["task_definition"])
+    except ValueError as error:
+        hint = "restore it from a backup, or register the task again"
+        raise ArtifactError("artifact.damaged", "its task definition is none", input=str(version.path), hint=hint) from error
 
 
 def codec_of(manifest: Mapping[str, Any]) -> CodecOptions:

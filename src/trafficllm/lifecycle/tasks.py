@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.results import Result, Share
 from trafficllm.lifecycle.adapters.learn_router import ROUTER
+from trafficllm.lifecycle.adapters.results import DamageRow
+from trafficllm.lifecycle.adapters.upkeep import failed
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.workspace import Workspace
@@ -24,9 +26,10 @@ class TaskRow(Result):
 
 
 class TaskList(Result):
-    """The catalogue."""
+    """The catalogue; `failed` only where an adapter is damaged."""
 
     tasks: list[TaskRow]
+    failed: list[DamageRow] | None = None
 
 
 class TaskShow(TaskRow):
@@ -58,14 +61,14 @@ class TaskRoute(Result):
 
 
 def task_list(workspace: Workspace) -> TaskList:
-    """Every task, with the labels and number of its live version (contract: `task list`)."""
-    rows = []
+    """Every task, with the labels and number of its live version (contract: `task list`); `failed` names damaged adapters."""
+    rows, lives = [], workspace.registry.live_versions()
     for task in workspace.tasks().values():
-        live = workspace.registry.find_live(task.id)
+        live = lives.get(task.id)
         labels = list(live.manifest.get("labels", task.labels)) if live else list(task.labels)
         version = live.version if live else None
         rows.append(TaskRow(id=task.id, title=task.title, kind=task.kind, granularity=task.granularity, labels=labels, live=version))
-    return TaskList(tasks=rows)
+    return TaskList(tasks=rows, **failed(workspace))
 
 
 def task_show(workspace: Workspace, name: str) -> TaskShow:

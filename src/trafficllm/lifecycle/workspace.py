@@ -6,6 +6,7 @@ take a workspace as their first argument, in the module of their concept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -85,14 +86,14 @@ class Workspace:
         return Engine(self.base)
 
     def tasks(self) -> dict[str, Task]:
-        """The catalogue, with the tasks that live adapters brought along."""
+        """The catalogue, with the tasks that live adapters brought along; a damaged adapter brings none."""
         from trafficllm.records.catalog import Task, load_tasks
 
         known = load_tasks(self.extra_tasks)
-        for name in self.registry.tasks():
-            live = self.registry.find_live(name)
-            if name not in known and name != ROUTER and live is not None and "task_definition" in live.manifest:
-                known[name] = Task.model_validate(live.manifest["task_definition"])
+        for name, live in self.registry.live_versions().items():
+            if name not in known and name != ROUTER and "task_definition" in live.manifest:
+                with contextlib.suppress(ValueError):  # a task that this version cannot read is no task here
+                    known[name] = Task.model_validate(live.manifest["task_definition"])
         return known
 
     def task(self, name: str) -> Task:
@@ -109,9 +110,9 @@ class Workspace:
 
         version = self.registry.live(task)
         fit.check(version.manifest, self.base.manifest, codec_hash())
-        if self._resident.get(task) != version.version:
+        if self._resident.get(task) != version.content:
             self.engine.add_adapter(task, version.path)
-            self._resident[task] = version.version
+            self._resident[task] = version.content
         return version
 
     def load_router(self) -> Version:

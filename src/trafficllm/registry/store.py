@@ -1,9 +1,10 @@
 """The registry: immutable adapter versions in folders, one transactional live pointer a task.
 
 Layout: `<root>/<task>/<version>/` (a stock PEFT folder, `manifest.json`, `README.md`), `<root>/<task>/pointer.json`,
-`<root>/<task>/.lock`. Writers hold the task's lock; readers need none, since folders appear whole by one rename
-and the pointer is replaced by another. A process killed anywhere leaves at most a hidden temporary folder, which `gc`
-removes, or a complete version that is not live, which is a candidate.
+`<root>/<task>/.lock`, and `<root>/.numbers/<task>.json`, which outlives the task's folder so that a version number is never used twice.
+Writers hold the task's lock; readers need none, since folders appear whole by one rename and the pointer is replaced by another. A
+process killed anywhere leaves at most a hidden temporary folder, which `gc` removes, or a complete version that is not live, which is a
+candidate. A task or version that is damaged is named (`damaged`) and left out; the others work.
 """
 
 from __future__ import annotations
@@ -17,12 +18,28 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from trafficllm.core.errors import ArtifactError, InputError, ResourceError, UsageError
-from trafficllm.core.files import atomic_dir, atomic_write, free_space, json_text, read_json, slug, write_json
+from trafficllm.core.files import (
+    atomic_dir,
+    atomic_write,
+    free_space,
+    make_folder,
+    read_bytes,
+    read_json,
+    remove,
+    resource_error,
+    sha256_bytes,
+    slug,
+    sweep,
+    write_json,
+)
+from trafficllm.core.sealed import read_sealed, sealed
+from trafficllm.registry import manifest as manifests
+from trafficllm.registry import signature
 from trafficllm.registry.card import model_card
 from trafficllm.registry.folder import adapter_files, copy_files, differences, total_bytes
-from trafficllm.registry.versions import STATUSES, Pointer, Status, Version, pointer_of, version_name, version_number
+from trafficllm.registry.versions import STATUSES, Damage, Pointer, Status, Version, pointer_of, version_name, version_number
 
-_POINTER, _MANIFEST, _CARD = "pointer.json", "manifest.json", "README.md"
+_POINTER, _NUMBERS = "pointer.json", ".numbers"
 _SPARE = 1 << 20
 
 
@@ -43,8 +60,8 @@ class Registry:
     def register(self, task: str, adapter_dir: str | Path, manifest: Mapping[str, Any], *, status: Status = "candidate") -> Version:
         """Copy an adapter folder in as the next version, with its manifest and model card.
 
-        `status` "live" promotes it in the same transaction. The manifest gains `task`, `version` and `files` (SHA-256
-        by name). Raises ArtifactError for a folder that cannot be an adapter, ResourceError when the disk is full.
+        `status` "live" promotes it in the same transaction. The manifest gains `schema`, `task`, `version`, `files` (SHA-256
+        by name) and its own hash. Raises ArtifactError for a folder that cannot be an adapter, ResourceError when the disk is full.
         """
         if status not in STATUSES:
             raise UsageError("usage.status", f"'{status}' is no status", hint=", ".join(STATUSES))
@@ -52,8 +69,9 @@ class Registry:
         files = adapter_files(source)
         free_space(self.root, total_bytes(source, files) + _SPARE)
         with self._changing(task) as pointer:
-            number = max([pointer.last, *map(version_number, self._names(task))]) + 1
+            number = max([pointer.last, self._last_number(task), *map(version_number, self._names(task))]) + 1
             name = version_name(number)
+            write_json(self._number_file(task), {"last": number}, private=True)
             self._write_version(task, name, source, manifest)
             changed = _with_last(pointer, number)
             if status == "live":
@@ -64,25 +82,29 @@ class Registry:
         return self.show(task, name)
 
     def promote(self, task: str, version: str) -> Version:
-        """Make an existing version live; the one before it is what `rollback` returns to."""
-        with self._changing(task) as pointer:
-            self._must_exist(task, version)
-            self._save(task, pointer.promoted(version))
-        return self.show(task, version)
+        """Make an existing version live; the one before it is what `rollback` returns to.
 
-    def reject(self, task: str, version: str) -> Version:
-        """Mark a version that is not live as refused by its gate."""
+        Raises ArtifactError for a version that is not as it was registered.
+        """
         with self._changing(task) as pointer:
-            self._must_exist(task, version)
-            self._save(task, pointer.refused(version))
+            self._raise_if_changed(self._shown(task, version, pointer))
+            self._save(task, pointer.promoted(version))
         return self.show(task, version)
 
     def rollback(self, task: str) -> Version:
         """Make the previously live version live again; one small file is replaced, nothing is copied."""
         with self._changing(task, must_exist=True) as pointer:
             changed = pointer.rolled_back(frozenset(self._names(task)))
+            self._raise_if_changed(self._shown(task, str(changed.live), changed))
             self._save(task, changed)
         return self.live(task)
+
+    def sign(self, task: str, version: str, key: str | Path) -> dict[str, Any]:
+        """Sign a version that is as it was registered with an Ed25519 key; see `registry.signature`."""
+        with self._changing(task, must_exist=True) as pointer:
+            shown = self._shown(task, version, pointer)
+            self._raise_if_changed(shown)
+            return signature.sign(shown.path, key)
 
     def gc(self, task: str | None = None, *, keep: int = 3) -> Sequence[str]:
         """Remove what killed writers left and all but the live version, the last `keep` live ones and the last `keep`.
@@ -95,8 +117,8 @@ class Registry:
             with self._changing(name, must_exist=True) as pointer:
                 self._sweep(name)
                 names = self._names(name)
-                kept = {*names[-keep:], *pointer.history[-keep:], pointer.live} if keep else {pointer.live}
-                for version in [v for v in names if v not in kept]:
+                spared = {*names[-keep:], *pointer.history[-keep:], pointer.live} if keep else {pointer.live}
+                for version in [v for v in names if v not in spared]:
                     self._discard(self._folder(name) / version)
                     removed.append(f"{name}/{version}")
                 self._save(name, _forgotten(pointer, frozenset(self._names(name))))
@@ -107,76 +129,94 @@ class Registry:
 
         Files and folders named in `leave_out` stay here.
         """
-        chosen = self.show(task, version)
-        self._raise_if_changed(chosen)
+        shown = self.show(task, version)
+        self._raise_if_changed(shown)
         with atomic_dir(out) as temporary:
-            shutil.copytree(chosen.path, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*leave_out))
+            for path in sorted(path for path in shown.path.rglob("*") if path.is_file() and not path.is_symlink()):
+                place = path.relative_to(shown.path)
+                if not any(part in leave_out for part in place.parts):
+                    make_folder((temporary / place).parent)
+                    shutil.copyfile(path, temporary / place)
         return Path(out)
 
     # reading
 
     def tasks(self) -> Sequence[str]:
-        """Names of tasks that have a version, sorted."""
-        if not self.root.is_dir():
-            return []
-        pointers = sorted(self.root.glob(f"*/{_POINTER}"))
-        return sorted(pointer_of(read_json(path), path).task for path in pointers)
+        """Names of tasks that have a version, sorted; a task whose pointer is damaged is left out."""
+        return sorted(pointer.task for pointer, _ in self._pointers() if pointer is not None)
 
     def list(self, task: str | None = None) -> Sequence[Version]:
-        """All versions of a task, or of all tasks, oldest first."""
-        found = []
-        for name in [task] if task else self.tasks():
-            for version in self._names(name):
-                with contextlib.suppress(UsageError):  # another process's gc may have taken it since
-                    found.append(self.show(name, version))
-        return found
+        """All versions of a task, or of all tasks, oldest first; what is damaged is left out (see `damaged`)."""
+        return [row for row in self._survey(task) if isinstance(row, Version)]
+
+    def damaged(self, task: str | None = None) -> Sequence[Damage]:
+        """The tasks and versions that cannot be read, each with its error."""
+        return [row for row in self._survey(task) if isinstance(row, Damage)]
+
+    def live_versions(self) -> dict[str, Version]:
+        """The live version of every task that has one; what is damaged is left out."""
+        lives = {}
+        for task in self.tasks():
+            with contextlib.suppress(ArtifactError):
+                version = self.find_live(task)
+                if version is not None:
+                    lives[task] = version
+        return lives
 
     def find_live(self, task: str) -> Version | None:
-        """The live version of a task, or None."""
+        """The live version of a task, or None; its files are not compared with its manifest."""
         name = self._pointer(task).live
         while name is not None:
             try:
                 return self.show(task, name)
             except UsageError:
-                again = self._pointer(task).live  # replaced and collected since the first look
+                again = self._pointer(task).live  # replaced and collected since the first read
                 if again == name:
                     raise
                 name = again
         return None
 
     def live(self, task: str) -> Version:
-        """The live version of a task; raises ArtifactError when there is none."""
-        found = self.find_live(task)
-        if found is None:
+        """The live version of a task, every file compared with its hash (read again only where it changed).
+
+        Raises ArtifactError when there is none, or naming file, expected and found hash where it is not as it was registered.
+        """
+        version = self.find_live(task)
+        if version is None:
             raise ArtifactError(
                 "artifact.no_adapter",
                 f"task {task} has no live adapter",
                 input=task,
                 hint=f"train one: `trafficllm adapter register CAPTURES --task {task}`",
             )
-        return found
+        self._raise_if_changed(version)
+        return version
 
     def show(self, task: str, version: str) -> Version:
         """One version with its manifest."""
-        folder = self._must_exist(task, version)
-        try:
-            manifest = read_json(folder / _MANIFEST)
-        except InputError:
-            self._must_exist(task, version)  # gone meanwhile: say so; unreadable: the first error stands
-            raise
-        return Version(task, version, self._pointer(task).status(version), folder, manifest)
+        return self._shown(task, version, self._pointer(task))
 
     def revision(self, task: str) -> str:
         """Changes whenever the task's live version may have: a running service compares it before each request."""
+        path = self._folder(task) / _POINTER
         try:
-            stat = (self._folder(task) / _POINTER).stat()
-        except FileNotFoundError:
+            stat = path.stat()
+            return f"{sha256_bytes(read_bytes(path, largest=_SPARE))[:16]}-{stat.st_mtime_ns}-{stat.st_ino}"
+        except (OSError, InputError):
             return ""
-        return f"{stat.st_mtime_ns}-{stat.st_ino}"
 
-    def verify(self, task: str | None = None) -> dict[str, Sequence[str]]:
-        """What is not as the manifests say, by `task/version`; empty when every file is as it was registered."""
-        found = {f"{v.task}/{v.version}": self._differences(v) for v in self.list(task)}
+    def verify(self, task: str | None = None, *, key: str | Path | None = None) -> dict[str, Sequence[str]]:
+        """What is not as the manifests say, by `task/version`; empty when every file is as it was registered.
+
+        With a public `key`, versions without a valid signature by it are named too.
+        """
+        found: dict[str, Sequence[str]] = {}
+        for row in self._survey(task):
+            if isinstance(row, Damage):
+                found[row.name] = [str(row.error)]
+            else:
+                reasons = [*self._differences(row), *(signature.differences(row.path, key) if key is not None else ())]
+                found[f"{row.task}/{row.version}"] = reasons
         return {name: reasons for name, reasons in found.items() if reasons}
 
     # inside
@@ -187,20 +227,68 @@ class Registry:
     def _names(self, task: str) -> Sequence[str]:
         """Version folders on disk, by number; temporary ones start with a dot."""
         folder = self._folder(task)
-        names = [path.name for path in folder.glob("v[0-9]*") if path.is_dir()] if folder.is_dir() else []
-        return sorted(names, key=version_number)
+        names = [path.name for path in folder.glob("v[0-9]*") if path.is_dir() and not path.is_symlink()] if folder.is_dir() else []
+        return sorted((name for name in names if _is_version(name)), key=version_number)
 
     def _pointer(self, task: str) -> Pointer:
         path = self._folder(task) / _POINTER
-        return pointer_of(read_json(path), path) if path.is_file() else Pointer(task)
+        return _read_pointer(path) if path.is_symlink() or path.exists() else Pointer(task)
+
+    def _pointers(self) -> Iterator[tuple[Pointer | None, Damage | None]]:
+        """The pointer, or what is wrong with it, of every task that has one."""
+        for path in sorted(self.root.glob(f"*/{_POINTER}")) if self.root.is_dir() else ():
+            if path.parent.name.startswith("."):
+                continue
+            try:
+                yield _read_pointer(path), None
+            except ArtifactError as error:
+                yield None, Damage(path.parent.name, "", error)
+
+    def _survey(self, task: str | None) -> Iterator[Version | Damage]:
+        pointers: Iterator[tuple[Pointer | None, Damage | None]] = iter([(self._pointer(task), None)]) if task else self._pointers()
+        for pointer, damage in pointers:
+            if damage is not None:
+                yield damage
+            for name in self._names(pointer.task) if pointer is not None else ():
+                try:
+                    yield self.show(str(pointer and pointer.task), name)
+                except UsageError:  # another process's gc may have taken it since
+                    continue
+                except ArtifactError as error:
+                    yield Damage(str(pointer and pointer.task), name, error)
+
+    def _shown(self, task: str, version: str, pointer: Pointer) -> Version:
+        folder = self._must_exist(task, version)
+        try:
+            body, content = manifests.read(folder, version)
+        except (InputError, ArtifactError):
+            self._must_exist(task, version)  # gone meanwhile: say so; unreadable: the first error stands
+            raise
+        return Version(task, version, pointer.status(version), folder, body, content)
 
     def _save(self, task: str, pointer: Pointer) -> None:
-        write_json(self._folder(task) / _POINTER, pointer.as_json())
+        atomic_write(self._folder(task) / _POINTER, sealed(pointer.as_json()), private=True)
+
+    def _number_file(self, task: str) -> Path:
+        return self.root / _NUMBERS / f"{slug(task)}.json"
+
+    def _last_number(self, task: str) -> int:
+        """The last number ever given to a version of the task, also before its folder was removed; 0 where nothing is on record."""
+        try:
+            body = read_json(self._number_file(task), largest=_SPARE)
+        except InputError:
+            return 0
+        last = body.get("last") if isinstance(body, dict) else None
+        return last if type(last) is int and 0 <= last < 10**9 else 0
 
     def _must_exist(self, task: str, version: str) -> Path:
         version_number(version)
         folder = self._folder(task) / version
-        if not (folder / _MANIFEST).is_file():
+        if not (folder / manifests.FILE).exists():
+            if folder.is_dir():  # folders appear and vanish whole, so this is no version on its way
+                raise ArtifactError(
+                    "artifact.damaged", f"{manifests.FILE} is missing", input=str(folder), hint="restore it, or register the task again"
+                )
             raise UsageError(
                 "usage.version", f"task {task} has no version {version}", input=task, hint="`trafficllm adapter list` shows the versions"
             )
@@ -213,8 +301,9 @@ class Registry:
         if must_exist and not folder.is_dir():
             raise UsageError("usage.task", f"no adapter of task '{task}'", input=task, hint="see `adapter list`")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock", timeout=self.lock_timeout):
+            make_folder(self.root, private=True)
+            make_folder(folder, private=True)
+            with FileLock(folder / ".lock", timeout=self.lock_timeout, mode=0o600):
                 yield self._pointer(task)
         except Timeout as error:
             raise ResourceError(
@@ -223,38 +312,38 @@ class Registry:
                 input=str(folder),
                 hint="wait for it, or stop it",
             ) from error
-        except PermissionError as error:
-            raise ResourceError(
-                "resource.permission", "no permission to write to the registry", input=str(folder), hint="check its owner"
-            ) from error
+        except OSError as error:
+            raise resource_error(error, folder) from error
 
     def _write_version(self, task: str, name: str, source: Path, manifest: Mapping[str, Any]) -> None:
-        with atomic_dir(self._folder(task) / name) as temporary:
+        with atomic_dir(self._folder(task) / name, private=True) as temporary:
             hashes = copy_files(source, adapter_files(source), temporary)
-            full = {**manifest, "task": task, "version": name, "files": hashes}
-            atomic_write(temporary / _MANIFEST, json_text(full))
-            atomic_write(temporary / _CARD, model_card(full))
+            text = manifests.written(manifest, task, name, hashes)
+            atomic_write(temporary / manifests.FILE, text, private=True)
+            atomic_write(temporary / manifests.CARD, model_card({**manifest, "task": task, "version": name}), private=True)
 
     def _sweep(self, task: str) -> None:
+        """Remove what killed writers left; all writers hold the task's lock, so nothing hidden is in use."""
+        sweep(self._folder(task))
         for path in self._folder(task).glob(".*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != ".lock":
-                path.unlink(missing_ok=True)
+            if path.name != ".lock":
+                remove(path)
 
     def _discard(self, folder: Path) -> None:
         away = folder.with_name(f".gone.{folder.name}")
-        shutil.rmtree(away, ignore_errors=True)
+        remove(away)
         folder.replace(away)
-        shutil.rmtree(away, ignore_errors=True)
+        remove(away)
 
     def _differences(self, version: Version) -> Sequence[str]:
-        """As `differences`; nothing for a version that another process's gc removed while we looked."""
+        """As `differences`; nothing for a version that another process's gc removed meanwhile."""
         try:
-            found = differences(version.path, version.manifest.get("files", {}))
+            reasons = differences(version.path, version.manifest.get("files", {}))
         except FileNotFoundError:
-            found = ["files vanished while they were read"]
-        return found if (version.path / _MANIFEST).is_file() else []
+            reasons = ["files vanished while they were read"]
+        except OSError as error:
+            reasons = [f"cannot be read: {error.strerror}"]
+        return reasons if (version.path / manifests.FILE).exists() else []
 
     def _raise_if_changed(self, version: Version) -> None:
         reasons = self._differences(version)
@@ -267,11 +356,32 @@ class Registry:
             )
 
 
+def _is_version(name: str) -> bool:
+    try:
+        version_number(name)
+    except UsageError:
+        return False
+    return True
+
+
+def _read_pointer(path: Path) -> Pointer:
+    try:
+        return pointer_of(read_sealed(path), path)
+    except InputError as error:
+        raise ArtifactError(
+            "artifact.registry",
+            f"the task's pointer is damaged: {error.message}",
+            input=str(path),
+            where=error.where,
+            hint="restore it from a backup, or remove it and promote a version again",
+        ) from error
+
+
 def _with_last(pointer: Pointer, number: int) -> Pointer:
     return Pointer(pointer.task, pointer.live, pointer.history, pointer.rejected, number)
 
 
-def _forgotten(pointer: Pointer, kept: frozenset[str]) -> Pointer:
+def _forgotten(pointer: Pointer, present: frozenset[str]) -> Pointer:
     """The pointer without versions that are gone."""
-    past = tuple(name for name in pointer.history if name in kept)
-    return Pointer(pointer.task, pointer.live, past, pointer.rejected & kept, pointer.last)
+    past = tuple(name for name in pointer.history if name in present)
+    return Pointer(pointer.task, pointer.live, past, pointer.rejected & present, pointer.last)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.core.errors import ArtifactError, TrafficLLMError, UsageError
+from trafficllm.core.files import slug
 
 Status = Literal["live", "candidate", "rejected"]
 STATUSES: tuple[Status, ...] = ("live", "candidate", "rejected")
 SCHEMA = "trafficllm.registry/1"
-_NAME = re.compile(r"v(\d{4,9})")
+_NAME = re.compile(r"v([0-9]{4,9})")
 
 
 def version_name(number: int) -> str:
@@ -27,26 +28,35 @@ def version_name(number: int) -> str:
 
 def version_number(name: str) -> int:
     """1 of `v0001`; raises UsageError for anything that is no version name, paths among them."""
-    found = _NAME.fullmatch(name)
-    if found is None:
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
         raise UsageError(
             "usage.version",
             f"'{name}' is no version name",
             input="version",
             hint="versions are called v0001, v0002...; `trafficllm adapter list` shows them",
         )
-    return int(found[1])
+    return int(match[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One immutable adapter version: its folder is a stock PEFT adapter plus `manifest.json` and `README.md`."""
+    """One immutable adapter version: its folder is a stock PEFT adapter plus `manifest.json` and `README.md`.
+
+    `content` is the SHA-256 of its manifest, which holds the hash of every other file: what caches are keyed by.
+    """
 
     task: str
     version: str
     status: Status
     path: Path
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    content: str = ""
+
+    @property
+    def resident(self) -> str:
+        """What an engine holds it under: the task and its content, so that equal names of other weights never meet."""
+        return f"{self.task}/{self.content or self.version}"
 
     @property
     def parent(self) -> str | None:
@@ -57,6 +67,24 @@ class Version:
     def as_dict(self) -> dict[str, Any]:
         """What `adapter list --json` prints for a version."""
         return {"task": self.task, "version": self.version, "status": self.status, "parent": self.parent}
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A task (`version` "") or a version that cannot be read: named and left out, in the way of no other."""
+
+    task: str
+    version: str
+    error: TrafficLLMError
+
+    @property
+    def name(self) -> str:
+        """`MTD/v0001`, or `MTD` where no version of the task can be read."""
+        return f"{self.task}/{self.version}" if self.version else self.task
+
+    def as_dict(self) -> dict[str, str]:
+        """A row of `failed` in `adapter list --json` and `task list --json`."""
+        return {"task": self.task, "version": self.version, **self.error.as_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +141,19 @@ class Pointer:
 
 
 def pointer_of(raw: Any, source: Path) -> Pointer:
-    """Parse a pointer file's JSON; raises ArtifactError naming the file when it is not ours."""
+    """Parse a pointer file's JSON; raises ArtifactError naming the file when it is not ours or lies in another task's folder."""
     try:
         if raw["schema"] != SCHEMA:
             raise KeyError(raw["schema"])
-        for name in (*raw["history"], *raw["rejected"], *([raw["live"]] if raw["live"] else [])):
+        live, history, rejected, last = raw["live"], raw["history"], raw["rejected"], raw["last"]
+        if not isinstance(history, list) or not isinstance(rejected, list) or type(last) is not int or not 0 <= last < 10**9:
+            raise TypeError("history, rejected or last")
+        for name in (*history, *rejected, *([] if live is None else [live])):
             version_number(name)
-        return Pointer(str(raw["task"]), raw["live"], tuple(raw["history"]), frozenset(raw["rejected"]), int(raw["last"]))
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+        if slug(str(raw["task"])) != source.parent.name:
+            raise ValueError("another task's folder")
+        return Pointer(str(raw["task"]), live, tuple(history), frozenset(rejected), last)
+    except (KeyError, TypeError, ValueError, TrafficLLMError) as error:
         raise ArtifactError(
             "artifact.registry",
             "this is no pointer file of the registry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trafficllm.core.results import Counts, Result, Share
+from trafficllm.core.results import Counts, Failure, Result, Share
 from trafficllm.evaluate.results import Baseline, Quality
 from trafficllm.lifecycle.studies.results import CascadeScore
 from trafficllm.model.results import TuneReport
@@ -27,11 +27,19 @@ class AdapterRow(AdapterVersion):
     path: str
 
 
+class DamageRow(Failure):
+    """A task or version of the registry that cannot be read; `version` is empty for a whole task."""
+
+    task: str
+    version: str
+
+
 class AdapterList(Result):
-    """All versions."""
+    """All versions; `failed` only where one is damaged."""
 
     registry: str
     adapters: list[AdapterRow]
+    failed: list[DamageRow] | None = None
 
 
 class AdapterShow(AdapterVersion):
@@ -46,6 +54,15 @@ class AdapterChange(AdapterVersion):
 
     quality: Quality | None
     baselines: dict[str, Any] | None
+
+
+class AdapterSign(Result):
+    """A version signed with an Ed25519 key: both in hexadecimal."""
+
+    task: str
+    version: str
+    public_key: str
+    signature: str
 
 
 class AdapterVerify(Result):

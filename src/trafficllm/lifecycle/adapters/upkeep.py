@@ -16,7 +16,9 @@ from trafficllm.lifecycle.adapters.results import (
     AdapterList,
     AdapterRow,
     AdapterShow,
+    AdapterSign,
     AdapterVerify,
+    DamageRow,
 )
 
 if TYPE_CHECKING:
@@ -28,12 +30,26 @@ SMALL = 1 << 30
 
 
 def list_adapters(workspace: Workspace) -> AdapterList:
-    """Every version with its quality (contract: `adapter list`)."""
+    """Every version with its quality (contract: `adapter list`); `failed` names the tasks and versions that cannot be read."""
     rows = []
     for version in workspace.registry.list():
         quality = version.manifest.get("quality") or {}
         rows.append(AdapterRow(**version.as_dict(), macro_f1=quality.get("macro_f1"), path=str(version.path)))
-    return AdapterList(registry=str(workspace.registry_root), adapters=rows)
+    return AdapterList(registry=str(workspace.registry_root), adapters=rows, **failed(workspace))
+
+
+def failed(workspace: Workspace) -> dict[str, list[DamageRow]]:
+    """`failed`: the damaged tasks and versions of the registry with their errors; nothing where all is well."""
+    damages = [DamageRow(**damage.as_dict()) for damage in workspace.registry.damaged()]
+    return {"failed": damages} if damages else {}
+
+
+def sign(workspace: Workspace, task: str, key: Path, *, version: str = "") -> AdapterSign:
+    """Sign a version, by default the live one, with an Ed25519 key (`adapter sign`)."""
+    registry = workspace.registry
+    name = version or registry.live(task).version
+    signed = registry.sign(task, name, key)
+    return AdapterSign(task=task, version=name, public_key=signed["public_key"], signature=signed["signature"])
 
 
 def show_adapter(workspace: Workspace, task: str, version: str = "") -> AdapterShow:
@@ -62,10 +78,13 @@ def gc(workspace: Workspace, task: str = "", *, keep: int = 3) -> AdapterGc:
     return AdapterGc(registry=str(workspace.registry_root), removed=list(workspace.registry.gc(only, keep=keep)))
 
 
-def verify(workspace: Workspace, task: str = "") -> AdapterVerify:
-    """Compare every version, or a task's, with its manifest (contract: `adapter verify`); ArtifactError with every difference."""
+def verify(workspace: Workspace, task: str = "", *, key: Path | None = None) -> AdapterVerify:
+    """Compare every version, or a task's, with its manifest (contract: `adapter verify`); ArtifactError with every difference.
+
+    With a public `key` each must also carry a valid signature by it.
+    """
     registry, only = workspace.registry, workspace.task(task).id if task else None
-    changed = registry.verify(only)
+    changed = registry.verify(only, key=key)
     if changed:
         reasons = [f"{name}: {', '.join(differences)}" for name, differences in sorted(changed.items())]
         raise ArtifactError(

@@ -27,7 +27,8 @@ _ROWS = 256
 def detection_tasks(workspace: Workspace) -> list[str]:
     """Detection tasks with a live adapter, those of higher priority first; of equal ones in the catalogue's order."""
     tasks = [task for task in workspace.tasks().values() if task.kind == "detection"]
-    live = [task for task in tasks if workspace.registry.find_live(task.id) is not None]
+    lives = workspace.registry.live_versions()
+    live = [task for task in tasks if task.id in lives]
     return [task.id for task in sorted(live, key=lambda task: -task.priority)]
 
 

@@ -1,4 +1,4 @@
-"""`trafficllm adapter`: register, update, list, show, promote, rollback, verify, export, gc."""
+"""`trafficllm adapter`: register, update, list, show, promote, rollback, sign, verify, export, gc."""
 
 from __future__ import annotations
 
@@ -146,9 +146,11 @@ def list_(registry: Registry = "", as_json: Json = False) -> None:
     """List adapters and their versions."""
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.output import emit, note_failed
 
-    emit("adapter.list", upkeep.list_adapters(Workspace(registry=registry)), as_json=as_json, show=_show_list)
+    body = upkeep.list_adapters(Workspace(registry=registry))
+    note_failed(body.failed)
+    emit("adapter.list", body, as_json=as_json, show=_show_list)
 
 
 def _show_list(body: AdapterList) -> None:
@@ -156,7 +158,7 @@ def _show_list(body: AdapterList) -> None:
 
     rows = [[row.task, row.version, row.status, row.macro_f1, row.path] for row in body.adapters]
     show_table(("task", "version", "status", "macro-F1", "path"), rows, right=("macro-F1",))
-    if not rows:
+    if not rows and not body.failed:
         note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
 
 
@@ -204,17 +206,34 @@ def _changed(name: str, body: AdapterChange, *, as_json: bool) -> None:
 
 
 @app.command()
-def verify(
-    task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
+def sign(
+    task: TaskArgument,
+    key: Annotated[Path, typer.Option("--key", metavar="PEM", help="Private Ed25519 key: openssl genpkey -algorithm ed25519.")],
+    version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
     registry: Registry = "",
     as_json: Json = False,
 ) -> None:
-    """Compare every file of the registry with the hashes it was registered with."""
+    """Sign a version: signature.json beside its manifest, which holds the hash of every other file."""
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.verify", upkeep.verify(Workspace(registry=registry), task), as_json=as_json, show=show_pairs)
+    emit("adapter.sign", upkeep.sign(Workspace(registry=registry), task, key, version=version), as_json=as_json, show=show_pairs)
+
+
+@app.command()
+def verify(
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
+    key: Annotated[Path | None, typer.Option("--key", metavar="PEM", help="Each must be signed by this Ed25519 key.")] = None,
+    registry: Registry = "",
+    as_json: Json = False,
+) -> None:
+    """Compare every file of the registry with the hashes it was registered with, and with --key the signatures."""
+    from trafficllm.lifecycle.adapters import upkeep
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.surface.terminal.output import emit, show_pairs
+
+    emit("adapter.verify", upkeep.verify(Workspace(registry=registry), task, key=key), as_json=as_json, show=show_pairs)
 
 
 @app.command()

@@ -21,9 +21,11 @@ def list_(registry: Registry = "", extra: Tasks = None, as_json: Json = False) -
     """List the tasks of the catalogue and which of them have an adapter."""
     from trafficllm.lifecycle import tasks
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.output import emit, note_failed
 
-    emit("task.list", tasks.task_list(Workspace(registry=registry, extra_tasks=extra or ())), as_json=as_json, show=_show_list)
+    body = tasks.task_list(Workspace(registry=registry, extra_tasks=extra or ()))
+    note_failed(body.failed)
+    emit("task.list", body, as_json=as_json, show=_show_list)
 
 
 def _show_list(body: TaskList) -> None:

@@ -36,6 +36,7 @@ BODIES: dict[str, type[Result]] = {
     "adapter.rollback": adapters.AdapterChange,
     "adapter.show": adapters.AdapterShow,
     "adapter.update": adapters.AdapterUpdate,
+    "adapter.sign": adapters.AdapterSign,
     "adapter.verify": adapters.AdapterVerify,
     "analyze": captures.Analyze,
     "capture.anonymize": captures.CaptureAnonymize,

@@ -71,9 +71,8 @@ class Service:
         registry = self.workspace.registry
         known = self.workspace.tasks()
         rows: list[dict[str, Any]] = [{"id": BASE, "parent": None, "root": BASE, "created": 0, "version": None}]
-        for task in registry.tasks():
-            live = registry.find_live(task)
-            if live is not None and task in known:
+        for task, live in registry.live_versions().items():
+            if task in known:
                 created = int((live.path / "manifest.json").stat().st_mtime)
                 rows.append({"id": task, "parent": BASE, "root": BASE, "created": created, "version": live.version})
         return [{"object": "model", "owned_by": "trafficllm", **row} for row in rows]
@@ -95,7 +94,7 @@ class Service:
         if now == self._revisions or self.jobs.inside > 1:
             return
         self._revisions = now
-        live = {f"{task}/{found.version}" for task in now if (found := registry.find_live(task))}
+        live = {version.resident for version in registry.live_versions().values()}
         for name in self.workspace.engine.adapters:
             if "/" in name and name not in live:
                 self.workspace.engine.remove_adapter(name)

@@ -16,6 +16,8 @@ from trafficllm.core.results import Result
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from trafficllm.lifecycle.adapters.results import DamageRow
+
 R = TypeVar("R", bound=Result | Mapping[str, Any])
 _LONGEST = 1 << 16
 _WIDE = 200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
@@ -64,6 +66,13 @@ def out() -> Console:
 def note(text: str) -> None:
     """One line to stderr: what a person should know, not data."""
     print(for_terminal(text), file=sys.stderr)
+
+
+def note_failed(rows: Sequence[DamageRow] | None) -> None:
+    """A line to stderr for each damaged task or version that a listing leaves out."""
+    for row in rows or ():
+        name = f"{row.task} {row.version}".strip()
+        note(f"left out: {name}: {row.message} ({row.input}); {row.hint}")
 
 
 def emit(command: str, body: R, *, as_json: bool, show: Callable[[R], None]) -> None:
