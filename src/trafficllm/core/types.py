@@ -148,6 +148,11 @@ SpanKind = Literal[
     "http.uri",
     "http.header_value",
     "encrypted",
+    "key_exchange",
+    "credential",
+    "name",
+    "query",
+    "content",
 ]
 
 

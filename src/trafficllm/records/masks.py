@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import resources
@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import Facts, Record, Span
+from trafficllm.records import byte_classes
 from trafficllm.records.codec import units
 from trafficllm.records.codec.canonical import canonical_facts, filled, port_class, text_bytes
 
@@ -30,16 +31,23 @@ PORT_SERVICES = frozenset({"dhcp", "ntp", "netbios", "snmp", "syslog"})
 _COLUMNS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
 SYN, ACK = 0x02, 0x10
 _HEAD = 4
-# RFC 9110 field names whose values name a host, a moment, a session or a person.
-_TELLING = frozenset(
-    b"date last-modified expires etag if-none-match if-modified-since referer origin location authorization "
-    b"proxy-authorization set-cookie x-forwarded-for forwarded via from server-timing x-request-id alt-svc".split()
+_PLAIN_HEADERS = frozenset(
+    b"accept accept-charset accept-encoding accept-language accept-ranges age allow cache-control connection content-encoding "
+    b"content-language content-length content-range content-transfer-encoding content-type dnt expect keep-alive man max-forwards "
+    b"mime-version mx nts p3p pragma proxy-connection range sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode "
+    b"sec-fetch-site sec-fetch-user sec-websocket-version server soapaction st strict-transport-security te trailer transfer-encoding "
+    b"upgrade upgrade-insecure-requests user-agent vary x-aspnet-version x-content-type-options x-frame-options x-powered-by "
+    b"x-requested-with x-xss-protection".split()
 )
+"""RFC 9110 field names whose values say what software there is and what it can do; all others may name a host, a moment or a person."""
 _DOTTED = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}[.,]){3}[0-9]{1,3}(?![0-9.])")
 _DOTS = re.compile(rb"[.,][0-9]{1,3}[.,][0-9]{1,3}[.,]")
 """In every match of _DOTTED; a search that begins with a set of bytes is 20 times as fast."""
 _URL = re.compile(rb"(?i)(?:://|%3A%2F%2F)([^\x00-\x20\x7f/\\?#%&\"'<>]+)")
 """A host ends at white space and other control bytes, so that a URL in a certificate does not hide what follows it."""
+_AT = re.compile(rb"@|%40")
+_LOCAL = re.compile(rb"[A-Za-z0-9._%+-]{1,64}\Z")
+_HOST = re.compile(rb"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _NAME_FACTS = ("http.host", "dns.qry.name", "tls.handshake.extensions_server_name")
 
 
@@ -105,6 +113,7 @@ def apply(record: Record, profile: str = "strict", also: frozenset[str] = frozen
     spans = _spans(draft, names)
     if spans:
         draft["hidden"] = (*draft["hidden"], *spans)
+    _write_classes(draft, names)
     draft["masked"] = record.masked | names
     return Record(**draft)
 
@@ -121,7 +130,9 @@ def beginning(facts: Facts, payload: tuple[bytes, bytes], names: frozenset[str])
             _HIDE[name](draft)
     if facts.fields and _hides_single_facts(names):
         _single_facts(draft, names)
-    return draft["facts"], draft["payload"], _spans(draft, names)
+    spans = _spans(draft, names)
+    _write_classes(draft, names)
+    return draft["facts"], draft["payload"], spans
 
 
 @lru_cache(maxsize=256)
@@ -137,25 +148,49 @@ def beginning_key(names: Collection[str]) -> tuple[frozenset[str], bool]:
 
 def wiped(record: Record) -> Record:
     """The record with hidden bytes zeroed and only the facts that the codec carries: safe to store and to show."""
-    payload = [bytearray(part) for part in record.payload]
-    text = bytearray(text_bytes(record.text))
-    for span in record.hidden:
-        part = text if record.kind == "http" else payload[span.dir]
-        start, end = max(span.start, 0), min(span.end, len(part))
-        part[start:end] = bytes(max(end - start, 0))
     draft = {name: getattr(record, name) for name in _NAMES}
-    draft["payload"] = (bytes(payload[0]), bytes(payload[1]))
-    draft["text"] = text.decode("utf-8", "surrogateescape")
+    _set_parts(draft, _without(_parts(draft), record.hidden))
     draft["facts"] = canonical_facts(record.facts)
     return Record(**draft)
 
 
+ENDPOINTS = frozenset("tls.sni tls.cert_name tls.session_id tls.ticket dns.name dns.address http.host address".split())
+"""Spans that name endpoints: a data set keeps them beside its addresses, for the identifier probe. What names people is not kept."""
+
+
+def kept(record: Record, names: Collection[str]) -> Record:
+    """A raw record as a data set keeps it where `names` are hidden: payload without what they hide, ENDPOINTS aside, facts that the codec
+    carries and endpoints' names. Masking it gives what masking the raw record gives, since all stretches are listed as spans."""
+    draft: Draft = {name: getattr(record, name) for name in _NAMES}
+    facts, spans = record.facts, _spans(draft, names)
+    _write_classes(draft, names)
+    _set_parts(draft, _without(_parts(draft), [s for s in spans if s.kind not in ENDPOINTS]))
+    fields = {**canonical_facts(facts).fields, **{name: facts.fields[name] for name in _NAME_FACTS if name in facts.fields}}
+    listed = set(facts.spans)
+    draft["facts"] = Facts(facts.service, fields, (*facts.spans, *(s for s in spans if s not in listed and s.kind != "head")))
+    return Record(**draft)
+
+
+def _parts(draft: Draft) -> tuple[bytes, bytes]:
+    """The bytes of a record: a request's text, or both payload prefixes."""
+    return (text_bytes(draft["text"]), b"") if draft["kind"] == "http" else draft["payload"]
+
+
+def _set_parts(draft: Draft, parts: tuple[bytes, bytes]) -> None:
+    if draft["kind"] == "http":
+        draft["text"] = parts[0].decode("utf-8", "surrogateescape")
+    else:
+        draft["payload"] = parts
+
+
 def _spans(draft: Draft, names: Collection[str]) -> list[Span]:
     """Stretches to hide: by kind from the facts, addresses from the bytes, the head if asked for."""
-    parts = (text_bytes(draft["text"]), b"") if draft["kind"] == "http" else draft["payload"]
+    parts = _parts(draft)
     if not parts[0] and not parts[1]:
         return []
-    out = [s for s in draft["facts"].spans if s.kind in names and (s.kind != "http.header_value" or _telling(parts[s.dir], s.start))]
+    marked = [s for s in draft["facts"].spans if s.kind in names]
+    out = [s for s in marked if s.kind not in _WRITERS and (s.kind != "http.header_value" or _telling(parts[s.dir], s.start))]
+    parts = _without(parts, [*out, *(s for s in marked if s.kind in _WRITERS)])
     if "payload_address" in names:
         out += [s for s in draft["facts"].spans if s.kind == "address"]
         for d in (0, 1):
@@ -168,6 +203,17 @@ def _spans(draft: Draft, names: Collection[str]) -> list[Span]:
     return out
 
 
+def _without(parts: tuple[bytes, bytes], spans: Sequence[Span]) -> tuple[bytes, bytes]:
+    """Both parts with the spans zeroed: what is hidden already is not searched, and cannot join with what stands beside it."""
+    if not spans:
+        return parts
+    left = (bytearray(parts[0]), bytearray(parts[1]))
+    for span in spans:
+        start, end = max(span.start, 0), min(span.end, len(left[span.dir]))
+        left[span.dir][start:end] = bytes(max(end - start, 0))
+    return bytes(left[0]), bytes(left[1])
+
+
 def _names(facts: Facts, parts: tuple[bytes, bytes]) -> list[Span]:
     """Host names of URLs in payload, percent-encoded ones too, and the flow's own names wherever they stand."""
     out = []
@@ -175,12 +221,23 @@ def _names(facts: Facts, parts: tuple[bytes, bytes]) -> list[Span]:
     for d, part in enumerate(parts):
         if b"://" in part or b"%2F" in part or b"%2f" in part:
             out += [Span(d, start, end, "name") for start, end in _url_hosts(part)]
+        if b"@" in part or b"%40" in part:
+            out += [Span(d, start, end, "name") for start, end in _mail_boxes(part)]
         for name in known:
             at = part.find(name) if len(name) > 3 else -1
             while at >= 0:
                 out.append(Span(d, at, at + len(name), "name"))
                 at = part.find(name, at + len(name))
     return out
+
+
+def _mail_boxes(part: bytes) -> Iterator[tuple[int, int]]:
+    """Where mail addresses stand: an at sign with a name before it and a host behind it."""
+    for sign in _AT.finditer(part):
+        before = _LOCAL.search(part, max(sign.start() - 64, 0), sign.start())
+        behind = _HOST.match(part, sign.end())
+        if before and behind:
+            yield before.start(), behind.end()
 
 
 def _url_hosts(part: bytes) -> Iterator[tuple[int, int]]:
@@ -196,7 +253,23 @@ def _url_hosts(part: bytes) -> Iterator[tuple[int, int]]:
 
 def _telling(data: bytes, at: int) -> bool:
     line = data.rfind(b"\n", 0, at) + 1
-    return data[line:at].split(b":", 1)[0].strip().lower() in _TELLING
+    return data[line:at].split(b":", 1)[0].strip().lower() not in _PLAIN_HEADERS
+
+
+_WRITERS: dict[str, Callable[[bytes], bytes]] = {"content": byte_classes.classes, "query": byte_classes.values}
+"""Spans that are shown as classes of bytes, by what writes them; length stays."""
+
+
+def _write_classes(draft: Draft, names: Collection[str]) -> None:
+    """Put classes in the place of the bytes of such spans, where `names` hide them."""
+    spans = [s for s in draft["facts"].spans if s.kind in _WRITERS and s.kind in names]
+    if not spans:
+        return
+    parts = [bytearray(part) for part in _parts(draft)]
+    for span in spans:
+        part = parts[span.dir]
+        part[span.start : span.end] = _WRITERS[span.kind](bytes(part[span.start : span.end]))
+    _set_parts(draft, (bytes(parts[0]), bytes(parts[1])))
 
 
 def _ports(draft: Draft) -> None:

@@ -143,9 +143,12 @@ def dns_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
         for _ in range(_MAX_MESSAGES):
             if not looks_like_dns(data, at):
                 break
-            at = _parse(_Message(data, at, len(data), direction, spans), fields)
+            begun, at = at, _parse(_Message(data, at, len(data), direction, spans), fields)
             if at < 0:
+                at = max((span.end for span in spans if span.dir == direction), default=begun)
                 break
+        if at < len(data):
+            spans.append(Span(direction, at, len(data), "content"))
     return "dns", fields, spans
 
 
@@ -159,6 +162,11 @@ def dns_tcp_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
             size = int.from_bytes(data[at : at + 2], "big")
             if size < 12 or not looks_like_dns(data, at + 2):
                 break
-            _parse(_Message(data, at + 2, min(at + 2 + size, len(data)), direction, spans), fields)
+            end = min(at + 2 + size, len(data))
+            if _parse(_Message(data, at + 2, end, direction, spans), fields) < 0:
+                read = max((span.end for span in spans if span.dir == direction), default=at + 2)
+                spans.append(Span(direction, read, end, "content"))
             at += 2 + size
+        if at < len(data):
+            spans.append(Span(direction, at, len(data), "content"))
     return ("dns" if fields else ""), fields, spans

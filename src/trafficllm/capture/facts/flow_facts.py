@@ -2,16 +2,18 @@
 
 Fields carry tshark's names where tshark has one; several values make a tuple of int. The responder's TLS fields are
 `tls.server.*`. Parsers read only the prefixes and what the reader kept beyond them (`FlowBatch.beyond`), stop at the first thing
-that does not fit, and never raise. Spans lie within the prefixes.
+that does not fit, and never raise. Spans lie within the prefixes and cover all that is not a protocol's own words and numbers:
+where no parser knows the protocol, one of kind "content" covers everything.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from trafficllm.capture.facts import ciphertext, logins, text
 from trafficllm.capture.facts.dns import dns_facts, dns_tcp_facts, looks_like_dns
 from trafficllm.capture.facts.dtls import dtls_fields, looks_like_dtls
 from trafficllm.capture.facts.http import http_facts, looks_like_http
@@ -19,8 +21,11 @@ from trafficllm.capture.facts.quic import quic_fields, quic_version
 from trafficllm.capture.facts.tls import looks_like_tls, tls_facts
 from trafficllm.core.types import I64, ORIG, RESP, Facts, FlowBatch, Span
 
-_TCP, _UDP = 6, 17
+_TCP, _UDP, _ESP = 6, 17, 50
 _DNS_PORTS = frozenset({53, 5353, 5355})
+_TELNET = frozenset({23, 2323})
+_IKE_PORTS = frozenset({500, 4500})
+_SSH_PORT, _QUIC_PORT = 22, 443
 _UDP_SERVICES = (("dhcp", (67, 68, 546, 547)), ("ntp", (123,)), ("netbios", (137, 138)), ("snmp", (161, 162)), ("syslog", (514,)))
 _UDP_PORTS = {port: service for service, ports in _UDP_SERVICES for port in ports}
 
@@ -64,7 +69,7 @@ def facts_of(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes, *, 
         service, fields, spans = _udp(orig_p, resp_p, orig, resp)
         _add_hello(service, fields, beyond, orig, resp)
     else:
-        return _NOTHING
+        return Facts(spans=tuple(ciphertext.whole(orig, resp, "encrypted" if proto == _ESP else "content")))
     return Facts(service=service, fields=fields, spans=tuple(spans))
 
 
@@ -99,7 +104,32 @@ def _tcp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
         return http_facts(orig, resp)
     if orig_p in _DNS_PORTS or resp_p in _DNS_PORTS:
         return dns_tcp_facts(orig, resp)
-    return _banner(orig_p, resp_p, orig, resp), {}, []
+    service = _banner(orig_p, resp_p, orig, resp)
+    if service in _SESSIONS:
+        return service, {}, _SESSIONS[service](orig, resp)
+    if service:
+        return service, {}, ciphertext.whole(orig, resp, "content")
+    return "", {}, _unnamed(frozenset((orig_p, resp_p)), orig, resp)
+
+
+_SESSIONS: dict[str, Callable[[bytes, bytes], list[Span]]] = {**text.SESSIONS, "ssh": ciphertext.ssh, "mysql": logins.mysql}
+
+
+def _unnamed(ports: frozenset[int], orig: bytes, resp: bytes) -> list[Span]:
+    """Spans of protocols over TCP that the codec has no name for."""
+    if text.looks_like_redis(orig, resp):
+        return text.redis(orig, resp)
+    if text.looks_like_xmpp(orig) or text.looks_like_xmpp(resp):
+        return text.xmpp(orig, resp)
+    if text.looks_like_sip(orig) or text.looks_like_sip(resp):
+        return text.sip(orig, resp)
+    if ports & _TELNET or text.looks_like_telnet(orig) or text.looks_like_telnet(resp):
+        return text.telnet(orig, resp)
+    if logins.looks_like_postgresql(orig):
+        return logins.postgresql(orig, resp)
+    if logins.looks_like_ldap(orig):
+        return logins.ldap(orig, resp)
+    return ciphertext.whole(orig, resp, "encrypted" if _SSH_PORT in ports else "content")
 
 
 def _banner(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> str:
@@ -141,15 +171,26 @@ def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
         spans = [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
         return "quic", {"quic.version": version}, spans
     if looks_like_dtls(orig):
-        return "dtls", {}, []
-    if orig[4:8] == b"\x21\x12\xa4\x42" or resp[4:8] == b"\x21\x12\xa4\x42":
-        return "stun", {}, []
+        return "dtls", {}, ciphertext.dtls(orig, resp)
+    if logins.looks_like_stun(orig) or logins.looks_like_stun(resp):
+        return "stun", {}, logins.stun(orig, resp)
     if orig.startswith((b"M-SEARCH * HTTP/1.1", b"NOTIFY * HTTP/1.1")):
         _, fields, spans = http_facts(orig, resp)
         return "ssdp", fields, spans
-    for port in sorted(ports):
-        if port in _UDP_PORTS:
-            return _UDP_PORTS[port], {}, []
-    if orig.startswith((b"INVITE sip:", b"REGISTER sip:", b"OPTIONS sip:")) or resp.startswith(b"SIP/2.0"):
-        return "sip", {}, []
-    return "", {}, []
+    service = next((_UDP_PORTS[port] for port in sorted(ports) if port in _UDP_PORTS), "")
+    if not service and (text.looks_like_sip(orig) or text.looks_like_sip(resp)):
+        return "sip", {}, text.sip(orig, resp)
+    return service, {}, ciphertext.whole(orig, resp, "content") if service else _unnamed_datagrams(frozenset(ports), orig, resp)
+
+
+def _unnamed_datagrams(ports: frozenset[int], orig: bytes, resp: bytes) -> list[Span]:
+    """Spans of datagrams that the codec has no name for, or that the port alone tells."""
+    if ciphertext.looks_like_dtls_record(orig) or ciphertext.looks_like_dtls_record(resp):
+        return ciphertext.dtls(orig, resp)
+    if ciphertext.looks_like_wireguard(orig, resp):
+        return ciphertext.whole(orig, resp, skip=4)
+    if ports & _IKE_PORTS:
+        return ciphertext.ike(orig, resp)
+    if _QUIC_PORT in ports and ciphertext.looks_like_short_quic(orig, resp):
+        return ciphertext.whole(orig, resp)
+    return ciphertext.whole(orig, resp, "content")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 
 from trafficllm.core.types import ORIG, RESP, Span
 
@@ -34,6 +35,7 @@ _METHODS = (
 _SPANS = {b"host": "http.host", b"cookie": "http.cookie", b"set-cookie": "http.cookie"}
 _REQUEST_FIELDS = {b"host": "http.host", b"user-agent": "http.user_agent", b"content-type": "http.content_type", b"referer": "http.referer"}
 _RESPONSE_FIELDS = {b"server": "http.server", b"content-type": "http.response.content_type"}
+_REASONS = frozenset((b"", *(status.phrase.encode() for status in HTTPStatus), b"Moved Temporarily", b"Ok"))
 _MAX_MESSAGES, _MAX_HEADERS = 16, 100
 
 
@@ -49,44 +51,79 @@ def http_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
     for direction, data in ((ORIG, orig), (RESP, resp)):
         at = 0
         for _ in range(_MAX_MESSAGES):
-            at = _message(data, at, direction, fields, spans)
-            if at <= 0 or at >= len(data):
+            if at >= len(data):
                 break
+            at = _message(data, at, direction, fields, spans)
+        if at < len(data):
+            spans.append(Span(direction, at, len(data), "content"))
     return "http", fields, spans
 
 
 def _message(data: bytes, at: int, direction: int, fields: Fields, spans: list[Span]) -> int:
-    """One message from `at`; the position behind its body, or -1 when there is none or it goes beyond the prefix."""
-    if data.startswith(_METHODS, at):
-        found = _REQUEST.match(data, at)
-        if found is None:
-            return -1
-        spans.append(Span(direction, found.start(2), found.end(2), "http.uri"))
+    """One message from `at`; the position behind its body, the prefix's end where there is none or it goes beyond."""
+    if data.startswith(_METHODS, at) and (request := _REQUEST.match(data, at)):
+        spans.append(Span(direction, request.start(2), request.end(2), "http.uri"))
+        spans.extend(
+            Span(direction, *part) for part in target_parts(data, request.start(2), request.end(2), authority=request[1] == b"CONNECT")
+        )
         if "http.request.method" not in fields:
-            fields["http.request.method"] = found[1].decode("ascii")
-            fields["http.request.uri"] = found[2].decode("latin-1")
-            fields["http.request.version"] = f"HTTP/{found[3].decode('ascii')}" if found[3] else ""
-        return _headers(data, found.end(), direction, fields, spans, _REQUEST_FIELDS, "http.request.header_count")
-    found = _RESPONSE.match(data, at)
-    if found is None:
-        return -1
+            fields["http.request.method"] = request[1].decode("ascii")
+            fields["http.request.uri"] = request[2].decode("latin-1")
+            fields["http.request.version"] = f"HTTP/{request[3].decode('ascii')}" if request[3] else ""
+        return _headers(data, request.end(), direction, fields, spans, _REQUEST_FIELDS, "http.request.header_count")
+    status = _RESPONSE.match(data, at)
+    if status is None:
+        spans.append(Span(direction, at, len(data), "content"))
+        return len(data)
+    if status[3].strip() not in _REASONS:
+        spans.append(Span(direction, status.start(3), status.end(3), "content"))
     if "http.response.code" not in fields:
-        fields["http.response.code"] = int(found[2])
-        fields["http.response.version"] = f"HTTP/{found[1].decode('ascii')}"
-    return _headers(data, found.end(), direction, fields, spans, _RESPONSE_FIELDS, "http.response.header_count")
+        fields["http.response.code"] = int(status[2])
+        fields["http.response.version"] = f"HTTP/{status[1].decode('ascii')}"
+    return _headers(data, status.end(), direction, fields, spans, _RESPONSE_FIELDS, "http.response.header_count")
+
+
+_PEOPLE = re.compile(rb"(?i)/(?:users?|u|members?|profiles?|people|accounts?|customers?|owners?|authors?|contacts?|home|in)/([^/?;#&\s]+)")
+_TILDE = re.compile(rb"/(?:~|%7[Ee]|@|%40)([^/?;#\s]+)")
+_TOKEN = re.compile(rb"[A-Za-z0-9_%:.=+-]{16,}")
+_PARAMETER = re.compile(rb";([^/?#\s]*)")
+
+
+def target_parts(data: bytes, start: int, end: int, *, authority: bool = False) -> list[tuple[int, int, str]]:
+    """Of a request target: (start, end, kind) of who is asked for and with what.
+
+    The query and path parameters are "query", segments behind `/users/` and its like "name", long ones of letters and digits
+    "credential", the host of CONNECT (`authority`) "http.host".
+    """
+    if authority:
+        return [(start, end, "http.host")]
+    query = data.find(b"?", start, end)
+    stop = end if query < 0 else query
+    out = [(query + 1, end, "query")] if 0 <= query < end - 1 else []
+    for pattern in (_PEOPLE, _TILDE):
+        out += [(*match.span(1), "name") for match in pattern.finditer(data, start, stop)]
+    out += [(*match.span(1), "query") for match in _PARAMETER.finditer(data, start, stop) if match[1]]
+    for match in _TOKEN.finditer(data, start, stop):
+        digits = sum(0x30 <= byte <= 0x39 for byte in match[0])
+        if digits >= 4 and digits < len(match[0]):
+            out.append((*match.span(), "credential"))
+    return out
 
 
 def _headers(  # noqa: PLR0917 - one call, all from _message
     data: bytes, at: int, direction: int, fields: Fields, spans: list[Span], names: dict[bytes, str], counter: str
 ) -> int:
-    length, chunked, count = 0, False, 0
+    length, chunked, form, count = 0, False, False, 0
     while at < len(data) and count <= _MAX_HEADERS:
         stop = data.find(b"\n", at)
         line_end = len(data) if stop < 0 else stop
         line = data[at:line_end]
         if not line.strip(b"\r") and stop >= 0:
             fields.setdefault(counter, count)
-            return -1 if chunked else line_end + 1 + length
+            end = len(data) if chunked else min(line_end + 1 + length, len(data))
+            if line_end + 1 < end:
+                spans.append(Span(direction, line_end + 1, end, "query" if form else "content"))
+            return end
         name, colon, value = line.partition(b":")
         count += 1
         if colon:
@@ -100,8 +137,9 @@ def _headers(  # noqa: PLR0917 - one call, all from _message
                 length = int(text)
                 fields.setdefault("http.content_length" if direction == ORIG else "http.response.content_length", length)
             chunked = chunked or key == b"transfer-encoding"
+            form = form or (key == b"content-type" and b"urlencoded" in text.lower())
         elif line:
             spans.append(Span(direction, at, line_end, "http.header_value"))
         at = line_end + 1
     fields.setdefault(counter, count)
-    return -1
+    return min(at, len(data))

@@ -14,19 +14,36 @@ Fields = dict[str, int | str | tuple[int, ...]]
 
 _HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT = 22, 20, 23, 21
 _CLIENT_HELLO, _SERVER_HELLO, _NEW_TICKET, _CERTIFICATE = 1, 2, 4, 11
+_SERVER_KEYS, _REQUEST, _VERIFY, _CLIENT_KEYS, _STATUS = 12, 13, 15, 16, 22
 _SNI, _GROUPS, _SIGNATURES, _ALPN, _TICKET, _PRE_SHARED, _VERSIONS, _KEY_SHARE = 0, 10, 13, 16, 35, 41, 43, 51
 _JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300: "s3", 0x0002: "s2"}
 _JA4_DTLS = {0xFEFF: "d1", 0xFEFD: "d2", 0xFEFC: "d3"}
 _PARAMETERS = (0x39, 0xFFA5)
 """Extensions with QUIC transport parameters: RFC 9001 8.2, and the drafts before it."""
+_KINDS = frozenset({_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT})
+_CLEAR = {_SERVER_KEYS: "tls.key_share", _CLIENT_KEYS: "tls.key_share", _VERIFY: "tls.key_share"}
+_CLEAR |= {_CERTIFICATE: "tls.cert_name", _REQUEST: "tls.cert_name", _STATUS: "tls.cert_name", _NEW_TICKET: "tls.ticket"}
+"""What the body of a handshake message is that names or identifies somebody (RFC 5246 7.4, RFC 6066 8)."""
+_ALERT_SIZE = 2
+_BARE = frozenset({0, 3, 14})
+_LONGEST = (1 << 14) + 2048
 _MAX_RECORDS = 64
 
 
 def looks_like_tls(data: bytes) -> bool:
-    """A handshake or alert record of SSL 3 to TLS 1.3."""
-    if len(data) < 6 or data[0] not in {_HANDSHAKE, _ALERT} or data[1] != 3 or data[2] > 4:
+    """A record of SSL 3 to TLS 1.3: a hello, an alert, or one from the middle of a session with a length that can be."""
+    if len(data) < 6 or data[0] not in _KINDS or data[1] != 3 or data[2] > 4:
         return False
-    return data[0] == _ALERT or data[5] in {0, 1, 2}
+    return data[0] == _ALERT or (data[0] == _HANDSHAKE and data[5] in {0, 1, 2}) or _continues(data)
+
+
+def _continues(data: bytes) -> bool:
+    """A record of a session whose beginning was not captured: whole, or followed by another as far as bytes go."""
+    size = int.from_bytes(data[3:5], "big")
+    behind = data[5 + size : 7 + size]
+    if data[0] == _CHANGE_CIPHER and (size != 1 or data[5] != 1):
+        return False
+    return 0 < size <= _LONGEST and (not behind or (behind[0] in _KINDS and behind[1:] in {b"", b"\x03"}))
 
 
 @dataclass(slots=True)
@@ -53,13 +70,14 @@ class _Stream:
 def _records(data: bytes, direction: int, start: int) -> _Stream:
     stream, at, encrypted = _Stream(direction), start, False
     for _ in range(_MAX_RECORDS):
-        if at + 5 > len(data) or data[at] not in {_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT} or data[at + 1] != 3:
+        if at + 5 > len(data) or data[at] not in _KINDS or data[at + 1] != 3:
             break
         kind, size = data[at], int.from_bytes(data[at + 3 : at + 5], "big")
         body, stop = at + 5, min(at + 5 + size, len(data))
         if at == start:
             stream.version = int.from_bytes(data[at + 1 : at + 3], "big")
-        if kind == _APPLICATION or (encrypted and kind == _HANDSHAKE):
+        if kind == _APPLICATION or (encrypted and kind in {_HANDSHAKE, _ALERT}):
+            encrypted = True
             if body < stop:
                 stream.spans.append(Span(direction, body, stop, "encrypted"))
         elif kind == _HANDSHAKE:
@@ -68,7 +86,11 @@ def _records(data: bytes, direction: int, start: int) -> _Stream:
             stream.cut = at + 5 + size > len(data)
         elif kind == _CHANGE_CIPHER:
             encrypted = True
+        elif size > _ALERT_SIZE and body < stop:
+            stream.spans.append(Span(direction, body, stop, "encrypted"))
         at += 5 + size
+    if at < len(data) and (at + 5 <= len(data) or data[at] not in _KINDS):
+        stream.spans.append(Span(direction, at, len(data), "encrypted"))
     return stream
 
 
@@ -111,11 +133,13 @@ def _messages(stream: _Stream, fields: Fields) -> None:
             _client_hello(stream, fields, body, end)
         elif kind == _SERVER_HELLO:
             _server_hello(stream, fields, body, end)
-        elif kind == _CERTIFICATE:
-            fields.setdefault("tls.handshake.certificates_length", size)
-            stream.mark(body, end, "tls.cert_name")
-        elif kind == _NEW_TICKET:
-            stream.mark(body, end, "tls.ticket")
+        elif kind in _CLEAR:
+            if kind == _CERTIFICATE:
+                fields.setdefault("tls.handshake.certificates_length", size)
+            stream.mark(body, end, _CLEAR[kind])
+        elif kind not in _BARE:  # a session's middle: these are no message's first bytes
+            stream.mark(at, len(data), "encrypted")
+            return
         at = end
 
 

@@ -25,8 +25,10 @@ MOST_PACKETS = 32
 _TCP = 6
 _COLUMNS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
 _PORT_RANGES = {"w": (1, 1024), "r": (1024, 49152), "e": (49152, 65536)}
-_BINARY = frozenset({"tls.random", "tls.session_id", "tls.key_share", "tls.ticket", "dns.id", "dns.address", "encrypted", "address"})
-_KEPT_SPANS = frozenset({"encrypted", "http.uri"})
+_BINARY = frozenset(
+    {"tls.random", "tls.session_id", "tls.key_share", "tls.ticket", "dns.id", "dns.address", "encrypted", "address", "key_exchange"}
+)
+_KEPT_SPANS = frozenset({"encrypted", "http.uri", "query", "content"})
 
 
 def seeded(change: Change, seed: int) -> Shift:

@@ -39,7 +39,7 @@ from trafficllm.records.probe import artefacts, merged, probe_codes
 from trafficllm.records.sources import rows as sources
 from trafficllm.records.sources.captures import check_labels
 
-REVISION = 7
+REVISION = 8
 """Raised when the same input would give other rows or files: older data sets are then built again, not reused."""
 ROW_GROUP = 1 << 14
 _WORTH = 1 << 20
@@ -255,7 +255,7 @@ class _Job:
             kept = [k for k, side in enumerate(sides[span]) if side != "dropped"]
             if not kept:
                 continue
-            rows = shards.rows(shard.place)
+            rows = shards.rows(shard.place, self.now)
             pick = pa.array(kept, type=pa.int64())
 
             def chosen(values: Sequence[Any], kept: Sequence[int] = kept, span: slice = span) -> list[Any]:

@@ -58,7 +58,7 @@ class Dataset:
         return lambda record: masks.wiped(masks.apply(record, self.profile, also, keep))
 
     def raw_records(self, idx: Sequence[int]) -> list[Record]:
-        """Unmasked records: for the identifier probe and the forge test, never for a model."""
+        """Records before masks, as `masks.kept` left them: for the identifier probe and the forge test, never for a model."""
         with no_collector():
             return store.records_from(self.table.take(pa.array(idx, type=pa.int64())))
 

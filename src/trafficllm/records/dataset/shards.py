@@ -172,9 +172,13 @@ def show_again(reading: Reading, folder: Path, files: range, show: Show) -> Show
     return shown
 
 
-def rows(place: Path) -> pa.Table:
-    """A shard's rows with the units that were shown last; memory-mapped."""
+def rows(place: Path, show: Show) -> pa.Table:
+    """A shard's rows with the units that were shown last, payload as `masks.kept` leaves it under `strict`; memory-mapped."""
     table = pa.ipc.open_stream(pa.memory_map(str(place))).read_all().drop_columns(["head"])
+    if show.profile == "strict":
+        names = Show(show.profile, frozenset(), show.keep, show.codec).names
+        with no_collector():
+            table = store.with_beginnings(table, [masks.kept(record, names) for record in store.records_from(table)])
     again = _units_of(place)
     if not again.exists():
         return table

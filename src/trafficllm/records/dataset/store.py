@@ -1,7 +1,8 @@
 """Records as Arrow rows and back: the columns of records.parquet.
 
-Raw records are stored, so that the identifier probe and the forge test can see what masking took away; what a model
-may see is in `units`, and in the records that Dataset masks on the way out.
+Records are stored with their addresses, ports and servers' names, so that the identifier probe and the forge test can see what
+masking took away; under `strict` without credentials, people's names, message text and ciphertext (`masks.kept`). What a model may see
+is in `units`, and in the records that Dataset masks on the way out.
 """
 
 from __future__ import annotations
@@ -109,6 +110,15 @@ def beginnings_of(facts: Sequence[Facts], payload: Sequence[tuple[bytes, bytes]]
         "facts": pa.array([_facts_text(found) for found in facts], type=pa.string()),
         "spans": _spans_array([found.spans for found in facts]),
     }
+
+
+def with_beginnings(rows: pa.Table, records: Sequence[Record]) -> pa.Table:
+    """Rows with the payload, text and facts of these records in the place of their own."""
+    columns = beginnings_of([record.facts for record in records], [record.payload for record in records])
+    columns["text"] = pa.array([text_bytes(record.text) for record in records], type=pa.binary())
+    for name, column in columns.items():
+        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), column)
+    return rows
 
 
 def whole(rows: pa.Table, **columns: Sequence[Any] | pa.Array) -> pa.Table:

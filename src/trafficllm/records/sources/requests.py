@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from trafficllm.capture.facts.http import target_parts
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import Facts, Record, Span
@@ -17,6 +18,7 @@ END = b"###END"
 LIMIT = 256 << 20
 _HEADER = re.compile(rb"(?im)^(host|cookie|set-cookie|[a-z][a-z0-9-]*)[ \t]*:[ \t]*([^\r\n]*)")
 _AUTHORITY = re.compile(rb"\A[A-Za-z]+[ \t]+https?://([^/?#\s]+)")
+_TARGET = re.compile(rb"\A[A-Za-z]+[ \t]+([^\r\n]*?)(?:[ \t]+HTTP/[\d.]+)?[ \t]*(?=\r?\n|\Z)")
 _SESSION = re.compile(rb"(?i)(?:jsessionid|phpsessid|sessionid|sid)=([^&;\s]+)")
 _KINDS = {b"host": "http.host", b"cookie": "http.cookie", b"set-cookie": "http.cookie"}
 RESERVED_SHARE = 5
@@ -53,6 +55,8 @@ def http_record(text: str) -> Record:
     data = text_bytes(text)
     spans = [Span(0, match.start(1), match.end(1), "http.host") for match in _AUTHORITY.finditer(data)]
     spans += [Span(0, match.start(1), match.end(1), "http.cookie") for match in _SESSION.finditer(data)]
+    first = _TARGET.match(data)
+    spans += [Span(0, *part) for part in target_parts(data, *first.span(1))] if first else []
     head = data.find(b"\n") + 1
     body = re.search(rb"\r?\n\r?\n", data)
     stop = body.start() if body else len(data)
@@ -60,6 +64,8 @@ def http_record(text: str) -> Record:
         for match in _HEADER.finditer(data, head, stop):
             kind = _KINDS.get(match.group(1).lower(), "http.header_value")
             spans.append(Span(0, match.start(2), match.end(2), kind))
+    if body:
+        spans.append(Span(0, body.end(), len(data), "query"))
     return Record(kind="http", ip_version=0, proto=-1, text=text, facts=Facts(service="http", spans=tuple(spans)))
 
 
