@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from trafficllm.core.metrics import macro_f1
 from trafficllm.evaluate.baselines.learners import Data, Part
 from trafficllm.evaluate.baselines.table import LINEAR, fit
-from trafficllm.core.metrics import macro_f1
 from trafficllm.lifecycle.datasets import pick_task
 from trafficllm.records.dataset.builder import build_dataset
 from trafficllm.records.dataset.dataset import load

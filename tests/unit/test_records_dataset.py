@@ -216,7 +216,7 @@ def test_http_text_keeps_one_request_in_five_for_scoring(tmp_path: Path) -> None
     )
     for label, path in (("Normal", "index"), ("Attack", "%27or1")):
         rest = "HTTP/1.1\nHost: h.example\nCookie: JSESSIONID=AB1\n\n###END\n"
-        raw = "".join(f"GET http://h.example/{path}?id={n} {rest}" for n in range(100))
+        raw = "".join(f"GET http://h.example/{n}/{path} {rest}" for n in range(100))
         with gzip.open(root / f"{label}_raw_http.txt.gz", "wt") as stream:
             stream.write(raw)
     build_dataset(root, task=get_task("WAD"), out=tmp_path / "ds")

@@ -154,7 +154,7 @@ def wiped(record: Record) -> Record:
     return Record(**draft)
 
 
-ENDPOINTS = frozenset("tls.sni tls.cert_name tls.session_id tls.ticket dns.name dns.address http.host address".split())
+ENDPOINTS = frozenset(["tls.sni", "tls.cert_name", "tls.session_id", "tls.ticket", "dns.name", "dns.address", "http.host", "address"])
 """Spans that name endpoints: a data set keeps them beside its addresses, for the identifier probe. What names people is not kept."""
 
 

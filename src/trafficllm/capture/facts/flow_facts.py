@@ -104,6 +104,8 @@ def _tcp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
         return http_facts(orig, resp)
     if orig_p in _DNS_PORTS or resp_p in _DNS_PORTS:
         return dns_tcp_facts(orig, resp)
+    if text.looks_like_redis(orig):  # before greetings: it answers +OK, as POP3 does
+        return "", {}, text.redis(orig, resp)
     service = _banner(orig_p, resp_p, orig, resp)
     if service in _SESSIONS:
         return service, {}, _SESSIONS[service](orig, resp)
@@ -117,7 +119,7 @@ _SESSIONS: dict[str, Callable[[bytes, bytes], list[Span]]] = {**text.SESSIONS, "
 
 def _unnamed(ports: frozenset[int], orig: bytes, resp: bytes) -> list[Span]:
     """Spans of protocols over TCP that the codec has no name for."""
-    if text.looks_like_redis(orig, resp):
+    if text.looks_like_inline_redis(orig, resp):
         return text.redis(orig, resp)
     if text.looks_like_xmpp(orig) or text.looks_like_xmpp(resp):
         return text.xmpp(orig, resp)

@@ -14,6 +14,7 @@ from trafficllm.core.types import ORIG, RESP, Span
 
 Spans = list[Span]
 _MOST_LINES = 512
+_BETWEEN = frozenset((b" ", b"\t", b":"))
 _WORD = re.compile(rb"[A-Za-z][A-Za-z0-9-]*")
 
 
@@ -145,6 +146,8 @@ def _direction(grammar: Grammar, direction: int, data: bytes) -> Iterator[Span]:
                 kind = "credential"
         if prefix := grammar.prefix.match(line) if grammar.prefix and shown else None:
             yield Span(direction, start, start + len(prefix[0]) - 1, "name" if line[:1] == b":" else "content")
+        while shown and line[shown : shown + 1] in _BETWEEN:
+            shown += 1
         if shown < len(line):
             yield Span(direction, start + shown, end, kind)
 
@@ -229,11 +232,14 @@ _RESP = re.compile(rb"\*\d{1,4}\r\n\$\d{1,6}\r\n[A-Za-z]")
 _INLINE = re.compile(rb"(?i)(AUTH|PING|INFO|SELECT|CONFIG|GET|SET|KEYS)( [^\r\n]*)?\r\n")
 
 
-def looks_like_redis(orig: bytes, resp: bytes) -> bool:
-    """A command array (RESP), or a command in a line of its own with an answer as Redis gives one."""
-    return _RESP.match(orig) is not None or (
-        _INLINE.match(orig) is not None and re.match(rb"\+OK\r\n|\+PONG|-[A-Z]+ |\$\d+\r\n", resp) is not None
-    )
+def looks_like_redis(orig: bytes) -> bool:
+    """A command array (RESP)."""
+    return _RESP.match(orig) is not None
+
+
+def looks_like_inline_redis(orig: bytes, resp: bytes) -> bool:
+    """A command in a line of its own, with an answer as Redis gives one."""
+    return _INLINE.match(orig) is not None and re.match(rb"\+OK\r\n|\+PONG|-[A-Z]+ |\$\d+\r\n", resp) is not None
 
 
 def redis(orig: bytes, resp: bytes) -> Spans:
@@ -251,7 +257,7 @@ def _redis(direction: int, data: bytes) -> Iterator[Span]:
             yield Span(direction, start + 1, end, kind)
         else:
             word = re.match(rb"[+-]?([A-Za-z.]+)", line)
-            known = word if word and word[1].upper() in _REDIS and (first or line[:1] in b"+-") else None
+            known = word if word and word[1].upper() in _REDIS and (first or line[:1] in {b"+", b"-"}) else None
             if known:
                 kind = "credential" if known[1].upper() in _REDIS_SECRET else "content"
             shown = known.end() if known else 0
