@@ -1,4 +1,4 @@
-"""Header fields against tshark: crafted frames cut after every byte, bundled captures, and 150 files of the larger data."""
+"""Header fields against tshark: crafted frames cut after every byte, bundled captures, and a tenth of the larger data's small files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 from tshark_crafted import crafted
-from tshark_oracle import TSHARK, Difference, capture_files, compare, explained, unexplained
+from tshark_oracle import TSHARK, Difference, capture_files, compare, explained, sampled, unexplained
 
 pytestmark = pytest.mark.skipif(TSHARK is None, reason="tshark is not installed")
-FILES = 150
 LARGEST = 20_000
-"""Bytes: 150 files of at most this size keep the test under a minute on one core; tests/soak takes all files."""
-
-
-def _spread(files: list[Path], count: int) -> list[Path]:
-    """`count` files in even steps, so that every folder has its share."""
-    return [files[i * len(files) // count] for i in range(count)]
+"""Bytes: about 150 files of at most this size keep the test under a minute on one core; `make soak` takes all files."""
 
 
 def _total(files: list[Path], root: Path) -> tuple[int, list[Difference]]:
@@ -36,15 +30,17 @@ def test_headers_cut_after_every_byte(tmp_path: Path) -> None:
 
 
 def test_bundled_captures(captures: Path) -> None:
-    compared, found = _total(_spread(sorted(captures.rglob("*.pcap")), 24), captures)
+    compared, found = _total(sampled(sorted(captures.rglob("*.pcap")), captures, 0.1), captures)
     assert found == []
     assert compared > 20_000
 
 
-def test_150_files_of_the_larger_data(data_dir: Path) -> None:
+def test_a_tenth_of_the_larger_datas_small_files(data_dir: Path) -> None:
     small = [path for path in capture_files(data_dir) if 100 < path.stat().st_size <= LARGEST]
-    compared, found = _total(_spread(small, FILES), data_dir)
-    assert len({path.parent for path in _spread(small, FILES)}) > 30
+    files = sampled(small, data_dir, 0.11)
+    compared, found = _total(files, data_dir)
+    assert len(files) > 100
+    assert len({path.parent for path in files}) > 30
     assert unexplained(found) == []
     assert compared > 50_000
     assert len(found) <= 0.001 * compared

@@ -5,6 +5,7 @@ A difference counts as explained when `tshark_differences.toml` beside this file
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import tomllib
@@ -92,3 +93,13 @@ def unexplained(found: Sequence[Difference]) -> list[Difference]:
 def capture_files(folder: Path) -> list[Path]:
     """Every capture below a folder."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name.endswith(_CAPTURES))
+
+
+def sampled(files: Sequence[Path], root: Path, share: float) -> list[Path]:
+    """About this share of the files, by a hash of each name: a file that is added changes nothing for the others."""
+    return [path for path in files if _drawn(path.relative_to(root).as_posix()) < share]
+
+
+def _drawn(name: str) -> float:
+    """A number in [0, 1) that the name alone decides."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
