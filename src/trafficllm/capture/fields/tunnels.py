@@ -10,7 +10,7 @@ Inside = tuple[str, int]
 """(kind of the inner packet: "eth", "ip", "ipv6", "mpls" or "", offset where it starts)."""
 
 _NONE: Inside = (NOTHING, 0)
-_KINDS = {0x0800: "ip", 0x86DD: "ipv6", 0x6558: ETHERNET, 0x8847: "mpls", 0x88BE: ETHERNET, 0x22EB: ETHERNET}
+_KINDS = {0x0800: "ip", 0x86DD: "ipv6", 0x6558: ETHERNET, 0x8847: "mpls", 0x88BE: ETHERNET}
 _PPP_KINDS = {0x21: "ip", 0x57: "ipv6"}
 
 
@@ -41,8 +41,16 @@ def gre(data: bytes) -> Inside:
     if kind == 0x88BE and flags & 0x1000:
         at += 8
     elif kind == 0x22EB:
-        at += 12 + 8 * (data[at + 11] & 1) if at + 12 <= len(data) else 12
+        return _erspan3(data, at)
     return ethertype(kind), at
+
+
+def _erspan3(data: bytes, at: int) -> Inside:
+    """ERSPAN type III (draft-foschiano-erspan 4.3): frame type 0 is Ethernet, 2 an IP packet, others are not defined."""
+    if at + 12 > len(data):
+        return _NONE
+    frame_type, inner = data[at + 10] >> 2 & 31, at + 12 + 8 * (data[at + 11] & 1)
+    return (ETHERNET, inner) if frame_type == 0 else _version(data, inner) if frame_type == 2 else _NONE
 
 
 def _ppp(data: bytes, at: int) -> Inside:

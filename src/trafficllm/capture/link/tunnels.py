@@ -37,6 +37,21 @@ def _after_ppp(buf: U8, pos: Word, end: Word) -> Inside:
 
 
 @inner
+def _erspan3(buf: U8, pos: Word, end: Word) -> Inside:
+    """ERSPAN type III (draft-foschiano-erspan 4.3): frame type 0 is Ethernet, 2 an IP packet, others are not defined."""
+    if end - pos < 12:
+        return NONE, pos, NO_TYPE
+    frame_type = i64(buf[pos + 10]) >> 2 & 31
+    pos += 12 + (i64(buf[pos + 11]) & 1) * 8
+    if frame_type == 0:
+        return ERSPAN, pos, ETHERNET
+    if frame_type != 2:
+        return NONE, pos, NO_TYPE
+    pos, kind, _vlan, _error = nibble(buf, pos, end)
+    return ERSPAN, pos, kind
+
+
+@inner
 def _gre(buf: U8, pos: Word, end: Word) -> Inside:
     """GRE (RFC 2784, RFC 2890), PPTP's version 1 (RFC 2637), ERSPAN types I to III (draft-foschiano-erspan)."""
     if end - pos < 4:
@@ -56,9 +71,7 @@ def _gre(buf: U8, pos: Word, end: Word) -> Inside:
     if kind == _ERSPAN2:
         return ERSPAN, pos + (flags >> 12 & 1) * 8, ETHERNET  # without sequence numbers: type I, no header at all
     if kind == _ERSPAN3:
-        if end - pos < 12:
-            return NONE, pos, NO_TYPE
-        return ERSPAN, pos + 12 + (i64(buf[pos + 11]) & 1) * 8, ETHERNET
+        return _erspan3(buf, pos, end)
     return GRE, pos, kind
 
 
