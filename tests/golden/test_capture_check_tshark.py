@@ -65,7 +65,7 @@ def test_crafted_checksums(tmp_path: Path) -> None:
 
 
 def _different(data_dir: Path, share: float) -> tuple[int, dict[str, tuple[list[int], list[int]]]]:
-    """Packets compared, and of each file that is judged differently the frames with a wrong checksum and those malformed on one side only."""
+    """Packets compared; of each file judged differently, the frames with a wrong checksum and the malformed ones on one side only."""
     small = [path for path in capture_files(data_dir) if 100 < path.stat().st_size <= LARGEST]
     files = sampled(small, data_dir, share)
     with ThreadPoolExecutor(2) as pool:
