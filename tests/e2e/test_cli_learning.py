@@ -227,3 +227,19 @@ def test_base_that_the_adapter_was_not_made_for(use: Cli, bench: Bench, tmp_path
 
 def test_a_hub_name_fetches_nothing(use: Cli, bench: Bench) -> None:
     use("analyze", bench.capture, "--base", "some/model").refused(4, "from the Hub it would fetch")
+
+
+def test_analyze_reads_flow_logs(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    rows = _lines(use("analyze", bench.capture, "--task", "MTD", "-f", "jsonl").out)
+    conn = tmp_path / "conn.log"
+    conn.write_text(use("capture", "flows", bench.capture, "-f", "zeek").out)
+    done = use("analyze", conn, "--task", "MTD", "-f", "jsonl")
+    logged = _lines(done.out)
+    assert [row["community_id"] for row in logged] == [row["community_id"] for row in rows]
+    assert {row["label"] for row in logged} == {"unknown"}
+    assert "neither packets nor contents" in done.err
+    for row in logged:
+        jsonschema.validate(row, schema("analyze.line"))
+    both = use("analyze", bench.capture, conn, "--task", "MTD", "--json").body("analyze")
+    assert both["flows"] == 2 * len(rows)
+    assert use("embed", conn, "--task", "MTD", "-o", tmp_path / "v.parquet", "--json").body("embed")["flows"] == len(rows)

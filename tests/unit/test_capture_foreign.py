@@ -176,7 +176,7 @@ def test_protocols_and_directions() -> None:
 def test_labels_of_zeeks_own_logs_come_back(data_dir: Path) -> None:
     """Round trip: the conn.log that Zeek writes for a capture labels the flows that are read from it."""
     folder = data_dir / "zeek_conn"
-    seen = labelled = 0
+    seen = right = wrong = 0
     for path in sorted(folder.glob("*.conn.log"))[:40]:
         capture = path.with_name(path.name.replace(".conn.log", ".pcap"))
         if not capture.is_file() or kind_of(path) != "zeek":
@@ -188,7 +188,9 @@ def test_labels_of_zeeks_own_logs_come_back(data_dir: Path) -> None:
             for row, ts, duration in zip(flow_rows(batch), batch.ts.tolist(), batch.duration.tolist(), strict=True):
                 keys = ("community_id", "orig_h", "orig_p", "resp_h", "resp_p")
                 label = labels.of(**{key: row[key] for key in keys}, proto=row["ip_proto"], ts=ts, duration=duration)  # type: ignore[literal-required]
-                labelled += label == row["conn_state"]
+                right += label == row["conn_state"]
+                wrong += label is not None and label != row["conn_state"]
                 seen += 1
     assert seen >= 60
-    assert labelled >= 0.8 * seen
+    assert right >= 100  # some logs leave connections out, and their times are taken out: equal five-tuples are conflicts
+    assert wrong <= 0.05 * right, (right, wrong, seen)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
@@ -20,6 +22,7 @@ from trafficllm.records.catalog import Task
 from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.flows import records_in, records_of
 from trafficllm.records.codec.units import PROTOS
+from trafficllm.records.sources.logs import is_blank
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.engine import Engine
@@ -173,6 +176,8 @@ class Detector:
     def __init__(self, models: Sequence[TaskModel], *, evidence: int = 0) -> None:
         self.models = {model.task: model for model in models}
         self.evidence = evidence
+        self.blank: Counter[str] = Counter()
+        """Flows by task that a log names without saying what they did: their verdict is unknown, whatever the scores."""
 
     def verdicts(self, batch: FlowBatch, task: str) -> list[Verdict]:
         """One verdict a flow, in the batch's order. UsageError for a task this detector does not hold."""
@@ -187,6 +192,13 @@ class Detector:
                 for same_flow in zip(*judged, strict=True):
                     yield from same_flow
 
+    def stream_records(self, rows: Iterable[tuple[Record, FlowMeta]], tasks: Sequence[str]) -> Iterator[Verdict]:
+        """Verdicts of raw records that come one at a time, each by each task."""
+        source = iter(rows)
+        while part := list(islice(source, CHUNK)):
+            for same_flow in zip(*(self.judge(part, task) for task in tasks), strict=True):
+                yield from same_flow
+
     def judge(self, rows: Sequence[tuple[Record, FlowMeta]], task: str) -> list[Verdict]:
         """Verdicts of raw records."""
         model = self.models.get(task)
@@ -196,7 +208,10 @@ class Detector:
         for at in range(0, len(rows), CHUNK):
             part = rows[at : at + CHUNK]
             records = [model.masked(record) for record, _ in part]
-            out += self._verdicts(model, records, [meta for _, meta in part])
+            silent = [bool(raw.masked) and is_blank(record) for (raw, _), record in zip(part, records, strict=True)]
+            self.blank[task] += sum(silent)
+            verdicts = self._verdicts(model, records, [meta for _, meta in part])
+            out += [replace(row, label=UNKNOWN) if nothing else row for row, nothing in zip(verdicts, silent, strict=True)]
         return out
 
     def _verdicts(self, model: TaskModel, records: list[Record], metas: list[FlowMeta]) -> list[Verdict]:

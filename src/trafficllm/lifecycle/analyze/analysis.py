@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Analysis:
     """Verdicts on their way: `batches` of rows (contract: `analyze`), the tasks that were chosen and why.
 
-    `notable`: the labels and umbrella answers of each task that raise an event, as its task file says.
+    `notable`: the labels and umbrella answers of each task that raise an event, as its task file says. `blank`: flows by task of
+    which a log says too little for a verdict.
     """
 
     tasks: tuple[str, ...]
@@ -30,6 +31,7 @@ class Analysis:
     labels: frozenset[str] = frozenset()
     counts: Callable[[], dict[str, Any]] = dict
     notable: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    blank: Callable[[], Mapping[str, int]] = dict
 
     def names(self, row: Mapping[str, Any]) -> set[str]:
         """What a row can be asked for by: its label and the umbrella answer above it."""

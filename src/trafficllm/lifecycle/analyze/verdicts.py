@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from trafficllm.lifecycle.tasks import route as routed_to
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.counts import CountsBuilder
-    from trafficllm.infer.detector import Detector, VerdictRow
+    from trafficllm.infer.detector import Detector, Verdict, VerdictRow
     from trafficllm.lifecycle.workspace import Workspace
 
 EVIDENCE = 3
@@ -93,6 +94,7 @@ def start(
     """
     from trafficllm.capture.files.read import expand, total_bytes
     from trafficllm.capture.flows.counts import CountsBuilder
+    from trafficllm.records.sources.logs import part_logs
 
     files, sink = expand(paths, skipped) if flows is None else [], progress or Silent()
     tasks, route = choose(workspace, task, question)
@@ -103,16 +105,19 @@ def start(
     above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts = CountsBuilder()
-    read = flows if flows is not None else _read(workspace, files, counts=counts, progress=sink, skipped=skipped)
+    captures, logs = part_logs(files)
+    read = flows if flows is not None else _read(workspace, captures, counts=counts, progress=sink, skipped=skipped)
+    verdicts = chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks))
     whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
         route,
-        _batches(detector, read, tasks, counts=counts, whole=whole, progress=sink),
+        _batches(verdicts, tasks, counts=counts, whole=whole, progress=sink),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: counts_body(counts.build()),
         {version.task: known[version.task].notable_among(version.manifest["labels"]) for version in live},
+        lambda: dict(detector.blank),
     )
 
 
@@ -128,15 +133,27 @@ def _read(
 ) -> FlowStream:
     from trafficllm.capture.flows.assembly import read_flows
 
+    if not files:
+        return iter(())
     return read_flows(files, options=workspace.config.capture, counts=counts, progress=progress, skipped=skipped)
 
 
+def _logged(logs: Sequence[Path], counts: CountsBuilder) -> Iterator[tuple[Record, FlowMeta]]:
+    """Flows of other sensors' logs, counted as they come."""
+    from trafficllm.records.sources.logs import log_records
+
+    for path in logs:
+        for row in log_records(path):
+            counts.flows += 1
+            yield row
+
+
 def _batches(
-    detector: Detector, flows: FlowStream, tasks: Sequence[str], *, counts: CountsBuilder, whole: int | None, progress: ProgressSink
+    verdicts: Iterable[Verdict], tasks: Sequence[str], *, counts: CountsBuilder, whole: int | None, progress: ProgressSink
 ) -> Iterator[list[VerdictRow]]:
     rows: list[VerdictRow] = []
     done = 0
-    for verdict in detector.stream(flows, tasks):
+    for verdict in verdicts:
         rows.append(verdict.row())
         if len(rows) == _ROWS:
             done += len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,10 +144,12 @@ def _batches(
     workspace: Workspace, files: Sequence[str], model: TaskModel | None, progress: ProgressSink
 ) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
     """Masked records and what names them, some hundreds at a time."""
+    from trafficllm.capture.files.read import expand
     from trafficllm.capture.flows.assembly import read_flows
     from trafficllm.records import masks
     from trafficllm.records.codec.flows import records_in
     from trafficllm.records.dataset.dataset import load
+    from trafficllm.records.sources.logs import log_records, part_logs
 
     def masked(record: Record) -> Record:
         return model.masked(record) if model else masks.wiped(masks.apply(record, "strict"))
@@ -158,10 +161,12 @@ def _batches(
             lines = zip(data.meta(idx), data.labels_of(idx), strict=True)
             yield [masked(r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
         return
-    for batch in read_flows(files, options=workspace.config.capture, progress=progress):
-        for at in range(0, len(batch), _CHUNK):
-            rows = list(records_in(batch, at, at + _CHUNK))
-            yield [masked(record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]
+    captures, logs = part_logs(expand(files))
+    batches = read_flows(captures, options=workspace.config.capture, progress=progress) if captures else iter(())
+    pieces = (list(records_in(batch, at, at + _CHUNK)) for batch in batches for at in range(0, len(batch), _CHUNK))
+    logged = chain.from_iterable(log_records(path) for path in logs)
+    for rows in chain(pieces, iter(lambda: list(islice(logged, _CHUNK)), [])):
+        yield [masked(record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]
 
 
 def _line(meta: FlowMeta) -> dict[str, Any]:

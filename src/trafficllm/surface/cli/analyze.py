@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trafficllm.core.errors import FailOnError, TrafficLLMError, UsageError
-from trafficllm.surface.terminal.options import Base, Captures, Config, Json, Quiet, Registry, Strict
+from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet, Registry, Strict
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def analyze(
-    files: Captures,
+    files: Flows,
     question: Annotated[str, typer.Option("--question", "-q", metavar="TEXT", help="What you want to know, in plain language.")] = "",
     task: Annotated[str, typer.Option("--task", metavar="ID", help="The task, when you know it.")] = "",
     form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
@@ -67,7 +67,16 @@ def analyze(
         summary.interrupted = _pump(rows, summary, form, out)
     if form == "table":
         summary.show(as_json=as_json)
-    _end(hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
+    _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
+
+
+def _blank(analysis: Analysis) -> list[str]:
+    """A line for every task whose adapter cannot say anything of flows without packets and contents."""
+    return [
+        f"{task}: {count:,} flows are unknown: the log has neither packets nor contents of them, which this adapter learnt from"
+        for task, count in analysis.blank().items()
+        if count
+    ]
 
 
 class Hits:
@@ -87,7 +96,7 @@ class _StoppedError(TrafficLLMError):
     exit_code = 130
 
 
-def _end(hits: Hits, skipped: Skipped, *, strict: bool, interrupted: bool, spoken: bool) -> None:
+def _end(analysis: Analysis, hits: Hits, skipped: Skipped, *, strict: bool, interrupted: bool, spoken: bool) -> None:
     """Exit 130, else 3 where inputs were left out, else 8 under `strict` where parts were, else 7; the other reasons go to stderr.
 
     `spoken`: the one object that --json promises stands on stdout, so the rest goes to stderr.
@@ -95,7 +104,7 @@ def _end(hits: Hits, skipped: Skipped, *, strict: bool, interrupted: bool, spoke
     from trafficllm.lifecycle.analyze.captures import incomplete, silences, unread
     from trafficllm.surface.terminal.output import ToldError, note, tell
 
-    for line in silences(skipped):
+    for line in (*silences(skipped), *_blank(analysis)):
         note(line)
     failures: list[TrafficLLMError] = []
     if hits.count:
@@ -177,7 +186,7 @@ def undisturbed() -> Iterator[None]:
 
 def embed(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Captures (files, folders, globs), or one data set made by `data build`.")
+        list[str], typer.Argument(metavar="FILE", help="Captures (files, folders, globs), flow logs, or one data set made by `data build`.")
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Parquet file: flow columns, label where known, vector.")

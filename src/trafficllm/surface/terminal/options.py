@@ -15,6 +15,13 @@ Strict: TypeAlias = Annotated[
 Captures: TypeAlias = Annotated[
     list[str], typer.Argument(metavar="FILE", help="Captures (pcap, pcapng; gz, zst, lz4), folders, globs, or - for stdin.")
 ]
+Flows: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE",
+        help="Captures (pcap, pcapng; gz, zst, lz4), folders, globs, - for stdin; flow logs of Zeek, Suricata, CSV, Parquet.",
+    ),
+]
 Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with one sub-folder of captures a label.")]
 DataSet: TypeAlias = Annotated[Path, typer.Argument(metavar="D", help="A data set made by `data build`.")]
 Task: TypeAlias = Annotated[str, typer.Option("--task", metavar="ID", help="Task id (see `task list`).")]
