@@ -191,6 +191,31 @@ def test_a_flow_opens_at_most_sixteen_packets(monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 2  # the hello is whole: nothing is opened any more
 
 
+def chlo(name: bytes = b"old.example.com") -> bytes:
+    tags = ((b"PAD\x00", b"-" * 700), (b"SNI\x00", name), (b"VER\x00", b"Q043"))
+    ends = np.cumsum([len(value) for _, value in tags]).tolist()
+    index = b"".join(tag + end.to_bytes(4, "little") for (tag, _), end in zip(tags, ends, strict=True))
+    return b"CHLO" + len(tags).to_bytes(2, "little") + bytes(2) + index + b"".join(value for _, value in tags)
+
+
+def test_google_s_quic_before_the_ietf_s_names_its_server_in_clear_text(tmp_path: Path) -> None:
+    head = b"\x09" + b"C" * 8 + b"Q043" + b"\x01" + b"hash" * 3 + b"\xa0\x01\x00\x00"
+    facts = facts_in(tmp_path, [datagram(head + chlo())])
+    assert (facts.service, facts.fields["quic.version"], facts.fields[SNI]) == ("quic", 0x51303433, "old.example.com")
+    later = b"\xc3Q046\x50" + b"C" * 8 + b"\x00\x00\x00\x01" + b"hash" * 3 + b"\x08\x01\x00\x00"
+    assert facts_in(tmp_path, [datagram(later + chlo())]).fields[SNI] == "old.example.com"
+    assert SNI not in facts_of(17, 50000, 443, head + chlo()[:300], b"").fields
+    assert facts_of(17, 50000, 443, head.replace(b"Q0", b"R0") + chlo(), b"").service == ""
+
+
+def test_a_reserved_version_asks_for_negotiation_and_is_quic_none_the_less() -> None:
+    stream = quic_hello()
+    asked = b"\xc3\x1a\x2a\x3a\x4a" + initial(crypto(stream, 0, 900))[5:]
+    facts = facts_of(17, 50000, 443, asked[:512], b"", beyond=(kept([asked, initial(crypto(stream, 0, 900))]), b""))
+    assert (facts.service, facts.fields["quic.version"]) == ("quic", 0x1A2A3A4A)
+    assert facts.fields["tls.handshake.version"] == 0x0303
+
+
 def test_the_reader_keeps_the_client_s_initials_alone(tmp_path: Path) -> None:
     stream = quic_hello()
     first, second = initial(crypto(stream, 0, 900)), initial(crypto(stream, 900, 9999), packet=1)

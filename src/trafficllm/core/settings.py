@@ -48,9 +48,7 @@ class FlowOptions(_Strict):
     table_size: int = _key(1 << 17, "live flows in memory; when it is full the oldest are handed out early", READ_FLOWS, ge=16)
     flip: bool = _key(True, "take the end with the well-known port for the responder where a flow's start is missing", READ_FLOWS)
     checksums: bool = _key(False, "leave packets with wrong checksums out, as Zeek does without -C", READ_FLOWS)
-    hello_bytes: int = _key(
-        8192, "bytes into a direction up to which facts see a client's TLS, DTLS or QUIC hello", READ_FLOWS, ge=0, le=65535
-    )
+    hello_bytes: int = _key(8192, "bytes into a direction up to which facts see a client's hello", READ_FLOWS, ge=0, le=65535)
     tunnels: bool = _key(True, "the flows inside tunnels; false: those of the outermost IP header", READ_FLOWS)
 
 

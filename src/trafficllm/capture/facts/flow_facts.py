@@ -16,6 +16,7 @@ import numpy as np
 from trafficllm.capture.facts import ciphertext, logins, text
 from trafficllm.capture.facts.dns import dns_facts, dns_tcp_facts, looks_like_dns
 from trafficllm.capture.facts.dtls import dtls_fields, looks_like_dtls
+from trafficllm.capture.facts.gquic import gquic_fields, gquic_version
 from trafficllm.capture.facts.http import http_facts, looks_like_http
 from trafficllm.capture.facts.quic import quic_fields, quic_version
 from trafficllm.capture.facts.tls import looks_like_tls, tls_facts
@@ -82,7 +83,7 @@ def _add_hello(service: str, fields: dict[str, int | str | tuple[int, ...]], bey
     """Fields of a QUIC or DTLS client's hello, from kept datagrams or from a prefix that is a single one."""
     datagrams = _datagrams(beyond[0] or beyond[1]) if beyond != _NO_BYTES else [orig or resp]
     if service == "quic":
-        fields.update(quic_fields(datagrams))
+        fields.update(quic_fields(datagrams) or gquic_fields(datagrams[0]))
     elif service == "dtls" or (beyond != _NO_BYTES and looks_like_dtls(datagrams[0])):
         fields.update(dtls_fields(datagrams))
 
@@ -170,7 +171,8 @@ def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
         return dns_facts(orig, resp)
     version = quic_version(orig) or quic_version(resp)
     if version:
-        spans = [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
+        clear = gquic_version(orig) or gquic_version(resp)
+        spans = [] if clear else [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
         return "quic", {"quic.version": version}, spans
     if looks_like_dtls(orig):
         return "dtls", {}, ciphertext.dtls(orig, resp)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from trafficllm.capture.facts.dtls import joined
+from trafficllm.capture.facts.gquic import chlo_fields, gquic_version
 from trafficllm.capture.facts.tls import Fields, bare_hello, varint
 
 if TYPE_CHECKING:
@@ -18,20 +19,25 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 V1, V2 = 0x00000001, 0x6B3343CF
-_DRAFTS = range(0xFF000017, 0xFF000023)
-"""draft-23 to draft-34; what they add to draft-28 is a salt of their own from draft-29 on, and version 1's from draft-33 on."""
-_SALT_V1, _SALT_V2, _SALT_29, _SALT_23 = (
-    bytes.fromhex(text)
-    for text in (
-        "38762cf7f55934b34d179ae6a4c80cadccbb7f0a",  # RFC 9001 5.2
-        "0dede3def700a6db819381be6e269dcbf9bd2ed9",  # RFC 9369 3.3.1
-        "afbfec289993d24c9e9786f19c6111e04390a899",  # draft-ietf-quic-tls-29 5.2
-        "c3eef712c72ebb5a11a7d2432bb46365bef9f502",  # draft-ietf-quic-tls-23 5.2
+_Q050, _T051 = 0x51303530, 0x54303531
+_SALTS = {
+    name: bytes.fromhex(salt)
+    for name, salt in (
+        ("21", "7fbcdb0e7c66bbe9193a96cd21519ebd7a02644a"),  # draft-ietf-quic-tls-21 5.2
+        ("23", "c3eef712c72ebb5a11a7d2432bb46365bef9f502"),  # draft-ietf-quic-tls-23 5.2
+        ("29", "afbfec289993d24c9e9786f19c6111e04390a899"),  # draft-ietf-quic-tls-29 5.2
+        ("1", "38762cf7f55934b34d179ae6a4c80cadccbb7f0a"),  # RFC 9001 5.2
+        ("2", "0dede3def700a6db819381be6e269dcbf9bd2ed9"),  # RFC 9369 3.3.1
+        ("Q050", "504574efd066fe2f9d945cfcdbd3a7f0d3b56b45"),  # Google's, as deployed in 2019 and 2020
+        ("T051", "7a4edef4e7ccee5fa4506c19124fc8ccda6e033d"),
     )
-)
+}
+_VERSIONS = {V1: "1", V2: "2", _Q050: "Q050", _T051: "T051", 0xFACEB001: "21", 0xFACEB002: "23"}
+"""Version -> whose salt it takes; Facebook's two are draft-22 and draft-27."""
+_VERSIONS |= {0xFF000000 + draft: "21" if draft < 23 else "23" if draft < 29 else "29" if draft < 33 else "1" for draft in range(21, 35)}
 _MAX_PACKETS, _MAX_IDS, _MAX_FRAMES, _MAX_CRYPTO = 16, 3, 512, 1 << 14
 _SAMPLE, _TAG = 16, 16
-_PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CLOSE = 0x00, 0x01, 0x02, 0x03, 0x06, 0x1C
+_PADDING, _PING, _ACK, _ACK_ECN, _CRYPTO, _CRYPTO_Q050 = 0x00, 0x01, 0x02, 0x03, 0x06, 0x08
 
 
 class Packet(NamedTuple):
@@ -53,12 +59,24 @@ class Keys(NamedTuple):
 
 
 def quic_version(data: bytes) -> int:
-    """Version of a QUIC long header (RFC 9000 17.2), 0 if it is none."""
+    """Version in a QUIC long header (RFC 9000 17.2) or in gQUIC's public header, 0 if it is neither."""
     if len(data) < 7 or data[0] & 0xC0 != 0xC0:
-        return 0
+        return gquic_version(data)
     version = int.from_bytes(data[1:5], "big")
-    known = version in (V1, V2) or version >> 8 == 0xFF0000 or data[1:2] in {b"Q", b"T"}
-    return version if known and data[5] <= 20 else 0
+    known = version in _VERSIONS or version >> 8 == 0xFF0000 or data[1:2] in {b"Q", b"T"}
+    if known or (_reserved(version) and data[5] >= 8):
+        return version if data[5] <= 20 or data[1:2] == b"Q" else 0
+    return 0
+
+
+def _reserved(version: int) -> bool:
+    """A version that clients name to make servers negotiate (RFC 9000 15)."""
+    return version & 0x0F0F0F0F == 0x0A0A0A0A
+
+
+def _salt(version: int) -> bytes:
+    """The salt of a version's Initial keys, b"" where it is not known; who asks for a reserved version takes draft-29's."""
+    return _SALTS["29"] if _reserved(version) else _SALTS.get(_VERSIONS.get(version, ""), b"")
 
 
 def quic_fields(datagrams: Iterable[bytes]) -> Fields:
@@ -83,14 +101,14 @@ def quic_fields(datagrams: Iterable[bytes]) -> Fields:
                     _crypto(payload, parts)
                     hello = joined(parts)
                     best = max(best, hello, key=len)
-                    if len(hello) > 3 and len(hello) >= 4 + int.from_bytes(hello[1:4], "big"):
+                    if len(hello) > 3 and hello[0] == 1 and len(hello) >= 4 + int.from_bytes(hello[1:4], "big"):
                         return _hello_fields(hello)
                     break
     return _hello_fields(best)
 
 
 def _hello_fields(message: bytes) -> Fields:
-    return bare_hello(message, transport="q") if message else {}
+    return chlo_fields(message) if message.startswith(b"CHLO") else bare_hello(message, transport="q")
 
 
 def initials(data: bytes) -> Iterator[Packet]:
@@ -98,7 +116,7 @@ def initials(data: bytes) -> Iterator[Packet]:
     at, size = 0, len(data)
     while at + 7 < size and data[at] & 0xC0 == 0xC0:
         version, kind = int.from_bytes(data[at + 1 : at + 5], "big"), data[at] >> 4 & 3
-        if version not in (V1, V2) and version not in _DRAFTS:
+        if not _salt(version):
             return
         kind = kind - 1 & 3 if version == V2 else kind  # RFC 9369 3.2: Initial, 0-RTT, Handshake and Retry are numbered from 1
         start, here = at, at + 5
@@ -131,10 +149,8 @@ def initial_keys(version: int, connection: bytes) -> Keys:
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    salt = _SALT_V2 if version == V2 else _SALT_V1 if version == V1 or version >= 0xFF000021 else _SALT_29
-    salt = _SALT_23 if version in _DRAFTS and version < 0xFF00001D else salt
     prefix = b"quicv2 " if version == V2 else b"quic "
-    secret = _expand(hmac.digest(salt, connection, "sha256"), b"client in", 32)
+    secret = _expand(hmac.digest(_salt(version), connection, "sha256"), b"client in", 32)
     protection = Cipher(algorithms.AES128(_expand(secret, prefix + b"hp", 16)), modes.ECB()).encryptor()  # noqa: S305 - RFC 9001 5.4.3
     iv = int.from_bytes(_expand(secret, prefix + b"iv", 12), "big")
     return Keys(AESGCM(_expand(secret, prefix + b"key", 16)), iv, protection)
@@ -167,7 +183,7 @@ def _crypto(payload: bytes, parts: dict[int, bytes]) -> None:
             return
         kind = payload[at]
         at += 1
-        if kind == _CRYPTO:
+        if kind in (_CRYPTO, _CRYPTO_Q050):  # version Q050 has another number; in an Initial both are unmistakable
             offset, at = varint(payload, at, end)
             size, at = varint(payload, at, end)
             if offset < 0 or size < 0 or offset + size > _MAX_CRYPTO:

@@ -5,7 +5,7 @@ at their stream offset less the prefix; datagrams lie one after the other, each 
 fits into the prefix, or that has none, keeps nothing here.
 """
 
-# ruff: noqa: PLR0917 - kernels take their arrays by position
+# ruff: noqa: PLR0917, PLR1714 - kernels take their arrays by position, and a tuple to search in costs numba half a second
 from __future__ import annotations
 
 from typing import Any
@@ -138,6 +138,8 @@ def _carries_hello(buf: U8, source: Word, size: Word) -> Word:
     first = i64(buf[source])
     if first == _RECORD:
         return 1 if size > 25 and buf[source + 1] == 254 and buf[source + 13] == _CLIENT_HELLO else 0
+    if first & 0x89 == 9 and size > _SHORTEST_INITIAL and buf[source + 9] == 81 and buf[source + 10] == 48:
+        return 1  # gQUIC's public header with a version, "Q0.."
     if first & 0xC0 != 0xC0:
         return -1 if first & 0xC0 == 0x40 else 0
     if size < _SHORTEST_INITIAL:
@@ -146,7 +148,11 @@ def _carries_hello(buf: U8, source: Word, size: Word) -> Word:
     kind = first >> 4 & 3
     if high == 0x6B33 and low == 0x43CF:
         return 1 if kind == 1 else 0
-    known = (high == 0 and low == 1) or (high == 0xFF00 and low < 256) or high == 0xFACE
+    if high == 0x5130 or high == 0x5430:  # "Q0..", "T0.."
+        return 1
+    known = (
+        (high == 0 and low == 1) or (high == 0xFF00 and low < 256) or high == 0xFACE or (high & 0x0F0F == 0x0A0A and low & 0x0F0F == 0x0A0A)
+    )
     return 1 if known and kind == 0 else 0
 
 
