@@ -43,8 +43,8 @@ class _Message:
             return 0
         return int(_SHORT(self.data, at)[0])
 
-    def name(self, at: int) -> tuple[str, int]:
-        """(text, position behind it); its own bytes become a span, those pointed to have theirs already."""
+    def name(self, at: int) -> tuple[bytes, int]:
+        """(text in bytes, position behind it); its own bytes become a span, those pointed to have theirs already."""
         data, end = self.data, self.end
         labels: list[bytes] = []
         start, after, size, jumps = at, -1, 0, 0
@@ -68,7 +68,7 @@ class _Message:
         own = after - 2 if after >= 0 else behind
         if own > start:
             self.spans.append(Span(self.dir, start, own, "dns.name"))
-        return b".".join(labels).decode("latin-1"), behind
+        return b".".join(labels), behind
 
     def skip_name(self, at: int) -> int:
         """Position behind a name whose text does not matter."""
@@ -100,15 +100,23 @@ def _parse(message: _Message, fields: Fields) -> int:
         if message.cut:
             return -1
         if "dns.qry.name" not in fields:
-            fields["dns.qry.name"], fields["dns.qry.type"] = text, kind
+            fields["dns.qry.name"], fields["dns.qry.type"] = _text(text), kind
             fields["dns.qry.class"] = message.u16(at + 2) & 0x7FFF
             fields["dns.qry.name.len"] = len(text)
-            fields["dns.count.labels"] = text.count(".") + 1 if text else 0
+            fields["dns.count.labels"] = text.count(b".") + 1 if text else 0
         at += 4
     at, types = _records(message, at, min(records, _MAX_RECORDS))
     if types and answer and "dns.resp.type" not in fields:
         fields["dns.resp.type"] = tuple(types)
     return at if not message.cut and at <= message.end and counts[0] + records <= _MAX_RECORDS and len(data) >= at else -1
+
+
+def _text(name: bytes) -> str:
+    """A name as text: UTF-8 as in multicast DNS (RFC 6762 16), each byte a character where it is not."""
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def _records(message: _Message, at: int, count: int) -> tuple[int, list[int]]:

@@ -8,18 +8,18 @@ where no parser knows the protocol, one of kind "content" covers everything.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from trafficllm.capture.facts import ciphertext, logins, text
+from trafficllm.capture.facts import ciphertext, logins, services, text
 from trafficllm.capture.facts.dns import dns_facts, dns_tcp_facts, looks_like_dns
 from trafficllm.capture.facts.dtls import dtls_fields, looks_like_dtls
-from trafficllm.capture.facts.gquic import gquic_fields, gquic_version
+from trafficllm.capture.facts.gquic import gquic_fields
 from trafficllm.capture.facts.http import http_facts, looks_like_http
+from trafficllm.capture.facts.http2 import PREFACE, http2_facts
 from trafficllm.capture.facts.quic import quic_fields, quic_version
-from trafficllm.capture.facts.tls import looks_like_tls, tls_facts
+from trafficllm.capture.facts.tls import hello_start, looks_like_tls, server_hello_start, tls_facts
 from trafficllm.core.types import I64, ORIG, RESP, Facts, FlowBatch, Span
 
 _TCP, _UDP, _ESP = 6, 17, 50
@@ -101,21 +101,38 @@ def _datagrams(kept: bytes) -> list[bytes]:
 def _tcp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
     if looks_like_tls(orig) or looks_like_tls(resp):
         return tls_facts(orig, resp)
+    start = hello_start(orig)
+    if start < 0:
+        return _plain(orig_p, resp_p, orig, resp)
+    answer = server_hello_start(resp)
+    service, fields, spans = _plain(orig_p, resp_p, orig[:start], resp if answer < 0 else resp[:answer])
+    _, hello, more = tls_facts(orig, resp, starts=(start, answer))
+    return service or "tls", {**fields, **hello}, [*spans, *more]  # STARTTLS, CONNECT, SOCKS...: the service stays what it was
+
+
+def _plain(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
+    """A TCP flow, or its part before TLS."""
     if looks_like_http(orig, resp):
         return http_facts(orig, resp)
+    if orig.startswith(PREFACE):
+        return http2_facts(orig, resp)
     if orig_p in _DNS_PORTS or resp_p in _DNS_PORTS:
         return dns_tcp_facts(orig, resp)
-    if text.looks_like_redis(orig):  # before greetings: it answers +OK, as POP3 does
-        return "", {}, text.redis(orig, resp)
-    service = _banner(orig_p, resp_p, orig, resp)
+    service, fields = services.recognised(services.TCP, (orig_p, resp_p), orig, resp)
     if service in _SESSIONS:
-        return service, {}, _SESSIONS[service](orig, resp)
-    if service:
-        return service, {}, ciphertext.whole(orig, resp, "content")
-    return "", {}, _unnamed(frozenset((orig_p, resp_p)), orig, resp)
+        return service, fields, _SESSIONS[service](orig, resp)
+    if service in _BINARY:
+        return service, fields, ciphertext.whole(orig, resp, "content")
+    return service, fields, _unnamed(frozenset((orig_p, resp_p)), orig, resp)
 
 
-_SESSIONS: dict[str, Callable[[bytes, bytes], list[Span]]] = {**text.SESSIONS, "ssh": ciphertext.ssh, "mysql": logins.mysql}
+_SESSIONS: dict[str, Callable[[bytes, bytes], list[Span]]] = {
+    **text.SESSIONS,
+    "redis": text.redis,
+    "ssh": ciphertext.ssh,
+    "mysql": logins.mysql,
+}
+_BINARY = frozenset({"smb", "rdp", "bittorrent", "socks"})
 
 
 def _unnamed(ports: frozenset[int], orig: bytes, resp: bytes) -> list[Span]:
@@ -135,56 +152,33 @@ def _unnamed(ports: frozenset[int], orig: bytes, resp: bytes) -> list[Span]:
     return ciphertext.whole(orig, resp, "encrypted" if _SSH_PORT in ports else "content")
 
 
-def _banner(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> str:
-    """A service by its greeting."""
-    for service, from_orig, from_resp, pattern, ports in _BANNERS:
-        if ports and orig_p not in ports and resp_p not in ports:
-            continue
-        if (from_orig and pattern.match(orig)) or (from_resp and pattern.match(resp)):
-            return service
-    return ""
-
-
-_BANNERS = tuple(
-    (service, "o" in sides, "r" in sides, re.compile(pattern, re.DOTALL), frozenset(ports))
-    for service, sides, pattern, ports in (
-        ("ssh", "or", rb"SSH-", ()),
-        ("smtp", "r", rb"220", (25, 465, 587)),
-        ("smtp", "r", rb"220.{0,120}SMTP", ()),
-        ("ftp", "r", rb"220", (21, 2121)),
-        ("ftp", "r", rb"220.{0,120}FTP", ()),
-        ("pop3", "r", rb"\+OK", ()),
-        ("imap", "r", rb"\* OK", ()),
-        ("irc", "o", rb"(NICK|USER|PASS) ", tuple(range(6660, 6670))),
-        ("smb", "or", rb".{4}[\xfe\xff]SMB", ()),
-        ("rdp", "o", rb"\x03\x00.{3}\xe0", ()),
-        ("bittorrent", "or", rb"\x13BitTorrent", ()),
-        ("socks", "o", rb"[\x04\x05]", (1080,)),
-        ("mysql", "r", rb".{3}\x00\x0a", (3306,)),
-    )
-)
-
-
 def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
     ports = {orig_p, resp_p}
     if ports & _DNS_PORTS and (looks_like_dns(orig) or looks_like_dns(resp)):
         return dns_facts(orig, resp)
     version = quic_version(orig) or quic_version(resp)
     if version:
-        clear = gquic_version(orig) or gquic_version(resp)
-        spans = [] if clear else [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
+        spans = [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
         return "quic", {"quic.version": version}, spans
     if looks_like_dtls(orig):
         return "dtls", {}, ciphertext.dtls(orig, resp)
     if logins.looks_like_stun(orig) or logins.looks_like_stun(resp):
-        return "stun", {}, logins.stun(orig, resp)
+        return "stun", _stun_fields(orig, resp), logins.stun(orig, resp)
     if orig.startswith((b"M-SEARCH * HTTP/1.1", b"NOTIFY * HTTP/1.1")):
         _, fields, spans = http_facts(orig, resp)
         return "ssdp", fields, spans
     service = next((_UDP_PORTS[port] for port in sorted(ports) if port in _UDP_PORTS), "")
     if not service and (text.looks_like_sip(orig) or text.looks_like_sip(resp)):
         return "sip", {}, text.sip(orig, resp)
-    return service, {}, ciphertext.whole(orig, resp, "content") if service else _unnamed_datagrams(frozenset(ports), orig, resp)
+    if service:
+        return service, {}, ciphertext.whole(orig, resp, "content")
+    service, fields = services.recognised(services.UDP, (orig_p, resp_p), orig, resp)
+    return service, fields, _unnamed_datagrams(frozenset(ports), orig, resp)
+
+
+def _stun_fields(orig: bytes, resp: bytes) -> dict[str, int | str | tuple[int, ...]]:
+    """Type of the first STUN message (RFC 8489 5)."""
+    return {"stun.type": int.from_bytes((orig if logins.looks_like_stun(orig) else resp)[:2], "big")}
 
 
 def _unnamed_datagrams(ports: frozenset[int], orig: bytes, resp: bytes) -> list[Span]:

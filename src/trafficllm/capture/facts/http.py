@@ -32,6 +32,12 @@ _METHODS = (
     b"RPC_OUT_DATA ",
     b"CCM_POST ",
 )
+_WEBDAV = (
+    "PROPPATCH MKCOL COPY MOVE LOCK UNLOCK ACL BIND REBIND UNBIND LINK UNLINK ORDERPATCH MKCALENDAR MKWORKSPACE MKACTIVITY CHECKIN "
+    "CHECKOUT UNCHECKOUT VERSION-CONTROL BASELINE-CONTROL UPDATE UPDATEREDIRECTREF MKREDIRECTREF LABEL MERGE QUERY UNSUBSCRIBE"
+)
+_MORE_METHODS = tuple(name.encode() + b" " for name in _WEBDAV.split())
+"""WebDAV (RFC 4918) and the registry's others: words that other protocols begin with too, so a version must end the line."""
 _SPANS = {b"host": "http.host", b"cookie": "http.cookie", b"set-cookie": "http.cookie"}
 _REQUEST_FIELDS = {b"host": "http.host", b"user-agent": "http.user_agent", b"content-type": "http.content_type", b"referer": "http.referer"}
 _RESPONSE_FIELDS = {b"server": "http.server", b"content-type": "http.response.content_type"}
@@ -41,6 +47,8 @@ _MAX_MESSAGES, _MAX_HEADERS = 16, 100
 
 def looks_like_http(orig: bytes, resp: bytes) -> bool:
     """A request line with a known method, or a status line."""
+    if orig.startswith(_MORE_METHODS) and b" HTTP/1." in orig.split(b"\n", 1)[0]:
+        return True
     return orig.startswith(_METHODS) or resp.startswith(b"HTTP/1.") or orig.startswith(b"HTTP/1.") or resp.startswith(_METHODS)
 
 
@@ -61,7 +69,7 @@ def http_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
 
 def _message(data: bytes, at: int, direction: int, fields: Fields, spans: list[Span]) -> int:
     """One message from `at`; the position behind its body, the prefix's end where there is none or it goes beyond."""
-    if data.startswith(_METHODS, at) and (request := _REQUEST.match(data, at)):
+    if (data.startswith(_METHODS, at) or data.startswith(_MORE_METHODS, at)) and (request := _REQUEST.match(data, at)):
         spans.append(Span(direction, request.start(2), request.end(2), "http.uri"))
         spans.extend(
             Span(direction, *part) for part in target_parts(data, request.start(2), request.end(2), authority=request[1] == b"CONNECT")

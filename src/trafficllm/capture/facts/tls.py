@@ -6,6 +6,7 @@ JA4 after its public specification (FoxIO, BSD-3-Clause part of the JA4 family).
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 
 from trafficllm.core.types import ORIG, RESP, Span
@@ -28,6 +29,8 @@ _ALERT_SIZE = 2
 _BARE = frozenset({0, 3, 14})
 _LONGEST = (1 << 14) + 2048
 _MAX_RECORDS = 64
+_SHORTEST_HELLO = 38  # bytes: version, random, an empty session id, one suite
+_HELLO, _ANSWER = (re.compile(rb"\x16\x03[\x00-\x04](..)" + kind + rb"\x00(..)\x03[\x00-\x03]", re.DOTALL) for kind in (b"\x01", b"\x02"))
 
 
 def looks_like_tls(data: bytes) -> bool:
@@ -44,6 +47,26 @@ def _continues(data: bytes) -> bool:
     if data[0] == _CHANGE_CIPHER and (size != 1 or data[5] != 1):
         return False
     return 0 < size <= _LONGEST and (not behind or (behind[0] in _KINDS and behind[1:] in {b"", b"\x03"}))
+
+
+def hello_start(data: bytes) -> int:
+    """Where a ClientHello's record begins behind plain text, -1 where none does."""
+    return _start(_HELLO, data)
+
+
+def server_hello_start(data: bytes) -> int:
+    """Where a ServerHello's record begins behind plain text, -1 where none does."""
+    return _start(_ANSWER, data)
+
+
+def _start(pattern: re.Pattern[bytes], data: bytes) -> int:
+    if b"\x16\x03" not in data:
+        return -1
+    for match in pattern.finditer(data):
+        record, message = (int.from_bytes(match[k], "big") for k in (1, 2))
+        if 4 < record <= _LONGEST and message >= _SHORTEST_HELLO:
+            return match.start()
+    return -1
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from trafficllm.capture.facts.services import NAMED_BY_BYTES
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records.codec import units as u
@@ -18,6 +19,8 @@ ICMP_PROTOS = (ICMP, ICMP6)
 HIDDEN = "hidden"
 GREASE = 0x0A0A
 _SERVICES = frozenset(u.SERVICES)
+_NO_UNIT = NAMED_BY_BYTES - _SERVICES
+"""Services that readers tell since bases were trained on codec version 1: it has no unit for them, and records stay as they were."""
 
 
 DEFAULT = CodecOptions()
@@ -183,13 +186,20 @@ def _payload(data: bytes, spans: list[tuple[int, int]], direction: int, budget: 
 
 def canonical_facts(facts: Facts) -> Facts:
     """Service and the facts of units.FACTS, clipped to their forms; everything else is not carried."""
-    service = facts.service if facts.service in _SERVICES or not facts.service else "other"
+    service = shown_service(facts.service)
     fields: dict[str, int | str | tuple[int, ...]] = {}
     for name, (form, _) in u.FACTS.items() if facts.fields else ():
         value = fact_value(facts.fields, name, form)
         if value is not None:
             fields[name] = value
     return Facts(service=service, fields=fields)
+
+
+def shown_service(service: str) -> str:
+    """The service as the codec shows it: by its unit, as "other", or not at all."""
+    if service in _SERVICES or not service:
+        return service
+    return "" if service in _NO_UNIT else "other"
 
 
 def fact_value(fields: Mapping[str, int | str | tuple[int, ...]], name: str, form: str) -> int | str | None:

@@ -26,6 +26,7 @@ from trafficllm.records.codec.canonical import (
     filled,
     port_class,
     runs,
+    shown_service,
     text_bytes,
 )
 
@@ -39,7 +40,6 @@ SERVICE_UNITS = {name: u.unit(f"service:{name}") for name in u.SERVICES}
 FACT_UNITS = {name: u.unit(f"fact:{name}") for name in u.FACTS}
 PAYLOAD_UNITS = (u.unit("payload:orig"), u.unit("payload:resp"))
 PROTO, PORTS, ICMP_MARK, MASK, END = (u.unit(n) for n in ("proto", "ports", "icmp", "mask", "end"))
-_OTHER = u.unit("service:other")
 
 
 def encode(record: Record, options: CodecOptions = DEFAULT) -> str:
@@ -116,8 +116,9 @@ def _packet_units(record: Record, limit: int, parts: list[str]) -> None:
 
 
 def _fact_units(facts: Facts, parts: list[str]) -> None:
-    if facts.service:
-        parts.append(SERVICE_UNITS.get(facts.service, _OTHER))
+    service = shown_service(facts.service)
+    if service:
+        parts.append(SERVICE_UNITS[service])
     if not facts.fields:
         return
     for name, (form, _) in u.FACTS.items():
