@@ -21,7 +21,8 @@ from mixture import Mixture
 
 from trafficllm.core.files import read_json
 from trafficllm.core.types import Record
-from trafficllm.model.base.extend import MANIFEST, write_manifest
+from trafficllm.model.base.extend import write_manifest
+from trafficllm.model.base.folder import MANIFEST
 from trafficllm.model.base.load import Base, faster_precision, load_base
 from trafficllm.model.tuning.pretrain import PretrainOptions, continue_on, held_out_loss, pack
 from trafficllm.records import instructions

@@ -15,7 +15,8 @@ from pathlib import Path
 import traffic
 
 from trafficllm.core.files import read_json
-from trafficllm.model.base.extend import MANIFEST, SEEN, load_seen, write_manifest
+from trafficllm.model.base.extend import load_seen, write_manifest
+from trafficllm.model.base.folder import MANIFEST, SEEN
 from trafficllm.records import masks
 from trafficllm.records.dataset.dataset import load
 

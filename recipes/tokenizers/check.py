@@ -25,9 +25,10 @@ from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.files import read_json, sha256_file, write_json
 from trafficllm.core.types import Record, Segment
 from trafficllm.lifecycle.bases.vocabulary import read
+from trafficllm.model.base.folder import COMPANIONS, TOKENIZER
 from trafficllm.model.base.load import default_base
 from trafficllm.model.tokenizer.compare import compare, segmentation_agrees
-from trafficllm.model.tokenizer.extend import COMPANIONS, FILE, extend, load_auto, load_raw, record_text, traffic_ids
+from trafficllm.model.tokenizer.extend import extend, load_auto, load_raw, record_text, traffic_ids
 from trafficllm.model.tokenizer.learn import Matcher
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.records.codec.codec import decode, encode
@@ -140,15 +141,15 @@ def row(source: Path, work: Path, *, tokens: list[str], records: Sequence[Record
     plain, traffic = work / "plain", work / "traffic"
     shutil.rmtree(work, ignore_errors=True)
     plain.mkdir(parents=True)
-    for name in (FILE, *COMPANIONS):
+    for name in (TOKENIZER, *COMPANIONS):
         if (source / name).is_file():
             shutil.copyfile(source / name, plain / name)
     report = extend(plain, tokens, traffic)
     raw, extended = load_raw(plain), load_auto(traffic)
     old, new = raw.get_vocab(with_added_tokens=True), load_raw(traffic).get_vocab(with_added_tokens=True)
-    state = read_json(plain / FILE)
+    state = read_json(plain / TOKENIZER)
     found = {
-        "sha256": sha256_file(plain / FILE),
+        "sha256": sha256_file(plain / TOKENIZER),
         "model": state["model"]["type"] + (" byte_fallback" if state["model"].get("byte_fallback") else ""),
         "class": type(extended).__name__,
         "vocabulary": report.base_vocab,

@@ -32,8 +32,9 @@ import traffic
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import Record
 from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.base.folder import TOKENIZER
 from trafficllm.model.tokenizer.compare import plain_text
-from trafficllm.model.tokenizer.extend import FILE, load_auto
+from trafficllm.model.tokenizer.extend import load_auto
 from trafficllm.model.tokenizer.learn import Matcher, learn
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.codec.units import UNITS
@@ -85,7 +86,7 @@ def plain_costs(kinds: Path, flows: Flows) -> dict[str, dict[str, float]]:
     """Tokens a flow of the readable form, for each plain tokenizer `<kind>/plain` in the folder."""
     texts = {task: [plain_text(record) for record in records] for task, records in flows.records.items()}
     found = {}
-    for place in sorted(path.parent.parent for path in kinds.glob("*/plain/" + FILE)):
+    for place in sorted(path.parent.parent for path in kinds.glob("*/plain/" + TOKENIZER)):
         tokenizer = load_auto(place / "plain")
         found[place.name] = spread({task: per_flow(tokenizer, rows) for task, rows in texts.items()})
     return found
@@ -145,7 +146,7 @@ def measure(size: int, strings: list[str], units: dict[str, list[str]], plain: P
         "learn_s": round(seconds, 1),
         "per_flow": spread({task: per_flow(tokenizer, found) for task, found in units.items()}),
         "load_s": round(median_seconds(lambda: load_auto(place)), 3),
-        "file_mb": round((place / FILE).stat().st_size / 1e6, 2),
+        "file_mb": round((place / TOKENIZER).stat().st_size / 1e6, 2),
         "records_per_s": round(len(every) / encoding),
         "row_parameters": rows,
         "share_of_nano": round(share, 3),

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, write_json
+from trafficllm.core.sealed import sealed
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Segment
 from trafficllm.model.adapter import lora
-from trafficllm.model.base.extend import load_seen, make_traffic_base, weights_sha256, write_manifest
+from trafficllm.model.base.extend import load_seen, make_traffic_base, write_manifest
+from trafficllm.model.base.folder import weights_sha256
 from trafficllm.model.base.load import Base, load_base, resolve
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.eval_step import predict
@@ -89,7 +91,7 @@ def test_every_architecture_goes_the_whole_way(name: str, tmp_path: Path) -> Non
     assert _predicted(Base(stock, reader, tmp_path / "merged"), stock) == named
 
 
-def test_padded_rows_are_used_and_shards_without_vocabulary_are_linked(tmp_path: Path) -> None:
+def test_padded_rows_are_used_and_shards_without_vocabulary_are_taken_over(tmp_path: Path) -> None:
     save_tokenizer("qwen", tmp_path / "plain")
     native = save_model(tmp_path / "plain", "Qwen3Config", rows=8192, head_dim=8, tie_word_embeddings=False)
     tensors = load_file(str(tmp_path / "plain/model.safetensors"))
@@ -105,7 +107,9 @@ def test_padded_rows_are_used_and_shards_without_vocabulary_are_linked(tmp_path:
     index = read_json(tmp_path / "traffic/model.safetensors.index.json")
     held = [load_file(str(tmp_path / "traffic" / file)) for file in shards]
     assert index["metadata"]["total_size"] == sum(value.nbytes for part in held for value in part.values())
-    assert (tmp_path / "traffic/b.safetensors").samefile(tmp_path / "plain/b.safetensors")
+    taken = tmp_path / "traffic/b.safetensors"
+    assert taken.read_bytes() == (tmp_path / "plain/b.safetensors").read_bytes()
+    assert not taken.samefile(tmp_path / "plain/b.safetensors")  # a write to one must not change the other
     base = load_base(tmp_path / "traffic", dtype="float32")
     first = report.tokenizer.first_id
     new = base.model.get_input_embeddings().weight[first : first + report.tokenizer.tokens_added]
@@ -183,8 +187,8 @@ def test_a_base_of_another_codec_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "plain")
     make_traffic_base(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
     manifest = read_json(tmp_path / "traffic/trafficllm.json")
-    write_json(tmp_path / "traffic/trafficllm.json", {**manifest, "codec_hash": "0"})
-    with pytest.raises(ArtifactError, match="codec"):
+    (tmp_path / "traffic/trafficllm.json").write_text(sealed({**manifest, "codec_hash": "0"}))
+    with pytest.raises(ArtifactError, match="another codec version"):
         load_base(tmp_path / "traffic")
 
 

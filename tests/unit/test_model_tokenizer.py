@@ -11,8 +11,9 @@ import pytest
 from model_samples import KINDS, recipe, records, save_model, save_tokenizer, sentences, traffic_tokens
 
 from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.model.base.folder import TOKENIZER
 from trafficllm.model.tokenizer.compare import compare, plain_text, segmentation_agrees
-from trafficllm.model.tokenizer.extend import FILE, extend, forgeable, load_auto, load_raw, record_text, traffic_ids
+from trafficllm.model.tokenizer.extend import extend, forgeable, load_auto, load_raw, record_text, traffic_ids
 from trafficllm.model.tokenizer.learn import MAX_TOKEN_UNITS, STARTS, Matcher, _sample, learn, words
 from trafficllm.records.codec.codec import decode, encode
 from trafficllm.records.codec.units import UNITS
@@ -105,7 +106,7 @@ def test_the_extension_writes_the_same_bytes_twice(tmp_path: Path) -> None:
     save_tokenizer("gpt2", tmp_path / "plain")
     reports = [extend(tmp_path / "plain", traffic_tokens(), tmp_path / name) for name in "ab"]
     assert reports[0] == reports[1]
-    assert (tmp_path / "a" / FILE).read_bytes() == (tmp_path / "b" / FILE).read_bytes()
+    assert (tmp_path / "a" / TOKENIZER).read_bytes() == (tmp_path / "b" / TOKENIZER).read_bytes()
     assert reports[0].tokens_added == len(traffic_tokens())
     with pytest.raises(ArtifactError, match="plane-16"):
         extend(tmp_path / "a", traffic_tokens(), tmp_path / "twice")
@@ -113,17 +114,17 @@ def test_the_extension_writes_the_same_bytes_twice(tmp_path: Path) -> None:
 
 def test_tokenizers_that_cannot_be_extended_safely_are_refused(tmp_path: Path) -> None:
     save_tokenizer("gpt2", tmp_path / "plain")
-    state = json.loads((tmp_path / "plain" / FILE).read_text())
+    state = json.loads((tmp_path / "plain" / TOKENIZER).read_text())
     entry = {**state["added_tokens"][0], "id": 1500, "content": "ENDOFTEXT"}
-    (tmp_path / "plain" / FILE).write_text(json.dumps({**state, "added_tokens": [*state["added_tokens"], entry]}))
+    (tmp_path / "plain" / TOKENIZER).write_text(json.dumps({**state, "added_tokens": [*state["added_tokens"], entry]}))
     with pytest.raises(ArtifactError, match="ENDOFTEXT"):
         extend(tmp_path / "plain", traffic_tokens(), tmp_path / "out")
     vocabulary = state["model"]["vocab"]
     state["model"]["vocab"] = {token: index + (index > 1000) for token, index in vocabulary.items()}
-    (tmp_path / "plain" / FILE).write_text(json.dumps(state))
+    (tmp_path / "plain" / TOKENIZER).write_text(json.dumps(state))
     with pytest.raises(ArtifactError, match="holes"):
         extend(tmp_path / "plain", traffic_tokens(), tmp_path / "out")
-    (tmp_path / "plain" / FILE).write_text("{cut")
+    (tmp_path / "plain" / TOKENIZER).write_text("{cut")
     with pytest.raises(ArtifactError):
         extend(tmp_path / "plain", traffic_tokens(), tmp_path / "out")
     with pytest.raises(ArtifactError):
@@ -134,11 +135,11 @@ def test_tokenizers_that_cannot_be_extended_safely_are_refused(tmp_path: Path) -
 def test_unused_ids_are_filled_and_native_ones_stay(tmp_path: Path) -> None:
     """o200k-style files leave ids free below their control tokens; the library would give the first new token a used id."""
     save_tokenizer("qwen", tmp_path / "plain")
-    state = json.loads((tmp_path / "plain" / FILE).read_text())
+    state = json.loads((tmp_path / "plain" / TOKENIZER).read_text())
     for entry in state["added_tokens"]:
         entry["id"] += 19
         state["model"]["vocab"][entry["content"]] = entry["id"]
-    (tmp_path / "plain" / FILE).write_text(json.dumps(state))
+    (tmp_path / "plain" / TOKENIZER).write_text(json.dumps(state))
     report = extend(tmp_path / "plain", traffic_tokens(), tmp_path / "traffic")
     old, new = load_raw(tmp_path / "plain").get_vocab(), load_raw(tmp_path / "traffic").get_vocab()
     assert max(old.values()) + 1 == len(old) + 19 == report.base_vocab
@@ -246,7 +247,7 @@ def test_a_class_that_takes_its_added_tokens_from_the_configuration(tmp_path: Pa
     """Released Llama-2 and Qwen folders list added tokens in tokenizer_config.json; their classes forget all others on load."""
     save_tokenizer("llama2", tmp_path / "plain")
     path = tmp_path / "plain" / "tokenizer_config.json"
-    state = json.loads((tmp_path / "plain" / FILE).read_text())
+    state = json.loads((tmp_path / "plain" / TOKENIZER).read_text())
     controls = {str(entry["id"]): {key: value for key, value in entry.items() if key != "id"} for entry in state["added_tokens"]}
     config = {**json.loads(path.read_text()), "tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": controls, "legacy": False}
     path.write_text(json.dumps(config))
@@ -263,7 +264,7 @@ def test_a_class_that_takes_its_added_tokens_from_the_configuration(tmp_path: Pa
 def test_a_file_with_private_use_pieces_of_its_own(tmp_path: Path) -> None:
     """Gemma 3 has four plane-16 pieces, two of which our units use: they become unreachable, everything else stays."""
     save_tokenizer("gemma", tmp_path / "plain")
-    path = tmp_path / "plain" / FILE
+    path = tmp_path / "plain" / TOKENIZER
     state = json.loads(path.read_text())
     vocabulary = state["model"]["vocab"]
     for letter in (chr(0x100083), chr(0x10FC01)):

@@ -387,7 +387,7 @@ def read_bytes(path: str | Path, *, largest: int) -> bytes:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 raise InputError("input.unreadable", "not a regular file", input=str(path), hint="check the path")
-            data = stream.read(largest + 1) if about.st_size <= largest else None
+            data = stream.read(about.st_size + 1) if about.st_size <= largest else None  # one more: it may grow meanwhile
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
     except (OSError, ValueError) as error:

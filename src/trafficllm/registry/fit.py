@@ -35,16 +35,17 @@ def reasons(
     manifest: Mapping[str, Any], base_manifest: Mapping[str, Any], codec_hash: str, labels: Sequence[str] | None, profile: str | None
 ) -> list[str]:
     """Why the adapter does not fit, empty when it does; `labels` or `profile` None: whatever the adapter has."""
-    found = [f"{key} is missing from its manifest" for key in KEYS if key not in manifest]
+    misfits = [f"{key} is missing from its manifest" for key in KEYS if key not in manifest]
     here = {**{key: base_manifest.get(key) for key in KEYS[:2]}, "codec_hash": codec_hash}
+    first_kind = "schema" not in manifest  # those recorded no hash of a base without a manifest of its own
     for key, value in here.items():
-        if key in manifest:
-            found += _differs(key, manifest[key], value)
+        if key in manifest and not (first_kind and manifest[key] is None):
+            misfits += _differs(key, manifest[key], value)
     if profile is not None and "profile" in manifest:
-        found += _differs("mask profile", manifest["profile"], profile)
+        misfits += _differs("mask profile", manifest["profile"], profile)
     if labels is not None and "labels" in manifest:
-        found += _label_reasons(manifest["labels"], labels)
-    return found
+        misfits += _label_reasons(manifest["labels"], labels)
+    return misfits
 
 
 def check(
@@ -55,12 +56,12 @@ def check(
     profile: str | None = None,
 ) -> None:
     """Refuse an adapter that does not fit: ArtifactError with every reason."""
-    found = reasons(manifest, base_manifest, codec_hash, labels, profile)
-    if found:
+    misfits = reasons(manifest, base_manifest, codec_hash, labels, profile)
+    if misfits:
         name = f"{manifest.get('task', 'adapter')} {manifest.get('version', '')}".strip()
         raise ArtifactError(
             "artifact.fit",
-            "the adapter does not fit: " + "; ".join(found),
+            "the adapter does not fit: " + "; ".join(misfits),
             input=name,
             hint="use the base it was trained on, or train it again: `trafficllm adapter register`",
         )

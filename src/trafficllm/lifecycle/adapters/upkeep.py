@@ -120,7 +120,7 @@ def _merge(workspace: Workspace, version: Version, out: Path) -> None:
     from trafficllm.infer.engine.scorer import WEIGHT
     from trafficllm.model.adapter import lora
     from trafficllm.model.adapter.readout import Readout
-    from trafficllm.model.base.extend import weight_files
+    from trafficllm.model.base.folder import weight_files
     from trafficllm.model.base.load import load_base, resolve
     from trafficllm.records.codec.units import codec_hash
     from trafficllm.registry import fit

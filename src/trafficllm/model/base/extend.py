@@ -1,11 +1,12 @@
 """A traffic base: any causal checkpoint with traffic rows in its embeddings, written as an ordinary Hugging Face folder.
 
-Works on the safetensors files, never on the whole model: shards without vocabulary rows are hard-linked (copied where links do
-not work), so that a 70 B model is extended in the memory of its embedding matrix.
+Works on the safetensors files, never on the whole model: shards without vocabulary rows are cloned (copied where the file system cannot
+clone), so that a 70 B model is extended in the memory of its embedding matrix.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,15 +19,29 @@ import numpy as np
 import numpy.typing as npt
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.files import atomic_dir, hash64, read_json, sha256_bytes, sha256_file, write_json
+from trafficllm.core.files import atomic_dir, atomic_write, free_space, hash64, inside, read_json, write_json
+from trafficllm.core.sealed import current_sha256, sealed
 from trafficllm.model.base.card import base_card
-from trafficllm.model.tokenizer.extend import COMPANIONS, FILE, TokenizerReport, extend, load_auto
+from trafficllm.model.base.folder import (
+    CARD,
+    COMPANIONS,
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    SEEN,
+    TOKENIZER,
+    file_hashes,
+    index_of,
+    read_manifest,
+    weight_files,
+    weights_sha256,
+)
+from trafficllm.model.base.meta import first_line, meta_model
+from trafficllm.model.tokenizer.extend import TokenizerReport, extend, load_auto
 from trafficllm.records.codec.units import CODEC_VERSION, codec_hash, meaning
 
-MANIFEST = "trafficllm.json"
-SEEN = "seen.bin"
-CARD = "README.md"
-INDEX = "model.safetensors.index.json"
+_BLOCK = 16 << 20
+_FICLONE = 0x40049409
 ROW_MULTIPLE = 64
 """Vocabulary rows are padded to this: odd sizes cost matrix speed, and real checkpoints do the same."""
 Init = Literal["mean", "global", "random"]
@@ -36,7 +51,8 @@ NOISE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class BaseReport:
-    """What `make_traffic_base` wrote: rows before and after, tensors resized, shards linked, hashes, the tokenizer's report."""
+    """What `make_traffic_base` wrote: rows before and after, tensors resized, shards taken over as they are (`linked`), hashes, the
+    tokenizer's report."""
 
     path: str
     rows_before: int
@@ -51,52 +67,30 @@ class BaseReport:
         return asdict(self)
 
 
-def weight_files(folder: Path) -> list[str]:
-    """Names of a checkpoint's safetensors files; ArtifactError where it has none."""
-    index = folder / INDEX
-    if index.is_file():
-        return sorted(set(read_json(index)["weight_map"].values()))
-    if (folder / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    pickled = [path.name for path in folder.glob("pytorch_model*.bin")] if folder.is_dir() else []
-    raise ArtifactError(
-        "artifact.weights",
-        "holds pickled weights only, which are never opened" if pickled else "is no model: no safetensors weights here",
-        input=str(folder),
-        hint="convert it to safetensors first" if pickled else "name a Hugging Face checkpoint folder",
-    )
-
-
-def weights_sha256(folder: str | Path) -> str:
-    """One hash of a checkpoint: its config's and every weight file's, in name order."""
-    place = Path(folder)
-    names = ["config.json", *weight_files(place)]
-    return sha256_bytes("\n".join(f"{name} {sha256_file(place / name)}" for name in names).encode())
-
-
 def write_manifest(folder: str | Path, *, seen: Sequence[int] = (), **facts: Any) -> dict[str, Any]:
     """Write `trafficllm.json` and `seen.bin` beside a traffic base's weights; call again after training them.
 
     `seen` are 64-bit hashes of the masked records it was trained on. Facts of an earlier manifest are kept.
     """
     place = Path(folder)
-    old = read_json(place / MANIFEST) if (place / MANIFEST).is_file() else {}
-    known = set(load_seen(place).tolist()) | set(seen)
-    np.asarray(sorted(known), dtype="<u8").tofile(place / SEEN)
+    old = read_manifest(place) if (place / MANIFEST).is_file() else {}
+    hashes = set(load_seen(place).tolist()) | set(seen)
+    atomic_write(place / SEEN, np.asarray(sorted(hashes), dtype="<u8").tobytes())
     manifest = {
         **old,
         "kind": "traffic",
-        "format": 1,
+        "format": FORMAT,
         **facts,
         "base_sha256": weights_sha256(place),
-        "tokenizer_sha256": sha256_file(place / FILE),
+        "tokenizer_sha256": current_sha256(place / TOKENIZER),
         "codec_version": CODEC_VERSION,
         "codec_hash": codec_hash(),
-        "seen": len(known),
+        "seen": len(hashes),
+        "files": file_hashes(place),
     }
-    write_json(place / MANIFEST, manifest)
+    atomic_write(place / MANIFEST, sealed(manifest))
     if (place / CARD).is_file():
-        (place / CARD).write_text(base_card(manifest), encoding="utf-8")
+        atomic_write(place / CARD, base_card(manifest))
     return manifest
 
 
@@ -110,20 +104,7 @@ def load_seen(folder: str | Path) -> npt.NDArray[np.uint64]:
 
 def _meta_names(folder: Path) -> tuple[list[str], int]:
     """(names of the tensors that have a row for each entry, rows) from the config alone: nothing is loaded."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            "artifact.model",
-            f"is no causal language model: {str(error).splitlines()[0]}",
-            input=str(folder),
-            hint="name a Hugging Face checkpoint folder whose architecture this transformers version knows",
-        ) from error
+    model = meta_model(folder)
     entry, head = model.get_input_embeddings(), model.get_output_embeddings()
     wanted = {id(parameter) for module in (entry, head) if module is not None for parameter in module.parameters()}
     names = [name for name, value in model.named_parameters(remove_duplicate=False) if id(value) in wanted]
@@ -182,33 +163,46 @@ def _resize(tensor: Any, plan: _Plan, name: str) -> Any:
 
 
 def _write_weights(base: Path, folder: Path, names: Sequence[str], plan: _Plan) -> tuple[list[str], int]:
-    """Rewrite shards that hold vocabulary tensors, link the others: (tensors resized, shards linked)."""
+    """Rewrite shards that hold vocabulary tensors, copy the others: (tensors resized, shards copied)."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     resized: list[str] = []
     linked = 0
     for file in weight_files(base):
+        target = _new(folder, file)
         with safe_open(str(base / file), framework="pt") as stream:
             held = [key for key in stream.keys() if _stored_name(key, names)]  # noqa: SIM118 - not a mapping
             metadata = stream.metadata()
         if not held:
-            _link(base / file, folder / file)
+            _clone(base / file, target)
             linked += 1
             continue
         tensors = load_file(str(base / file))
         for key in held:
             tensors[key] = _resize(tensors[key], plan, key)
-        save_file(tensors, str(folder / file), metadata=metadata or {"format": "pt"})
+        save_file(tensors, str(target), metadata=metadata or {"format": "pt"})
         resized += held
     return sorted(resized), linked
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or links not allowed
-        shutil.copyfile(source, target)
+def _new(folder: Path, name: str) -> Path:
+    """The place of a new file in a folder; ArtifactError where the name leads elsewhere or is taken."""
+    path = inside(folder, name)
+    if os.path.lexists(path):
+        hint = "each shard is written once: the index may name a file twice in other letters"
+        raise ArtifactError("artifact.name", f"{name} is there already", input=str(folder), hint=hint)
+    return path
+
+
+def _clone(source: Path, target: Path) -> None:
+    """A copy that shares the source's blocks where the file system can (FICLONE: btrfs, XFS), else a plain one; never a hard link, by
+    which a write to the copy would change the source."""
+    with source.open("rb") as old, target.open("xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            shutil.copyfileobj(old, new, _BLOCK)
 
 
 def _tensor_bytes(folder: Path) -> int:
@@ -225,13 +219,13 @@ def _write_config(base: Path, folder: Path, rows: int, rows_before: int) -> None
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         if part.get("vocab_size") == rows_before:
             part["vocab_size"] = rows
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    atomic_write(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if (base / INDEX).is_file():
-        index = read_json(base / INDEX)
+        index = index_of(base)
         index["metadata"] = {**(index.get("metadata") or {}), "total_size": _tensor_bytes(folder)}
         write_json(folder / INDEX, index)
     if (base / "generation_config.json").is_file():
-        shutil.copyfile(base / "generation_config.json", folder / "generation_config.json")
+        shutil.copyfile(inside(base, "generation_config.json"), _new(folder, "generation_config.json"))
 
 
 def make_traffic_base(
@@ -242,24 +236,30 @@ def make_traffic_base(
     New rows are the mean of the native pieces of each token's meaning ("tcp flags SA"), plus noise; existing rows and all other
     weights keep their bits. Raises ArtifactError where the folder is no causal checkpoint or its tokenizer cannot be extended.
     """
+    from safetensors import SafetensorError
+
     base = Path(base_dir)
     if not (base / "config.json").is_file():
         raise ArtifactError("artifact.model", "is no model folder: no config.json", input=str(base), hint="name a checkpoint folder")
+    free_space(out_dir, sum((base / file).stat().st_size for file in weight_files(base)))
     names, rows_before = _meta_names(base)
     with atomic_dir(out_dir) as folder:
         report = extend(base, tokens, folder / "tokenizer")
-        for file in (FILE, *COMPANIONS):
+        for file in (TOKENIZER, *COMPANIONS):
             if (folder / "tokenizer" / file).is_file():
                 (folder / "tokenizer" / file).replace(folder / file)
         shutil.rmtree(folder / "tokenizer")
         rows = max(rows_before, -(-report.vocab_size // ROW_MULTIPLE) * ROW_MULTIPLE)
         used = min(report.base_vocab, rows_before)
         pieces = [[i for i in ids if i < used] for ids in _pieces(tokens, base)]
-        tensors, linked = _write_weights(base, folder, names, _Plan(used, rows, pieces, init))
+        try:
+            tensors, linked = _write_weights(base, folder, names, _Plan(used, rows, pieces, init))
+        except SafetensorError as error:
+            raise ArtifactError("artifact.weights", first_line(error), input=str(base), hint="the file may be cut") from error
         if not tensors:
             raise ArtifactError("artifact.weights", "its embedding weights were not found", input=str(base))
         _write_config(base, folder, rows, rows_before)
         source = {"name": name or base.name, "sha256": weights_sha256(base), "tokenizer_sha256": report.base_sha256}
         manifest = write_manifest(folder, source=source, init=init, rows=rows, tokenizer=report.as_dict())
-        (folder / CARD).write_text(base_card(manifest), encoding="utf-8")
+        atomic_write(folder / CARD, base_card(manifest))
     return BaseReport(str(out_dir), rows_before, rows, tuple(tensors), linked, str(manifest["base_sha256"]), report)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trafficllm.core.files import read_json
-from trafficllm.model.base.extend import INDEX
+from trafficllm.core.files import inside
+from trafficllm.model.base.folder import INDEX, WEIGHTS, index_of, shards
 
-WEIGHTS = "model.safetensors"
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -35,7 +34,7 @@ def _snapshot(name: str) -> Path | None:
     home = Path(constants.HF_HUB_CACHE) / ("models--" + name.replace("/", "--"))
     reference = home / "refs" / "main"
     if reference.is_file():
-        folder = home / "snapshots" / reference.read_text(encoding="utf-8").strip()
+        folder = inside(home / "snapshots", reference.read_text(encoding="utf-8", errors="replace").strip())
         return folder if folder.is_dir() else None
     return next((path for path in sorted(home.glob("snapshots/*")) if path.is_dir()), None)
 
@@ -46,10 +45,9 @@ def _weights(snapshot: Path) -> list[str]:
         return []
     if not (snapshot / INDEX).is_file():
         return [f"{WEIGHTS} (or its shards, {INDEX})"]
-    index = read_json(snapshot / INDEX)
-    shards = sorted(set(index["weight_map"].values()))
-    gone = [file for file in shards if not (snapshot / file).is_file()]
-    total = (index.get("metadata") or {}).get("total_size")
-    if gone and total:
-        gone[-1] += f" ({len(gone)} of {len(shards)} shards; all together {total / 1e9:.1f} GB)"
+    names = shards(snapshot)
+    gone = [file for file in names if not (snapshot / file).is_file()]
+    total = (index_of(snapshot).get("metadata") or {}).get("total_size")
+    if gone and isinstance(total, int | float):
+        gone[-1] += f" ({len(gone)} of {len(names)} shards; all together {total / 1e9:.1f} GB)"
     return gone

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.files import read_json
-from trafficllm.model.base.extend import MANIFEST, weight_files
+from trafficllm.core.files import recover
+from trafficllm.model.base.folder import checked_manifest, weight_files
 from trafficllm.model.base.hub import cached
+from trafficllm.model.base.meta import first_line, meta_model
 from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
 from trafficllm.records.codec.units import codec_hash
 
@@ -64,6 +65,7 @@ def resolve(path: str | Path) -> Path:
     if name == "plain":
         return plain_base()
     folder = Path(name).expanduser()
+    recover(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ArtifactError("artifact.model", "is no model folder: no config.json", input=name, hint="name a checkpoint folder")
@@ -132,30 +134,31 @@ def load_base(path: str | Path = "default", *, dtype: Precision = "auto", device
 
     logging.disable_progress_bar()  # "Loading weights" would mix with the surface's own progress on stderr
     folder = resolve(path)
-    weight_files(folder)
+    meta_model(folder)
+    manifest = checked_manifest(folder)
     tokenizer = load_auto(folder)
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     kind = precision_for(folder) if dtype == "auto" else dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, told = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype="auto" if kind == "stored" else getattr(torch, kind),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ArtifactError(
-            "artifact.model", f"cannot be opened: {str(error).splitlines()[0]}", input=str(path), hint="check the folder"
-        ) from error
-    _check(model, tokenizer, manifest, str(path))
+    except Exception as error:  # of a malformed folder the libraries raise whatever they stumble over
+        raise ArtifactError("artifact.model", f"cannot be opened: {first_line(error)}", input=str(path), hint="check the folder") from error
+    _check(model, tokenizer, manifest, told, str(path))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return Base(model.to(device).eval(), tokenizer, folder, manifest)
 
 
-def _check(model: Any, tokenizer: Any, manifest: dict[str, Any], name: str) -> None:
-    reasons = []
+def _check(model: Any, tokenizer: Any, manifest: dict[str, Any], told: dict[str, Any], name: str) -> None:
+    """`told` is what transformers says of the loading: a tensor that is missing or of another shape would hold random numbers."""
+    lost = sorted(map(str, [*told.get("missing_keys", ()), *told.get("mismatched_keys", ())]))
+    reasons = [f"{len(lost)} of its tensors are missing or of another shape, {lost[0][:80]} first"] if lost else []
     rows = int(model.get_input_embeddings().weight.shape[0])
     if rows < len(tokenizer):
         reasons.append(f"{len(tokenizer)} tokens but {rows} embedding rows")

@@ -16,22 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.files import atomic_dir, atomic_write, sha256_file
+from trafficllm.core.files import atomic_dir, atomic_write, inside, read_json, sha256_file
+from trafficllm.model.base.folder import COMPANIONS, TOKENIZER, check_folder
+from trafficllm.model.base.meta import first_line
 
-FILE = "tokenizer.json"
-COMPANIONS = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-)
-"""Files beside tokenizer.json that a tokenizer class may read; copied as they are."""
 MOST_HOLES = 4096
 """More unused ids than this are no oversight but a broken file."""
 MOST_PLANE16 = 64
@@ -69,25 +57,28 @@ def load_raw(folder: str | Path) -> Any:
     """The `tokenizers.Tokenizer` of a folder; ArtifactError where there is none or it is not one."""
     from tokenizers import Tokenizer
 
-    path = Path(folder) / FILE
+    path = inside(folder, TOKENIZER)
     if not path.is_file():
         raise ArtifactError("artifact.tokenizer", "no tokenizer.json in this folder", input=str(folder), hint="name a model folder")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception on a malformed file
-        raise ArtifactError("artifact.tokenizer", f"not a tokenizer: {error}", input=str(path), hint="the file may be cut") from error
+        raise ArtifactError(
+            "artifact.tokenizer", f"not a tokenizer: {first_line(error)}", input=str(path), hint="the file may be cut"
+        ) from error
 
 
 def load_auto(folder: str | Path) -> Any:
     """The transformers tokenizer of a local folder, by its own class; never runs code from the folder."""
     from transformers import AutoTokenizer
 
+    check_folder(Path(folder))
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # of a malformed folder the library raises whatever it stumbles over
         raise ArtifactError(
             "artifact.tokenizer",
-            f"no tokenizer that can be loaded: {str(error).splitlines()[0]}",
+            f"no tokenizer that can be loaded: {first_line(error)}",
             input=str(folder),
             hint="name a folder that holds tokenizer.json",
         ) from error
@@ -189,18 +180,18 @@ def extend(base_dir: str | Path, tokens: Sequence[str], out_dir: str | Path) -> 
     base = Path(base_dir)
     auto = load_auto(base)
     with atomic_dir(out_dir) as folder:
-        if not (base / FILE).is_file():
+        if not (base / TOKENIZER).is_file():
             auto.save_pretrained(folder)  # a folder with only a SentencePiece model: the class converts it
         else:
-            for name in (FILE, *COMPANIONS):
+            for name in (TOKENIZER, *COMPANIONS):
                 if (base / name).is_file():
-                    shutil.copyfile(base / name, folder / name)
-        source_hash = sha256_file(folder / FILE)
+                    shutil.copyfile(inside(base, name), inside(folder, name))
+        source_hash = sha256_file(folder / TOKENIZER)
         raw, holes = fill_holes(load_raw(folder))
         raw, freed = free_plane16(raw)
         check_base(raw, str(base))
         if holes or freed:
-            raw.save(str(folder / FILE))
+            raw.save(str(folder / TOKENIZER))
             auto = load_auto(folder)
         _sync_class_tokens(raw, auto, str(base))
         loose = forgeable({token.content for token in auto.added_tokens_decoder.values() if token.special})
@@ -217,7 +208,7 @@ def extend(base_dir: str | Path, tokens: Sequence[str], out_dir: str | Path) -> 
 def _add(raw: Any, tokens: Sequence[str], folder: Path, source_hash: str) -> TokenizerReport:
     before = int(raw.get_vocab_size(with_added_tokens=True))
     added = int(raw.add_tokens(added_tokens(tokens)))
-    raw.save(str(folder / FILE))
+    raw.save(str(folder / TOKENIZER))
     _tell_config(folder, tokens, before)
     after = load_raw(folder)
     auto = load_auto(folder)
@@ -233,14 +224,14 @@ def _add(raw: Any, tokens: Sequence[str], folder: Path, source_hash: str) -> Tok
                 hint="the tokenizer's class renumbers its tokens on load",
             )
     size = int(after.get_vocab_size(with_added_tokens=True))
-    return TokenizerReport(before, size, added, before, source_hash, sha256_file(folder / FILE))
+    return TokenizerReport(before, size, added, before, source_hash, sha256_file(folder / TOKENIZER))
 
 
 def _tell_config(folder: Path, tokens: Sequence[str], first: int) -> None:
     """List the tokens in `added_tokens_decoder` too where the configuration has one: classes that rebuild their pipeline on load
     (Llama's, Qwen2's) take their added tokens from there, and would drop those that only tokenizer.json names."""
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     if not isinstance(config.get("added_tokens_decoder"), dict):
         return
     config["added_tokens_decoder"].update({str(first + place): {"content": token, **_FLAGS} for place, token in enumerate(tokens)})
