@@ -37,7 +37,7 @@ from trafficllm.model.adapter.lora import attach, detach, save_adapter
 from trafficllm.model.base.load import load_base
 from trafficllm.model.tuning.job import peak_bytes
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 TASK = get_task("MTD")
@@ -46,7 +46,7 @@ NEW_TOKENS, RUNS, ROWS = 16, 5, 32
 
 def flows(n: int, folder: Path) -> list[Record]:
     """`n` masked training records, no two alike: the engine scores equal prompts once, which should not flatter it here."""
-    build_dataset(CAPTURES / "MTD", task=TASK, out=folder, reserved=CAPTURES / "reserved.csv", cap=60, seed=0)
+    build_dataset(CAPTURES / "MTD", task=TASK, out=folder, options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
     data = load(folder)
     idx = np.random.default_rng(0).permutation(data.indices("train")).tolist()
     different = dict(zip(data.units(idx), idx, strict=True))

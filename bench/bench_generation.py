@@ -35,7 +35,7 @@ from trafficllm.lifecycle.adapters.learn_generator import generator_data
 from trafficllm.model.base.load import load_base
 from trafficllm.model.tuning.job import tune_generation
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 
 TASK, LABEL = get_task("MTG"), "Neris"
 RUNS, ROWS, SINGLES, BATCHED, STEPS = 5, 32, 2, 32, 60
@@ -43,7 +43,7 @@ RUNS, ROWS, SINGLES, BATCHED, STEPS = 5, 32, 2, 32, 60
 
 def adapter_of(base: Any, place: Path) -> Path:
     """A generation adapter after a few steps on the bundled captures."""
-    build_dataset(CAPTURES / "MTD", task=TASK, out=place / "data", reserved=CAPTURES / "reserved.csv", cap=60, seed=0)
+    build_dataset(CAPTURES / "MTD", task=TASK, out=place / "data", options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
     data = generator_data(load(place / "data"), task=TASK, labels=[LABEL])
     tune_generation(base, data, place / "adapter", TuneOptions(max_steps=STEPS, looks=0))
     return place / "adapter"

@@ -117,9 +117,9 @@ def _those(frames: Any, wanted: set[int]) -> Any:
 def _ours(folder: Path, task: str, workers: int, out: Path) -> int:
     """Build the data set; returns the flows read."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
 
-    report = build_dataset(folder, task=get_task(task), out=out, split="flow", workers=workers)
+    report = build_dataset(folder, task=get_task(task), out=out, options=BuildOptions(split="flow", workers=workers))
     shutil.rmtree(out)
     return sum(int(file["flows"]) for file in report.manifest["files"])
 

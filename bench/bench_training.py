@@ -32,7 +32,7 @@ from trafficllm.model.tuning.collate import plan_batches
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.job import TuneData, tune_task
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 
 RUNS = 5
 CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures" / "MTD"
@@ -43,7 +43,7 @@ def rows(count: int, data: Path | None, folder: Path) -> tuple[TuneData, str]:
     """Prompts and labels of a data set's training part, or of the bundled malware captures, repeated up to `count` rows; its hash."""
     if data is None:
         data = folder / "data"
-        build_dataset(CAPTURES, task=get_task("MTD"), out=data, profile="strict", seed=0, progress=Silent())
+        build_dataset(CAPTURES, task=get_task("MTD"), out=data, options=BuildOptions(profile="strict", seed=0), progress=Silent())
     opened = load(data)
     made = tune_data(opened, augment=False)
     pairs = list(zip(made.prompts, made.answers, strict=True))

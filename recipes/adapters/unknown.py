@@ -38,7 +38,7 @@ from trafficllm.model.tuning import job as tune
 from trafficllm.model.tuning.augment import augment
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 DRAWS, LEFT_OUT, CAP, SEED = 5, 4, 300, 0
@@ -51,7 +51,9 @@ BUDGET_S = 30.0
 def data_set(out: Path) -> Dataset:
     """MTD from the bundled captures, as the quickstart builds it."""
     if not (out / "manifest.json").is_file():
-        build_dataset(CAPTURES / "MTD", task=get_task("MTD"), out=out, seed=SEED, reserved=CAPTURES / "reserved.csv", cap=CAP)
+        build_dataset(
+            CAPTURES / "MTD", task=get_task("MTD"), out=out, options=BuildOptions(seed=SEED, reserved=CAPTURES / "reserved.csv", cap=CAP)
+        )
     return load(out)
 
 

@@ -24,7 +24,7 @@ import trafficllm
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import Silent
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 from trafficllm.records.dataset.reserved import Reserved
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
@@ -55,7 +55,7 @@ def data(out: Path) -> dict[str, Any]:
     captures(out / "captures")
     rows = {}
     for side in ("old", "new", "both"):
-        build_dataset(out / "captures" / side, task=get_task("MTD"), out=out / "data" / side, seed=SEED, cap=CAP)
+        build_dataset(out / "captures" / side, task=get_task("MTD"), out=out / "data" / side, options=BuildOptions(seed=SEED, cap=CAP))
         made = load(out / "data" / side)
         rows[side] = {part: len(made.indices(part)) for part in ("train", "val", "test")}
     return {"rows": rows, "steps": int(os.environ.get(STEPS, FULL_STEPS))}

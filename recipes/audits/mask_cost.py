@@ -15,7 +15,7 @@ from trafficllm.core.metrics import macro_f1
 from trafficllm.evaluate.baselines.learners import Data, Part
 from trafficllm.evaluate.baselines.table import LINEAR, fit
 from trafficllm.lifecycle.datasets import pick_task
-from trafficllm.records.dataset.builder import build_dataset
+from trafficllm.records.dataset.builder import BuildOptions, build_dataset
 from trafficllm.records.dataset.dataset import load
 
 MODELS = ("lightgbm", "random_forest")
@@ -24,7 +24,7 @@ MODELS = ("lightgbm", "random_forest")
 def cost(folder: Path, keep: Sequence[str], seed: int) -> str:
     """The line of one folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        build_dataset(folder, task=pick_task(folder, "", ()), out=Path(scratch) / "data", keep=keep, seed=seed)
+        build_dataset(folder, task=pick_task(folder, "", ()), out=Path(scratch) / "data", options=BuildOptions(keep=keep, seed=seed))
         data = load(Path(scratch) / "data")
     labels = list(data.manifest["trainable"])
     sides = []

@@ -30,7 +30,7 @@ from trafficllm.model.tuning.pretrain import PretrainOptions, held_out_loss, pac
 from trafficllm.records import masks
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec.codec import encode
-from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 RECIPE = tomllib.loads(Path(__file__).with_name("nano.toml").read_text(encoding="utf-8"))["traffic"]
@@ -40,7 +40,12 @@ def bundled_sets(out: Path) -> list[Dataset]:
     """The data sets the quickstart makes of the bundled captures: nothing is learnt from them, all they hold back is held back here."""
     made = []
     for task in ("MTD", "EAC"):
-        build_dataset(CAPTURES / task, task=get_task(task), out=out / task, reserved=CAPTURES / "reserved.csv", seed=RECIPE["seed"])
+        build_dataset(
+            CAPTURES / task,
+            task=get_task(task),
+            out=out / task,
+            options=BuildOptions(reserved=CAPTURES / "reserved.csv", seed=RECIPE["seed"]),
+        )
         made.append(load(out / task))
     return made
 
@@ -53,10 +58,7 @@ def data_sets(data: Path, out: Path) -> dict[str, Dataset]:
             data / folder,
             task=get_task(task),
             out=out / folder,
-            reserved=data / "RESERVED.csv",
-            cap=RECIPE["cap"],
-            keep=("housekeeping",),
-            seed=RECIPE["seed"],
+            options=BuildOptions(reserved=data / "RESERVED.csv", cap=RECIPE["cap"], keep=("housekeeping",), seed=RECIPE["seed"]),
         )
         made[folder] = load(out / folder)
     return made

@@ -26,7 +26,7 @@ from trafficllm.evaluate.baselines import features
 from trafficllm.evaluate.baselines.learners import Data, Part, fit_booster
 from trafficllm.lifecycle.datasets import pick_task
 from trafficllm.records.codec.codec import encode
-from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
 
 POINTS = ((4, 96), (8, 96), (16, 96), (32, 96), (16, 0), (16, 32), (16, 64), (16, 160))
 """Packets and payload bytes a direction."""
@@ -129,7 +129,9 @@ def main() -> None:
     results: dict[str, Any] = read_json(chosen.out) if chosen.out.is_file() else {"schema": "trafficllm.records_grid/1", "sets": {}}
     for name in chosen.only:
         place = chosen.work / name
-        build_dataset(chosen.data / name, task=pick_task(chosen.data / name, "", ()), out=place, workers=1, progress=Silent())
+        build_dataset(
+            chosen.data / name, task=pick_task(chosen.data / name, "", ()), out=place, options=BuildOptions(workers=1), progress=Silent()
+        )
         dataset = load(place)
         about = {"classes": len(told(dataset)), "train": TRAIN, "judged": JUDGED, "learner": "lightgbm", "params": PARAMS, "part": "val"}
         entry = results["sets"].setdefault(name, {**about, "points": {}})

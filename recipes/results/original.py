@@ -90,7 +90,7 @@ def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.tuning.job import tune_task
     from trafficllm.records.catalog import load_tasks
-    from trafficllm.records.dataset.dataset import build_dataset, load
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 
     place = asked.out / files.name / way
     report = place / "report.json"
@@ -98,7 +98,9 @@ def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
         name = files.known[0]
         task = load_tasks().get(name) or new_task(name)
         source = laid_out(files, way, place / "files")
-        build_dataset(source, task=task, out=place / "data", profile=WAYS[way], cap=asked.cap or None, progress=Silent())
+        build_dataset(
+            source, task=task, out=place / "data", options=BuildOptions(profile=WAYS[way], cap=asked.cap or None), progress=Silent()
+        )
         workspace = Workspace(base=asked.base)
         options = TuneOptions(max_seconds=asked.seconds or None, max_steps=asked.steps or None, epochs=1000, seed=0)
         tune_task(workspace.base, learn.tune_data(load(place / "data")), place / "adapter", options, Silent())

@@ -88,7 +88,7 @@ def base_sha(name: str) -> str:
 def data(run: Run, task: str, _: int) -> None:
     """The data set, reserved flows in its test part."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
 
     entry = run.entry(task)
     folder = run.data / entry["folder"]
@@ -98,9 +98,7 @@ def data(run: Run, task: str, _: int) -> None:
         folder,
         task=get_task(task),
         out=run.dataset(task),
-        cap=run.cap or entry.get("cap"),
-        reserved=run.data / "RESERVED.csv",
-        workers=run.threads,
+        options=BuildOptions(cap=run.cap or entry.get("cap"), reserved=run.data / "RESERVED.csv", workers=run.threads),
         progress=Silent(),
     )
 

@@ -83,13 +83,15 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     from trafficllm.lifecycle.studies.drift import drift
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
 
     out: Path = asked.out
     if not (out / "cut.json").is_file():
         folders(asked.data, out)
     app, task = Workspace(base=asked.base, registry=str(out / "registry")), get_task("EVD")
-    build_dataset(out / "captures" / OLD, task=task, out=out / "data", cap=asked.cap, split="capture", progress=Silent())
+    build_dataset(
+        out / "captures" / OLD, task=task, out=out / "data", options=BuildOptions(cap=asked.cap, split="capture"), progress=Silent()
+    )
     options = TuneOptions(max_seconds=asked.seconds, epochs=1000)
     given = {"task": task, "base": app.base, "registry": app.registry, "options": options, "baselines": False}
     once(out / "register.json", lambda: learn.register(out / "data", workdir=out / "tune", **given))

@@ -40,7 +40,7 @@ def left_out(folders: Mapping[str, str], task: str) -> list[str]:
 def narrow(traffic: ModuleType, task: str, data: Path, out: Path) -> None:
     """Make the traffic step forget a task: none of its folders, and nothing of their captures or contents in any other folder."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset.dataset import PARTS, build_dataset, load
+    from trafficllm.records.dataset.dataset import PARTS, BuildOptions, build_dataset, load
 
     gone = left_out(traffic.RECIPE["folders"], task)
     hidden = []
@@ -49,8 +49,7 @@ def narrow(traffic: ModuleType, task: str, data: Path, out: Path) -> None:
             data / folder,
             task=get_task(task),
             out=out / "hidden" / folder,
-            keep=("housekeeping",),
-            reserved=data / "RESERVED.csv",
+            options=BuildOptions(keep=("housekeeping",), reserved=data / "RESERVED.csv"),
             progress=Silent(),
         )
         hidden.append(load(out / "hidden" / folder))
@@ -94,7 +93,7 @@ def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
     from trafficllm.lifecycle.studies.transfer import transfer
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
 
     if not out.is_file():
         data = asked.out / asked.task / "data"
@@ -102,8 +101,7 @@ def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
             asked.data / FOLDER[asked.task],
             task=get_task(asked.task),
             out=data,
-            cap=600,
-            reserved=asked.data / "RESERVED.csv",
+            options=BuildOptions(cap=600, reserved=asked.data / "RESERVED.csv"),
             progress=Silent(),
         )
         app = Workspace(base=base, registry=str(asked.out / "registry"))

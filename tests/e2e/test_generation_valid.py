@@ -50,9 +50,9 @@ def test_10000_flows_of_a_tuned_model_are_valid(tmp_path: Path) -> None:
     from trafficllm.evaluate.fidelity.identifiers import overlap
     from trafficllm.lifecycle.adapters.learn_generator import generator_data, values_of
     from trafficllm.model.tuning.job import tune_generation
-    from trafficllm.records.dataset.dataset import build_dataset, load
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 
-    build_dataset(CAPTURES / "MTD", task=TASK, out=tmp_path / "data", reserved=CAPTURES / "reserved.csv", cap=100)
+    build_dataset(CAPTURES / "MTD", task=TASK, out=tmp_path / "data", options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=100))
     data = load(tmp_path / "data")
     labels = sorted(set(data.labels_of(data.indices("train"))))[:CLASSES]
     base = load_base("default")

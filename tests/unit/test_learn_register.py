@@ -12,19 +12,23 @@ import numpy as np
 import pytest
 
 from trafficllm.capture.flows.assembly import read_flows
-from trafficllm.core.errors import InputError
-from trafficllm.core.settings import TuneOptions
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.settings import Config, FlowOptions, TuneOptions
 from trafficllm.evaluate.quality import validate
 from trafficllm.infer.detector import Detector, TaskModel
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.scorer import WEIGHT
 from trafficllm.lifecycle.adapters import learn
-from trafficllm.lifecycle.studies import scoring
+from trafficllm.lifecycle.adapters import register as registering
+from trafficllm.lifecycle.analyze import verdicts
+from trafficllm.lifecycle.studies import run, scoring
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec import view
 from trafficllm.records.codec.codec import decode, encode
-from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
+from trafficllm.records.record_shape import RecordShape
 from trafficllm.registry.store import Registry
 
 TASK = get_task("EAC")
@@ -37,7 +41,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> dict[str,
     place = tmp_path_factory.mktemp("learn")
     for label in LABELS:
         shutil.copytree(captures / "EAC" / label, place / "captures" / label)
-    build_dataset(place / "captures", task=TASK, out=place / "data", cap=15)
+    build_dataset(place / "captures", task=TASK, out=place / "data", options=BuildOptions(cap=15))
     base = load_base(samples.write_base(place / "base"), dtype="float32")
     registry = Registry(place / "registry")
     out = place / "tune"
@@ -105,6 +109,36 @@ def test_a_capture_streams_through(made: dict[str, Any], captures: Path) -> None
         assert abs(sum(row["probabilities"].values()) - 1) < 1e-6
         assert all(item["frame"] >= 1 for item in row["evidence"])
         json.dumps(row, allow_nan=False)
+
+
+def test_serving_follows_the_adapters_own_records(made: dict[str, Any], tmp_path: Path) -> None:
+    """A data set of short records gives an adapter that is served with short records, whatever the configuration leaves open."""
+    manifest = made["registry"].live("EAC").manifest
+    assert manifest["record"] == made["data"].manifest["record"] == RecordShape().as_dict()
+    changed = {**manifest, "record": RecordShape(capture=FlowOptions(max_packets=3)).as_dict()}
+    registry = Registry(tmp_path / "r")
+    registry.register("EAC", made["registry"].live("EAC").path, changed, status="live")
+    where = {"base": str(made["place"] / "base"), "registry": str(tmp_path / "r")}
+    free = Workspace(**where, config=Config.model_validate({"capture": {"table_size": 4096}}))
+    options = verdicts.flow_options(free, ["EAC"])
+    assert (options.max_packets, options.table_size) == (3, 4096)
+    bound = Workspace(**where, config=Config.model_validate({"capture": {"max_packets": 8}}))
+    for ask in (
+        lambda: verdicts.start(bound, [made["place"] / "captures"], task="EAC"),
+        lambda: run.pick(bound, made["data"], None),
+        lambda: run.pick(free, made["data"], None),
+        lambda: registering.update(bound, made["place"] / "captures", "EAC"),
+        lambda: registering.register(bound, made["place"] / "data", "EAC"),
+    ):
+        with pytest.raises(UsageError, match=r"max_packets is \d+, not \d+") as caught:
+            ask()
+        assert caught.value.hint
+
+
+def test_a_profile_that_is_not_the_data_sets_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
+    workspace = Workspace(base=str(made["place"] / "base"), registry=str(tmp_path / "r"))
+    with pytest.raises(UsageError, match=r'profile is "strict", not "raw"'):
+        registering.register(workspace, made["place"] / "data", "EAC", profile="raw")
 
 
 def test_the_same_call_reuses_what_is_trained_and_adds_a_version(made: dict[str, Any]) -> None:

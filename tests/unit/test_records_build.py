@@ -16,7 +16,7 @@ from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import sha256_file
 from trafficllm.records.catalog import get_task
 from trafficllm.records.dataset import spread
-from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
 
 FILES = ("records.parquet", "marks.parquet", "manifest.json", "card.md", "split.json", "splits/fold-1.json", "splits/shots-3.json")
 OPTIONS = {"folds": 3, "few_shot": (3, 6)}
@@ -30,7 +30,7 @@ def _small(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", name="built")
 def _built(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     out = tmp_path_factory.mktemp("out") / "ds"
-    build_dataset(small, task=get_task("MTD"), out=out, workers=1, **OPTIONS)
+    build_dataset(small, task=get_task("MTD"), out=out, options=BuildOptions(workers=1, **OPTIONS))
     return load(out)
 
 
@@ -40,7 +40,7 @@ def _bytes(folder: Path) -> dict[str, str]:
 
 def test_two_workers_write_what_one_writes(small: Path, built: Dataset, tmp_path: Path) -> None:
     assert spread.can_fork() or sys.platform != "linux"
-    build_dataset(small, task=get_task("MTD"), out=tmp_path / "two", workers=2, **OPTIONS)
+    build_dataset(small, task=get_task("MTD"), out=tmp_path / "two", options=BuildOptions(workers=2, **OPTIONS))
     assert _bytes(tmp_path / "two") == _bytes(built.path)
     assert sorted(p.name for p in built.path.iterdir()) == [
         "card.md",
@@ -54,8 +54,9 @@ def test_two_workers_write_what_one_writes(small: Path, built: Dataset, tmp_path
 
 def test_five_hash_seeds_write_the_same_bytes(small: Path, built: Dataset, tmp_path: Path) -> None:
     code = (
-        "import sys; from trafficllm.records.dataset.dataset import build_dataset; from trafficllm.records.catalog import get_task;"
-        "build_dataset(sys.argv[1], task=get_task('MTD'), out=sys.argv[2], folds=3, few_shot=(3, 6), workers=1)"
+        "import sys; from trafficllm.records.dataset.dataset import BuildOptions, build_dataset;"
+        "from trafficllm.records.catalog import get_task;"
+        "build_dataset(sys.argv[1], task=get_task('MTD'), out=sys.argv[2], options=BuildOptions(folds=3, few_shot=(3, 6), workers=1))"
     )
     running = [
         subprocess.Popen(
@@ -73,7 +74,7 @@ def test_an_error_in_a_worker_is_told_as_it_is(small: Path, tmp_path: Path) -> N
     shutil.copytree(small, root)
     (root / "Zeus" / "broken.pcap").write_bytes(b"no capture at all, only words")
     with pytest.raises(InputError) as caught:
-        build_dataset(root, task=get_task("MTD"), out=tmp_path / "out", workers=2)
+        build_dataset(root, task=get_task("MTD"), out=tmp_path / "out", options=BuildOptions(workers=2))
     assert caught.value.input.endswith("broken.pcap")
     assert caught.value.hint
     assert not (tmp_path / "out").exists()
@@ -98,7 +99,9 @@ def test_a_split_file_gives_the_split_back_elsewhere(small: Path, built: Dataset
         place = moved / file.parent.name / "deeper" / f"x_{file.name}"
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
-    report = build_dataset(moved, task=get_task("MTD"), out=tmp_path / "again", split_from=built.path / "split.json", profile="header")
+    report = build_dataset(
+        moved, task=get_task("MTD"), out=tmp_path / "again", options=BuildOptions(split_from=built.path / "split.json", profile="header")
+    )
     again = load(tmp_path / "again")
     assert _rows(again) == _rows(built)
     assert report.manifest["split"]["unit"] == "fixed"
@@ -110,15 +113,15 @@ def test_a_split_file_may_not_teach_reserved_flows(small: Path, built: Dataset, 
     swapped["train"], swapped["test"] = swapped["test"], []
     (tmp_path / "bad.json").write_text(json.dumps(body))
     with pytest.raises(InputError) as caught:
-        build_dataset(small, task=get_task("MTD"), out=tmp_path / "no", split_from=tmp_path / "bad.json")
+        build_dataset(small, task=get_task("MTD"), out=tmp_path / "no", options=BuildOptions(split_from=tmp_path / "bad.json"))
     assert caught.value.code == "input.reserved"
     assert swapped["file"] in caught.value.where
     (tmp_path / "none.json").write_text('{"schema": "trafficllm.split/1", "files": []}')
     with pytest.raises(InputError, match="names none"):
-        build_dataset(small, task=get_task("MTD"), out=tmp_path / "no", split_from=tmp_path / "none.json")
+        build_dataset(small, task=get_task("MTD"), out=tmp_path / "no", options=BuildOptions(split_from=tmp_path / "none.json"))
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(InputError, match="not a split file"):
-        build_dataset(small, task=get_task("MTD"), out=tmp_path / "no", split_from=tmp_path / "other.json")
+        build_dataset(small, task=get_task("MTD"), out=tmp_path / "no", options=BuildOptions(split_from=tmp_path / "other.json"))
 
 
 def test_a_split_file_that_parts_copies_is_leaky(small: Path, built: Dataset, tmp_path: Path) -> None:
@@ -127,7 +130,9 @@ def test_a_split_file_that_parts_copies_is_leaky(small: Path, built: Dataset, tm
         rows = sorted(file["train"] + file["val"])
         file["train"], file["val"] = rows[::2], rows[1::2]
     (tmp_path / "mixed.json").write_text(json.dumps(body))
-    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "out", split_from=tmp_path / "mixed.json", profile="payload")
+    report = build_dataset(
+        small, task=get_task("MTD"), out=tmp_path / "out", options=BuildOptions(split_from=tmp_path / "mixed.json", profile="payload")
+    )
     assert any("in more than one part" in reason for reason in report.manifest["leaky"])
 
 
@@ -144,20 +149,22 @@ def test_folds_and_shots_are_split_files_without_reserved_flows(small: Path, bui
     learnt = [{key for key, part in parts.items() if part == "train"} for parts in (few, more)]
     assert learnt[0] < learnt[1]
     assert max(parts["train"] for parts in built.manifest["classes"].values()) == 6
-    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "f", split_from=built.path / "splits" / "fold-2.json")
+    report = build_dataset(
+        small, task=get_task("MTD"), out=tmp_path / "f", options=BuildOptions(split_from=built.path / "splits" / "fold-2.json")
+    )
     assert report.manifest["split"]["parts"]["test"] > 0
 
 
 def test_unknown_labels_are_tested_only_and_must_exist(small: Path, tmp_path: Path) -> None:
-    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "u", unknown=("Neris",))
+    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "u", options=BuildOptions(unknown=("Neris",)))
     assert report.manifest["classes"]["Neris"]["train"] == report.manifest["classes"]["Neris"]["val"] == 0
     assert report.manifest["classes"]["Neris"]["test"] > 0
     assert report.manifest["trainable"] == ["Gmail", "Zeus"]
     with pytest.raises(UsageError) as caught:
-        build_dataset(small, task=get_task("MTD"), out=tmp_path / "v", unknown=("Nerris",))
+        build_dataset(small, task=get_task("MTD"), out=tmp_path / "v", options=BuildOptions(unknown=("Nerris",)))
     assert "Neris" in caught.value.hint
     with pytest.raises(UsageError, match="two labels"):
-        build_dataset(small, task=get_task("MTD"), out=tmp_path / "v", unknown=("Neris", "Zeus"))
+        build_dataset(small, task=get_task("MTD"), out=tmp_path / "v", options=BuildOptions(unknown=("Neris", "Zeus")))
 
 
 def test_housekeeping_is_left_out_counted_and_kept_on_request(captures: Path, tmp_path: Path) -> None:
@@ -166,7 +173,7 @@ def test_housekeeping_is_left_out_counted_and_kept_on_request(captures: Path, tm
         shutil.copytree(captures / "EAC" / label, root / label)
     (tmp_path / "reserved.csv").write_text("task,label,file,part,why\n")
     detection = get_task("EVD")
-    shown = build_dataset(root, task=detection, out=tmp_path / "all", keep=("housekeeping",)).manifest
+    shown = build_dataset(root, task=detection, out=tmp_path / "all", options=BuildOptions(keep=("housekeeping",))).manifest
     assert shown["leaky"] == ["housekeeping kept"]
     assert "DNS" in shown["labels"]
     shutil.copyfile(next((root / "DNS").glob("*.pcap*")), root / "TLS" / "chores.pcap")
@@ -175,4 +182,4 @@ def test_housekeeping_is_left_out_counted_and_kept_on_request(captures: Path, tm
     assert manifest["dropped"]["housekeeping: dns"] > 0
     assert manifest["leaky"] == []
     with pytest.raises(UsageError):
-        build_dataset(root, task=detection, out=tmp_path / "none", split="packet")
+        build_dataset(root, task=detection, out=tmp_path / "none", options=BuildOptions(split="packet"))

@@ -15,12 +15,14 @@ import pytest
 from records_samples import malware
 
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
+from trafficllm.core.settings import Config, FlowOptions
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec.canonical import canonical
 from trafficllm.records.codec.codec import decode, encode
 from trafficllm.records.codec.grammar import Grammar
-from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
 from trafficllm.records.masks import wiped
+from trafficllm.records.record_shape import RecordShape, wanted_of
 
 LABELS = ("Zeus", "Tinba", "Gmail", "FTP")
 
@@ -117,7 +119,9 @@ def test_eac_is_split_by_capture_over_all_labels(captures: Path, tmp_path: Path)
 
 
 def test_options_that_loosen_are_named_leaky(small: Path, tmp_path: Path) -> None:
-    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "x", keep=("ttl",), split="flow", cap=20, unknown=("FTP",))
+    report = build_dataset(
+        small, task=get_task("MTD"), out=tmp_path / "x", options=BuildOptions(keep=("ttl",), split="flow", cap=20, unknown=("FTP",))
+    )
     assert report.manifest["classes"]["FTP"]["train"] == report.manifest["classes"]["FTP"]["val"] == 0
     assert report.manifest["classes"]["FTP"]["test"] > 0
     assert report.manifest["leaky"] == ["ttl kept", "split by flow as asked"]
@@ -138,7 +142,7 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(small: Path, tmp_pa
     with pytest.raises(InputError, match="1 label"):
         build_dataset(one, task=task, out=out)
     with pytest.raises(UsageError, match="profile"):
-        build_dataset(small, task=task, out=out, profile="lax")
+        build_dataset(small, task=task, out=out, options=BuildOptions(profile="lax"))
     assert not out.exists()
 
 
@@ -156,6 +160,42 @@ def test_what_a_task_file_says_of_events_is_no_part_of_the_key(small: Path, buil
     quiet = get_task("MTD").model_copy(update={"notable": (), "priority": 0})
     assert build_dataset(small, task=quiet, out=built.path).reused
     assert built.task.notable == ("malicious",)
+
+
+def test_the_manifest_says_what_shapes_a_record(small: Path, built: Dataset, tmp_path: Path) -> None:
+    assert built.manifest["record"] == RecordShape().as_dict()
+    assert "table_size" not in built.manifest["record"]["capture"]
+    config = Config.model_validate({"capture": {"max_packets": 3, "table_size": 4096}, "records": {"payload": 8, "packets": 2}})
+    options = BuildOptions.of(config, profile="header", cap=10)
+    report = build_dataset(small, task=get_task("MTD"), out=tmp_path / "short", options=options)
+    data = load(tmp_path / "short")
+    assert data.shape == RecordShape(capture=config.capture, records=options.shape().records).model_copy(
+        update={"capture": config.capture.model_copy(update={"table_size": FlowOptions().table_size})}
+    )
+    assert (data.codec.packets, data.codec.payload, data.profile) == (2, (8, 8), "header")
+    assert max(len(record.dirs) for record in data.raw_records(range(len(data)))) == 3
+    assert build_dataset(small, task=get_task("MTD"), out=report.out, options=options).reused
+    other = BuildOptions.of(config.model_copy(update={"capture": FlowOptions(max_packets=4)}), profile="header", cap=10)
+    assert not build_dataset(small, task=get_task("MTD"), out=report.out, options=other).reused
+
+
+def test_the_key_of_a_data_set_of_default_flows_is_that_of_earlier_versions(small: Path, built: Dataset) -> None:
+    table = FlowOptions(table_size=4096)
+    assert build_dataset(small, task=get_task("MTD"), out=built.path, options=BuildOptions(flows=table)).reused
+
+
+def test_another_record_is_refused_with_both_values() -> None:
+    shape = RecordShape.of({"codec": [8, 96, 96, 384, 128], "profile": "header"})
+    assert (shape.records.packets, shape.records.profile, shape.capture) == (8, "header", FlowOptions())
+    assert wanted_of(Config()) == {}
+    config = Config.model_validate({"records": {"packets": 8}, "capture": {"max_payload": 64, "table_size": 1024}})
+    wanted = wanted_of(config, "raw")
+    assert wanted == {"records.packets": 8, "capture.max_payload": 64, "records.profile": "raw"}
+    assert shape.differences(wanted) == ["capture.max_payload is 512, not 64", 'records.profile is "header", not "raw"']
+    with pytest.raises(UsageError, match=r"max_payload is 512, not 64") as caught:
+        shape.require(wanted, whose="adapter MTD v0001", remedy="register it again")
+    assert caught.value.hint == "register it again"
+    shape.require({"records.payload": (96, 96)}, whose="adapter", remedy="")
 
 
 def test_a_changed_data_set_is_not_loaded(small: Path, built: Dataset, tmp_path: Path) -> None:
@@ -182,7 +222,7 @@ def test_the_originals_files_load_as_they_are(tmp_path: Path) -> None:
     _lines(tmp_path / "ustc_detection_packet_train.json", rows)
     _lines(tmp_path / "ustc_detection_packet_test.json", rows[:20])
     (tmp_path / "ustc_label.json").write_text('{"Neris": 0, "Gmail": 1}')
-    report = build_dataset(tmp_path, task=get_task("MTD"), out=tmp_path / "ds", profile="raw")
+    report = build_dataset(tmp_path, task=get_task("MTD"), out=tmp_path / "ds", options=BuildOptions(profile="raw"))
     data = load(tmp_path / "ds")
     assert data.labels == ("Gmail", "Neris")
     assert sum(report.manifest["normalised"].values()) == 60

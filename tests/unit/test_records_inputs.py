@@ -12,7 +12,7 @@ import pytest
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import slug
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 from trafficllm.records.sources.folders import scan
 
 HOSTILE = ("\u202etxt.exe", "<img src=x onerror=alert(1)>", "x" * 200, "CON", "-rf", "|`$(id)`|", "\u0430dmin", "{{7*7}}", "=1+1")
@@ -41,7 +41,7 @@ def test_hostile_labels_are_data_and_are_escaped_where_shown(tmp_path: Path, pca
     root = tmp_path / "in"
     for label in HOSTILE:
         _fill(root / label, pcaps)
-    build_dataset(root, task=get_task("MTD"), out=tmp_path / "ds", split="flow")
+    build_dataset(root, task=get_task("MTD"), out=tmp_path / "ds", options=BuildOptions(split="flow"))
     data = load(tmp_path / "ds")
     assert set(data.labels) == set(HOSTILE)
     assert {path.name for path in data.path.iterdir()} <= {"card.md", "manifest.json", "marks.parquet", "records.parquet", "split.json"}
@@ -124,7 +124,9 @@ def test_malformed_lines_of_the_originals_files_are_counted_with_their_numbers(t
     bad: list[object] = ["{not json", {"instruction": 3, "output": "x"}, {"instruction": "only"}, "[]"]
     bad.append({"instruction": "a", "output": "\x1b[2J"})
     _lines(tmp_path / "u_detection_packet_train.json", [*good[:20], *bad, *good[20:]])
-    manifest = build_dataset(tmp_path, task=get_task("MTD"), out=tmp_path / "ds", profile="raw", split="flow").manifest
+    manifest = build_dataset(
+        tmp_path, task=get_task("MTD"), out=tmp_path / "ds", options=BuildOptions(profile="raw", split="flow")
+    ).manifest
     assert manifest["labels"] == ["Gmail", "Neris"]
     assert manifest["dropped"]["malformed line"] == 5
     assert manifest["malformed"] == [f"u_detection_packet_train.json line {n}" for n in range(21, 26)]
@@ -148,7 +150,7 @@ def test_generation_files_of_the_original_load(tmp_path: Path) -> None:
         for n in range(48)
     ]
     _lines(tmp_path / "ustc_generation_packet_train.json", [*rows, {"instruction": "Sing a song", "output": "no fields here"}])
-    manifest = build_dataset(tmp_path, task=get_task("MTG"), out=tmp_path / "ds", split="flow").manifest
+    manifest = build_dataset(tmp_path, task=get_task("MTG"), out=tmp_path / "ds", options=BuildOptions(split="flow")).manifest
     assert manifest["labels"] == ["Neris", "World Of Warcraft"]
     assert manifest["dropped"]["malformed line"] == 1
     data = load(tmp_path / "ds")

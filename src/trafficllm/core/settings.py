@@ -17,11 +17,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.results import Result
 
-LEARN = ("adapter register", "adapter update")
-READ_FLOWS = ("data build", *LEARN, "analyze", "embed", "serve", "evaluate drift", "capture flows")
-BUILD = ("data build", "adapter register")
-TUNE = ("tune plan", "tune instruct", "tune task", *LEARN)
-ALL = ("analyze", "embed", "serve", "adapter register", "adapter update", "evaluate run", "evaluate robust", "evaluate drift")
+CUT = ("capture flows", "data build", "data audit", "adapter register", "embed")
+"""Commands that cut flows as [capture] states; others follow the data set or adapter that they are given."""
+TABLE = (*CUT, "adapter update", "analyze", "evaluate drift", "serve")
+BUILD = ("data build", "data audit", "adapter register")
+TRAIN = ("tune plan", "tune instruct", "tune task", "adapter register")
+TUNE = (*TRAIN, "adapter update")
+"""An update goes on in the live adapter's method and rank, and does not evaluate while it learns: its gate judges it."""
 
 
 def _key(default: Any, meaning: str, commands: tuple[str, ...], **bounds: Any) -> Any:
@@ -39,17 +41,17 @@ class FlowOptions(_Strict):
     no record. Where `max_payload` is 0 nothing is kept.
     """
 
-    max_packets: int = _key(32, "first packets kept of each flow; a record shows 32 at most", READ_FLOWS, ge=0, le=60000)
-    max_payload: int = _key(512, "payload bytes kept of each direction, up to the first hole", READ_FLOWS, ge=0, le=65535)
-    tcp_timeout: float = _key(300.0, "seconds without a packet that end a TCP flow", READ_FLOWS, gt=0)
-    udp_timeout: float = _key(60.0, "seconds without a packet that end a UDP flow", READ_FLOWS, gt=0)
-    icmp_timeout: float = _key(60.0, "seconds without a packet that end any other flow", READ_FLOWS, gt=0)
-    active_timeout: float = _key(0.0, "seconds after which a flow that goes on is cut; 0: never", READ_FLOWS, ge=0)
-    table_size: int = _key(1 << 17, "live flows in memory; when it is full the oldest are handed out early", READ_FLOWS, ge=16)
-    flip: bool = _key(True, "take the end with the well-known port for the responder where a flow's start is missing", READ_FLOWS)
-    checksums: bool = _key(False, "leave packets with wrong checksums out, as Zeek does without -C", READ_FLOWS)
-    hello_bytes: int = _key(8192, "bytes into a direction up to which facts see a client's hello", READ_FLOWS, ge=0, le=65535)
-    tunnels: bool = _key(True, "the flows inside tunnels; false: those of the outermost IP header", READ_FLOWS)
+    max_packets: int = _key(32, "first packets kept of each flow; a record shows 32 at most", CUT, ge=0, le=60000)
+    max_payload: int = _key(512, "payload bytes kept of each direction, up to the first hole", CUT, ge=0, le=65535)
+    tcp_timeout: float = _key(300.0, "seconds without a packet that end a TCP flow", CUT, gt=0)
+    udp_timeout: float = _key(60.0, "seconds without a packet that end a UDP flow", CUT, gt=0)
+    icmp_timeout: float = _key(60.0, "seconds without a packet that end any other flow", CUT, gt=0)
+    active_timeout: float = _key(0.0, "seconds after which a flow that goes on is cut; 0: never", CUT, ge=0)
+    table_size: int = _key(1 << 17, "live flows in memory; when it is full the oldest are handed out early", TABLE, ge=16)
+    flip: bool = _key(True, "take the end with the well-known port for the responder where a flow's start is missing", CUT)
+    checksums: bool = _key(False, "leave packets with wrong checksums out, as Zeek does without -C", CUT)
+    hello_bytes: int = _key(8192, "bytes into a direction up to which facts see a client's hello", CUT, ge=0, le=65535)
+    tunnels: bool = _key(True, "the flows inside tunnels; false: those of the outermost IP header", CUT)
 
 
 _Units: TypeAlias = Annotated[int, Field(ge=0, le=4096)]
@@ -92,11 +94,11 @@ class TuneOptions(_Strict):
     """
 
     method: Literal["lora", "rslora", "dora", "qlora", "prefix", "full"] = _key(
-        "lora", "what is trained; adapters in a registry are of the first four", TUNE
+        "lora", "what is trained; adapters in a registry are of the first four", TRAIN
     )
-    prefix_tokens: int = _key(16, "virtual tokens of method `prefix`", TUNE, ge=1, le=512)
-    r: int = _key(16, "rank of the adapter's matrices", TUNE, ge=1, le=256)
-    lora_alpha: int = _key(32, "scale of the adapter: `lora_alpha / r`", TUNE, ge=1)
+    prefix_tokens: int = _key(16, "virtual tokens of method `prefix`", TRAIN, ge=1, le=512)
+    r: int = _key(16, "rank of the adapter's matrices", TRAIN, ge=1, le=256)
+    lora_alpha: int = _key(32, "scale of the adapter: `lora_alpha / r`", TRAIN, ge=1)
     lora_dropout: float = _key(0.0, "dropout before the adapter's matrices", TUNE, ge=0, lt=1)
     learning_rate: float = _key(2e-3, "peak of the learning rate; it warms up, then falls along a cosine", TUNE, gt=0)
     weight_decay: float = _key(0.0, "AdamW's weight decay", TUNE, ge=0)
@@ -112,10 +114,10 @@ class TuneOptions(_Strict):
     full_weight: float = _key(0.1, "weight of the whole-vocabulary loss beside the label trie's", TUNE, ge=0)
     label_smoothing: float = _key(0.0, "label smoothing of the loss", TUNE, ge=0, lt=1)
     balance: float = _key(0.5, "exponent of the inverse class frequency in the loss: 0 none, 1 full", TUNE, ge=0, le=1)
-    looks: int = _key(8, "evaluations on validation over the run; 0: none, the last weights are kept", TUNE, ge=0)
-    first_look: float = _key(0.4, "share of the run before the first of them", TUNE, ge=0, le=1)
-    patience: int = _key(0, "evaluations without gain that end the run; 0: never. The best weights are kept in any case", TUNE, ge=0)
-    val_limit: int = _key(400, "validation records of one evaluation at most", TUNE, ge=1)
+    looks: int = _key(8, "evaluations on validation over the run; 0: none, the last weights are kept", TRAIN, ge=0)
+    first_look: float = _key(0.4, "share of the run before the first of them", TRAIN, ge=0, le=1)
+    patience: int = _key(0, "evaluations without gain that end the run; 0: never. The best weights are kept in any case", TRAIN, ge=0)
+    val_limit: int = _key(400, "validation records of one evaluation at most", TRAIN, ge=1)
     save_steps: int = _key(100, "steps between checkpoints", TUNE, ge=1)
     logging_steps: int = _key(10, "steps between lines of metrics.jsonl", TUNE, ge=1)
     gradient_checkpointing: bool = _key(False, "less memory, about a third more time", TUNE)
@@ -124,7 +126,7 @@ class TuneOptions(_Strict):
     )
     shard: bool = _key(False, "split the base over the processes of a launcher (FSDP2) instead of copying it (DDP)", TUNE)
     report_to: tuple[str, ...] = _key((), "experiment trackers that transformers knows; their package must be installed", TUNE)
-    seed: int = _key(0, "seed of tuning, and of the split where a data set is built; `--seed` goes first", ("data build", *TUNE))
+    seed: int = _key(0, "seed of tuning, and of the split of a data set; `--seed` goes first", ("data build", "data audit", *TUNE))
 
 
 class TuneSettings(TuneOptions):
@@ -145,8 +147,10 @@ class Config(_Strict):
     capture: FlowOptions = FlowOptions()
     records: RecordOptions = RecordOptions()
     tune: TuneSettings = TuneSettings()
-    base: str = _key("default", "traffic base; `--base` and TRAFFICLLM_BASE go first", ALL)
-    registry: str = _key("", "adapter registry, empty: the user's data folder; `--registry` and TRAFFICLLM_REGISTRY go first", ALL)
+    base: str = _key("default", "traffic base; `--base` and TRAFFICLLM_BASE go first", ("all with `--base`",))
+    registry: str = _key(
+        "", "adapter registry, empty: the user's folder; `--registry` and TRAFFICLLM_REGISTRY go first", ("all with `--registry`",)
+    )
 
 
 def every_key() -> Iterator[tuple[str, Any]]:

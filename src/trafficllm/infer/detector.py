@@ -12,16 +12,15 @@ from typing_extensions import TypedDict
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.results import Captured, closed
-from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import UNKNOWN, FlowBatch, FlowMeta, Record, Scorer, Scores
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.infer.evidence import Evidence, EvidenceRow, explain
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
-from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.flows import records_in, records_of
 from trafficllm.records.codec.units import PROTOS
+from trafficllm.records.record_shape import RecordShape
 from trafficllm.records.sources.logs import is_blank
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ class TaskModel:
         asked = _task_of(version, task)
         return cls(
             task=version.task,
-            scorer=LLMScorer(engine, name, asked, manifest["labels"], calibration, codec=codec_of(manifest)),
+            scorer=LLMScorer(engine, name, asked, manifest["labels"], calibration, codec=RecordShape.of(manifest).codec()),
             calibration=calibration,
             profile=manifest["profile"],
             also=frozenset(manifest.get("also", ())),
@@ -157,14 +156,6 @@ def _task_of(version: Version, task: Task) -> Task:
     except ValueError as error:
         hint = "restore it from a backup, or register the task again"
         raise ArtifactError("artifact.damaged", "its task definition is none", input=str(version.path), hint=hint) from error
-
-
-def codec_of(manifest: Mapping[str, Any]) -> CodecOptions:
-    """How much of a flow the adapter's records carried; the default where its manifest does not say."""
-    if "codec" not in manifest:
-        return DEFAULT
-    packets, orig, resp, text, bursts = manifest["codec"]
-    return CodecOptions(packets=packets, payload=(orig, resp), text=text, bursts=bursts)
 
 
 class Detector:

@@ -13,7 +13,7 @@ from trafficllm.core.types import NONE, UNKNOWN, ProgressSink
 
 if TYPE_CHECKING:
     from trafficllm.records.catalog import Task
-    from trafficllm.records.dataset.dataset import BuildReport
+    from trafficllm.records.dataset.dataset import BuildOptions, BuildReport
 
 
 def new_task(name: str) -> Task:
@@ -104,49 +104,16 @@ def pick_task(folder: Path, task: str, extra: Sequence[Path]) -> Task:
     return own_task(task, catalogue) if task else task_of_folder(folder, catalogue)
 
 
-def build(
-    folder: Path,
-    out: Path,
-    *,
-    task: Task,
-    profile: str = "",
-    split: str = "auto",
-    keep: tuple[str, ...] = (),
-    reserved: Path | None = None,
-    cap: int | None = None,
-    unknown: tuple[str, ...] = (),
-    few_shot: tuple[int, ...] = (),
-    folds: int = 0,
-    split_from: Path | None = None,
-    workers: int = 0,
-    seed: int = 0,
-    progress: ProgressSink,
-) -> BuildReport:
-    """Build a data set (contract: `data build`)."""
+def build(folder: Path, out: Path, *, task: Task, options: BuildOptions, progress: ProgressSink) -> BuildReport:
+    """Build a data set (contract: `data build`). Raises UsageError and InputError for options that name nothing, before any work."""
     from trafficllm.records.dataset.dataset import build_dataset
     from trafficllm.records.dataset.splits import UNITS
 
-    if split not in {"auto", *UNITS}:
-        raise UsageError("usage.split", f"no split unit '{split}'", input="--split", hint=f"auto, {', '.join(UNITS)}")
-    if split_from is not None and (split != "auto" or folds):
+    if options.split not in {"auto", *UNITS}:
+        raise UsageError("usage.split", f"no split unit '{options.split}'", input="--split", hint=f"auto, {', '.join(UNITS)}")
+    if options.split_from is not None and (options.split != "auto" or options.folds):
         hint = "the file names the parts: leave --split and --folds away"
         raise UsageError("usage.split", "a split file and a split at once", input="--split-from", hint=hint)
-    if reserved is not None and not reserved.is_file():
-        raise InputError("input.missing", "no such file", input=str(reserved), hint="check --reserved")
-    return build_dataset(
-        folder,
-        task=task,
-        out=out,
-        profile=profile or "strict",
-        seed=seed,
-        split=split,
-        keep=keep,
-        reserved=reserved,
-        cap=cap,
-        unknown=unknown,
-        few_shot=few_shot,
-        folds=folds,
-        split_from=split_from,
-        workers=workers,
-        progress=progress,
-    )
+    if options.reserved is not None and not Path(options.reserved).is_file():
+        raise InputError("input.missing", "no such file", input=str(options.reserved), hint="check --reserved")
+    return build_dataset(folder, task=task, out=out, options=options, progress=progress)

@@ -18,6 +18,7 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters import replay
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.lifecycle.studies import cascade, scoring
+from trafficllm.records.record_shape import KEY, RecordShape
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from trafficllm.model.results import TuneReport
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
-    from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.records.dataset.dataset import BuildOptions, Dataset
     from trafficllm.registry.store import Registry
     from trafficllm.registry.versions import Status
 
@@ -44,7 +45,7 @@ def register(
     registry: Registry,
     workdir: str | Path,
     options: TuneOptions | None = None,
-    profile: str = "strict",
+    build: BuildOptions | None = None,
     baselines: bool = True,
     search_s: float | None = None,
     augment: bool = True,
@@ -54,17 +55,19 @@ def register(
 ) -> dict[str, Any]:
     """Train, calibrate, score and register an adapter; returns the keys of `adapter register --json`.
 
-    `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` under
-    `profile`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
+    `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` as `build` says;
+    default: with the seed of `options`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
     SEARCH_SECONDS; `augment`: training records change a little each epoch; `trained`: an adapter folder that is taken as it is, nothing is
     tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
     """
     from trafficllm.core.settings import TuneOptions
     from trafficllm.model.tuning import job as tune
+    from trafficllm.records.dataset.dataset import BuildOptions
 
     sink, place, settings = progress or Silent(), Path(workdir), options or TuneOptions()
     start = time.monotonic()
-    dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), profile=profile, seed=settings.seed, progress=sink)
+    made = build or BuildOptions(seed=settings.seed)
+    dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), options=made, progress=sink)
     if trained is None:
         tuned = tune.tune_task(base, tune_data(dataset, augment=augment, task=task), place, settings, sink)
     else:
@@ -130,16 +133,17 @@ def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**said, "labels": sorted(manifest["labels"])} if "labels" in manifest else said
 
 
-def open_dataset(source: str | Path | Dataset, task: Task, out: Path, *, profile: str, seed: int, progress: ProgressSink) -> Dataset:
+def open_dataset(source: str | Path | Dataset, task: Task, out: Path, *, options: BuildOptions, progress: ProgressSink) -> Dataset:
     """The data set itself, the one in the folder, or one built from the folder's captures."""
+    from trafficllm.lifecycle.datasets import is_data_set
     from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
     if isinstance(source, Dataset):
         return source
     folder = Path(source)
-    if (folder / "manifest.json").is_file() and (folder / "records.parquet").is_file():
+    if is_data_set(folder):
         return load(folder)
-    build_dataset(folder, task=task, out=out, profile=profile, seed=seed, progress=progress)
+    build_dataset(folder, task=task, out=out, options=options, progress=progress)
     return load(out)
 
 
@@ -200,6 +204,7 @@ def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, opt
         **base_facts(base),
         "stage": "task",
         "task_definition": task.model_dump(mode="json"),
+        KEY: RecordShape.of(made).as_dict(),
         "codec": made["codec"],
         "profile": dataset.profile,
         "masked_fields": list(dataset.masked_fields),

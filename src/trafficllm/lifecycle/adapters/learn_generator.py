@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.records.record_shape import KEY, RecordShape
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
@@ -72,6 +73,7 @@ def learn_generator(
         "task": task.id,
         "labels": sorted(labels),
         "profile": dataset.profile,
+        KEY: RecordShape.of(dataset.manifest).as_dict(),
         "stage": "generation",
         "data_sha256": dataset.sha256,
         "rows": len(data.answers),

@@ -16,6 +16,7 @@ from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
 
@@ -34,7 +35,7 @@ def register(
     task: str,
     *,
     profile: str = "",
-    seed: int = 0,
+    seed: int | None = None,
     max_seconds: float | None = None,
     trained: Path | None = None,
     notable: Sequence[str] = (),
@@ -48,17 +49,20 @@ def register(
     """
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.bases.tuning import tune_options
+    from trafficllm.records.dataset.dataset import BuildOptions
+    from trafficllm.records.record_shape import wanted_of
 
     chosen = _definition(workspace, folder, task, notable)
     if chosen.kind == "understanding":
         raise InputError(
             "input.task", f"task {chosen.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
         )
-    work = _workdir(workspace, folder, chosen.id, f"{profile} {seed} {max_seconds} {workspace.base_name} {trained}")
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
-    masks = profile or workspace.config.records.profile
-    sink = progress or Silent()
-    opened = learn.open_dataset(folder, chosen, work / "data", profile=masks, seed=seed, progress=sink)
+    work = _workdir(workspace, folder, chosen.id, f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained}")
+    build, sink = BuildOptions.of(workspace.config, profile=profile, seed=options.seed), progress or Silent()
+    opened = learn.open_dataset(folder, chosen, work / "data", options=build, progress=sink)
+    remedy = "leave the setting out, or build the data set again with it: `trafficllm data build`"
+    opened.shape.require(wanted_of(workspace.config, profile), whose=f"data set {folder}", remedy=remedy)
     if chosen.kind == "generation":
         if trained is not None:
             raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
@@ -67,6 +71,14 @@ def register(
         body = _register_detector(workspace, opened, chosen, work, trained=trained, options=options, progress=sink)
     shutil.rmtree(work, ignore_errors=True)
     return body
+
+
+def tuning_base(workspace: Workspace) -> Base:
+    """The base in the precision that the configuration asks for; the workspace's own where it leaves the choice to the machine."""
+    from trafficllm.model.base.load import load_base
+
+    precision = workspace.config.tune.precision
+    return workspace.base if precision == "auto" else load_base(workspace.base_name, dtype=precision)
 
 
 def _definition(workspace: Workspace, folder: Path, name: str, notable: Sequence[str]) -> Task:
@@ -88,23 +100,33 @@ def _definition(workspace: Workspace, folder: Path, name: str, notable: Sequence
 
 
 def update(
-    workspace: Workspace, folder: Path, task: str, *, seed: int = 0, max_seconds: float | None = None, progress: ProgressSink | None = None
+    workspace: Workspace,
+    folder: Path,
+    task: str,
+    *,
+    seed: int | None = None,
+    max_seconds: float | None = None,
+    progress: ProgressSink | None = None,
 ) -> dict[str, Any]:
     """New captures into a live task (contract: `adapter update`); GateError where its gate refused them."""
     from trafficllm.lifecycle.adapters import gate
     from trafficllm.lifecycle.adapters.update import update as learn_more
     from trafficllm.lifecycle.bases.tuning import tune_options
+    from trafficllm.records.record_shape import RecordShape, wanted_of
 
     chosen = workspace.task(task)
-    facts = f"update {workspace.registry.live(chosen.id).version} {seed} {max_seconds} {workspace.base_name}"
+    live, options = workspace.registry.live(chosen.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
+    remedy = "leave the setting out of the configuration, or register the task again with it"
+    RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {chosen.id} {live.version}", remedy=remedy)
+    facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name}"
     work = _workdir(workspace, folder, chosen.id, facts)
     body = learn_more(
         folder,
         task=chosen,
-        base=workspace.base,
+        base=tuning_base(workspace),
         registry=workspace.registry,
         workdir=work / "adapter",
-        options=tune_options(workspace.config, seed=seed, max_seconds=max_seconds),
+        options=options,
         progress=progress or Silent(),
     )
     shutil.rmtree(work, ignore_errors=True)
@@ -118,7 +140,7 @@ def _register_detector(
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.teach import teach
 
-    base, registry = workspace.base, workspace.registry
+    base, registry = tuning_base(workspace), workspace.registry
     body = learn.register(
         data, task=task, base=base, registry=registry, workdir=work / "adapter", options=options, trained=trained, progress=progress
     )
@@ -136,7 +158,14 @@ def _register_generator(
 
     registry = workspace.registry
     made = learn_generator(
-        workspace.base, data, task=task, labels=data.manifest["trainable"], registry=registry, out=work, options=options, progress=progress
+        tuning_base(workspace),
+        data,
+        task=task,
+        labels=data.manifest["trainable"],
+        registry=registry,
+        out=work,
+        options=options,
+        progress=progress,
     )
     version = registry.show(task.id, made["version"])
     none: dict[str, Any] = {"quality": None, "baselines": {}, "cascade": None, "calibration": {}, "unknown": {}, "cost": {}, "replayed": 0}

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_write, hash64, sha256_bytes, sha256_file
-from trafficllm.core.settings import CodecOptions
+from trafficllm.core.settings import CodecOptions, FlowOptions
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.records import masks
 from trafficllm.records.codec import codec
 from trafficllm.records.dataset import store
 from trafficllm.records.dataset.dataset import PARTS, Dataset
 from trafficllm.records.dataset.duplicates import duplicates, twins
+from trafficllm.records.record_shape import KEY, RecordShape
 
 if TYPE_CHECKING:
     from trafficllm.records.catalog import Task
@@ -176,24 +177,34 @@ def read(version: Version) -> Rows:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a version sees records: masks and codec, as its manifest says."""
+    """How a version sees records: masks, flows and codec, as its manifest says."""
 
     profile: str
     also: frozenset[str]
     keep: frozenset[str]
-    options: CodecOptions
+    shape: RecordShape
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> View:
         """The view of a version's manifest."""
-        from trafficllm.infer.detector import codec_of
-
         shown = frozenset(manifest.get("kept_fields", ())) - {"housekeeping"}
-        return cls(manifest["profile"], frozenset(manifest.get("also", ())), shown, codec_of(manifest))
+        return cls(manifest["profile"], frozenset(manifest.get("also", ())), shown, RecordShape.of(manifest))
+
+    @property
+    def options(self) -> CodecOptions:
+        """How much of a flow a record shows."""
+        return self.shape.codec()
 
     def masked(self, record: Record) -> Record:
         """A raw record as the version sees it."""
         return masks.wiped(masks.apply(record, self.profile, self.also, self.keep))
+
+    def require_flows(self, manifest: Mapping[str, Any], folder: str) -> None:
+        """UsageError for a data set whose flows were cut otherwise than this version's; its masks and units are made anew."""
+        cut = RecordShape.of(manifest).as_dict()["capture"]
+        wanted = {f"capture.{name}": value for name, value in self.shape.as_dict()["capture"].items()}
+        remedy = "build the data set with the [capture] settings of the adapter, or name the captures themselves"
+        RecordShape(capture=FlowOptions(**cut)).require(wanted, whose=f"data set {folder}", remedy=remedy)
 
     def rows(self, raw: Sequence[Record], labels: Sequence[str], parts: Sequence[str], groups: Sequence[str]) -> Rows:
         """Raw records as rows; `groups` are numbered."""
@@ -210,7 +221,6 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
 
     One label is enough here: the old ones come from the sample.
     """
-    from trafficllm.core.settings import FlowOptions
     from trafficllm.lifecycle.datasets import is_data_set
     from trafficllm.records.dataset.dataset import load
     from trafficllm.records.dataset.reserved import Reserved
@@ -219,12 +229,13 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
 
     if is_data_set(folder):
         data = load(folder)
+        view.require_flows(data.manifest, str(folder))
         idx = [i for part in PARTS for i in data.indices(part)]
         sides = [part for part in PARTS for _ in data.indices(part)]
         return view.rows(data.raw_records(idx), data.labels_of(idx), sides, data.groups(idx)), str(data.manifest["split"]["unit"])
     source = sources.find(folder)
     held = Reserved.find(folder)
-    found = sources.read(source, task, keep_chores=chores, reserved=held, options=FlowOptions(), progress=progress)
+    found = sources.read(source, task, keep_chores=chores, reserved=held, options=view.shape.capture, progress=progress)
     masked = [view.masked(record) for record in found.records]
     hashes = twins(masked, [hash64(codec.encode(record, view.options).encode()) for record in masked])
     result = split(found.meta, found.labels, seed=seed, unit=source.unit, reserved=found.reserved, hashes=hashes, given=found.given)
@@ -266,6 +277,7 @@ def joined(kept: Rows, new: Rows, live: Version, *, unit: str, leaks: int) -> Ke
     left_out = {"equals a kept record of another part": leaks, "no training records": len(new) - len(usable)}
     manifest = {
         **facts,
+        KEY: RecordShape.of(live.manifest).as_dict(),
         "task": facts["task_definition"],
         "labels": labels,
         "trainable": labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
@@ -17,6 +17,7 @@ from trafficllm.lifecycle.tasks import route as routed_to
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.counts import CountsBuilder
+    from trafficllm.core.settings import FlowOptions
     from trafficllm.infer.detector import Detector, Verdict, VerdictRow
     from trafficllm.lifecycle.workspace import Workspace
 
@@ -33,7 +34,11 @@ def detection_tasks(workspace: Workspace) -> list[str]:
     return [task.id for task in sorted(live, key=lambda task: -task.priority)]
 
 
-def choose(workspace: Workspace, task: str, question: str) -> tuple[tuple[str, ...], TaskRoute | None]:
+Choice: TypeAlias = "tuple[tuple[str, ...], TaskRoute | None]"
+"""The tasks to judge by, and how the question was routed (None where it took no part)."""
+
+
+def choose(workspace: Workspace, task: str, question: str) -> Choice:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
     Raises UsageError for an unknown task or a question that asks for no detection task, ArtifactError where none is live.
@@ -75,6 +80,24 @@ def open_detector(workspace: Workspace, tasks: Sequence[str], *, evidence: int) 
     return Detector(models, evidence=evidence)
 
 
+def flow_options(workspace: Workspace, tasks: Sequence[str]) -> FlowOptions:
+    """How captures are read for these tasks: as their live adapters learnt them, in a table of the configuration's size.
+
+    Raises UsageError, with both values, where the configuration states another setting than an adapter's, or two adapters differ.
+    """
+    from trafficllm.records.record_shape import RecordShape, wanted_of
+
+    versions = [workspace.registry.live(name) for name in tasks]
+    shapes = [RecordShape.of(version.manifest) for version in versions]
+    wanted = wanted_of(workspace.config)
+    for version, shape in zip(versions, shapes, strict=True):
+        whose = f"adapter {version.task} {version.version}"
+        shape.require(wanted, whose=whose, remedy="leave the setting out of the configuration, or register the adapter again with it")
+        cut = {f"capture.{name}": value for name, value in shapes[0].as_dict()["capture"].items()}
+        shape.require(cut, whose=whose, remedy=f"name one task with --task: {', '.join(tasks)}")
+    return shapes[0].flows(workspace.config.capture.table_size)
+
+
 def start(
     workspace: Workspace,
     paths: Sequence[str | Path],
@@ -83,21 +106,23 @@ def start(
     question: str = "",
     explain: bool = False,
     progress: ProgressSink | None = None,
+    choice: Choice | None = None,
     flows: FlowStream | None = None,
     skipped: Skipped | None = None,
 ) -> Analysis:
     """Verdicts for every flow of the captures, by the task that was named or that the question asks for.
 
     What can be wrong is checked first, the verdicts are made as they are asked for. `flows` stand for captures that were read
-    elsewhere (the server reads uploads in another process). With `skipped`, files among several that cannot be read are left out
-    instead of raised.
+    elsewhere, by `flow_options` of the tasks in `choice` (the server reads uploads in another process). With `skipped`, files among
+    several that cannot be read are left out instead of raised.
     """
     from trafficllm.capture.files.read import expand, total_bytes
     from trafficllm.capture.flows.counts import CountsBuilder
     from trafficllm.records.sources.logs import part_logs
 
     files, sink = expand(paths, skipped) if flows is None else [], progress or Silent()
-    tasks, route = choose(workspace, task, question)
+    tasks, route = choice or choose(workspace, task, question)
+    options = flow_options(workspace, tasks)
     known = workspace.tasks()
     live = [workspace.registry.live(name) for name in tasks]
     umbrellas = {version.task: known[version.task].umbrella_of for version in live}
@@ -106,7 +131,7 @@ def start(
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts = CountsBuilder()
     captures, logs = part_logs(files)
-    read = flows if flows is not None else _read(workspace, captures, counts=counts, progress=sink, skipped=skipped)
+    read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
     verdicts = chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks))
     whole = total_bytes(files) if files else None
     return Analysis(
@@ -129,13 +154,13 @@ def judge(workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task
 
 
 def _read(
-    workspace: Workspace, files: Sequence[Path], *, counts: CountsBuilder, progress: ProgressSink, skipped: Skipped | None
+    files: Sequence[Path], options: FlowOptions, *, counts: CountsBuilder, progress: ProgressSink, skipped: Skipped | None
 ) -> FlowStream:
     from trafficllm.capture.flows.assembly import read_flows
 
     if not files:
         return iter(())
-    return read_flows(files, options=workspace.config.capture, counts=counts, progress=progress, skipped=skipped)
+    return read_flows(files, options=options, counts=counts, progress=progress, skipped=skipped)
 
 
 def _logged(logs: Sequence[Path], counts: CountsBuilder) -> Iterator[tuple[Record, FlowMeta]]:

@@ -136,6 +136,7 @@ class _Writers:
 
     def __init__(self, workspace: Workspace, scenario: Scenario) -> None:
         from trafficllm.infer.generator.generator import Generator
+        from trafficllm.records.record_shape import RecordShape
 
         self.scenario = scenario
         self.generators: dict[str, Generator] = {}
@@ -145,7 +146,9 @@ class _Writers:
             version = workspace.load(name)
             self.versions[name] = version.version
             self.tasks[name] = workspace.task(name)
-            self.generators[name] = Generator(workspace.engine, name, values=version.manifest.get("values"))
+            self.generators[name] = Generator(
+                workspace.engine, name, options=RecordShape.of(version.manifest).codec(), values=version.manifest.get("values")
+            )
 
     def plans(self) -> Iterator[tuple[Part, FlowPlan]]:
         """Every flow with the part it belongs to, written when asked for."""

@@ -93,16 +93,14 @@ def run(workdir: Path, *, seed: int = 0, quick: bool = False, progress: Progress
 def _data(job: Run, task: str, progress: ProgressSink) -> dict[str, Any]:
     """Leak-safe data set of one task; reserved flows are its test part."""
     from trafficllm.records.catalog import get_task
-    from trafficllm.records.dataset.dataset import build_dataset
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
 
     def work() -> dict[str, Any]:
         report = build_dataset(
             CAPTURES / task,
             task=get_task(task),
             out=job.workdir / "data" / task,
-            seed=job.seed,
-            reserved=CAPTURES / "reserved.csv",
-            cap=job.sizes["cap"],
+            options=BuildOptions(seed=job.seed, reserved=CAPTURES / "reserved.csv", cap=job.sizes["cap"]),
             progress=progress,
         )
         return {**report.as_dict(), "made": [f"data/{task}"]}

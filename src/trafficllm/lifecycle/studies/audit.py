@@ -13,6 +13,7 @@ from trafficllm.lifecycle.datasets import is_data_set
 if TYPE_CHECKING:
     from trafficllm.core.types import ProgressSink
     from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset.dataset import BuildOptions
 
 _FIELDS_SHOWN = 30
 _STATES = {True: "kept from the model", False: "open to the model"}
@@ -61,14 +62,16 @@ def audit(
     *,
     captures: Path | None = None,
     judged: str = "auto",
+    options: BuildOptions | None = None,
     seed: int = 0,
     budget_s: float = 20.0,
     html: Path | None = None,
     progress: ProgressSink,
 ) -> dict[str, Any]:
-    """Shortcuts in a data set (contract: `data audit`), or in a folder of labelled captures, built for the purpose and thrown away."""
+    """Shortcuts in a data set (contract: `data audit`), or in a folder of labelled captures, which is built as `options` say and
+    thrown away."""
     from trafficllm.evaluate.audit.report import audit as audit_data_set
-    from trafficllm.records.dataset.dataset import build_dataset, load
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 
     if judged not in {"auto", "test", "rest"}:
         raise UsageError("usage.part", f"no part '{judged}' to judge", input="--judged", hint="auto, test or rest")
@@ -81,7 +84,7 @@ def audit(
         body = judge(data)
     else:
         with tempfile.TemporaryDirectory(prefix="trafficllm-audit-") as place:
-            build_dataset(data, task=task, out=Path(place) / "data", seed=seed, progress=progress)
+            build_dataset(data, task=task, out=Path(place) / "data", options=options or BuildOptions(seed=seed), progress=progress)
             body = judge(Path(place) / "data")
     if html is not None:
         write_page(body, html, title=f"Audit of {data.resolve().name}")

@@ -146,7 +146,7 @@ def _read(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut
             label = inside[0] if len(inside) > 1 else ""
             if reserved is not None and label and reserved.share(f"{label}/{path.name}") > 0:
                 continue
-            for batch in cut_flows(path, cut, options=workspace.config.capture):
+            for batch in cut_flows(path, cut, options=dataset.shape.flows(workspace.config.capture.table_size)):
                 for record, meta in records_of(batch):
                     if record.dirs and (chores or not housekeeping(record)):
                         yield record, meta, label

@@ -146,6 +146,7 @@ def _batches(
     """Masked records and what names them, some hundreds at a time."""
     from trafficllm.capture.files.read import expand
     from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.lifecycle.analyze.verdicts import flow_options
     from trafficllm.records import masks
     from trafficllm.records.codec.flows import records_in
     from trafficllm.records.dataset.dataset import load
@@ -162,7 +163,8 @@ def _batches(
             yield [masked(r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
         return
     captures, logs = part_logs(expand(files))
-    batches = read_flows(captures, options=workspace.config.capture, progress=progress) if captures else iter(())
+    options = flow_options(workspace, [model.task]) if model else workspace.config.capture
+    batches = read_flows(captures, options=options, progress=progress) if captures else iter(())
     pieces = (list(records_in(batch, at, at + _CHUNK)) for batch in batches for at in range(0, len(batch), _CHUNK))
     logged = chain.from_iterable(log_records(path) for path in logs)
     for rows in chain(pieces, iter(lambda: list(islice(logged, _CHUNK)), [])):

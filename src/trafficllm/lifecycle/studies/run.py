@@ -12,6 +12,7 @@ from trafficllm.core.files import read_json
 from trafficllm.core.types import F64, ProgressSink
 from trafficllm.lifecycle.adapters.learn import SEARCH_SECONDS
 from trafficllm.lifecycle.studies.evaluation_set import Answers, Exam, answer
+from trafficllm.records.record_shape import KEY, RecordShape, wanted_of
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.scorer import LLMScorer
@@ -41,16 +42,29 @@ def pick(workspace: Workspace, data: Dataset, adapter: Path | None) -> Chosen:
     from trafficllm.records.codec.units import codec_hash
     from trafficllm.registry import fit
 
+    remedy = "leave the setting out of the configuration: what is scored are the data set's own records"
+    data.shape.require(wanted_of(workspace.config), whose=f"data set {data.path}", remedy=remedy)
     if adapter is None:
         live = workspace.registry.live(data.task.id)
         fit.check(live.manifest, workspace.base.manifest, codec_hash(), profile=data.profile)
+        _same_records(data, live.manifest, f"adapter {live.task} {live.version}")
         return _said(data.task.id, live.path, live.manifest, live.version)
     for name in ("manifest.json", "tune.json"):
         if (adapter / name).is_file():
             facts = read_json(adapter / name)
+            if KEY in facts:
+                _same_records(data, facts, f"adapter {adapter}")
             return _said(str(adapter), adapter, facts, facts.get("version", ""))
     hint = "name a folder made by `tune task`, or a version's folder"
     raise ArtifactError("artifact.adapter", "no adapter that says its labels", input=str(adapter), hint=hint)
+
+
+def _same_records(data: Dataset, manifest: Mapping[str, Any], whose: str) -> None:
+    """UsageError, with both values, where the data set's records were made otherwise than those the adapter learnt."""
+    shape = data.shape.as_dict()
+    wanted = {f"{section}.{name}": value for section, values in shape.items() for name, value in values.items()}
+    remedy = "build the data set with the adapter's settings, or register the adapter again on this data set"
+    RecordShape.of(manifest).require(wanted, whose=whose, remedy=remedy)
 
 
 def _said(name: str, folder: Path, facts: Mapping[str, Any], version: str) -> Chosen:

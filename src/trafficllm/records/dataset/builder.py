@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from trafficllm import __version__
 from trafficllm.core.files import atomic_dir, json_text, read_json, sha256_bytes, sha256_file
 from trafficllm.core.machine import cores
-from trafficllm.core.settings import CodecOptions, FlowOptions
+from trafficllm.core.settings import CodecOptions, Config, FlowOptions, RecordOptions
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.records import masks
 from trafficllm.records.catalog import SERVING, Task
@@ -36,88 +37,125 @@ from trafficllm.records.dataset.shards import Shard, Show, Shown
 from trafficllm.records.dataset.splits import split
 from trafficllm.records.dataset.spread import Each, spread
 from trafficllm.records.probe import artefacts, merged, probe_codes
+from trafficllm.records.record_shape import KEY, RecordShape
 from trafficllm.records.sources import rows as sources
 from trafficllm.records.sources.captures import check_labels
 
 REVISION = 8
 """Raised when the same input would give other rows or files: older data sets are then built again, not reused."""
 ROW_GROUP = 1 << 14
+HOUSEKEEPING = "housekeeping"
+"""In `keep`: flows that every host has (DHCP, mDNS...) stay, whatever the task says."""
 _WORTH = 1 << 20
 """Bytes of input for each worker: below that a second process costs more than it saves."""
 
 
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How a data set is made of a folder.
+
+    `profile`, `codec` and `flows` shape the records. `keep` shows fields that would be masked ("housekeeping" keeps chores) and makes
+    the data set LEAKY. `split` is the unit that no part shares with another, `reserved` a list of captures kept for scoring (default:
+    the one in or beside the folder). `cap` bounds training flows a class; labels in `unknown` are only tested, to measure how flows of
+    classes that were never learnt are told. `few_shot`: training and validation flows a class, the largest for the data set itself,
+    each size as a split file; `folds`: as many split files beside it; `split_from` takes the parts from such a file. `workers` 0: one
+    a core.
+    """
+
+    profile: str = "strict"
+    codec: CodecOptions = DEFAULT
+    flows: FlowOptions = field(default_factory=FlowOptions)
+    seed: int = 0
+    split: str = "auto"
+    keep: Collection[str] = ()
+    reserved: str | Path | None = None
+    cap: int | None = None
+    unknown: Collection[str] = ()
+    few_shot: Sequence[int] = ()
+    folds: int = 0
+    split_from: str | Path | None = None
+    workers: int = 0
+
+    @classmethod
+    def of(cls, config: Config, **changes: Any) -> BuildOptions:
+        """The configuration's records, flows and seed, with some options changed; an empty `profile` or seed None changes nothing."""
+        if changes.get("seed", 0) is None:
+            changes["seed"] = config.tune.seed
+        stated = {"codec": config.records.codec(), "flows": config.capture, "seed": config.tune.seed, **changes}
+        return cls(**{**stated, "profile": stated.get("profile") or config.records.profile})
+
+    @property
+    def shown_fields(self) -> frozenset[str]:
+        """Fields of `keep` that masks would hide."""
+        return frozenset(self.keep) - {HOUSEKEEPING}
+
+    def shape(self) -> RecordShape:
+        """What shapes the records."""
+        return RecordShape(capture=self.flows, records=RecordOptions(profile=self.profile, **self.codec.model_dump()))
+
+
 def build_dataset(
-    directory: str | Path,
-    *,
-    task: Task,
-    out: str | Path,
-    profile: str = "strict",
-    seed: int = 0,
-    split: str = "auto",
-    keep: Collection[str] = (),
-    reserved: str | Path | None = None,
-    progress: ProgressSink | None = None,
-    cap: int | None = None,
-    unknown: Collection[str] = (),
-    few_shot: Sequence[int] = (),
-    folds: int = 0,
-    split_from: str | Path | None = None,
-    workers: int = 0,
-    codec: CodecOptions = DEFAULT,
-    flows: FlowOptions | None = None,
+    directory: str | Path, *, task: Task, out: str | Path, options: BuildOptions | None = None, progress: ProgressSink | None = None
 ) -> BuildReport:
     """Read `<label>/*.pcap`, mask, split, probe for artefacts, and write the data set to `out` (all or nothing).
 
-    `keep` shows fields that would be masked ("housekeeping" keeps chores) and makes the data set LEAKY; `reserved` is
-    a list of captures kept for scoring (default: the one in or beside the folder); `cap` bounds training flows a class;
-    labels in `unknown` are only tested, to measure how what was never learnt is told. `few_shot`: training and
-    validation flows a class, the largest for the data set itself, each size as a split file; `folds`: as many split
-    files beside it; `split_from` takes the parts from such a file. `workers` 0: one a core.
-    Raises InputError for unusable folders and labels, UsageError for unknown profiles, fields, units and labels.
+    A folder that holds this very data set already is taken as it is. Raises InputError for unusable folders and labels, UsageError for
+    unknown profiles, fields, units and labels.
     """
+    chosen = options or BuildOptions()
     source = sources.find(directory)
-    held = Reserved.load(reserved) if reserved else Reserved.find(directory)
-    masks.hidden_fields(profile, frozenset(), frozenset(keep) - {"housekeeping"})
-    given = fixed.load(split_from) if split_from else None
-    options = {
-        "profile": profile,
-        "seed": seed,
-        "split": split,
-        "keep": sorted(keep),
-        "cap": cap,
-        "unknown": sorted(unknown),
+    reserved = Reserved.load(chosen.reserved) if chosen.reserved else Reserved.find(directory)
+    masks.hidden_fields(chosen.profile, frozenset(), chosen.shown_fields)
+    given = fixed.load(chosen.split_from) if chosen.split_from else None
+    facts = _facts(chosen, task, source, reserved, given)
+    key = sha256_bytes(json_text({**facts, "task": task.model_dump(mode="json", exclude=set(SERVING))}).encode())
+    manifest = _reuse(Path(out), key)
+    if manifest is not None:
+        return BuildReport(Path(out), manifest, reused=True)
+    reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in chosen.keep, reserved, chosen.flows)
+    show = Show(chosen.profile, frozenset(), chosen.shown_fields, chosen.codec)
+    with atomic_dir(out) as temporary:
+        job = _Job(reading, show, facts, temporary, progress or Silent())
+        workers = _workers(chosen.workers, source)
+        with spread(workers, (reading, job.scratch)) as each:
+            job.read(each, workers)
+            job.show(each, given)
+        manifest = job.write(key, given, chosen.shape())
+    return BuildReport(Path(out), manifest)
+
+
+def _facts(
+    options: BuildOptions, task: Task, source: sources.Source, reserved: Reserved | None, given: fixed.Fixed | None
+) -> dict[str, Any]:
+    """All that the rows depend on: the data set's key is their hash. Flow options stand there where they are not the default, so that
+    data sets of earlier versions keep their keys."""
+    codec, flows = options.codec, options.shape().as_dict()["capture"]
+    return {
+        "profile": options.profile,
+        "seed": options.seed,
+        "split": options.split,
+        "keep": sorted(options.keep),
+        "cap": options.cap,
+        "unknown": sorted(options.unknown),
         "task": task.model_dump(mode="json"),
-        "few_shot": sorted(set(few_shot)),
-        "folds": folds,
+        "few_shot": sorted(set(options.few_shot)),
+        "folds": options.folds,
         "split_from": given.key if given else "",
         "codec": [codec.packets, *codec.payload, codec.text, codec.bursts],
         "codec_hash": codec_hash(),
         "version": __version__,
         "revision": REVISION,
         "masks": masks.table_hash(),
-        "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in held.shares.items()) if held else [],
+        "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in reserved.shares.items()) if reserved else [],
         "files": [(file.rel, file.label, sha256_file(file.path)) for file in source.files],
+        **({"flows": flows} if flows != RecordShape().as_dict()["capture"] else {}),
         **({"copies": "kept"} if task.kind == "generation" else {}),
     }
-    key = sha256_bytes(json_text({**options, "task": task.model_dump(mode="json", exclude=set(SERVING))}).encode())
-    again = _reuse(Path(out), key)
-    if again is not None:
-        return BuildReport(Path(out), again, reused=True)
-    reading = sources.Reading(source, task, task.housekeeping or "housekeeping" in keep, held, flows or FlowOptions())
-    show = Show(profile, frozenset(), frozenset(keep) - {"housekeeping"}, codec)
-    with atomic_dir(out) as temporary:
-        job = _Job(reading, show, options, temporary, progress or Silent())
-        hands = _workers(workers, source)
-        with spread(hands, (reading, job.scratch)) as each:
-            job.read(each, hands)
-            job.show(each, given)
-        manifest = job.write(key, given)
-    return BuildReport(Path(out), manifest)
 
 
-def _workers(asked: int, source: sources.Source) -> int:
-    if asked:
-        return asked
+def _workers(workers: int, source: sources.Source) -> int:
+    if workers:
+        return workers
     size = sum(file.path.stat().st_size for file in source.files)
     return max(min(cores(), len(source.files), size // _WORTH), 1)
 
@@ -206,7 +244,7 @@ class _Job:
         rows = (row for shard in self.shards for row in shard.rest.row)
         return [(str(file["sha256"]), file["file"], row) for file, row in zip(files, rows, strict=True)]
 
-    def write(self, key: str, given: fixed.Fixed | None) -> dict[str, Any]:
+    def write(self, key: str, given: fixed.Fixed | None, shape: RecordShape) -> dict[str, Any]:
         """Rows, marks, manifest, card and split files."""
         self.progress.update("writing", 0, None)
         rows = Shots(self.labels, self.content, self.options["seed"])
@@ -230,6 +268,7 @@ class _Job:
             self.found,
         )
         manifest = manifest_of(facts, folder_name=self.reading.source.root.resolve().name, options=self.options, key=key)
+        manifest[KEY] = shape.as_dict()
         self._write_rows(sides)
         manifest["dataset_sha256"] = sha256_file(self.folder / "records.parquet")
         manifest["split_files"] = self._write_splits(sides, rows)

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, sha256_file
-from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec.units import codec_hash
 from trafficllm.records.dataset import store
-from trafficllm.records.dataset.builder import REVISION, build_dataset
+from trafficllm.records.dataset.builder import REVISION, BuildOptions, build_dataset
 from trafficllm.records.dataset.manifest import PARTS, SCHEMA, BuildReport
 from trafficllm.records.dataset.shards import no_collector
+from trafficllm.records.record_shape import RecordShape
 
-__all__ = ["PARTS", "REVISION", "SCHEMA", "BuildReport", "Dataset", "build_dataset", "load"]
+__all__ = ["PARTS", "REVISION", "SCHEMA", "BuildOptions", "BuildReport", "Dataset", "build_dataset", "load"]
 
 
 class Dataset:
@@ -36,7 +36,8 @@ class Dataset:
         self.labels: tuple[str, ...] = tuple(manifest["labels"])
         self.profile: str = manifest["profile"]
         self.masked_fields: tuple[str, ...] = tuple(manifest["masked_fields"])
-        self.codec = _codec(manifest["codec"])
+        self.shape = RecordShape.of(manifest)
+        self.codec = self.shape.codec()
         self.sha256: str = manifest["dataset_sha256"]
 
     def __len__(self) -> int:
@@ -93,11 +94,6 @@ class Dataset:
     def _column(self, name: str, idx: Sequence[int]) -> list[Any]:
         values = self.table[name].take(pa.array(idx, type=pa.int64())).to_pylist()
         return list(values)
-
-
-def _codec(values: Sequence[int]) -> CodecOptions:
-    packets, orig, resp, text, bursts = values
-    return CodecOptions(packets=packets, payload=(orig, resp), text=text, bursts=bursts)
 
 
 def load(out: str | Path) -> Dataset:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Seed, Task, Tasks
+from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Task, Tasks, TuneSeed
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList
@@ -26,7 +26,7 @@ def register(
     base: Base = "",
     registry: Registry = "",
     profile: Profile = "",
-    seed: Seed = 0,
+    seed: TuneSeed = None,
     max_seconds: MaxSeconds = None,
     trained: Annotated[
         Path | None, typer.Option("--from", metavar="ADAPTER", help="Take this trained adapter folder; nothing is tuned.")
@@ -103,7 +103,7 @@ def update(
     task: Task,
     base: Base = "",
     registry: Registry = "",
-    seed: Seed = 0,
+    seed: TuneSeed = None,
     max_seconds: MaxSeconds = None,
     extra: Tasks = None,
     config: Config = None,
@@ -142,13 +142,13 @@ def _show_updated(body: Mapping[str, Any]) -> None:
 
 
 @app.command("list")
-def list_(registry: Registry = "", as_json: Json = False) -> None:
+def list_(registry: Registry = "", config: Config = None, as_json: Json = False) -> None:
     """List adapters and their versions."""
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, note_failed
 
-    body = upkeep.list_adapters(Workspace(registry=registry))
+    body = upkeep.list_adapters(Workspace(registry=registry, config=config))
     note_failed(body.failed)
     emit("adapter.list", body, as_json=as_json, show=_show_list)
 
@@ -167,6 +167,7 @@ def show(
     task: TaskArgument,
     version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
     registry: Registry = "",
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Show a version's manifest: base, data, masks, quality beside its baselines, calibration."""
@@ -174,27 +175,31 @@ def show(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.show", upkeep.show_adapter(Workspace(registry=registry), task, version), as_json=as_json, show=show_pairs)
+    emit("adapter.show", upkeep.show_adapter(Workspace(registry=registry, config=config), task, version), as_json=as_json, show=show_pairs)
 
 
 @app.command()
 def promote(
-    task: TaskArgument, version: Annotated[str, typer.Argument(metavar="VERSION")], registry: Registry = "", as_json: Json = False
+    task: TaskArgument,
+    version: Annotated[str, typer.Argument(metavar="VERSION")],
+    registry: Registry = "",
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Make a version live."""
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
 
-    _changed("adapter.promote", upkeep.promote(Workspace(registry=registry), task, version), as_json=as_json)
+    _changed("adapter.promote", upkeep.promote(Workspace(registry=registry, config=config), task, version), as_json=as_json)
 
 
 @app.command()
-def rollback(task: TaskArgument, registry: Registry = "", as_json: Json = False) -> None:
+def rollback(task: TaskArgument, registry: Registry = "", config: Config = None, as_json: Json = False) -> None:
     """Make the previously live version live again."""
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
 
-    _changed("adapter.rollback", upkeep.rollback(Workspace(registry=registry), task), as_json=as_json)
+    _changed("adapter.rollback", upkeep.rollback(Workspace(registry=registry, config=config), task), as_json=as_json)
 
 
 def _changed(name: str, body: AdapterChange, *, as_json: bool) -> None:
@@ -211,6 +216,7 @@ def sign(
     key: Annotated[Path, typer.Option("--key", metavar="PEM", help="Private Ed25519 key: openssl genpkey -algorithm ed25519.")],
     version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
     registry: Registry = "",
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Sign a version: signature.json beside its manifest, which holds the hash of every other file."""
@@ -218,7 +224,12 @@ def sign(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.sign", upkeep.sign(Workspace(registry=registry), task, key, version=version), as_json=as_json, show=show_pairs)
+    emit(
+        "adapter.sign",
+        upkeep.sign(Workspace(registry=registry, config=config), task, key, version=version),
+        as_json=as_json,
+        show=show_pairs,
+    )
 
 
 @app.command()
@@ -226,6 +237,7 @@ def verify(
     task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
     key: Annotated[Path | None, typer.Option("--key", metavar="PEM", help="Each must be signed by this Ed25519 key.")] = None,
     registry: Registry = "",
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Compare every file of the registry with the hashes it was registered with, and with --key the signatures."""
@@ -233,7 +245,7 @@ def verify(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.verify", upkeep.verify(Workspace(registry=registry), task, key=key), as_json=as_json, show=show_pairs)
+    emit("adapter.verify", upkeep.verify(Workspace(registry=registry, config=config), task, key=key), as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -244,6 +256,7 @@ def export(
     merged: Annotated[bool, typer.Option("--merged", help="The whole base with the adapter merged in.")] = False,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind."""
@@ -251,7 +264,7 @@ def export(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    body = upkeep.export(Workspace(base=base, registry=registry), task, out, version=version, merged=merged)
+    body = upkeep.export(Workspace(base=base, registry=registry, config=config), task, out, version=version, merged=merged)
     emit("adapter.export", body, as_json=as_json, show=show_pairs)
 
 
@@ -260,6 +273,7 @@ def gc(
     task: Annotated[str, typer.Option("--task", metavar="ID", help="Default: all tasks.")] = "",
     keep: Annotated[int, typer.Option("--keep", metavar="N", min=0, help="Latest versions to keep.")] = 3,
     registry: Registry = "",
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Remove old versions: all but the live one, the latest, and those that were live last."""
@@ -267,4 +281,4 @@ def gc(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("adapter.gc", upkeep.gc(Workspace(registry=registry), task, keep=keep), as_json=as_json, show=show_pairs)
+    emit("adapter.gc", upkeep.gc(Workspace(registry=registry, config=config), task, keep=keep), as_json=as_json, show=show_pairs)

@@ -209,6 +209,7 @@ def embed(
     neighbours: Annotated[int, typer.Option("--neighbours", metavar="K", min=1, help="How many nearest known flows.")] = 5,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +222,7 @@ def embed(
 
     if out is None and known is None:
         raise UsageError("usage.output", "nowhere to put the vectors", input="--out", hint="name -o vectors.parquet, or --known")
-    workspace = Workspace(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
         body = made(workspace, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
     emit("embed", body, as_json=as_json, show=_show)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from trafficllm.core.errors import InputError
-from trafficllm.surface.terminal.options import Folder, Json, Out, Profile, Quiet, Seed, Tasks
+from trafficllm.surface.terminal.options import Config, Folder, Json, Out, Profile, Quiet, Tasks, TuneSeed
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -51,35 +51,35 @@ def build(
     folds: Folds = 0,
     split_from: SplitFrom = None,
     workers: Workers = 0,
-    seed: Seed = 0,
+    seed: TuneSeed = None,
     extra: Tasks = None,
+    config: Config = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Build a leak-safe data set from labelled captures: masked records, a split by group, a card."""
+    from trafficllm.core.settings import load_config
     from trafficllm.lifecycle import datasets
+    from trafficllm.records.dataset.dataset import BuildOptions
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    chosen = datasets.pick_task(folder, task, extra or ())
+    options = BuildOptions.of(
+        load_config(config),
+        profile=profile,
+        split=split,
+        keep=tuple(keep or ()),
+        reserved=reserved,
+        cap=cap,
+        unknown=tuple(unknown or ()),
+        few_shot=tuple(few_shot or ()),
+        folds=folds,
+        split_from=split_from,
+        workers=workers,
+        seed=seed,
+    )
     with Bar(quiet=quiet) as bar:
-        report = datasets.build(
-            folder,
-            Path(out),
-            task=chosen,
-            profile=profile,
-            split=split,
-            keep=tuple(keep or ()),
-            reserved=reserved,
-            cap=cap,
-            unknown=tuple(unknown or ()),
-            few_shot=tuple(few_shot or ()),
-            folds=folds,
-            split_from=split_from,
-            workers=workers,
-            seed=seed,
-            progress=bar,
-        )
+        report = datasets.build(folder, Path(out), task=datasets.pick_task(folder, task, extra or ()), options=options, progress=bar)
     emit("data.build", report.as_dict(), as_json=as_json, show=_show)
 
 
@@ -169,19 +169,24 @@ def audit(
     ] = 20.0,
     task: _TaskId = "",
     extra: Tasks = None,
-    seed: Seed = 0,
+    config: Config = None,
+    seed: TuneSeed = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Look for shortcuts before training: shared flows and hosts, duplicates, marks of the capture, honest beside leaky scores."""
+    from trafficllm.core.settings import load_config
     from trafficllm.lifecycle import datasets
     from trafficllm.lifecycle.studies import audit as auditing
+    from trafficllm.records.dataset.dataset import BuildOptions
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    chosen = datasets.pick_task(data, task, extra or ())
+    definition, options = datasets.pick_task(data, task, extra or ()), BuildOptions.of(load_config(config), seed=seed)
     with Bar(quiet=quiet) as bar:
-        body = auditing.audit(data, chosen, captures=captures, judged=judged, seed=seed, budget_s=budget, html=html, progress=bar)
+        body = auditing.audit(
+            data, definition, captures=captures, judged=judged, options=options, seed=options.seed, budget_s=budget, html=html, progress=bar
+        )
     emit("data.audit", body, as_json=as_json, show=_show_audit)
 
 

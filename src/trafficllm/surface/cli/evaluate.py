@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, DataSet, Json, Quiet, Registry, Seed
+from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, Quiet, Registry, Seed
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -41,6 +41,7 @@ def run(
     budget: Budget = 120.0,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -51,7 +52,7 @@ def run(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    workspace = Workspace(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
         body = evaluate(
             workspace,
@@ -134,6 +135,7 @@ def robust(
     budget: Budget = 60.0,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -144,7 +146,7 @@ def robust(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    workspace = Workspace(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
         body = judged(
             workspace, data, adapter=adapter, captures=captures, part=part, most=most, seed=seed, budget_s=budget, html=html, progress=bar
@@ -181,6 +183,7 @@ def transfer(
     budget: Budget = 60.0,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -191,7 +194,7 @@ def transfer(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    workspace = Workspace(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
         body = judged(
             workspace,
@@ -243,6 +246,7 @@ def drift(
     budget: Budget = 60.0,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -253,7 +257,7 @@ def drift(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    workspace = Workspace(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
         body = judged(
             workspace,

@@ -13,7 +13,7 @@ import typer
 
 from trafficllm.core.errors import UsageError
 from trafficllm.lifecycle.generate.requests import MAX_FLOWS
-from trafficllm.surface.terminal.options import Base, Json, Out, Quiet, Registry, Seed
+from trafficllm.surface.terminal.options import Base, Config, Json, Out, Quiet, Registry, Seed
 
 if TYPE_CHECKING:
     from trafficllm.core.types import ProgressSink
@@ -41,6 +41,7 @@ def generate(
     temperature: Annotated[float, typer.Option("--temperature", min=0.05, max=2.0, help="Sampling temperature.")] = 1.0,
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +52,7 @@ def generate(
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
-    workspace, begin = Workspace(base=base, registry=registry), _moment(start)
+    workspace, begin = Workspace(base=base, registry=registry, config=config), _moment(start)
     wanted = parts(workspace, task=task, label=label, mix=mix or (), question=question, flows=flows)
     length = None if duration is None else round(duration * 1e9)
     scenario = Scenario(wanted, seed, temperature, START if begin is None else begin, length)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Json, Registry, Tasks
+from trafficllm.surface.terminal.options import Base, Config, Json, Registry, Tasks
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.tasks import TaskList, TaskRoute
@@ -17,13 +17,13 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command("list")
-def list_(registry: Registry = "", extra: Tasks = None, as_json: Json = False) -> None:
+def list_(registry: Registry = "", config: Config = None, extra: Tasks = None, as_json: Json = False) -> None:
     """List the tasks of the catalogue and which of them have an adapter."""
     from trafficllm.lifecycle import tasks
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, note_failed
 
-    body = tasks.task_list(Workspace(registry=registry, extra_tasks=extra or ()))
+    body = tasks.task_list(Workspace(registry=registry, extra_tasks=extra or (), config=config))
     note_failed(body.failed)
     emit("task.list", body, as_json=as_json, show=_show_list)
 
@@ -36,13 +36,24 @@ def _show_list(body: TaskList) -> None:
 
 
 @app.command()
-def show(task: Annotated[str, typer.Argument(metavar="ID")], registry: Registry = "", extra: Tasks = None, as_json: Json = False) -> None:
+def show(
+    task: Annotated[str, typer.Argument(metavar="ID")],
+    registry: Registry = "",
+    config: Config = None,
+    extra: Tasks = None,
+    as_json: Json = False,
+) -> None:
     """Show one task: its labels, instruction, causal fields and notes."""
     from trafficllm.lifecycle import tasks
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    emit("task.show", tasks.task_show(Workspace(registry=registry, extra_tasks=extra or ()), task), as_json=as_json, show=show_pairs)
+    emit(
+        "task.show",
+        tasks.task_show(Workspace(registry=registry, extra_tasks=extra or (), config=config), task),
+        as_json=as_json,
+        show=show_pairs,
+    )
 
 
 @app.command()
@@ -50,6 +61,7 @@ def route(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="A question in plain language; - reads a line a question from stdin.")],
     base: Base = "",
     registry: Registry = "",
+    config: Config = None,
     wording: Annotated[bool, typer.Option("--wording/--no-wording", help="Hear the linear model over words beside the LLM.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +70,7 @@ def route(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, json_line
 
-    workspace = Workspace(base=base, registry=registry)
+    workspace = Workspace(base=base, registry=registry, config=config)
     if text != "-":
         emit("task.route", tasks.route(workspace, [text], wording=wording)[0], as_json=as_json, show=_show_route)
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, MaxSeconds, Out, Quiet, Seed, Tasks
+from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, MaxSeconds, Out, Quiet, Seed, Tasks, TuneSeed
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.bases.tuning import Chosen, Stage
@@ -44,7 +44,7 @@ def plan(
     ] = None,
     tasks: RouteTo = None,
     max_seconds: MaxSeconds = None,
-    seed: Seed = 0,
+    seed: TuneSeed = None,
     extra: Tasks = None,
     config: Config = None,
     as_json: Json = False,
@@ -64,7 +64,7 @@ def instruct(
     out: Out,
     tasks: RouteTo = None,
     max_seconds: MaxSeconds = None,
-    seed: Seed = 0,
+    seed: TuneSeed = None,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -84,7 +84,7 @@ def task(
     out: Out,
     start_from: StartFrom = None,
     max_seconds: MaxSeconds = None,
-    seed: Seed = 0,
+    seed: TuneSeed = None,
     config: Config = None,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta, FlowStream, Record
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.analyze.verdicts import Choice
     from trafficllm.lifecycle.workspace import Workspace
 
 BASE = "trafficllm"
@@ -43,7 +44,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.jobs = Jobs(settings, metrics)
-        self.uploads = Uploads(settings, workspace.config.capture.model_dump())
+        self.uploads = Uploads(settings)
         self.ready = False
         self.reason = "starting"
         self._revisions: dict[str, str] = {}
@@ -103,9 +104,12 @@ class Service:
 
     async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[VerdictRow]]:
         """Batches of verdict rows of an uploaded capture."""
-        flows, folder = await self.jobs.within(until, self.uploads.flows(capture))
+        from trafficllm.lifecycle.analyze.verdicts import flow_options
+
+        choice = await self.jobs.turn(until, lambda: self._choose(ask))
+        flows, folder = await self.jobs.within(until, self.uploads.flows(capture, flow_options(self.workspace, choice[0])))
         try:
-            analysis = await self.jobs.turn(until, lambda: self._start(flows, ask))
+            analysis = await self.jobs.turn(until, lambda: self._start(flows, ask, choice))
             while (rows := await self.jobs.turn(until, lambda: next(analysis.batches, None))) is not None:
                 for name in analysis.tasks:
                     self.metrics.flows.labels(task=name).inc(sum(row["task"] == name for row in rows))
@@ -113,11 +117,16 @@ class Service:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _start(self, flows: FlowStream, ask: Ask) -> Analysis:
+    def _choose(self, ask: Ask) -> Choice:
+        from trafficllm.lifecycle.analyze.verdicts import choose
+
+        return choose(self.workspace, ask.task, ask.question)
+
+    def _start(self, flows: FlowStream, ask: Ask, choice: Choice) -> Analysis:
         from trafficllm.lifecycle.analyze.verdicts import start
 
         self._refresh()
-        return start(self.workspace, [], task=ask.task, question=ask.question, explain=ask.explain, flows=flows)
+        return start(self.workspace, [], explain=ask.explain, choice=choice, flows=flows)
 
     async def judge(self, rows: Sequence[tuple[Record, FlowMeta]], ask: Ask, until: float) -> list[VerdictRow]:
         """Verdicts of pasted traffic."""

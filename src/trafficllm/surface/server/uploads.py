@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FlowStream
 from trafficllm.surface.server.parse import NAME, read_batch, write_warm_capture
 from trafficllm.surface.server.replies import RefusedError
@@ -48,9 +49,8 @@ class Upload:
 class Uploads:
     """The captures a server holds, in a folder that goes with it."""
 
-    def __init__(self, settings: Settings, options: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.options = dict(options)
         self.folder = Path(tempfile.mkdtemp(prefix="trafficllm-serve-"))
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._parsers = asyncio.Semaphore(settings.parsers)
@@ -111,9 +111,10 @@ class Uploads:
 
     # Reading
 
-    async def flows(self, capture: Path) -> tuple[FlowStream, Path]:
+    async def flows(self, capture: Path, options: FlowOptions | None = None) -> tuple[FlowStream, Path]:
         """Flows of a capture, read in a process of their own, and the folder to remove when they are used."""
-        out = await self._run(capture, {"do": "flows", "options": self.options, "max_flows": self.settings.max_flows})
+        chosen = (options or FlowOptions()).model_dump(mode="json")
+        out = await self._run(capture, {"do": "flows", "options": chosen, "max_flows": self.settings.max_flows})
         return _batches(out), out
 
     async def fields(self, capture: Path, names: Sequence[str], frame: int) -> dict[str, str] | None:

@@ -26,6 +26,10 @@ Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A folder
 DataSet: TypeAlias = Annotated[Path, typer.Argument(metavar="D", help="A data set made by `data build`.")]
 Task: TypeAlias = Annotated[str, typer.Option("--task", metavar="ID", help="Task id (see `task list`).")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed: the same seed gives the same result.")]
+TuneSeed: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", min=0, help="Seed: the same seed gives the same result; default: [tune] seed of --config."),
+]
 Base: TypeAlias = Annotated[
     str, typer.Option("--base", metavar="BASE", help="Traffic base: a folder, a Hub name at hand, or `default` (shipped).")
 ]
@@ -33,7 +37,9 @@ Registry: TypeAlias = Annotated[str, typer.Option("--registry", metavar="DIR", h
 Config: TypeAlias = Annotated[Path | None, typer.Option("--config", metavar="TOML", help="Configuration file (see `config show`).")]
 Tasks: TypeAlias = Annotated[list[Path] | None, typer.Option("--task-file", metavar="TOML", help="A task of your own; may be repeated.")]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result goes; written whole or not at all.")]
-Profile: TypeAlias = Annotated[str, typer.Option("--profile", metavar="NAME", help="Masks: strict, header, payload or raw.")]
+Profile: TypeAlias = Annotated[
+    str, typer.Option("--profile", metavar="NAME", help="Masks: strict, header, payload or raw; default: [records] profile of --config.")
+]
 MaxSeconds: TypeAlias = Annotated[
     float | None, typer.Option("--max-seconds", metavar="S", min=1.0, help="Stop tuning after this many seconds and keep the best.")
 ]
