@@ -61,7 +61,15 @@ def test_values_are_checked(tmp_path: Path) -> None:
 def test_exit_codes() -> None:
     own = [cls for cls in errors.TrafficLLMError.__subclasses__() if cls.__module__ == errors.__name__]
     codes = {cls.__name__: cls.exit_code for cls in own}
-    assert codes == {"UsageError": 2, "InputError": 3, "ArtifactError": 4, "GateError": 5, "ResourceError": 6, "FailOnError": 7}
+    assert codes == {
+        "UsageError": 2,
+        "InputError": 3,
+        "ArtifactError": 4,
+        "GateError": 5,
+        "ResourceError": 6,
+        "FailOnError": 7,
+        "UnreadError": 8,
+    }
     error = InputError("input.x", "bad", input="f.pcap", where="byte 3", hint="mend it")
     assert str(error) == "f.pcap: bad (at byte 3)"
     assert set(error.as_dict()) == {"code", "input", "where", "message", "hint"}
