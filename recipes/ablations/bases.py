@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import judge
-from judge import PLAN, Arm, Exam
+from judge import PLAN, Arm, EvaluationSet
 
 from trafficllm.model.base.load import load_base
 from trafficllm.model.tuning.job import tune_task
 
 
-def run(exam: Exam, folder: Path, seconds: float, seed: int, out: Path) -> dict[str, Any]:
+def run(judged: EvaluationSet, folder: Path, seconds: float, seed: int, out: Path) -> dict[str, Any]:
     """One run: its answers and cost."""
     base = load_base(folder, dtype="float32")
-    report = tune_task(base, exam.lesson(), out, judge.options(seconds, seed))
+    report = tune_task(base, judged.lesson(), out, judge.options(seconds, seed))
     cost = {"steps": report.steps, "tokens": report.tokens, "seconds": report.seconds}
-    return {"answers": exam.answers(base, out), **cost}
+    return {"answers": judged.answers(base, out), **cost}
 
 
 def arms(runs: Path) -> list[Arm]:
     """The same tuning from each of the bases that are made so far."""
     return [
-        Arm(name, name, runs / place, lambda exam, seconds, seed, out, folder=runs / place: run(exam, folder, seconds, seed, out))
+        Arm(name, name, runs / place, lambda judged, seconds, seed, out, folder=runs / place: run(judged, folder, seconds, seed, out))
         for name, place in PLAN["bases"].items()
         if (runs / place / "model.safetensors").is_file()
     ]

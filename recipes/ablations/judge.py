@@ -27,7 +27,7 @@ PLAN = tomllib.loads(Path(__file__).with_name("ablations.toml").read_text(encodi
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
+class EvaluationSet:
     """A data set whose validation part is the test of this ablation: reserved flows are never read."""
 
     data: Dataset
@@ -36,8 +36,8 @@ class Exam:
     truth: list[str]
 
     @classmethod
-    def of(cls, data: Dataset) -> Exam:
-        """The exam of a data set."""
+    def of(cls, data: Dataset) -> EvaluationSet:
+        """The validation rows of a data set."""
         labels = scoring.labels_of(data)
         return cls(data, labels, *scoring.rows(data, "val", labels))
 
@@ -60,7 +60,7 @@ class Exam:
         hashes = self.data.hashes(self.rows)
         seen = set(load_seen(base).tolist())
         manifest = self.data.manifest
-        found = quality.quality_of_seeds(
+        result = quality.quality_of_seeds(
             self.labels,
             self.truth,
             runs,
@@ -72,15 +72,15 @@ class Exam:
             seen_by_base=quality.seen_by_base(hashes, seen),
             seeds=seeds,
         )
-        return {key: value for key, value in found.items() if key not in {"confusion", "per_class"}}
+        return {key: value for key, value in result.as_dict().items() if key not in {"confusion", "per_class"}}
 
     def baselines(self, base: Path, seed: int = 0) -> dict[str, Any]:
         """Trees on the same rows and masks; their settings are chosen on a fifth of the training rows."""
         rows, y = scoring.rows(self.data, "train", self.labels)
-        chosen = set(range(0, len(rows), PLAN["selection_every"]))
-        fit = [k for k in range(len(rows)) if k not in chosen]
-        parts = [self._part([rows[k] for k in place], [y[k] for k in place]) for place in (fit, sorted(chosen))]
-        found = judged.run(
+        held_out = set(range(0, len(rows), PLAN["selection_every"]))
+        fit = [k for k in range(len(rows)) if k not in held_out]
+        parts = [self._part([rows[k] for k in place], [y[k] for k in place]) for place in (fit, sorted(held_out))]
+        outcomes = judged.run(
             *parts,
             self._part(self.rows, self.truth),
             labels=self.labels,
@@ -89,7 +89,7 @@ class Exam:
             budget_s=PLAN["baseline_seconds"],
             names=PLAN["baselines"],
         )
-        return {name: {**self.quality([row["y_pred"]], [seed], base), "seconds": row["seconds"]} for name, row in found.items()}
+        return {name: {**self.quality([row.predicted], [seed], base), "seconds": row.seconds} for name, row in outcomes.items()}
 
     def _part(self, rows: list[int], y: list[str]) -> Part:
         return Part(self.data.records(rows), y, self.data.raw_records(rows), self.data.meta(rows), codec=self.data.codec)
@@ -110,12 +110,12 @@ def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One row of an ablation: `name` in the table, `key` in file names, the `base` whose seen records count, and `run`, called
-    with exam, seconds, seed and folder."""
+    with evaluation_set, seconds, seed and folder."""
 
     name: str
     key: str
     base: Path
-    run: Callable[[Exam, float, int, Path], dict[str, Any]]
+    run: Callable[[EvaluationSet, float, int, Path], dict[str, Any]]
 
 
 def main(doc: str | None, kind: str, arms: Callable[[Path], Sequence[Arm]], columns: Sequence[str]) -> None:
@@ -129,24 +129,24 @@ def main(doc: str | None, kind: str, arms: Callable[[Path], Sequence[Arm]], colu
     asked = parser.parse_args()
     body: dict[str, Any] = {"seconds_a_run": asked.seconds, "seeds": PLAN["seeds"], "scored": "validation part", "tasks": {}}
     for task in asked.tasks:
-        exam = Exam.of(load(asked.runs / "traffic" / PLAN["tasks"][task]))
+        evaluation_set = EvaluationSet.of(load(asked.runs / "traffic" / PLAN["tasks"][task]))
         rows: dict[str, Any] = {}
         for arm in arms(asked.runs):
-            rows[arm.name] = _row(exam, arm, asked.out / kind / f"{task}-{arm.key}", asked.seconds, columns)
-        rows |= once(asked.out / "bases" / f"{task}-baselines.json", lambda: exam.baselines(arm.base))  # noqa: B023 - called at once
+            rows[arm.name] = _row(evaluation_set, arm, asked.out / kind / f"{task}-{arm.key}", asked.seconds, columns)
+        rows |= once(asked.out / "bases" / f"{task}-baselines.json", lambda: evaluation_set.baselines(arm.base))  # noqa: B023 - called at once
         body["tasks"][task] = rows
         write_json(asked.results, body)
         print(f"{task}\n{table(rows)}", flush=True)
 
 
-def _row(exam: Exam, arm: Arm, place: Path, seconds: float, columns: Sequence[str]) -> dict[str, Any]:
+def _row(evaluation_set: EvaluationSet, arm: Arm, place: Path, seconds: float, columns: Sequence[str]) -> dict[str, Any]:
     """An arm over all seeds: the quality object of its answers, and its other columns a seed."""
     done = []
     for seed in PLAN["seeds"]:
         where = place.with_name(f"{place.name}-{seed}-{seconds:g}s")
-        done.append(once(where.with_suffix(".json"), lambda: arm.run(exam, seconds, seed, where)))  # noqa: B023 - called at once
+        done.append(once(where.with_suffix(".json"), lambda: arm.run(evaluation_set, seconds, seed, where)))  # noqa: B023 - called at once
         print(place.name, seed, {key: done[-1][key] for key in columns}, flush=True)
-    found = exam.quality([each["answers"] for each in done], PLAN["seeds"], arm.base)
+    found = evaluation_set.quality([each["answers"] for each in done], PLAN["seeds"], arm.base)
     return {**found, **{key: [each[key] for each in done] for key in columns}}
 
 

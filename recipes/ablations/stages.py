@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import judge
-from judge import PLAN, Arm, Exam
+from judge import PLAN, Arm, EvaluationSet
 
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router.router import Router
@@ -34,21 +34,21 @@ def routed(base: Base, adapter: Path) -> float:
     return sum(exact(kept, routes)) / len(kept)
 
 
-def mixed(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[str, Any]:
+def mixed(judged: EvaluationSet, base: Base, out: Path, seconds: float, seed: int) -> dict[str, Any]:
     """One adapter for all of it."""
-    asked, lesson = instruct_data(load_tasks(), instructions.load("train")), exam.lesson()
+    asked, lesson = instruct_data(load_tasks(), instructions.load("train")), judged.lesson()
     both = TuneData([*asked.prompts, *lesson.prompts], [*asked.answers, *lesson.answers], (*asked.labels, *lesson.labels))
     report = tune_task(base, both, out, judge.options(seconds, seed, readout=0))
-    return {"answers": exam.answers(base, out), "routing": routed(base, out), "steps": report.steps}
+    return {"answers": judged.answers(base, out), "routing": routed(base, out), "steps": report.steps}
 
 
-def two(exam: Exam, base: Base, out: Path, seconds: float, seed: int) -> dict[str, Any]:
+def two(judged: EvaluationSet, base: Base, out: Path, seconds: float, seed: int) -> dict[str, Any]:
     """An adapter for the questions, another for the records."""
     first = seconds * PLAN["stages"]["first"]
     asked = instruct_data(load_tasks(), instructions.load("train"))
     one = tune_instruct(base, asked, out / "router", judge.options(first, seed, readout=0))
-    other = tune_task(base, exam.lesson(), out / "task", judge.options(seconds - first, seed, readout=0))
-    return {"answers": exam.answers(base, out / "task"), "routing": routed(base, out / "router"), "steps": one.steps + other.steps}
+    other = tune_task(base, judged.lesson(), out / "task", judge.options(seconds - first, seed, readout=0))
+    return {"answers": judged.answers(base, out / "task"), "routing": routed(base, out / "router"), "steps": one.steps + other.steps}
 
 
 def arms(runs: Path) -> list[Arm]:
@@ -60,7 +60,7 @@ def arms(runs: Path) -> list[Arm]:
             name,
             way.__name__,
             place,
-            lambda exam, seconds, seed, out, way=way: way(exam, load_base(place, dtype="float32"), out, seconds, seed),
+            lambda judged, seconds, seed, out, way=way: way(judged, load_base(place, dtype="float32"), out, seconds, seed),
         )
         for name, way in ways.items()
     ]

@@ -62,9 +62,10 @@ def run(folder: Path, plan: dict[str, Any], out: Path, pages: Path | None) -> No
     start = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="audits-") as place:
         build_dataset(folder, task=pick_task(folder, "", ()), out=Path(place) / "data", progress=Silent())
-        report = audit(load(Path(place) / "data"), judged="rest", budget_s=plan["budget_s"], most=plan["most"])
+        result = audit(load(Path(place) / "data"), judged="rest", budget_s=plan["budget_s"], most=plan["most"])
+    report = result.as_dict()
     if pages:
-        write_page(report, pages / f"audit_{folder.name}.html", title=f"Audit of {folder.name}")
+        write_page(result, pages / f"audit_{folder.name}.html", title=f"Audit of {folder.name}")
     spent = {"wall": round(time.perf_counter() - start[0], 1), "cpu": round(time.process_time() - start[1], 1)}
     atomic_write(out / f"audit_{folder.name}.json", json_text({"folder": folder.name, "spent_s": spent, **trimmed(report)}))
     print(f"{folder.name}: {spent['cpu']} s of one core, cap {report['cap']}", file=sys.stderr)

@@ -95,7 +95,7 @@ def written(entry: dict[str, Any], data: Dataset, base: Any, adapter: Path, chos
 def compared(entry: dict[str, Any], data: Dataset, made: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """The comparison with the chosen part, kept as JSON and HTML."""
     name = f"{entry['id']}_{chosen.part}"
-    body = evaluate(
+    result = evaluate(
         data.path,
         made,
         part=chosen.part,
@@ -106,6 +106,7 @@ def compared(entry: dict[str, Any], data: Dataset, made: Path, chosen: argparse.
         progress=Silent(),
     )
     spent = chosen.out / "adapters" / entry["id"] / "spent.json"
+    body = result.as_dict()
     body["made"] = {label: read_json(made / label / "made.json") for label in body["labels"]}
     body["tuning"] = read_json(spent) if spent.is_file() else {}
     atomic_write(chosen.out / f"{name}.json", json_text(body))

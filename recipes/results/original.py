@@ -86,6 +86,7 @@ def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.datasets import new_task
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.tuning.job import tune_task
@@ -105,10 +106,15 @@ def score(files: Files, way: str, asked: argparse.Namespace) -> dict[str, Any]:
         options = TuneOptions(max_seconds=asked.seconds or None, max_steps=asked.steps or None, epochs=1000, seed=0)
         tune_task(workspace.base, learn.tune_data(load(place / "data")), place / "adapter", options, Silent())
         budget = asked.budget or max(60.0, asked.seconds)
-        body = evaluate(
-            workspace, [place / "data"], adapters=[place / "adapter"], budget_s=budget, html=place / "report.html", progress=Silent()
+        result = evaluate(
+            workspace,
+            [place / "data"],
+            adapters=[place / "adapter"],
+            options=EvalOptions(budget_s=budget),
+            html=place / "report.html",
+            progress=Silent(),
         )
-        write_json(report, {key: value for key, value in body.items() if key not in {"answers", "curves"}})
+        write_json(report, {key: value for key, value in result.as_dict().items() if key not in {"answers", "curves"}})
     return dict(read_json(report))
 
 

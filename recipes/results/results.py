@@ -137,30 +137,32 @@ def tune(run: Run, task: str, seed: int) -> None:
 
 def score(run: Run, task: str, _: int) -> None:
     """The report of all seeds with baselines and cascade; its page beside it."""
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace
 
     place, start = run.place(task), time.time()
     seconds = run.budget_of(task)[0] or 0.0
     adapters = sorted(path.parent for path in place.glob("seed*/tune.json"))
-    body = evaluate(
+    result = evaluate(
         Workspace(base=run.base),
         [run.dataset(task)],
         adapters=adapters,
         embedding=run.embedding,
-        part=run.part,
-        most=run.most,
-        budget_s=run.budget or max(PLAN["baseline_seconds"], seconds),
+        options=EvalOptions(part=run.part, most=run.most, budget_s=run.budget or max(PLAN["baseline_seconds"], seconds)),
         html=place / "report.html",
         progress=Silent(),
     )
     made = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "seconds": round(time.time() - start, 1), "threads": run.threads}
-    write_json(run.report(task), {**body, "made": made, "curves_of_learning": [tables.learning(adapter) for adapter in adapters]})
+    write_json(
+        run.report(task), {**result.as_dict(), "made": made, "curves_of_learning": [tables.learning(adapter) for adapter in adapters]}
+    )
 
 
 def leaky(run: Run, task: str, _: int) -> None:
     """The literature's number: a random forest on single packets, raw and split at random. Reserved flows are left alone."""
     from trafficllm.evaluate.audit.packets import side_by_side
+    from trafficllm.evaluate.audit.results import AuditScore
     from trafficllm.evaluate.audit.rows import rows_of
     from trafficllm.evaluate.quality import quality
     from trafficllm.records.dataset.dataset import load
@@ -169,18 +171,20 @@ def leaky(run: Run, task: str, _: int) -> None:
     rows = rows_of(dataset, spare_test=True)
     labels = sorted(set(rows.y))
 
-    def judge(flows: Sequence[int], answers: Sequence[str], split: str, mask: str) -> dict[str, Any]:
+    def judge(flows: Sequence[int], answers: Sequence[str], split: str, mask: str) -> AuditScore:
         truth, groups = [rows.y[i] for i in flows], [rows.groups[i] for i in flows]
-        found = quality(
+        score = quality(
             labels, truth, answers, groups, unique_hashes=range(len(flows)), split=split, mask=mask, leaky=[], seen_by_base=0, seeds=[0]
         )
-        return {key: found[key] for key in ("macro_f1", "accuracy", "ci95", "split", "mask", "n_test")}
+        return AuditScore.of(score)
 
     unit = str(dataset.manifest["split"]["unit"])
     packets = rows.raw and rows.raw[0].kind in ("flow", "packet")
     judged = "test" if "test" in rows.part else "val"
-    found = side_by_side(rows, labels, judge, split=unit, profile=dataset.profile, judged=judged, threads=run.threads) if packets else {}
-    write_json(run.out / task / "packets.json", {"leaky": found.get("leaky"), "honest": found.get("honest")})
+    ways = side_by_side(rows, labels, judge, split=unit, profile=dataset.profile, judged=judged, threads=run.threads) if packets else {}
+    shown = ("macro_f1", "accuracy", "ci95", "split", "mask", "n_test")
+    scores = {way: {key: getattr(ways[way], key) for key in shown} if way in ways else None for way in ("leaky", "honest")}
+    write_json(run.out / task / "packets.json", scores)
 
 
 def commit() -> str:

@@ -25,6 +25,7 @@ NAMES = ("adapter", "lightgbm")
 
 def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
     """One adapter under all shifts, made where there is no file of it yet."""
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.robust import robust
     from trafficllm.lifecycle.workspace import Workspace
 
@@ -32,18 +33,16 @@ def judged(run: Run, task: str, seed: int) -> dict[str, Any]:
     if not path.is_file():
         plan = PLAN["robust"][task]
         captures = run.data / run.entry(task)["folder"] if plan["wire"] else None
-        body = robust(
+        result = robust(
             Workspace(base=run.base),
             run.dataset(task),
             adapter=run.place(task) / f"seed{seed}",
             captures=captures,
-            most=plan["most"],
-            seed=seed,
-            budget_s=run.budget,
+            options=EvalOptions(most=plan["most"], seed=seed, budget_s=run.budget),
             html=path.with_suffix(".html"),
             progress=Silent(),
         )
-        write_json(path, body)
+        write_json(path, result.as_dict())
     return dict(read_json(path))
 
 

@@ -81,6 +81,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     from trafficllm.lifecycle.adapters.update import update
     from trafficllm.lifecycle.adapters.upkeep import show_adapter
     from trafficllm.lifecycle.studies.drift import drift
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import get_task
     from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
@@ -97,16 +98,17 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     once(out / "register.json", lambda: learn.register(out / "data", workdir=out / "tune", **given))
 
     def judged(version: str, html: Path, *learnt: Path) -> dict[str, Any]:
-        return drift(
+        result = drift(
             app,
             out / "data",
             [out / "captures" / "judge"],
             adapter=Path(show_adapter(app, "EVD", version).path),
             learnt=learnt,
-            most=asked.most,
+            options=EvalOptions(most=asked.most),
             html=html,
             progress=Silent(),
         )
+        return result.as_dict()
 
     before = once(out / "before.json", lambda: judged("v0001", out / "before.html"))
 

@@ -90,7 +90,8 @@ def trained(asked: argparse.Namespace, words: Sequence[str]) -> Path:
 
 def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
     """Few-shot curves of the task with one base."""
-    from trafficllm.lifecycle.studies.transfer import transfer
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
+    from trafficllm.lifecycle.studies.transfer import FewShot, transfer
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import get_task
     from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
@@ -105,18 +106,16 @@ def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
             progress=Silent(),
         )
         app = Workspace(base=base, registry=str(asked.out / "registry"))
-        body = transfer(
+        result = transfer(
             app,
             data,
             data,
-            draws=asked.draws,
-            max_seconds=asked.tune,
-            part=asked.part,
-            most=asked.most,
+            few=FewShot(draws=asked.draws, max_seconds=asked.tune),
+            options=EvalOptions(part=asked.part, most=asked.most),
             html=out.with_suffix(".html"),
             progress=Silent(),
         )
-        write_json(out, body)
+        write_json(out, result.as_dict())
     return dict(read_json(out))
 
 

@@ -85,7 +85,7 @@ def _report() -> dict[str, Any]:
         content[b] = content[a]
     meta = [dataclasses.replace(m, resp_h=f"198.51.100.{i % 3}") for i, m in enumerate(rows.meta)]
     planted = dataclasses.replace(rows, content=content, meta=meta)
-    return audit.audit_rows(planted, masked, audit.Options(budget_s=1, split="capture"))
+    return audit.audit_rows(planted, masked, audit.Options(budget_s=1, split="capture")).as_dict()
 
 
 def test_audit_report_holds_the_contract_and_speaks_plainly(report: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def test_single_fields_are_ranked_and_hidden_ones_marked(report: dict[str, Any])
 
 
 def test_many_rows_are_capped_a_class_and_the_cap_is_told() -> None:
-    report = audit.audit_rows(_clean(), masked, audit.Options(budget_s=1, most=60))
+    report = audit.audit_rows(_clean(), masked, audit.Options(budget_s=1, most=60)).as_dict()
     assert report["cap"] == {"train_per_class": 20, "train": 60, "val": 30, "judged": 30}
     assert report["baselines"]["majority"]["n_test"] == 30
 

@@ -16,21 +16,21 @@ TRAIN, VAL, TEST = part(150, 0), part(60, 1), part(90, 2)
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, dict[str, object]]:
+def outcomes() -> dict[str, baselines.Outcome]:
     return baselines.run(TRAIN, VAL, TEST, labels=LABELS, budget_s=3)
 
 
-def test_every_baseline_answers_every_row(outcomes: dict[str, dict[str, object]]) -> None:
+def test_every_baseline_answers_every_row(outcomes: dict[str, baselines.Outcome]) -> None:
     assert tuple(outcomes) == baselines.NAMES
     for row in outcomes.values():
-        proba = np.asarray(row["proba"])
+        proba = row.probabilities
         assert proba.shape == (90, 3)
         assert np.allclose(proba.sum(axis=1), 1.0)
-        assert set(row["y_pred"]) <= set(LABELS)  # type: ignore[call-overload]
+        assert set(row.predicted) <= set(LABELS)
 
 
-def test_baselines_learn_what_is_there(outcomes: dict[str, dict[str, object]]) -> None:
-    score = {name: metrics.macro_f1(LABELS, TEST.y, list(row["y_pred"])) for name, row in outcomes.items()}  # type: ignore[call-overload]
+def test_baselines_learn_what_is_there(outcomes: dict[str, baselines.Outcome]) -> None:
+    score = {name: metrics.macro_f1(LABELS, TEST.y, list(row.predicted)) for name, row in outcomes.items()}
     assert score["majority"] < 0.34
     assert score["identifier_probe"] > 0.95
     assert score["artefact_probe"] > 0.7
@@ -38,17 +38,17 @@ def test_baselines_learn_what_is_there(outcomes: dict[str, dict[str, object]]) -
     assert score["random_forest"] > 0.7
 
 
-def test_same_seed_same_answers(outcomes: dict[str, dict[str, object]]) -> None:
+def test_same_seed_same_answers(outcomes: dict[str, baselines.Outcome]) -> None:
     again = baselines.run(TRAIN, VAL, TEST, labels=LABELS, budget_s=3, names=("lightgbm", "random_forest"))
     for name, row in again.items():
-        assert np.array_equal(np.asarray(row["proba"]), np.asarray(outcomes[name]["proba"]))
+        assert np.array_equal(row.probabilities, outcomes[name].probabilities)
 
 
-def test_a_fitted_baseline_is_a_scorer(outcomes: dict[str, dict[str, object]]) -> None:
-    fitted = outcomes["lightgbm"]["fitted"]
+def test_a_fitted_baseline_is_a_scorer(outcomes: dict[str, baselines.Outcome]) -> None:
+    fitted = outcomes["lightgbm"].fitted
     assert isinstance(fitted, baselines.Fitted)
     scores = fitted.score(TEST.records)
-    assert np.allclose(scores.probabilities, np.asarray(outcomes["lightgbm"]["proba"]))
+    assert np.allclose(scores.probabilities, outcomes["lightgbm"].probabilities)
     assert fitted.score([]).probabilities.shape == (0, 3)
 
 
@@ -57,10 +57,10 @@ def test_classes_missing_from_training_or_validation_are_no_crash() -> None:
     train = baselines.Part([TRAIN.records[i] for i in some], [TRAIN.y[i] for i in some])
     rows = baselines.run(train, VAL, TEST, labels=LABELS, budget_s=1)
     assert "identifier_probe" not in rows
-    assert not np.asarray(rows["lightgbm"]["proba"])[:, 2].any()
+    assert not rows["lightgbm"].probabilities[:, 2].any()
     single = baselines.Part(train.records[:1], train.y[:1])
     alone = baselines.run(single, baselines.Part([], []), TEST, labels=LABELS, budget_s=1)
-    assert set(alone["random_forest"]["y_pred"]) == {"alpha"}
+    assert set(alone["random_forest"].predicted) == {"alpha"}
     with pytest.raises(InputError):
         baselines.run(baselines.Part([], []), VAL, TEST, labels=LABELS)
 
@@ -126,9 +126,9 @@ def test_requests_are_told_by_what_is_written_in_them() -> None:
     rows = baselines.run(train, _requests(30, 2), test, labels=("attack", "benign"), budget_s=2)
     assert list(rows) == ["majority", "artefact_probe", "knn", "lightgbm", "random_forest", baselines.LINEAR]
     for name in ("lightgbm", "random_forest", "linear"):
-        assert metrics.macro_f1(("attack", "benign"), test.y, rows[name]["y_pred"]) > 0.9, name
-    assert metrics.macro_f1(("attack", "benign"), test.y, rows["majority"]["y_pred"]) < 0.6
-    assert all(len(row["val_proba"]) == 130 for row in rows.values())  # of the validation rows as given: a cascade reads them
+        assert metrics.macro_f1(("attack", "benign"), test.y, rows[name].predicted) > 0.9, name
+    assert metrics.macro_f1(("attack", "benign"), test.y, rows["majority"].predicted) < 0.6
+    assert all(len(row.validation) == 130 for row in rows.values())  # of the validation rows as given: a cascade reads them
     assert len(train.distinct().records) == 60
     assert baselines.LINEAR not in baselines.run(train, test, test, labels=("attack", "benign"), names=("majority", "lightgbm"))
 
@@ -149,8 +149,8 @@ def test_cells_are_told_by_their_bursts_and_never_by_empty_columns() -> None:
     rows = baselines.run(_cells(60, 0), _cells(20, 2), test, labels=("a", "b"), budget_s=1, names=baselines.VIEW_NAMES)
     assert not {"lightgbm_headers_payload", "lightgbm_all", baselines.LINEAR} & set(rows)
     for name in ("lightgbm_sizes_times", "random_forest", "knn"):
-        assert metrics.macro_f1(("a", "b"), test.y, rows[name]["y_pred"]) > 0.9, name
-    assert rows["random_forest"]["params"]["features"] == "sizes_times"
+        assert metrics.macro_f1(("a", "b"), test.y, rows[name].predicted) > 0.9, name
+    assert rows["random_forest"].params["features"] == "sizes_times"
 
 
 def test_what_website_fingerprinting_counts_of_a_sequence() -> None:

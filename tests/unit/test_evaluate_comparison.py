@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from trafficllm.core.errors import InputError
-from trafficllm.evaluate.comparison import compare
+from trafficllm.evaluate.comparison import compare as compare_reports
+from trafficllm.evaluate.results import JudgedReport
 
 LABELS = ("a", "b", "c")
 TRUTH = [LABELS[i % 3] for i in range(120)]
@@ -30,6 +31,10 @@ def _report(runs: list[list[str]], **changes: Any) -> dict[str, Any]:
         "answers": answers,
     }
     return said | changes
+
+
+def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return compare_reports(JudgedReport.model_validate(a), JudgedReport.model_validate(b)).as_dict()
 
 
 def _wrong(every: int, start: int = 0) -> list[str]:

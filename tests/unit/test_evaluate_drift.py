@@ -15,20 +15,20 @@ TS = list(range(10**18, 10**18 + 300))
 
 
 def test_the_same_traffic_has_not_drifted() -> None:
-    found = drift.drift(BEFORE, SAME, TS)
-    assert found["fields"] == []
-    assert found["since"] is None
-    assert found["p"] > 0.01
-    assert not found["update_due"]
+    result = drift.drift(BEFORE, SAME, TS).as_dict()
+    assert result["fields"] == []
+    assert result["since"] is None
+    assert result["p"] > 0.01
+    assert not result["update_due"]
 
 
 def test_a_change_is_found_with_its_field_and_moment() -> None:
     live = [dataclasses.replace(r, sizes=tuple(s // 3 for s in r.sizes)) if i >= 150 else r for i, r in enumerate(SAME)]
-    found = drift.drift(BEFORE, live, TS)
-    assert found["update_due"]
-    assert {row["field"] for row in found["fields"]} & {"size", "sum.orig_bytes", "sum.resp_bytes"}
-    assert abs(found["since"] - TS[150]) <= 30
-    json_text(found)
+    result = drift.drift(BEFORE, live, TS).as_dict()
+    assert result["update_due"]
+    assert {row["field"] for row in result["fields"]} & {"size", "sum.orig_bytes", "sum.resp_bytes"}
+    assert abs(result["since"] - TS[150]) <= 30
+    json_text(result)
 
 
 def test_psi_of_known_cases() -> None:
@@ -41,6 +41,6 @@ def test_psi_of_known_cases() -> None:
 
 def test_confidence_and_unknown_share_stand_beside() -> None:
     sure, torn = (Scores(("a", "b"), p, np.log(p)) for p in (np.array([[0.9, 0.1]] * 3), np.array([[0.5, 0.5]] * 3)))
-    found = drift.drift(BEFORE, SAME, TS, scores=(sure, torn), unknown=([False] * 3, [True, True, False]))
-    assert found["before"] == {"confidence": pytest.approx(0.9), "unknown": 0.0}
-    assert found["now"]["unknown"] == pytest.approx(2 / 3)
+    result = drift.drift(BEFORE, SAME, TS, scores=(sure, torn), unknown=([False] * 3, [True, True, False])).as_dict()
+    assert result["before"] == {"confidence": pytest.approx(0.9), "unknown": 0.0}
+    assert result["now"]["unknown"] == pytest.approx(2 / 3)

@@ -16,7 +16,7 @@ HASHES = [i // 2 if i < 60 else i for i in range(63)]
 
 def _report(guess: list[str], **more: Any) -> dict[str, Any]:
     options = {"split": "capture", "mask": "strict", "leaky": [], "seen_by_base": "0/63", "seeds": [0], "unique_hashes": HASHES}
-    return q.quality(LABELS, TRUTH, guess, GROUPS, **(options | more))
+    return q.quality(LABELS, TRUTH, guess, GROUPS, **(options | more)).as_dict()
 
 
 def test_quality_holds_every_key_and_is_json() -> None:
@@ -43,8 +43,8 @@ def test_nothing_measurable_scores_all_labels() -> None:
     report = q.quality(
         LABELS, ["a", "b"], ["a", "a"], [1, 1], unique_hashes=[1, 2], split="flow", mask="strict", leaky=[], seen_by_base="0/2", seeds=[0]
     )
-    assert report["scored_labels"] == ["a", "b"]
-    assert report["ci95"] == [0.0, 1.0]
+    assert report.scored_labels == ["a", "b"]
+    assert report.ci95 == [0.0, 1.0]
 
 
 def test_seen_by_base_is_leaky() -> None:
@@ -66,8 +66,8 @@ def test_seeds_are_averaged() -> None:
         seen_by_base="0/63",
         seeds=[0, 1],
     )
-    assert report["per_seed"][0] == 1.0
-    assert report["macro_f1"] == pytest.approx(sum(report["per_seed"]) / 2)
+    assert report.per_seed[0] == 1.0
+    assert report.macro_f1 == pytest.approx(sum(report.per_seed) / 2)
 
 
 def test_a_report_without_its_context_does_not_validate() -> None:
@@ -89,6 +89,6 @@ def test_one_test_group_is_named_but_measurable() -> None:
     report = q.quality(
         LABELS, TRUTH, ["a"] * 63, groups, unique_hashes=HASHES, split="capture", mask="strict", leaky=[], seen_by_base="0/63", seeds=[0]
     )
-    assert report["one_group"] == ["b"]
-    assert list(report["not_measurable"]) == ["thin"]
-    assert report["macro_f1_measurable"] > report["macro_f1"]
+    assert report.one_group == ["b"]
+    assert list(report.not_measurable) == ["thin"]
+    assert report.macro_f1_measurable > report.macro_f1

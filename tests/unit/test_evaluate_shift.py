@@ -152,8 +152,8 @@ def test_the_forge_test_catches_a_scorer_that_relies_on_identifiers(profile: str
     y = [LABELS[i % 3] for i in range(len(raw))]
     bench = robust.Bench(raw, y, LABELS, lambda r: masks.apply(r, profile))
     result = robust.forge_test(bench, _ByPort())  # type: ignore[arg-type]
-    assert result["relies_on_identifiers"] is relies
-    assert (result["before"] == 1.0) is relies
+    assert result.relies_on_identifiers is relies
+    assert (result.before == 1.0) is relies
 
 
 def test_robustness_table_has_every_shift_for_every_scorer() -> None:
@@ -162,14 +162,14 @@ def test_robustness_table_has_every_shift_for_every_scorer() -> None:
     def named(records: Sequence[Record]) -> list[str]:
         return [LABELS[k] for k in _ByPort().score(list(records)).probabilities.argmax(axis=1)]
 
-    sitting = robust.Sitting(bench, [str(i % 4) for i in range(len(RAW))], {"a": named, "b": lambda rows: [LABELS[0]] * len(rows)})
-    table = robust.under_shifts(sitting, robust.variants(RAW), n_boot=20)
-    rows = {row["name"]: row for row in table["perturbations"]}
+    study = robust.ShiftStudy(bench, [str(i % 4) for i in range(len(RAW))], {"a": named, "b": lambda rows: [LABELS[0]] * len(rows)})
+    table = robust.under_shifts(study, robust.variants(RAW), n_boot=20)
+    rows = {row.name: row for row in table.perturbations}
     assert list(rows) == ["none", *shift.perturbations(), "random_all_payload"]
-    assert rows["vlan"]["changed"] == rows["none"]["changed"] == 0
-    assert rows["field_dropout_15"]["changed"] > 0.9
-    assert table["mean_loss"]["b"] == 0
+    assert rows["vlan"].changed == rows["none"].changed == 0
+    assert rows["field_dropout_15"].changed > 0.9
+    assert table.mean_loss["b"] == 0
     gone = robust.Variant("gone", "wire", [None] * len(RAW))
-    lost = robust.under_shifts(sitting, [gone], n_boot=20)["perturbations"][1]
-    assert (lost["lost"], lost["macro_f1"]["b"]) == (len(RAW), 0.0), "what the reader loses is wrong"
-    assert robust.payload_test(bench, _ByPort())["delta"] == 0.0  # type: ignore[arg-type]
+    lost = robust.under_shifts(study, [gone], n_boot=20).perturbations[1]
+    assert (lost.lost, lost.macro_f1["b"]) == (len(RAW), 0.0), "what the reader loses is wrong"
+    assert robust.payload_test(bench, _ByPort()).delta == 0.0  # type: ignore[arg-type]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record
-from trafficllm.evaluate.fidelity.compare import copy_share, discriminator_f1, fidelity, nearest
+from trafficllm.evaluate.fidelity import compare
+from trafficllm.evaluate.fidelity.compare import copy_share, discriminator_f1, nearest
 from trafficllm.evaluate.fidelity.fields import emd, jsd
 from trafficllm.evaluate.fidelity.samplers import bayes, independent, resample
 
@@ -35,6 +37,10 @@ def _flow(rng: random.Random, base: int) -> Record:
 def _flows(count: int, seed: int, base: int = 50) -> list[Record]:
     rng = random.Random(seed)
     return [_flow(rng, base) for _ in range(count)]
+
+
+def fidelity(real: list[Record], synthetic: list[Record], **more: Any) -> dict[str, Any]:
+    return compare.fidelity(real, synthetic, **more).as_dict()
 
 
 def test_divergence_and_distance_by_hand() -> None:

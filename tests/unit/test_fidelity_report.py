@@ -44,8 +44,8 @@ def _sides(tmp_path: Path) -> tuple[Path, Path, Path]:
 def test_two_labels_from_folders(sides: tuple[Path, Path, Path], tmp_path: Path) -> None:
     real, synthetic, train = sides
     page = tmp_path / "report.html"
-    body = evaluate(real, synthetic, train=train, html=page, progress=Silent())
-    EvaluateGeneration.model_validate(body)
+    result = evaluate(real, synthetic, train=train, html=page, progress=Silent())
+    body = EvaluateGeneration.model_validate(result.as_dict()).as_dict()
     assert set(body["labels"]) == {"small", "big"}
     right, wrong = (body["labels"][name]["fields"]["length"] for name in ("small", "big"))
     assert right["jsd"] < 2 * right["floor"] < 0.5 < wrong["jsd"] == 1.0
@@ -55,8 +55,8 @@ def test_two_labels_from_folders(sides: tuple[Path, Path, Path], tmp_path: Path)
     assert body["valid"].pop("packets") > 100
     assert body["valid"] == {"valid": True, "malformed": 0, "bad_checksums": 0, "bad_lengths": 0, "tcp_violations": 0}
     assert body["cuts"]["small"] == {"snap": 0, "flow": 0}
-    assert len(table(body)) == 3
-    assert all(len(row) == len(COLUMNS) for row in table(body))
+    assert len(table(result)) == 3
+    assert all(len(row) == len(COLUMNS) for row in table(result))
     text = page.read_text()
     assert "big" in text
     assert "<script" not in text
@@ -67,7 +67,7 @@ def test_one_capture_with_its_manifest(sides: tuple[Path, Path, Path], tmp_path:
     made = shutil.copy(synthetic / "small" / "a.pcap", tmp_path / "x.pcap")
     beside = tmp_path / "x.pcap.json"
     beside.write_text(json.dumps({"parts": [{"task": "T", "label": "small", "flows": 40}]}))
-    body = evaluate(real, Path(made), train=train, progress=Silent())
+    body = evaluate(real, Path(made), train=train, progress=Silent()).as_dict()
     assert list(body["labels"]) == ["small"]
     assert (body["tstr"], body["trtr"]) == (None, None)
     beside.write_text(json.dumps({"parts": [{"label": "small"}, {"label": "big"}]}))
@@ -80,13 +80,13 @@ def test_one_capture_with_its_manifest(sides: tuple[Path, Path, Path], tmp_path:
 
 
 def test_without_training_flows_half_of_the_real_ones_stand_in(sides: tuple[Path, Path, Path]) -> None:
-    body = evaluate(sides[0], sides[1], labels=["small", "none"], progress=Silent())
+    body = evaluate(sides[0], sides[1], labels=["small", "none"], progress=Silent()).as_dict()
     assert body["n"] == {"real": 20, "synthetic": 40, "train": 20, "compared": 10}
 
 
 def test_classes_of_one_side_are_named() -> None:
     flows = [Record(proto=17, ip_version=4, dirs=(0,), sizes=(k,), iats=(0,), flags=(-1,), windows=(-1,), ttls=(64,)) for k in range(20)]
-    body = of_classes({"a": flows, "b": flows, "few": flows[:3]}, {"a": flows, "c": flows, "few": flows}, {"a": flows})
+    body = of_classes({"a": flows, "b": flows, "few": flows[:3]}, {"a": flows, "c": flows, "few": flows}, {"a": flows}).as_dict()
     assert body["not_compared"] == ["b", "c", "few"]
     assert body["copies"] == {"synthetic": 1.0, "real": 1.0}
     with pytest.raises(InputError, match="no class"):
@@ -98,9 +98,9 @@ def test_identifiers_are_found_anywhere() -> None:
     old = Record(proto=6, payload=(b"GET example.com", b""), facts=facts)
     new = Record(proto=6, payload=(b"", b"see example.com now"))
     met = FlowMeta(orig_h="10.0.0.1", resp_h="10.0.0.2")
-    assert overlap([(old, met)], [(new, FlowMeta(orig_h="192.0.2.1", resp_h="10.0.0.2"))]) == {"addresses": 1, "names": 1}
-    assert overlap([(old, met)], [(old, FlowMeta())]) == {"addresses": 0, "names": 1}  # "GET" is too short to count
-    assert overlap([], [(new, met)]) == {"addresses": 0, "names": 0}
+    assert overlap([(old, met)], [(new, FlowMeta(orig_h="192.0.2.1", resp_h="10.0.0.2"))]).as_dict() == {"addresses": 1, "names": 1}
+    assert overlap([(old, met)], [(old, FlowMeta())]).as_dict() == {"addresses": 0, "names": 1}  # "GET" is too short to count
+    assert overlap([], [(new, met)]).as_dict() == {"addresses": 0, "names": 0}
 
 
 def test_the_view_keeps_headers_and_service_ports() -> None:

@@ -19,7 +19,7 @@ from trafficllm.core.types import Silent
 from trafficllm.evaluate import quality
 from trafficllm.evaluate.baselines import frozen
 from trafficllm.lifecycle.adapters import learn
-from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
+from trafficllm.lifecycle.studies.evaluation_set import VALIDATION, EvalOptions
 from trafficllm.lifecycle.studies.run import evaluate
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import load_base
@@ -53,17 +53,17 @@ def _run(place: Path) -> Run:
     """`evaluate` on folders of the place; the same call again is answered from memory."""
     workspace = Workspace(base=str(place / "base"), registry=str(place / "registry"))
 
-    def call(*sets: str, adapters: tuple[str, ...] = ("a3",), **options: Any) -> dict[str, Any]:
-        asked = repr((sets, adapters, sorted(options.items())))
-        if asked in known:
-            return copy.deepcopy(known[asked])
-        folders = [place / name for name in (sets or ("data",))]
-        made = evaluate(workspace, folders, adapters=[place / a for a in adapters], budget_s=1.0, progress=Silent(), **options)
-        envelope("evaluate.run").model_validate({**made, "schema": "trafficllm.evaluate.run/1", "ok": True})
-        known[asked] = copy.deepcopy(made)
-        return made
+    def call(*sets: str, adapters: tuple[str, ...] = ("a3",), part: str = "test", most: int = 0, **more: Any) -> dict[str, Any]:
+        key = repr((sets, adapters, part, most, sorted(more.items())))
+        if key not in cache:
+            folders = [place / name for name in (sets or ("data",))]
+            options = EvalOptions(part=part, most=most, budget_s=1.0)
+            result = evaluate(workspace, folders, adapters=[place / a for a in adapters], options=options, progress=Silent(), **more)
+            cache[key] = result.as_dict()
+            envelope("evaluate.run").model_validate({**cache[key], "schema": "trafficllm.evaluate.run/1", "ok": True})
+        return copy.deepcopy(cache[key])
 
-    known: dict[str, dict[str, Any]] = {}
+    cache: dict[str, dict[str, Any]] = {}
     return call
 
 

@@ -105,7 +105,7 @@ def test_same_bytes_again_and_under_another_hash_seed(small: Path, built: Datase
         assert (tmp_path / "again" / name).read_bytes() == (built.path / name).read_bytes()
     report = build_dataset(small, task=get_task("MTD"), out=built.path)
     assert report.reused
-    assert report.as_dict()["dataset_sha256"] == built.sha256
+    assert report.result().dataset_sha256 == built.sha256
 
 
 def test_eac_is_split_by_capture_over_all_labels(captures: Path, tmp_path: Path) -> None:

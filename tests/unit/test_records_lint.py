@@ -34,7 +34,7 @@ def test_findings_on_cut_captures(captures: Path, tmp_path: Path) -> None:
     shutil.copy(captures / "MTD" / "FTP" / "FTP_00.pcap", root / "Solo")
     (root / "Cut").mkdir()
     (root / "Cut" / "snap.pcap").write_bytes(_snapped(flows=3, kept=40, declared=400))
-    report = check_data(root, task=get_task("MTD"))
+    report = check_data(root, task=get_task("MTD")).as_dict()
     kinds = {(row["kind"], row["where"]) for row in report["findings"]}
     assert ("one_capture", "Solo") in kinds
     assert ("truncated", "Cut") in kinds
@@ -51,7 +51,7 @@ def test_an_unusable_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_samples_show_token_by_token_what_is_masked(captures: Path) -> None:
-    report = check_data(captures / "MTD", task=get_task("MTD"))
+    report = check_data(captures / "MTD", task=get_task("MTD")).as_dict()
     for sample in report["samples"]:
         shown = " ".join(token["token"] for token in sample["tokens"] if token["state"] != "hidden")
         assert shown == sample["record"]
@@ -68,7 +68,7 @@ def test_few_flows_from_the_middle_and_mixed_links_are_findings(tmp_path: Path) 
         (tmp_path / label).mkdir(exist_ok=True)
         frames = sorted(timed) if n else sorted((when, bytes(12) + b"\x08\x00" + frame) for when, frame in timed)
         (tmp_path / label / f"session_{label}_{n}.pcap").write_bytes(ac.pcap(frames, link=101 if n else 1))
-    kinds = {(row["kind"], row["where"]) for row in check_data(tmp_path, task=get_task("MTD"))["findings"]}
+    kinds = {(row["kind"], row["where"]) for row in check_data(tmp_path, task=get_task("MTD")).as_dict()["findings"]}
     assert {("no_handshake", "left"), ("no_handshake", "right"), ("link_type", ""), ("label_small", "left")} <= kinds
 
 
@@ -77,6 +77,6 @@ def test_wrong_inside_is_a_finding(captures: Path, tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
     shutil.copy(captures / "MTD" / "Zeus" / "Zeus_00.pcap", tmp_path / "a")
     (tmp_path / "b" / "x.pcap").write_text("no capture")
-    report = check_data(tmp_path, task=get_task("MTD"))
+    report = check_data(tmp_path, task=get_task("MTD")).as_dict()
     assert report["findings"][0]["level"] == "error"
     assert "x.pcap" in report["findings"][0]["where"] + report["findings"][0]["message"]

@@ -62,7 +62,7 @@ def test_every_flow_has_a_line(tmp_path: Path) -> None:
     stopped, summary, lines = _run(tmp_path)
     assert (stopped, summary.flows, len(lines)) == (False, 64, 64)
     assert summary.above() == {"MTD": {"benign": 61, "malicious": 2}}
-    assert summary.body()["verdicts"] == {"MTD": {"FTP": 61, "Zeus": 2, "unknown": 1}}
+    assert summary.result().verdicts == {"MTD": {"FTP": 61, "Zeus": 2, "unknown": 1}}
 
 
 def test_filters_leave_lines_out_but_count_all(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from trafficllm.capture.flows.rows import ConnRow, FlowRow
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.infer.detector import VerdictRow
-from trafficllm.surface.formats.columns import CONN, FLOW, VERDICT
+from trafficllm.surface.formats.columns import CONN, FLOW, LABEL, VERDICT
 from trafficllm.surface.formats.eve import EveEvent, flow_event, verdict_event
 from trafficllm.surface.formats.writers import FORMATS, check_format, make_writer, writing
 
@@ -82,8 +82,8 @@ def _write(form: str, rows: list[dict[str, Any]]) -> bytes:
 
 def test_shapes_columns_and_rows_agree() -> None:
     assert [column.name for column in VERDICT] == list(get_type_hints(VerdictRow)) == list(ROW)
-    assert {column.name for column in FLOW} == set(get_type_hints(FlowRow)) == set(FLOW_ROW)
-    assert {column.name for column in CONN} == set(get_type_hints(ConnRow)) == set(CONN_ROW)
+    assert {column.name for column in (*FLOW, LABEL)} == set(get_type_hints(FlowRow)) == {*FLOW_ROW, "label"}
+    assert {column.name for column in (*CONN, LABEL)} == set(get_type_hints(ConnRow)) == {*CONN_ROW, "label"}
 
 
 def test_jsonl() -> None:

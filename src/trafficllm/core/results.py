@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, with_config
 
@@ -28,6 +28,15 @@ class Result(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """The JSON form: plain dictionaries, lists, strings and numbers."""
         return self.model_dump(by_alias=True, exclude_unset=True)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given, as they are, in the order of the class."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
+
+    @classmethod
+    def of(cls, other: Result, **more: Any) -> Self:
+        """This result from the fields that it shares with another one, and `more`, which go before them."""
+        return cls(**{name: value for name, value in other.given().items() if name in cls.model_fields and name not in more}, **more)
 
 
 class Failure(Result):

@@ -11,6 +11,7 @@ from trafficllm.core import metrics
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64
 from trafficllm.evaluate import bootstrap
+from trafficllm.evaluate.results import ClassScore, Confusion, Quality, UniqueScore
 
 MIN_UNIQUE = 10
 """A class with fewer unique test contents than this, or without a group of its own in the test part, is not measurable.
@@ -65,21 +66,21 @@ def _macro(labels: Sequence[str], scored: Sequence[str], y_true: Sequence[str], 
     return float(np.mean(present)) if present else 0.0
 
 
-def _mean_table(labels: Sequence[str], tables: Sequence[dict[str, dict[str, float]]], thin: Mapping[str, str]) -> dict[str, Any]:
+def _mean_table(labels: Sequence[str], tables: Sequence[dict[str, dict[str, float]]], thin: Mapping[str, str]) -> dict[str, ClassScore]:
     keys = ("precision", "recall", "f1", "support")
     mean = {label: {key: float(np.mean([t[label][key] for t in tables])) for key in keys} for label in labels}
-    return {label: {**row, "support": int(row["support"]), "measurable": label not in thin} for label, row in mean.items()}
+    return {label: ClassScore(**(row | {"support": int(row["support"])}), measurable=label not in thin) for label, row in mean.items()}
 
 
 def _unique_scores(
     labels: Sequence[str], scored: Sequence[str], y_true: Sequence[str], runs: Sequence[Sequence[str]], rows: Sequence[int]
-) -> dict[str, float]:
+) -> UniqueScore:
     truth = [y_true[i] for i in rows]
     picked = [[run[i] for i in rows] for run in runs]
-    return {
-        "macro_f1": float(np.mean([_macro(labels, scored, truth, run) for run in picked])),
-        "accuracy": float(np.mean([metrics.accuracy(truth, run) for run in picked])),
-    }
+    return UniqueScore(
+        macro_f1=float(np.mean([_macro(labels, scored, truth, run) for run in picked])),
+        accuracy=float(np.mean([metrics.accuracy(truth, run) for run in picked])),
+    )
 
 
 def _flags(leaky: Sequence[str], seen: str | int) -> list[str]:
@@ -101,7 +102,7 @@ def quality_of_seeds(
     seeds: Sequence[int],
     n_boot: int = 1000,
     probabilities: F64 | None = None,
-) -> dict[str, Any]:
+) -> Quality:
     """The quality object of several runs (one a seed) on the same test rows; figures are means over runs.
 
     `macro_f1` is over all labels with test rows (`scored_labels`): thin ones are listed in `not_measurable`, never dropped from
@@ -118,36 +119,35 @@ def quality_of_seeds(
     scores = [_macro(labels, scored, y_true, run) for run in runs]
     rows = first_of_each(y_true, unique_hashes)
     tables = [bootstrap.count_groups(scored, y_true, run, groups) for run in runs]
-    report: dict[str, Any] = {
-        "macro_f1": float(np.mean(scores)),
-        "macro_f1_measurable": float(np.mean([_macro(labels, measurable, y_true, run) for run in runs])) if measurable else None,
-        "accuracy": float(np.mean([metrics.accuracy(y_true, run) for run in runs])),
-        "ci95": list(bootstrap.interval(tables, n_boot=n_boot, seed=0)),
-        "per_class": _mean_table(labels, [metrics.per_class(labels, c) for c in counts], thin),
-        "confusion": {"labels": [*labels, "(other)"], "matrix": np.sum(counts, axis=0).tolist()},
-        "n_test": len(y_true),
-        "n_test_unique": len(rows),
-        "unique": _unique_scores(labels, scored, y_true, runs, rows),
-        "groups": len(set(groups)),
-        "scored_labels": scored,
-        "not_measurable": thin,
-        "one_group": one_group(y_true, groups),
-        "split": split,
-        "mask": mask,
-        "leaky": _flags(leaky, seen_by_base),
-        "seen_by_base": seen_by_base,
-        "seeds": list(seeds),
-        "per_seed": scores,
-    }
+    calibration: dict[str, float] = {}
     if probabilities is not None:
         truth = metrics.indices(labels, y_true)
-        report |= {"ece": metrics.ece(probabilities, truth), "brier": metrics.brier(probabilities, truth)}
-    return report
+        calibration = {"ece": metrics.ece(probabilities, truth), "brier": metrics.brier(probabilities, truth)}
+    return Quality(
+        macro_f1=float(np.mean(scores)),
+        macro_f1_measurable=float(np.mean([_macro(labels, measurable, y_true, run) for run in runs])) if measurable else None,
+        accuracy=float(np.mean([metrics.accuracy(y_true, run) for run in runs])),
+        ci95=list(bootstrap.interval(tables, n_boot=n_boot, seed=0)),
+        per_class=_mean_table(labels, [metrics.per_class(labels, c) for c in counts], thin),
+        confusion=Confusion(labels=[*labels, "(other)"], matrix=np.sum(counts, axis=0).tolist()),
+        n_test=len(y_true),
+        n_test_unique=len(rows),
+        unique=_unique_scores(labels, scored, y_true, runs, rows),
+        groups=len(set(groups)),
+        scored_labels=scored,
+        not_measurable=thin,
+        one_group=one_group(y_true, groups),
+        split=split,
+        mask=mask,
+        leaky=_flags(leaky, seen_by_base),
+        seen_by_base=seen_by_base,
+        seeds=list(seeds),
+        per_seed=scores,
+        **calibration,
+    )
 
 
-def quality(
-    labels: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str], groups: Sequence[object], **context: Any
-) -> dict[str, Any]:
+def quality(labels: Sequence[str], y_true: Sequence[str], y_pred: Sequence[str], groups: Sequence[object], **context: Any) -> Quality:
     """`quality_of_seeds` of one run; `context` are its keyword arguments, and as strictly checked."""
     return quality_of_seeds(labels, y_true, [y_pred], groups, **context)
 

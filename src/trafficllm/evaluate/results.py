@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from trafficllm.core.results import Result, Share
+
+
+class ClassScore(Result):
+    """One label, means over runs; `measurable` where its test part is large enough."""
+
+    precision: Share
+    recall: Share
+    f1: Share
+    support: int
+    measurable: bool
+
+
+class Confusion(Result):
+    """Counts over all runs, a row a true label; the last column is any label outside `labels`."""
+
+    labels: list[str]
+    matrix: list[list[int]]
+
+
+class UniqueScore(Result):
+    """The scores where each masked content counts once a label."""
+
+    macro_f1: Share
+    accuracy: Share
 
 
 class Quality(Result):
@@ -16,11 +40,11 @@ class Quality(Result):
     macro_f1_measurable: Share | None = None
     accuracy: Share
     ci95: list[Share] = Field(min_length=2, max_length=2)
-    per_class: dict[str, dict[str, Any]]
-    confusion: dict[str, Any]
+    per_class: dict[str, ClassScore]
+    confusion: Confusion
     n_test: int
     n_test_unique: int
-    unique: dict[str, Share]
+    unique: UniqueScore
     groups: int
     scored_labels: list[str]
     not_measurable: dict[str, str]
@@ -55,6 +79,31 @@ class Perturbation(Result):
     delta: dict[str, float]
 
 
+class Shifted(Result):
+    """Scorers under shifts, the first row without one; mean loss of macro-F1 of each scorer."""
+
+    perturbations: list[Perturbation]
+    mean_loss: dict[str, float]
+
+
+class ForgeTest(Result):
+    """Macro-F1 before and after identifiers were rewritten in the judged rows."""
+
+    before: Share
+    after: Share
+    delta: float
+    relies_on_identifiers: bool
+
+
+class PayloadTest(Result):
+    """Macro-F1 before and after encrypted payload, and then all payload, became random bytes."""
+
+    before: Share
+    after: Share
+    delta: float
+    all_delta: float
+
+
 class DriftField(Result):
     """A field that moved; `since` ns since the epoch, None where it did not stay moved."""
 
@@ -75,6 +124,15 @@ class Drift(Result):
     update_due: bool
 
 
+class Answers(Result):
+    """Every judged row's name (file and uid), group, truth, and its answer in each run: what `evaluate compare` pairs."""
+
+    rows: list[str]
+    groups: list[str]
+    truth: list[str]
+    runs: list[list[str]]
+
+
 class ComparedReport(Result):
     """What one of two reports says of itself."""
 
@@ -90,6 +148,14 @@ class ComparedReport(Result):
     seen_by_base: str | int
     seeds: list[int]
     n_test: int
+
+
+class JudgedReport(ComparedReport):
+    """A report of `evaluate run`, as far as a comparison reads it: what it says of itself, and its answers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    answers: Answers
 
 
 class ComparedClass(Result):

@@ -1,6 +1,6 @@
 """`data check`: what will go wrong with a labelled folder, said before anything is trained.
 
-Each finding is `{"kind", "level", "where", "message"}`; level "error" stops `data build`, "warning" does not.
+A finding of level "error" stops `data build`, one of level "warning" does not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from trafficllm.records.codec.codec import encode, pretty
 from trafficllm.records.dataset import marks
 from trafficllm.records.dataset.duplicates import duplicates
 from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.results import DataCheck, DataFinding, Sample, State, TokenState
 from trafficllm.records.sources import rows as sources
 from trafficllm.records.sources.captures import Gathered
 
@@ -37,15 +38,20 @@ _PAYLOAD_KEPT = 512
 class Lint:
     """The findings so far."""
 
-    findings: list[dict[str, str]] = field(default_factory=list)
+    findings: list[DataFinding] = field(default_factory=list)
 
-    def add(self, kind: str, where: str, message: str, *, level: str = "warning") -> None:
+    def add(self, kind: str, where: str, message: str, *, level: Literal["error", "warning"] = "warning") -> None:
         """One finding more."""
-        self.findings.append({"kind": kind, "level": level, "where": where, "message": message})
+        self.findings.append(DataFinding(kind=kind, level=level, where=where, message=message))
+
+    def result(self, classes: dict[str, dict[str, int]], duplicates: dict[str, float], samples: list[Sample]) -> DataCheck:
+        """All findings; ready where none is an error."""
+        ready = all(row.level != "error" for row in self.findings)
+        return DataCheck(ready=ready, findings=self.findings, classes=classes, duplicates=duplicates, samples=samples, parts={})
 
 
-def check_data(directory: str | Path, *, task: Task, profile: str = "strict", samples: int = 3) -> dict[str, Any]:
-    """Read a folder and say what is wrong with it: `findings`, `classes` (flows and captures each), `duplicates`, `samples`.
+def check_data(directory: str | Path, *, task: Task, profile: str = "strict", samples: int = 3) -> DataCheck:
+    """Read a folder and say what is wrong with it; classes with their flows and captures.
 
     Files that cannot be read are findings, one each, and the rest is checked all the same. Raises InputError where there
     is no folder, or nothing in it that is labelled.
@@ -55,7 +61,7 @@ def check_data(directory: str | Path, *, task: Task, profile: str = "strict", sa
     rows = _read(source, task, lint)
     if not rows.records:
         lint.add("no_records", str(source.root), "nothing in this folder can be read", level="error")
-        return {"findings": lint.findings, "classes": {}, "duplicates": {}, "samples": []}
+        return lint.result({}, {}, [])
     masked = [masks.apply(record, profile) for record in rows.records]
     units = [encode(record) for record in masked]
     _sizes(rows, lint)
@@ -65,7 +71,7 @@ def check_data(directory: str | Path, *, task: Task, profile: str = "strict", sa
     if twice["conflicting"]:
         lint.add("conflict", "", f"{twice['conflicting']:.1%} of the records equal one of another label: ceiling {twice['ceiling']}")
     shown = [_sample(rows.labels[i], rows.records[i], units[i], masked[i]) for i in _spread(rows.labels, samples)]
-    return {"findings": lint.findings, "classes": _classes(rows), "duplicates": twice, "samples": shown}
+    return lint.result(_classes(rows), twice, shown)
 
 
 def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered:
@@ -83,19 +89,19 @@ def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered:
     return rows
 
 
-def _sample(label: str, raw: Record, units: str, masked: Record) -> dict[str, Any]:
+def _sample(label: str, raw: Record, units: str, masked: Record) -> Sample:
     """A record as a model sees it, and token by token what the masks took away and put in its place."""
-    return {"label": label, "record": pretty(units), "tokens": token_states(encode(raw), units), "masked": sorted(masked.masked)}
+    return Sample(label=label, record=pretty(units), tokens=token_states(encode(raw), units), masked=sorted(masked.masked))
 
 
-def token_states(raw: str, shown: str) -> list[dict[str, str]]:
+def token_states(raw: str, shown: str) -> list[TokenState]:
     """Tokens of a raw and of the masked record in one row: `{"token", "state"}`, state "shown", "hidden" or "instead".
 
     >>> token_states(encode(Record(proto=17, ports=(53, 53))), encode(masks.apply(Record(proto=17, ports=(53, 53)))))[2:4]
     [{'token': 'ip4', 'state': 'shown'}, {'token': 'ports', 'state': 'hidden'}]
     """
     before, after = pretty(raw).split(), pretty(shown).split()
-    out: list[tuple[str, str]] = []
+    out: list[tuple[str, State]] = []
     for what, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if what == "equal":
             out += [(word, "shown") for word in after[c:d]]

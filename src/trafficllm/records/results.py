@@ -2,9 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
-from trafficllm.core.results import Counts, Result
+from typing_extensions import TypedDict
+
+from trafficllm.core.results import Counts, Result, Share, closed
+
+
+class Duplicates(Result):
+    """Shares of records: that equal another, that equal one of another label; the accuracy no answer to contents can pass."""
+
+    share: Share
+    conflicting: Share
+    ceiling: Share
+
+
+class Artefact(Result):
+    """A field that was masked because it tells how the data were captured, and its score as a probe."""
+
+    field: str
+    score: Share
+
+
+class Split(Result):
+    """By what unit records were split, and why; groups, records of each part and those reserved."""
+
+    unit: str
+    why: str
+    groups: int
+    parts: Counts
+    reserved: int
+    notes: list[str]
+
+
+State: TypeAlias = Literal["shown", "hidden", "instead"]
+
+
+@closed
+class TokenState(TypedDict):
+    """A token, "shown" to a model, "hidden" by the masks, or put "instead"."""
+
+    token: str
+    state: State
+
+
+class Sample(Result):
+    """A record as a model sees it, token by token what the masks took away, and which fields they hide."""
+
+    label: str
+    record: str
+    tokens: list[TokenState]
+    masked: list[str]
 
 
 class DataBuild(Result):
@@ -16,13 +64,13 @@ class DataBuild(Result):
     normalised: Counts
     malformed: list[str]
     groups: int
-    split: dict[str, Any]
+    split: Split
     split_files: list[str]
     mask: str
     masked_fields: list[str]
-    artefact_masked: list[dict[str, Any]]
+    artefact_masked: list[Artefact]
     leaky: list[str]
-    duplicates: dict[str, Any]
+    duplicates: Duplicates
     dataset_sha256: str
     out: str
     reused: bool
@@ -43,6 +91,6 @@ class DataCheck(Result):
     ready: bool
     findings: list[DataFinding]
     classes: dict[str, Counts]
-    duplicates: dict[str, Any]
-    samples: list[Any]
+    duplicates: dict[str, Share]
+    samples: list[Sample]
     parts: Counts

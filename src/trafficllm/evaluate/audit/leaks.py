@@ -15,6 +15,7 @@ import numpy as np
 
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, ORIG, RESP, FlowMeta, Record
+from trafficllm.evaluate.audit.results import AuditFinding
 from trafficllm.evaluate.baselines import probes
 from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.dataset.marks import KIND_OF
@@ -70,9 +71,9 @@ class Finding:
     question: str
     hidden: bool
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain form; `hidden`: this data set's split or masks keep it from a model."""
-        return {"kind": self.kind, "field": self.field, "score": round(self.score, 4), "question": self.question, "hidden": self.hidden}
+    def row(self) -> AuditFinding:
+        """As a report names it; `hidden`: this data set's split or masks keep it from a model."""
+        return AuditFinding(kind=self.kind, field=self.field, score=round(self.score, 4), question=self.question, hidden=self.hidden)
 
 
 def flow_key(meta: FlowMeta) -> Hashable:

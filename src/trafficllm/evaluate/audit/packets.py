@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from trafficllm.core.metrics import indices
 from trafficllm.core.types import F64, I64, Record
 from trafficllm.evaluate.audit.leaks import AuditRows
+from trafficllm.evaluate.audit.results import AuditScore
 from trafficllm.evaluate.baselines.features import identifiers
 
 MOST = 10_000
 _TREES = 40
-Judge: TypeAlias = Callable[[Sequence[int], Sequence[str], str, str], dict[str, Any]]
+Judge: TypeAlias = Callable[[Sequence[int], Sequence[str], str, str], AuditScore]
 """Rows of flows (one a packet), predicted labels, split and masks in words -> quality object."""
 
 
@@ -71,14 +72,14 @@ def _answers(X: F64, y: I64, asked: F64, *, seed: int, threads: int) -> I64:
 
 def side_by_side(
     rows: AuditRows, labels: Sequence[str], judge: Judge, *, split: str, profile: str, judged: str = "test", seed: int = 0, threads: int = 1
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, AuditScore]:
     """Quality objects of a random forest on single packets, four ways: what the split gives away, and what the masks do.
 
     `leaky` (raw, at random) is the literature's way, `honest` (masked, by group) ours; `raw_by_group` and `masked_at_random`
     part the two causes. At most 10,000 packets on either side, drawn by the seed; only those become rows, so that a data set
     of millions of cells takes no more memory than a small one.
     """
-    out: dict[str, dict[str, Any]] = {}
+    out: dict[str, AuditScore] = {}
     y = indices(labels, rows.y)
     ways = {True: ("leaky", "raw_by_group"), False: ("masked_at_random", "honest")}
     for raw, names in ways.items():

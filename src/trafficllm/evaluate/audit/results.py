@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trafficllm.core.results import Counts, Result, Share
+from trafficllm.evaluate.results import ClassScore, ForgeTest, PayloadTest, UniqueScore
+from trafficllm.records.results import Artefact, Duplicates
 
 
 class AuditFinding(Result):
@@ -24,10 +26,10 @@ class AuditScore(Result):
     macro_f1_measurable: Share | None
     accuracy: Share
     ci95: list[Share]
-    per_class: dict[str, dict[str, Any]]
+    per_class: dict[str, ClassScore]
     n_test: int
     n_test_unique: int
-    unique: dict[str, Share]
+    unique: UniqueScore
     groups: int
     not_measurable: dict[str, str]
     one_group: list[str]
@@ -52,8 +54,28 @@ class AuditField(Result):
     hidden: bool
 
 
-class DataAudit(Result):
-    """Shortcuts found in a data set, and the score that may be believed.
+class ForgeOfBest(ForgeTest):
+    """The forge test of the best tree (`by`); `limit` is the change that says it relies on identifiers."""
+
+    by: str
+    limit: float
+
+
+class PayloadOfBest(PayloadTest):
+    """The payload test of the best tree (`by`)."""
+
+    by: str
+
+
+class FieldProbe(Result):
+    """What one field alone tells of the label, and of the umbrella question where the task has one."""
+
+    label: Share
+    umbrella: Share | None
+
+
+class AuditFacts(Result):
+    """What was found in the rows of a data set.
 
     `honest` and `leaky` are the macro-F1 of `per_packet`, where their quality objects stand with split, masks and interval.
     """
@@ -63,27 +85,37 @@ class DataAudit(Result):
     flows: int
     classes: dict[str, Counts]
     not_measurable: dict[str, str]
-    duplicates: dict[str, Any]
+    duplicates: Duplicates
     shared_groups: int
     shared: Counts
     identifier_probe: Share | None
-    artefact_probe: dict[str, Any]
+    artefact_probe: dict[str, FieldProbe]
     fields: list[AuditField]
     baselines: dict[str, AuditScore]
     honest: Share
     leaky: Share
     per_packet: dict[str, AuditScore]
-    forge: dict[str, Any]
-    payload: dict[str, Any]
+    forge: ForgeOfBest
+    payload: PayloadOfBest
     judged: str
     split: str
     mask: str
     cap: dict[str, int | None]
+
+
+class AuditedRows(AuditFacts):
+    """The facts, and the verdict on them in plain sentences."""
+
+    verdict: str
+
+
+class DataAudit(AuditedRows):
+    """Shortcuts found in a data set, the score that may be believed, and what the data set was built with."""
+
     masked_fields: list[str]
-    artefact_masked: list[dict[str, Any]]
+    artefact_masked: list[Artefact]
     causal: dict[str, str]
     task: str
     dataset_sha256: str
     dropped: Counts
     leaky_options: list[str]
-    verdict: str

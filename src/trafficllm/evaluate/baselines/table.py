@@ -18,9 +18,10 @@ from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate.baselines import features, probes
 from trafficllm.evaluate.baselines.learners import VIEWS, Data, Model, Part, fit_booster, fit_forest, fit_knn, fit_linear
+from trafficllm.evaluate.results import Baseline, Quality
 from trafficllm.records.codec.canonical import DEFAULT
 
-__all__ = ["NAMES", "VIEW_NAMES", "Data", "Fitted", "Part", "fit", "run"]
+__all__ = ["NAMES", "VIEW_NAMES", "Data", "Fitted", "Outcome", "Part", "fit", "run"]
 
 NAMES = ("majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest")
 LINEAR = "linear"
@@ -64,6 +65,20 @@ class Fitted:
     def predict(self, part: Part) -> list[str]:
         """The most likely label of each row; the first of the task's order on a tie."""
         return [self.labels[i] for i in self.probabilities(part).argmax(axis=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A trained baseline's answers: `predicted` labels and `probabilities` [n, labels] of the test part, `validation` [n, labels] of
+    the validation part as given; `params` that validation chose, `seconds` of training, `flows_per_s` of answering."""
+
+    predicted: list[str]
+    probabilities: F64
+    validation: F64
+    params: dict[str, Any]
+    seconds: float
+    flows_per_s: float
+    fitted: Fitted
 
 
 def _val_score(data: Data, view: str, model: Model) -> float:
@@ -200,11 +215,10 @@ def run(
     threads: int = 1,
     budget_s: float = 120.0,
     names: Sequence[str] = NAMES,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Outcome]:
     """Train each baseline and answer the test part.
 
-    Returns name -> {"y_pred" list of labels, "proba" [n_test, labels], "val_proba" of `val` as given, "params", "seconds",
-    "flows_per_s", "fitted"}. The identifier probe is left out where `raw` and `meta` are empty, rows on payload where records
+    The identifier probe is left out where `raw` and `meta` are empty, rows on payload where records
     are cells; HTTP requests get a linear model besides, and are learnt from and validated on without their copies.
     """
     whole = val
@@ -218,33 +232,30 @@ def run(
     return {name: _answer(fit(name, data), whole, test) for name in wanted}
 
 
-def _answer(fitted: Fitted, val: Part, test: Part) -> dict[str, Any]:
+def _answer(fitted: Fitted, val: Part, test: Part) -> Outcome:
     """Answers to all rows of both parts, copies too."""
     start = time.perf_counter()
-    proba = fitted.probabilities(test)
+    p = fitted.probabilities(test)
     spent = max(time.perf_counter() - start, 1e-9)
-    return {
-        "y_pred": [fitted.labels[i] for i in proba.argmax(axis=1)],
-        "proba": proba,
-        "val_proba": fitted.probabilities(val) if val.records else proba[:0],
-        "params": dict(fitted.params),
-        "seconds": fitted.seconds,
-        "flows_per_s": len(proba) / spent,
-        "fitted": fitted,
-    }
+    return Outcome(
+        predicted=[fitted.labels[i] for i in p.argmax(axis=1)],
+        probabilities=p,
+        validation=fitted.probabilities(val) if val.records else p[:0],
+        params=dict(fitted.params),
+        seconds=fitted.seconds,
+        flows_per_s=len(p) / spent,
+        fitted=fitted,
+    )
 
 
-def table(outcomes: Mapping[str, Mapping[str, Any]], score: Callable[[Sequence[str], F64], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The baselines' rows of a report: the quality object of each with its choice and cost, JSON-able.
+def table(outcomes: Mapping[str, Outcome], score: Callable[[Sequence[str], F64], Quality]) -> dict[str, Baseline]:
+    """The baselines' rows of a report: the quality object of each with its choice and cost.
 
     `score` makes the quality object from labels and probabilities: the same for the model and all baselines.
     """
     return {
-        name: {
-            **score(row["y_pred"], row["proba"]),
-            "params": row["params"],
-            "seconds": round(row["seconds"], 3),
-            "flows_per_s": round(row["flows_per_s"], 1),
-        }
+        name: Baseline.of(
+            score(row.predicted, row.probabilities), params=row.params, seconds=round(row.seconds, 3), flows_per_s=round(row.flows_per_s, 1)
+        )
         for name, row in outcomes.items()
     }

@@ -9,13 +9,14 @@ from typing import Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record
 from trafficllm.evaluate.fidelity.compare import MIN_FLOWS, cross_scores, fidelity, halved
+from trafficllm.evaluate.fidelity.results import ClassFidelity, LabelFidelity
 from trafficllm.records.codec.canonical import canonical
 
 Flows = Mapping[str, Sequence[Record]]
 _MEANS = ("mean_jsd", "mean_floor", "discriminator_f1", "discriminator_real")
 
 
-def of_classes(real: Flows, synthetic: Flows, train: Flows, *, seed: int = 0) -> dict[str, Any]:
+def of_classes(real: Flows, synthetic: Flows, train: Flows, *, seed: int = 0) -> ClassFidelity:
     """The report of `evaluate generation`: each class by itself under `labels`, their unweighted means, and `tstr trts trtr` over all.
 
     Labels that only one side has are listed in `not_compared`, with those that have too few flows. A class without training
@@ -33,12 +34,12 @@ def of_classes(real: Flows, synthetic: Flows, train: Flows, *, seed: int = 0) ->
     rows = {label: fidelity(held, made, train=learnt, seed=seed) for label, (held, made, learnt) in parts.items()}
     pooled = [[record for part in parts.values() for record in part[k]] for k in range(3)]
     names = tuple([label for label, part in parts.items() for _ in part[k]] for k in range(3))
-    return {
-        **_averaged(list(rows.values())),
+    return ClassFidelity(
+        **_averaged([row.as_dict() for row in rows.values()]),
         **cross_scores(pooled[0], pooled[1], pooled[2], names, seed),
-        "labels": {label: _alone(row) for label, row in rows.items()},
-        "not_compared": sorted((set(real) | set(synthetic)) - set(able)),
-    }
+        labels={label: LabelFidelity.of(row) for label, row in rows.items()},
+        not_compared=sorted((set(real) | set(synthetic)) - set(able)),
+    )
 
 
 def _parts(real: Sequence[Record], synthetic: Sequence[Record], train: Sequence[Record], seed: int) -> tuple[list[Record], ...]:
@@ -46,10 +47,6 @@ def _parts(real: Sequence[Record], synthetic: Sequence[Record], train: Sequence[
     if not learnt:
         held, learnt, _ = halved(held, ([], [], []), seed)
     return held, made, learnt
-
-
-def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in {"tstr", "trts", "trtr"}}
 
 
 def _averaged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

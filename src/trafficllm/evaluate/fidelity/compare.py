@@ -19,6 +19,7 @@ from trafficllm.core.metrics import macro_f1
 from trafficllm.core.types import F64, Record
 from trafficllm.evaluate.baselines.features import everything, sizes_times
 from trafficllm.evaluate.fidelity.fields import CONTINUOUS, FIELDS, Extract, Quantity, emd, jsd, pooled, summed
+from trafficllm.evaluate.fidelity.results import Fidelity
 from trafficllm.evaluate.fidelity.samplers import SAMPLERS, sample
 from trafficllm.records.codec.canonical import canonical
 
@@ -38,7 +39,7 @@ def fidelity(
     synthetic_labels: Sequence[str] = (),
     train_labels: Sequence[str] = (),
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Fidelity:
     """The generation report of `evaluate generation` (one class, or several with labels).
 
     `real` are held-out flows, `train` the flows the generator learnt from; without `train` one half of `real` stands
@@ -46,10 +47,6 @@ def fidelity(
     codec carries it: 16 packets, no hidden bytes.
     With labels of two classes or more `tstr`, `trts`, `trtr` are macro-F1 of LightGBM trained on the first and
     tested on the second kind (t = trained, r = real, s = synthetic), else None.
-
-    Returns `fields{f: {jsd, floor, independent, bayes, resample}}`, `emd{f: the same with emd}`, `mean_jsd`,
-    `mean_floor`, `mean{baseline}`, `tstr trts trtr`, `discriminator_f1` (0.5 is best; `discriminator_real` is the one that tells
-    held-out from training flows), `copies{synthetic, real}`, `nearest{...}`, `n{...}`.
     Raises InputError for fewer than four real flows or two synthetic ones.
     """
     if len(real) < MIN_FLOWS or len(synthetic) < 2:
@@ -69,19 +66,19 @@ def fidelity(
     rows = {name: _row("jsd", _field_distance(extract, held, rivals), draws) for name, extract in FIELDS.items()}
     fields = {name: row for name, row in rows.items() if row is not None}
     scores = cross_scores(held, synthetic, train, labels, seed)
-    return {
-        "fields": fields,
-        "emd": {name: _row("emd", _quantity_distance(extract, held, rivals), draws) for name, extract in CONTINUOUS.items()},
-        "mean_jsd": statistics.fmean(row["jsd"] for row in fields.values()),
-        "mean_floor": statistics.fmean(row["floor"] for row in fields.values()),
-        "mean": {name: statistics.fmean(row[name] for row in fields.values()) for name in SAMPLERS},
+    return Fidelity(
+        fields=fields,
+        emd={name: _row("emd", _quantity_distance(extract, held, rivals), draws) for name, extract in CONTINUOUS.items()},
+        mean_jsd=statistics.fmean(row["jsd"] for row in fields.values()),
+        mean_floor=statistics.fmean(row["floor"] for row in fields.values()),
+        mean={name: statistics.fmean(row[name] for row in fields.values()) for name in SAMPLERS},
         **scores,
-        "discriminator_f1": discriminator_f1(held, synthetic, seed=seed),
-        "discriminator_real": discriminator_f1(held, train, seed=seed),
-        "copies": {"synthetic": copy_share(synthetic, train), "real": copy_share(held, train)},
-        "nearest": {"synthetic": nearest(synthetic, train), "real": nearest(held, train)},
-        "n": {"real": len(held), "synthetic": len(synthetic), "train": len(train), "compared": size},
-    }
+        discriminator_f1=discriminator_f1(held, synthetic, seed=seed),
+        discriminator_real=discriminator_f1(held, train, seed=seed),
+        copies={"synthetic": copy_share(synthetic, train), "real": copy_share(held, train)},
+        nearest={"synthetic": nearest(synthetic, train), "real": nearest(held, train)},
+        n={"real": len(held), "synthetic": len(synthetic), "train": len(train), "compared": size},
+    )
 
 
 def halved(real: list[Record], labels: tuple[list[str], ...], seed: int) -> tuple[list[Record], list[Record], tuple[list[str], ...]]:

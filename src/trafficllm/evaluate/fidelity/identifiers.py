@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trafficllm.core.types import FlowMeta, Record
+from trafficllm.evaluate.fidelity.results import Overlap
 
 _KINDS = frozenset(("tls.sni", "tls.session_id", "tls.ticket", "tls.cert_name", "dns.name", "http.host", "http.cookie"))
 _LEAST = 6
@@ -29,11 +30,11 @@ def names(rows: Rows) -> set[bytes]:
     return out
 
 
-def overlap(train: Rows, synthetic: Rows) -> dict[str, int]:
+def overlap(train: Rows, synthetic: Rows) -> Overlap:
     """How many addresses and names of training flows stand in synthetic ones; names anywhere in their payload.
 
     Both are raw records: masks would hide what is looked for.
     """
     train, synthetic = list(train), list(synthetic)
     text = b"\n".join(part for record, _ in synthetic for part in record.payload)
-    return {"addresses": len(addresses(train) & addresses(synthetic)), "names": sum(name in text for name in names(train))}
+    return Overlap(addresses=len(addresses(train) & addresses(synthetic)), names=sum(name in text for name in names(train)))

@@ -69,3 +69,18 @@ class Overlap(Result):
 
     addresses: int
     names: int
+
+
+class Fidelity(LabelFidelity):
+    """Flows of one class or several; macro-F1 trained on one kind (t) and tested on another: s synthetic, r real, None for one class."""
+
+    tstr: Share | None
+    trts: Share | None
+    trtr: Share | None
+
+
+class ClassFidelity(Fidelity):
+    """Means over the classes, the classes themselves, and those that only one side has or has too few flows of."""
+
+    labels: dict[str, LabelFidelity]
+    not_compared: list[str]

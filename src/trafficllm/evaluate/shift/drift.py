@@ -7,7 +7,6 @@ maximum mean discrepancy under a Gaussian kernel (Gretton et al. 2012), with a p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate.baselines import features
 from trafficllm.evaluate.baselines.probes import field_of
+from trafficllm.evaluate.results import Drift, DriftField
 from trafficllm.records.codec.canonical import DEFAULT
 
 MOVED = 0.25
@@ -98,7 +98,7 @@ def drift(
     unknown: tuple[Sequence[bool], Sequence[bool]] | None = None,
     codec: CodecOptions = DEFAULT,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Drift:
     """The `drift` object of `evaluate drift` from MASKED records the adapter was trained on, and live ones at times `ts` (ns).
 
     `scores` and `unknown`: (validation, live) scores and unknown verdicts of the adapter. Returns `score` (squared MMD), `p`,
@@ -110,16 +110,16 @@ def drift(
     limit = MOVED + psi_noise(len(before), len(now))
     moved = {name: value for name, value in field_drift(names, before, now).items() if value > limit}
     value, p = mmd(features.sizes_times(trained_on, codec), features.sizes_times(live, codec), seed=seed)
-    rows = [{"field": f, "psi": round(v, 4), "since": since(names, before, now, ts, f)} for f, v in moved.items()]
-    starts = [row["since"] for row in rows if isinstance(row["since"], int)]
+    rows = [DriftField(field=f, psi=round(v, 4), since=since(names, before, now, ts, f)) for f, v in moved.items()]
+    starts = [row.since for row in rows if row.since is not None]
     sides = [(scores or (None, None))[k] for k in (0, 1)]
     verdicts = [(unknown or (None, None))[k] for k in (0, 1)]
-    return {
-        "score": value,
-        "p": p,
-        "fields": rows,
-        "since": min(starts) if starts else None,
-        "before": _confidence(sides[0], verdicts[0]),
-        "now": _confidence(sides[1], verdicts[1]),
-        "update_due": p <= 0.01 and bool(rows),
-    }
+    return Drift(
+        score=value,
+        p=p,
+        fields=rows,
+        since=min(starts) if starts else None,
+        before=_confidence(sides[0], verdicts[0]),
+        now=_confidence(sides[1], verdicts[1]),
+        update_due=p <= 0.01 and bool(rows),
+    )

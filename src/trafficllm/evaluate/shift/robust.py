@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from trafficllm.core import metrics
 from trafficllm.core.types import Record, Scorer
 from trafficllm.evaluate import bootstrap
+from trafficllm.evaluate.results import ForgeTest, PayloadTest, Perturbation, Shifted
 from trafficllm.evaluate.shift.records import Shift, forge, perturbations, random_payload
 from trafficllm.evaluate.shift.wire import Flow, read_again, shifted
 from trafficllm.evaluate.shift.wire_shifts import WIRE
@@ -56,9 +56,9 @@ def variants(raw: Sequence[Record], flows: Sequence[Flow] | None = None, *, seed
     """
     if flows is not None:
         for name, (change, frame) in WIRE.items():
-            found = read_again(shifted(flows, change, frame, seed=seed))
+            reread = read_again(shifted(flows, change, frame, seed=seed))
             also = forge(seed) if name == "forge" else None
-            yield Variant(name, "wire", [record if record is None or also is None else also(record) for record in found])
+            yield Variant(name, "wire", [record if record is None or also is None else also(record) for record in reread])
     done = WIRE if flows is not None else {}
     for name, shift in perturbations(seed).items():
         if name not in done:
@@ -68,52 +68,52 @@ def variants(raw: Sequence[Record], flows: Sequence[Flow] | None = None, *, seed
 
 
 @dataclass(frozen=True, slots=True)
-class Sitting:
-    """Whoever answers: `answers` gives the label of each MASKED record; all rows of `bench` in `groups`."""
+class ShiftStudy:
+    """Scorers to compare on the rows of `bench`, whose bootstrap `groups` they are in: `predict` gives each MASKED record's label."""
 
     bench: Bench
     groups: Sequence[str]
-    answers: Mapping[str, Callable[[Sequence[Record]], Sequence[str]]]
+    predict: Mapping[str, Callable[[Sequence[Record]], Sequence[str]]]
 
-    def guess(self, name: str, records: Sequence[Record | None]) -> list[str]:
-        """One scorer's answers, `LOST` for what is no more."""
+    def predicted(self, name: str, records: Sequence[Record | None]) -> list[str]:
+        """One scorer's predictions, `LOST` for what the reader lost."""
         there = [k for k, record in enumerate(records) if record is not None]
         out = [LOST] * len(records)
-        for k, label in zip(there, self.answers[name]([self.bench.mask(r) for r in records if r is not None]), strict=True):
+        for k, label in zip(there, self.predict[name]([self.bench.mask(r) for r in records if r is not None]), strict=True):
             out[k] = label
         return out
 
 
-def under_shifts(sitting: Sitting, rows: Iterable[Variant], *, n_boot: int = 500) -> dict[str, Any]:
+def under_shifts(study: ShiftStudy, rows: Iterable[Variant], *, n_boot: int = 500) -> Shifted:
     """Macro-F1 of each scorer under each shift, with its interval and the share of rows whose masked record changed.
 
-    Returns {"perturbations": [{name, level, changed, lost, macro_f1, ci95, delta}], "mean_loss": {scorer}}; the mean is over all shifts
-    but "read_again", which only shows what reading the packets again does by itself; gains count as they are.
+    The mean loss is over all shifts but "read_again", which only shows what reading the packets again does by itself; gains count as
+    they are.
     """
-    bench = sitting.bench
-    before = {name: sitting.guess(name, bench.raw) for name in sitting.answers}
-    start = {name: metrics.macro_f1(bench.labels, bench.y, guess) for name, guess in before.items()}
+    bench = study.bench
+    before = {name: study.predicted(name, bench.raw) for name in study.predict}
+    start = {name: metrics.macro_f1(bench.labels, bench.y, labels) for name, labels in before.items()}
     shown = [bench.mask(record) for record in bench.raw]
-    out = [_row(("none", "record"), _scored(sitting, before, n_boot), start)]
+    out = [_row(("none", "record"), _scored(study, before, n_boot), start)]
     for variant in rows:
         changed = [new is None or bench.mask(new) != old for new, old in zip(variant.records, shown, strict=True)]
-        after = {name: sitting.guess(name, variant.records) for name in sitting.answers}
+        after = {name: study.predicted(name, variant.records) for name in study.predict}
         lost = sum(record is None for record in variant.records)
         share = float(np.mean(changed)) if changed else 0.0
-        scored = _scored(sitting, after, n_boot)
+        scored = _scored(study, after, n_boot)
         out.append(_row((variant.name, variant.level), scored, start, changed=share, lost=lost))
-    counted = [row for row in out if row["name"] not in {"none", "read_again"}]
-    loss = {n: -sum(row["delta"][n] for row in counted) / max(len(counted), 1) for n in sitting.answers}
-    return {"perturbations": out, "mean_loss": loss}
+    counted = [row for row in out if row.name not in {"none", "read_again"}]
+    loss = {n: -sum(row.delta[n] for row in counted) / max(len(counted), 1) for n in study.predict}
+    return Shifted(perturbations=out, mean_loss=loss)
 
 
-def _scored(sitting: Sitting, guess: Mapping[str, Sequence[str]], n_boot: int) -> dict[str, tuple[float, list[float]]]:
-    bench, present = sitting.bench, set(sitting.bench.y)
+def _scored(study: ShiftStudy, predicted: Mapping[str, Sequence[str]], n_boot: int) -> dict[str, tuple[float, list[float]]]:
+    bench, present = study.bench, set(study.bench.y)
     scored = [label for label in bench.labels if label in present]
     out = {}
-    for name, answers in guess.items():
-        counts = bootstrap.count_groups(scored, bench.y, answers, sitting.groups)
-        out[name] = (metrics.macro_f1(bench.labels, bench.y, answers), list(bootstrap.interval([counts], n_boot=n_boot)))
+    for name, labels in predicted.items():
+        counts = bootstrap.count_groups(scored, bench.y, labels, study.groups)
+        out[name] = (metrics.macro_f1(bench.labels, bench.y, labels), list(bootstrap.interval([counts], n_boot=n_boot)))
     return out
 
 
@@ -124,28 +124,28 @@ def _row(
     *,
     changed: float = 0.0,
     lost: int = 0,
-) -> dict[str, Any]:
-    return {
-        "name": what[0],
-        "level": what[1],
-        "changed": changed,
-        "lost": lost,
-        "macro_f1": {n: f1 for n, (f1, _) in scored.items()},
-        "ci95": {n: ci for n, (_, ci) in scored.items()},
-        "delta": {n: f1 - start[n] for n, (f1, _) in scored.items()},
-    }
+) -> Perturbation:
+    return Perturbation(
+        name=what[0],
+        level=what[1],
+        changed=changed,
+        lost=lost,
+        macro_f1={n: f1 for n, (f1, _) in scored.items()},
+        ci95={n: ci for n, (_, ci) in scored.items()},
+        delta={n: f1 - start[n] for n, (f1, _) in scored.items()},
+    )
 
 
-def forge_test(bench: Bench, scorer: Scorer, *, seed: int = 0) -> dict[str, Any]:
-    """Identifiers rewritten in the test rows: {"before", "after", "delta", "relies_on_identifiers"}."""
+def forge_test(bench: Bench, scorer: Scorer, *, seed: int = 0) -> ForgeTest:
+    """Identifiers rewritten in the test rows."""
     before, after = bench.macro_f1(scorer), bench.macro_f1(scorer, forge(seed))
     delta = after - before
-    return {"before": before, "after": after, "delta": delta, "relies_on_identifiers": abs(delta) > FORGE_LIMIT}
+    return ForgeTest(before=before, after=after, delta=delta, relies_on_identifiers=abs(delta) > FORGE_LIMIT)
 
 
-def payload_test(bench: Bench, scorer: Scorer, *, seed: int = 0) -> dict[str, Any]:
-    """Encrypted payload, and then all payload, replaced by random bytes: {"before", "after", "delta", "all_delta"}."""
+def payload_test(bench: Bench, scorer: Scorer, *, seed: int = 0) -> PayloadTest:
+    """Encrypted payload, and then all payload, replaced by random bytes."""
     before = bench.macro_f1(scorer)
     after = bench.macro_f1(scorer, random_payload(seed))
     all_after = bench.macro_f1(scorer, random_payload(seed, everything=True))
-    return {"before": before, "after": after, "delta": after - before, "all_delta": all_after - before}
+    return PayloadTest(before=before, after=after, delta=after - before, all_delta=all_after - before)

@@ -79,7 +79,7 @@ def register(
         sink.update("baselines", 0, None)
         budget = max(SEARCH_SECONDS, settings.max_seconds or 0.0) if search_s is None else search_s
         rate = manifest["cost"]["flows_per_second"]
-        manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget)
+        manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget).as_dict()
     live = registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
     manifest["sample"] = replay.keep(dataset, place, said)
@@ -192,7 +192,7 @@ def _scores(
     test, _ = scoring.rows(dataset, "test", scores.labels)
     kept = sorted(set(replay.chosen(dataset)) & set(dataset.indices("val")))
     said = named(test, scores) | named(kept, scoring.score_rows(scorer, dataset, kept))
-    return {"calibration": scorer.calibration, "quality": quality, "cost": cost}, scores, said
+    return {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost}, scores, said
 
 
 def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:

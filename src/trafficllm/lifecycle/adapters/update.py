@@ -77,7 +77,7 @@ def update(
     if baselines and status != "rejected":
         progress.update("baselines", 0, None)
         rate = manifest["cost"]["flows_per_second"]
-        manifest |= cascade.beside(data, base, scores, rate, seed=settings.seed, budget_s=search_s)
+        manifest |= cascade.beside(data, base, scores, rate, seed=settings.seed, budget_s=search_s).as_dict()
     current = registry.find_live(task.id)
     if status == "live" and (current is None or current.version != live.version):
         status = manifest["decision"]["status"] = "candidate"
@@ -182,7 +182,7 @@ def _judged(
     return (
         {
             "calibration": after.calibration,
-            "quality": quality,
+            "quality": quality.as_dict(),
             "cost": _cost(after, scores, spent),
             "gate": {"old": old.as_dict(), "new": new.as_dict(), "router": None},
             "transfer": {"backward": round(old.gain, 6), "forward": round(forward, 6)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.results import CaptureTotals
+
+
+def _none() -> CaptureTotals:
+    from trafficllm.core.types import CaptureCounts
+    from trafficllm.lifecycle.analyze.captures import totals
+
+    return totals(CaptureCounts())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +37,32 @@ class Analysis:
     batches: Iterator[list[VerdictRow]]
     umbrellas: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
-    counts: Callable[[], dict[str, Any]] = dict
+    counts: Callable[[], CaptureTotals] = field(default=_none)
     notable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     blank: Callable[[], Mapping[str, int]] = dict
 
-    def names(self, row: Mapping[str, Any]) -> set[str]:
+    def names(self, row: VerdictRow) -> set[str]:
         """What a row can be asked for by: its label and the umbrella answer above it."""
         above = self.umbrellas[row["task"]](row["label"])
         return {str(row["label"]), *([above] if above else [])}
 
-    def severity(self, row: Mapping[str, Any]) -> int:
+    def severity(self, row: VerdictRow) -> int:
         """0 where nothing is to be noted, 1 for a notable verdict, 2 for an unknown flow of a task that has notable verdicts."""
         notable = self.notable.get(row["task"], frozenset())
         if self.names(row) & notable:
             return 1
         return 2 if row["label"] == UNKNOWN and notable else 0
 
-    def check_labels(self, asked: Sequence[str]) -> None:
+    def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse a verdict that these tasks can never give: a typo in `--fail-on` must not pass for good news."""
         import difflib
 
-        for label in asked:
+        for label in labels:
             if label not in self.labels:
-                near = difflib.get_close_matches(label, sorted(self.labels), n=1, cutoff=0.0)
+                closest = difflib.get_close_matches(label, sorted(self.labels), n=1, cutoff=0.0)
                 raise UsageError(
                     "usage.label",
                     f"no verdict of {', '.join(self.tasks)} is '{label}'",
                     input=label,
-                    hint=f"did you mean '{near[0]}'?" if near else "",
+                    hint=f"did you mean '{closest[0]}'?" if closest else "",
                 )

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from trafficllm.capture.files.write import CaptureFormat
     from trafficllm.capture.flows.rows import ConnRow, FlowRow
     from trafficllm.capture.foreign.labels import Labels
+    from trafficllm.core.results import Failure
     from trafficllm.core.settings import Config
+    from trafficllm.lifecycle.analyze.results import CaptureAnonymize, CaptureCheck, CaptureConvert, CaptureInfo, CaptureTotals
 
 _NS = 1_000_000_000
 Row = TypeVar("Row")
@@ -42,16 +44,21 @@ PACKET_FIELDS = (
 """What `capture packets` shows when no fields are named."""
 
 
-def counts_body(counts: CaptureCounts) -> dict[str, Any]:
-    """Counts as the contract's keys; `first` and `last` in seconds since the Unix epoch, None in an empty capture."""
-    body = asdict(counts)
+def totals(counts: CaptureCounts) -> CaptureTotals:
+    """Counts as commands answer them; `first` and `last` in seconds since the Unix epoch, None in an empty capture."""
+    from trafficllm.lifecycle.analyze.results import CaptureTotals
+
     seen = counts.packets > 0
-    body["first"] = round(counts.first / _NS, 9) if seen else None
-    body["last"] = round(counts.last / _NS, 9) if seen else None
-    body["link_types"] = dict(sorted(counts.link_types.items()))
-    body["malformed"] = dict(sorted(counts.malformed.items()))
-    body["not_read"] = dict(counts.not_read)
-    return body
+    return CaptureTotals(
+        **asdict(counts)
+        | {
+            "first": round(counts.first / _NS, 9) if seen else None,
+            "last": round(counts.last / _NS, 9) if seen else None,
+            "link_types": dict(sorted(counts.link_types.items())),
+            "malformed": dict(sorted(counts.malformed.items())),
+            "not_read": dict(counts.not_read),
+        }
+    )
 
 
 def skipping(tell: Callable[[TrafficLLMError], None]) -> Skipped:
@@ -82,12 +89,20 @@ def incomplete(skipped: Skipped) -> UnreadError | None:
     return UnreadError("input.not_read", f"not everything was read: {', '.join(names)}", hint=hint) if names else None
 
 
-def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None) -> dict[str, Any]:
+def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None) -> CaptureInfo:
     """What is in the captures (contract: `capture info`)."""
     from trafficllm.capture.flows.info import capture_info
+    from trafficllm.lifecycle.analyze.results import CaptureInfo
 
-    body = counts_body(capture_info(paths, skipped=skipped))
-    return {**body, "failed": [error.as_dict() for error in skipped.errors] if skipped is not None else []}
+    counts = capture_info(paths, skipped=skipped)
+    return CaptureInfo.of(totals(counts), failed=failures(skipped))
+
+
+def failures(skipped: Skipped | None) -> list[Failure]:
+    """Files that were left out, as an answer names them."""
+    from trafficllm.core.results import Failure
+
+    return [Failure(**error.as_dict()) for error in skipped.errors] if skipped is not None else []
 
 
 def packets(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None) -> Iterator[tuple[str, ...]]:
@@ -152,27 +167,27 @@ def _labelled(rows: Iterator[Any], batch: FlowBatch, labels: Labels) -> Iterator
         yield row
 
 
-def check(paths: Sequence[str | Path]) -> dict[str, Any]:
+def check(paths: Sequence[str | Path]) -> CaptureCheck:
     """Are the packets valid: lengths, checksums, TCP state (contract: `capture check`)."""
     from trafficllm.capture.check.captures import check as check_captures
+    from trafficllm.lifecycle.analyze.results import CaptureCheck
 
-    body = asdict(check_captures(paths))
-    body["malformed"] = dict(sorted(body["malformed"].items()))
-    body["tcp_violations"] = list(body["tcp_violations"])
-    return body
+    report = check_captures(paths)
+    return CaptureCheck(**asdict(report) | {"malformed": dict(sorted(report.malformed.items()))})
 
 
-def convert(paths: Sequence[str | Path], out: str | Path, *, form: str, microseconds: bool = False) -> dict[str, Any]:
+def convert(paths: Sequence[str | Path], out: str | Path, *, form: str, microseconds: bool = False) -> CaptureConvert:
     """Captures of any container, one after the other, as one pcap or pcapng file (contract: `capture convert`)."""
     from trafficllm.capture.files.read import read_frames
     from trafficllm.capture.files.write import write_capture
+    from trafficllm.lifecycle.analyze.results import CaptureConvert
 
-    chosen = capture_format(out, form)
-    packets = write_capture(out, read_frames(paths), format=chosen, nanoseconds=not microseconds)
-    return {"file": str(out), "format": chosen, "packets": packets}
+    container = capture_format(out, form)
+    packets = write_capture(out, read_frames(paths), format=container, nanoseconds=not microseconds)
+    return CaptureConvert(file=str(out), format=container, packets=packets)
 
 
-def anonymise(paths: Sequence[str | Path], out: str | Path, *, form: str, payload: str, key_file: Path | None = None) -> dict[str, Any]:
+def anonymise(paths: Sequence[str | Path], out: str | Path, *, form: str, payload: str, key_file: Path | None = None) -> CaptureAnonymize:
     """Captures with every host under another name and no contents (contract: `capture anonymize`).
 
     Without a key file the key is random and forgotten: nobody can make the same names again.
@@ -181,13 +196,15 @@ def anonymise(paths: Sequence[str | Path], out: str | Path, *, form: str, payloa
 
     from trafficllm.capture.anonymise.captures import anonymise as written
     from trafficllm.capture.anonymise.pseudonyms import KEY
+    from trafficllm.lifecycle.analyze.results import CaptureAnonymize
 
     if payload not in {"zero", "cut", "keep"}:
         raise UsageError("usage.payload", f"no way called '{payload}'", input="--payload", hint="zero, cut or keep")
     key = secrets.token_bytes(KEY) if key_file is None else _key(key_file)
-    chosen = capture_format(out, form)
-    report = written(paths, out, key=key, payload=cast("Payload", payload), format=chosen)
-    return {"file": str(out), "format": chosen, "payload": payload, **asdict(report)}
+    container = capture_format(out, form)
+    way = cast("Payload", payload)
+    report = written(paths, out, key=key, payload=way, format=container)
+    return CaptureAnonymize(file=str(out), format=container, payload=way, **asdict(report))
 
 
 def _key(file: Path) -> bytes:

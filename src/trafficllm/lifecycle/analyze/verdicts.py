@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
 from trafficllm.lifecycle.analyze.analysis import Analysis
-from trafficllm.lifecycle.analyze.captures import counts_body
+from trafficllm.lifecycle.analyze.captures import totals
 from trafficllm.lifecycle.tasks import TaskRoute
 from trafficllm.lifecycle.tasks import route as routed_to
 
@@ -140,7 +140,7 @@ def start(
         _batches(verdicts, tasks, counts=counts, whole=whole, progress=sink),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
-        lambda: counts_body(counts.build()),
+        lambda: totals(counts.build()),
         {version.task: known[version.task].notable_among(version.manifest["labels"]) for version in live},
         lambda: dict(detector.blank),
     )

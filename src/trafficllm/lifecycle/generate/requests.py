@@ -29,17 +29,17 @@ def _spelled(label: str) -> re.Pattern[str]:
 
 def _mentions(question: str, labels: Mapping[str, Sequence[str]]) -> list[tuple[int, int, str, str]]:
     """(start, end, task, label) of the labels a question names, in its order; the longest name wins where two overlap."""
-    found = [
+    every = [
         (match.start(), match.end(), task, label)
         for task, names in labels.items()
         for label in names
         for match in _spelled(label).finditer(question)
     ]
-    kept: list[tuple[int, int, str, str]] = []
-    for item in sorted(found, key=lambda item: (item[0] - item[1], item[0])):
-        if all(item[1] <= other[0] or item[0] >= other[1] for other in kept) and item[2:] not in [other[2:] for other in kept]:
-            kept.append(item)
-    return sorted(kept)
+    longest: list[tuple[int, int, str, str]] = []
+    for item in sorted(every, key=lambda item: (item[0] - item[1], item[0])):
+        if all(item[1] <= other[0] or item[0] >= other[1] for other in longest) and item[2:] not in [other[2:] for other in longest]:
+            longest.append(item)
+    return sorted(longest)
 
 
 def parts_of(question: str, labels: Mapping[str, Sequence[str]], *, flows: int) -> list[Part]:
@@ -50,8 +50,8 @@ def parts_of(question: str, labels: Mapping[str, Sequence[str]], *, flows: int) 
     """
     mentions = _mentions(question, labels)
     if not mentions:
-        known = ", ".join(f"{task}: {', '.join(names)}" for task, names in labels.items())
-        raise UsageError("usage.question", "the question names no label to write", input="--question", hint=f"labels are {known}")
+        listed = ", ".join(f"{task}: {', '.join(names)}" for task, names in labels.items())
+        raise UsageError("usage.question", "the question names no label to write", input="--question", hint=f"labels are {listed}")
     taken = [(start, end) for start, end, _, _ in mentions]
     numbers = [
         (match.start(), int(match[1]) * (1000 if match[2] else 1))
@@ -76,7 +76,7 @@ def shares_of(mix: Sequence[str], task: str, *, flows: int) -> list[Part]:
 
     Shares are positive and need not sum to 1. UsageError names the item that is not of this form.
     """
-    asked: list[tuple[str, str, float]] = []
+    shares: list[tuple[str, str, float]] = []
     for item in (word for words in mix for word in words.split(",")):
         name, sign, value = item.rpartition("=")
         own, slash, label = name.strip().rpartition("/")
@@ -88,11 +88,11 @@ def shares_of(mix: Sequence[str], task: str, *, flows: int) -> list[Part]:
             raise UsageError(
                 "usage.mix", "not of the form LABEL=SHARE", input="--mix", where=item, hint="Neris=0.2 or MTG/Neris=0.2, each share above 0"
             )
-        asked.append((own or task, label, share))
-    total = sum(share for _, _, share in asked)
-    exact = [share / total * flows for _, _, share in asked]
+        shares.append((own or task, label, share))
+    total = sum(share for _, _, share in shares)
+    exact = [share / total * flows for _, _, share in shares]
     whole = [int(value) for value in exact]
-    rest = sorted(range(len(asked)), key=lambda k: (whole[k] - exact[k], k))[: flows - sum(whole)]
+    rest = sorted(range(len(shares)), key=lambda k: (whole[k] - exact[k], k))[: flows - sum(whole)]
     for k in rest:
         whole[k] += 1
-    return [Part(own, label, count) for (own, label, _), count in zip(asked, whole, strict=True)]
+    return [Part(own, label, count) for (own, label, _), count in zip(shares, whole, strict=True)]

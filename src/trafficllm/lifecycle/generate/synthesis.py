@@ -16,6 +16,7 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.files import atomic_stream, sha256_file, write_json
 from trafficllm.core.types import FlowPlan, ProgressSink, Silent
 from trafficllm.lifecycle.generate.requests import MAX_FLOWS, Part, parts_of, shares_of
+from trafficllm.lifecycle.generate.results import Generate, GeneratedPart
 from trafficllm.lifecycle.tasks import route
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ def label_of(task_labels: tuple[str, ...], label: str, task: str) -> str:
     """The label as the adapter knows it; UsageError with a suggestion."""
     if label in task_labels:
         return label
-    near = difflib.get_close_matches(label, task_labels, n=1, cutoff=0.0)
+    closest = difflib.get_close_matches(label, task_labels, n=1, cutoff=0.0)
     raise UsageError(
         "usage.label",
         f"task {task} has no label '{label}'",
         input="--label",
         where=label,
-        hint=f"did you mean '{near[0]}'?" if near else "",
+        hint=f"did you mean '{closest[0]}'?" if closest else "",
     )
 
 
@@ -92,18 +93,18 @@ def parts(
             hint="one of --task ID --label LABEL, --mix LABEL=SHARE, --question TEXT",
         )
     if question:
-        return tuple(parts_of(question, _asked(workspace, question, task), flows=flows))
+        return tuple(parts_of(question, _labels_of_question(workspace, question, task), flows=flows))
     wanted = shares_of(mix, task, flows=flows) if mix else [Part(task, label, flows)]
-    found = []
+    checked = []
     for part in wanted:
-        chosen = _generation(workspace, part.task)
-        live = workspace.registry.live(chosen.id)
-        known = label_of(tuple(live.manifest.get("labels", chosen.labels)), part.label, chosen.id)
-        found.append(Part(chosen.id, known, part.flows))
-    return tuple(part for part in found if part.flows)
+        definition = _generation(workspace, part.task)
+        live = workspace.registry.live(definition.id)
+        name = label_of(tuple(live.manifest.get("labels", definition.labels)), part.label, definition.id)
+        checked.append(Part(definition.id, name, part.flows))
+    return tuple(part for part in checked if part.flows)
 
 
-def _asked(workspace: Workspace, question: str, task: str) -> dict[str, Sequence[str]]:
+def _labels_of_question(workspace: Workspace, question: str, task: str) -> dict[str, Sequence[str]]:
     """Live generation tasks that a question asks for, the likeliest first, with their labels."""
     if task:
         ids = [_generation(workspace, task).id]
@@ -122,13 +123,13 @@ def _asked(workspace: Workspace, question: str, task: str) -> dict[str, Sequence
 
 
 def _generation(workspace: Workspace, task: str) -> Task:
-    chosen = workspace.task(task)
-    if chosen.kind != "generation":
+    definition = workspace.task(task)
+    if definition.kind != "generation":
         names = ", ".join(name for name, other in workspace.tasks().items() if other.kind == "generation")
         raise UsageError(
-            "usage.task", f"task {chosen.id} generates nothing", input="--task", where=task, hint=f"generation tasks are {names}"
+            "usage.task", f"task {definition.id} generates nothing", input="--task", where=task, hint=f"generation tasks are {names}"
         )
-    return chosen
+    return definition
 
 
 class _Writers:
@@ -196,7 +197,7 @@ def _told(flows: Iterable[tuple[Part, FlowPlan]], n: int, lines: BinaryIO | None
         yield plan
 
 
-def generate(workspace: Workspace, scenario: Scenario, *, out: Path, progress: ProgressSink | None = None) -> dict[str, Any]:
+def generate(workspace: Workspace, scenario: Scenario, *, out: Path, progress: ProgressSink | None = None) -> Generate:
     """Write a scenario (contract: `generate`): `out` is pcapng, pcap, or with the suffix .jsonl the flows' actions, a line each.
 
     A capture is marked as synthetic: in its section comment (pcapng) and in `<out>.json` beside it. Streams: memory holds the flows
@@ -206,20 +207,20 @@ def generate(workspace: Workspace, scenario: Scenario, *, out: Path, progress: P
         raise UsageError("usage.flows", f"{scenario.flows:,} flows", input="--flows", hint=f"between 1 and {MAX_FLOWS:,}")
     writers, sink = _Writers(workspace, scenario), progress or Silent()
     made = _actions(writers, out, sink) if out.suffix == ".jsonl" else _capture(writers, out, sink)
-    body = {
-        "task": ", ".join(writers.tasks),
-        "label": ", ".join(part.label for part in scenario.parts),
-        "version": ", ".join(writers.versions.values()),
-        "parts": [asdict(part) for part in scenario.parts],
-        "file": str(out),
-        "flows": scenario.flows,
-        "prevented": writers.prevented(),
-        "sha256": sha256_file(out),
-        "seed": scenario.seed,
+    result = Generate(
+        task=", ".join(writers.tasks),
+        label=", ".join(part.label for part in scenario.parts),
+        version=", ".join(writers.versions.values()),
+        parts=[GeneratedPart(**asdict(part)) for part in scenario.parts],
+        file=str(out),
+        flows=scenario.flows,
+        prevented=writers.prevented(),
+        sha256=sha256_file(out),
+        seed=scenario.seed,
         **made,
-    }
-    write_json(out.with_name(f"{out.name}.json"), {"synthetic": scenario.mark, **body, "file": out.name})
-    return body
+    )
+    write_json(out.with_name(f"{out.name}.json"), {"synthetic": scenario.mark, **result.as_dict(), "file": out.name})
+    return result
 
 
 def _actions(writers: _Writers, out: Path, progress: ProgressSink) -> dict[str, Any]:

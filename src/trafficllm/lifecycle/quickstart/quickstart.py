@@ -103,7 +103,7 @@ def _data(job: Run, task: str, progress: ProgressSink) -> dict[str, Any]:
             options=BuildOptions(seed=job.seed, reserved=CAPTURES / "reserved.csv", cap=job.sizes["cap"]),
             progress=progress,
         )
-        return {**report.as_dict(), "made": [f"data/{task}"]}
+        return {**report.result().as_dict(), "made": [f"data/{task}"]}
 
     return dict(job.stages.run(f"data {task}", job.key("data", task=task), work))
 
@@ -219,7 +219,7 @@ def _generate(job: Run, progress: ProgressSink) -> dict[str, Any]:
             progress=progress,
         )
         part = Part(wanted["task"], wanted["label"], job.sizes["generate_flows"])
-        body = generate(job.app, Scenario((part,), job.seed), out=out, progress=progress)
+        body = generate(job.app, Scenario((part,), job.seed), out=out, progress=progress).as_dict()
         prevented = sum(body["prevented"].values())
         return {**body, "prevented_by_place": body["prevented"], "prevented": prevented, "made": [out.name]}
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.escape import visible
 from trafficllm.core.files import atomic_write
+from trafficllm.core.results import Result
+from trafficllm.evaluate.results import Baseline, Quality
 from trafficllm.lifecycle.reports import plots
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ def escape_names(value: Any) -> Any:
     """Every string of a result made visible: control, bidi and zero-width characters become codes."""
     if isinstance(value, str):
         return visible(value)
+    if isinstance(value, Result):
+        escaped = {name: escape_names(item) for name, item in value.given().items()}
+        return type(value).model_construct(value.model_fields_set, **escaped)
     if isinstance(value, Mapping):
         return {visible(str(key)): escape_names(item) for key, item in value.items()}
     if isinstance(value, Sequence):
@@ -35,48 +40,46 @@ def environment() -> jinja2.Environment:
     return jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
-def _row(name: str, quality: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = quality["ci95"]
-    unique = quality.get("unique", {}).get("macro_f1")
+def _row(name: str, quality: Quality) -> dict[str, Any]:
+    low, high = quality.ci95
     return {
         "name": name,
         "ours": name == OURS,
-        "macro_f1": quality["macro_f1"],
-        "accuracy": quality["accuracy"],
+        "macro_f1": quality.macro_f1,
+        "accuracy": quality.accuracy,
         "interval": f"{low:.3f} to {high:.3f}",
-        "unique": "" if unique is None else f"{unique:.3f}",
+        "unique": f"{quality.unique.macro_f1:.3f}",
         "ci95": (low, high),
     }
 
 
-def verdict_of(quality: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+def verdict_of(quality: Quality, baselines: Mapping[str, Baseline]) -> str:
     """Where the score stands against the best honest baseline, on all flows and on unique contents."""
     honest = {name: row for name, row in baselines.items() if name != "identifier_probe"}
     if not honest:
         return ""
-    return f"{_gap('All flows', quality, honest)}; {_gap('unique contents', quality['unique'], _unique(honest))}."
+    unique = {name: row.unique.macro_f1 for name, row in honest.items()}
+    every = {name: row.macro_f1 for name, row in honest.items()}
+    return f"{_gap('All flows', quality.macro_f1, every)}; {_gap('unique contents', quality.unique.macro_f1, unique)}."
 
 
-def _unique(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {name: row["unique"] for name, row in rows.items()}
-
-
-def _gap(what: str, mine: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> str:
-    best = max(others, key=lambda name: float(others[name]["macro_f1"]))
-    gap = float(mine["macro_f1"]) - float(others[best]["macro_f1"])
+def _gap(what: str, ours: float, others: Mapping[str, float]) -> str:
+    best = max(others, key=lambda name: others[name])
+    gap = ours - others[best]
     return f"{what}: {abs(gap):.3f} macro-F1 {'above' if gap > 0 else 'below'} the best baseline on the same masked input ({best})"
 
 
 def _task_view(task: Mapping[str, Any]) -> dict[str, Any]:
-    quality, baselines = task["quality"], task["baselines"]
+    quality = Quality.model_validate(task["quality"])
+    baselines = {name: Baseline.model_validate(row) for name, row in task["baselines"].items()}
     rows = [_row(OURS, quality), *(_row(name, row) for name, row in baselines.items())]
     return {
         **task,
         "rows": rows,
         "verdict": verdict_of(quality, baselines),
-        "not_measurable": quality.get("not_measurable", {}),
+        "not_measurable": quality.not_measurable,
         "bars": plots.score_bars([(row["name"], row["macro_f1"], row["ci95"]) for row in rows], highlight=OURS),
-        "confusion": plots.confusion(task["labels"], quality["confusion"]["matrix"]),
+        "confusion": plots.confusion(task["labels"], quality.confusion.matrix),
     }
 
 

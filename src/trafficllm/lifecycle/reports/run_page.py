@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import atomic_write
 from trafficllm.lifecycle.reports import plots
 from trafficllm.lifecycle.reports.page import OURS, environment, escape_names, verdict_of
+
+if TYPE_CHECKING:
+    from trafficllm.evaluate.results import Quality
+    from trafficllm.lifecycle.studies.results import EvaluateRun
 
 PROBES = {"frozen_knn": "frozen base: k-NN", "frozen_linear": "frozen base: linear probe"}
 _NOT_DRAWN = {"majority", "identifier_probe", "artefact_probe"}
@@ -24,47 +27,47 @@ def _choice(key: str, value: Any) -> str:
     return str(value).replace("_", " ") if key in {"features", "field"} else f"{key.replace('_', ' ')} {value}"
 
 
-def _row(name: str, row: Mapping[str, Any], *, seconds: float | None, speed: float | None, choice: str = "") -> dict[str, Any]:
-    low, high = row["ci95"]
+def _row(name: str, row: Quality, *, seconds: float | None, speed: float | None, choice: str = "") -> dict[str, Any]:
+    low, high = row.ci95
     return {
         "name": name,
         "ours": name == OURS,
-        "macro_f1": _three(row["macro_f1"]),
+        "macro_f1": _three(row.macro_f1),
         "interval": f"{low:.3f} to {high:.3f}",
-        "unique": _three(row["unique"]["macro_f1"]),
-        "measurable": _three(row["macro_f1_measurable"]),
-        "accuracy": _three(row["accuracy"]),
-        "ece": _three(row.get("ece")),
-        "brier": _three(row.get("brier")),
+        "unique": _three(row.unique.macro_f1),
+        "measurable": _three(row.macro_f1_measurable),
+        "accuracy": _three(row.accuracy),
+        "ece": _three(row.ece),
+        "brier": _three(row.brier),
         "seconds": "" if seconds is None else f"{seconds:,.1f}",
         "speed": "" if speed is None else f"{speed:,.0f}",
         "choice": choice,
-        "value": row["macro_f1"],
+        "value": row.macro_f1,
         "ci95": (low, high),
     }
 
 
-def rows_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows_of(result: EvaluateRun) -> list[dict[str, Any]]:
     """The lines of the table: the adapter, probes on the frozen base, the baselines."""
-    cost = body["cost"]
-    out = [_row(OURS, body, seconds=cost.get("train_seconds"), speed=cost["flows_per_second"])]
-    probes = (body["embedding"] or {"probes": {}})["probes"]
-    out += [_row(PROBES[name], row, seconds=None, speed=None, choice=f"setting {row['setting']:g}") for name, row in probes.items()]
-    for name, row in body["baselines"].items():
-        choice = ", ".join(_choice(key, row["params"][key]) for key in _CHOICES if key in row["params"])
-        out.append(_row(name, row, seconds=row["seconds"], speed=row["flows_per_s"], choice=choice))
-    if joint := body["cascade"]:
-        choice = f"{joint['first']} answers {joint['share']:.0%}, {joint['first_error']:.1%} of them wrong"
-        out.append(_row("cascade", joint, seconds=None, speed=joint["flows_per_s"], choice=choice))
+    cost = result.cost
+    out = [_row(OURS, result, seconds=cost.get("train_seconds"), speed=cost["flows_per_second"])]
+    probes = result.embedding.probes if result.embedding else {}
+    out += [_row(PROBES[name], row, seconds=None, speed=None, choice=f"setting {row.setting:g}") for name, row in probes.items()]
+    for name, row in result.baselines.items():
+        choice = ", ".join(_choice(key, row.params[key]) for key in _CHOICES if key in row.params)
+        out.append(_row(name, row, seconds=row.seconds, speed=row.flows_per_s, choice=choice))
+    if joint := result.cascade:
+        choice = f"{joint.first} answers {joint.share:.0%}, {joint.first_error:.1%} of them wrong"
+        out.append(_row("cascade", joint, seconds=None, speed=joint.flows_per_s, choice=choice))
     return out
 
 
-def _tiles(body: Mapping[str, Any]) -> list[dict[str, str]]:
-    low, high = body["ci95"]
-    cost = body["cost"]
+def _tiles(result: EvaluateRun) -> list[dict[str, str]]:
+    low, high = result.ci95
+    cost = result.cost
     tiles = [
-        {"name": f"macro-F1, 95 % {low:.3f} to {high:.3f}", "value": _three(body["macro_f1"])},
-        {"name": "macro-F1 on unique contents", "value": _three(body["unique"]["macro_f1"])},
+        {"name": f"macro-F1, 95 % {low:.3f} to {high:.3f}", "value": _three(result.macro_f1)},
+        {"name": "macro-F1 on unique contents", "value": _three(result.unique.macro_f1)},
         {"name": "flows a second", "value": f"{cost['flows_per_second']:,.0f}"},
         {"name": "MB, most memory held", "value": f"{max(cost['peak_bytes'], cost.get('train_peak_bytes', 0)) / 1e6:,.0f}"},
     ]
@@ -73,26 +76,26 @@ def _tiles(body: Mapping[str, Any]) -> list[dict[str, str]]:
     return tiles
 
 
-def write_page(body: Mapping[str, Any], path: Path) -> Path:
+def write_page(result: EvaluateRun, path: Path) -> Path:
     """Write the report and return its path."""
-    safe = escape_names({key: value for key, value in body.items() if key != "answers"})
+    safe: EvaluateRun = escape_names(result)
     rows = rows_of(safe)
-    named = {OURS if name == "adapter" else name: row for name, row in safe["curves"].items() if name not in _NOT_DRAWN}
-    made = safe["embedding"]
+    named = {OURS if name == "adapter" else name: row for name, row in safe.curves.items() if name not in _NOT_DRAWN}
+    vectors = safe.embedding
     html = (
         environment()
         .get_template("evaluation.html.j2")
         .render(
-            title=f"{safe['task']}: {safe['title']}",
+            title=f"{safe.task}: {safe.title}",
             q=safe,
             rows=rows,
             tiles=_tiles(safe),
-            verdict=verdict_of(safe, safe["baselines"]),
+            verdict=verdict_of(safe, safe.baselines),
             bars=plots.score_bars([(row["name"], row["value"], row["ci95"]) for row in rows], highlight=OURS),
-            reliability=plots.reliability({n: row["reliability"] for n, row in named.items()}, highlight=OURS),
-            risk=plots.risk({n: row["risk_coverage"] for n, row in named.items()}, highlight=OURS),
-            map=plots.scatter(made["map"]["points"], made["map"]["labels"]) if made else "",
-            confusion=plots.confusion(safe["confusion"]["labels"][:-1], safe["confusion"]["matrix"]),
+            reliability=plots.reliability({n: row.reliability for n, row in named.items()}, highlight=OURS),
+            risk=plots.risk({n: row.risk_coverage for n, row in named.items()}, highlight=OURS),
+            map=plots.scatter(vectors.map.points, vectors.map.labels) if vectors else "",
+            confusion=plots.confusion(safe.confusion.labels[:-1], safe.confusion.matrix),
         )
     )
     atomic_write(path, html)

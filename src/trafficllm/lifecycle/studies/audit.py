@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trafficllm.core.errors import UsageError
 from trafficllm.lifecycle.datasets import is_data_set
+from trafficllm.records.results import DataCheck, DataFinding
 
 if TYPE_CHECKING:
     from trafficllm.core.types import ProgressSink
+    from trafficllm.evaluate.audit.results import DataAudit
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import BuildOptions
 
@@ -19,15 +20,14 @@ _FIELDS_SHOWN = 30
 _STATES = {True: "kept from the model", False: "open to the model"}
 
 
-def check(folder: Path, task: Task) -> dict[str, Any]:
+def check(folder: Path, task: Task) -> DataCheck:
     """What is wrong with labelled captures, or with a data set built from them: `ready` when nothing stands in the way."""
     from trafficllm.records.lint import check_data
 
-    body = _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task)
-    return {"ready": all(row["level"] != "error" for row in body["findings"]), "duplicates": {}, "samples": [], "parts": {}, **body}
+    return _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task)
 
 
-def _check_data_set(folder: Path) -> dict[str, Any]:
+def _check_data_set(folder: Path) -> DataCheck:
     """Hash and codec (an ArtifactError), shared groups and contents, classes that cannot be learnt or measured."""
     from trafficllm.records.dataset.dataset import PARTS, load
 
@@ -44,16 +44,18 @@ def _check_data_set(folder: Path) -> dict[str, Any]:
             if not counts[part]:
                 findings.append(_finding("label_small", label, f"no {part} records: it {why}"))
     classes = opened.manifest["classes"]
-    return {
-        "findings": findings,
-        "classes": classes,
-        "duplicates": opened.manifest["duplicates"],
-        "parts": {p: len(rows[p]) for p in PARTS},
-    }
+    return DataCheck(
+        ready=all(row.level != "error" for row in findings),
+        findings=findings,
+        classes=classes,
+        duplicates=opened.manifest["duplicates"],
+        samples=[],
+        parts={p: len(rows[p]) for p in PARTS},
+    )
 
 
-def _finding(kind: str, where: str, message: str, *, level: str = "warning") -> dict[str, str]:
-    return {"kind": kind, "level": level, "where": where, "message": message}
+def _finding(kind: str, where: str, message: str, *, level: Literal["error", "warning"] = "warning") -> DataFinding:
+    return DataFinding(kind=kind, level=level, where=where, message=message)
 
 
 def audit(
@@ -67,7 +69,7 @@ def audit(
     budget_s: float = 20.0,
     html: Path | None = None,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> DataAudit:
     """Shortcuts in a data set (contract: `data audit`), or in a folder of labelled captures, which is built as `options` say and
     thrown away."""
     from trafficllm.evaluate.audit.report import audit as audit_data_set
@@ -76,40 +78,40 @@ def audit(
     if judged not in {"auto", "test", "rest"}:
         raise UsageError("usage.part", f"no part '{judged}' to judge", input="--judged", hint="auto, test or rest")
 
-    def judge(folder: Path) -> dict[str, Any]:
+    def judge(folder: Path) -> DataAudit:
         progress.update("auditing", 0, None)
         return audit_data_set(load(folder), captures=captures, judged=judged, seed=seed, budget_s=budget_s)
 
     if is_data_set(data):
-        body = judge(data)
+        result = judge(data)
     else:
         with tempfile.TemporaryDirectory(prefix="trafficllm-audit-") as place:
             build_dataset(data, task=task, out=Path(place) / "data", options=options or BuildOptions(seed=seed), progress=progress)
-            body = judge(Path(place) / "data")
+            result = judge(Path(place) / "data")
     if html is not None:
-        write_page(body, html, title=f"Audit of {data.resolve().name}")
-    return body
+        write_page(result, html, title=f"Audit of {data.resolve().name}")
+    return result
 
 
-def _baseline_rows(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _baseline_rows(result: DataAudit) -> list[dict[str, Any]]:
     rows = []
-    for name, row in body["baselines"].items():
-        if name.startswith("lightgbm_") and row == body["baselines"].get("lightgbm"):
+    for name, row in result.baselines.items():
+        params = row.params or {}
+        if name.startswith("lightgbm_") and row == result.baselines.get("lightgbm"):
             name = f"{name} (best by validation)"
         if name != "lightgbm":
-            what = row["params"].get("features") or row["params"].get("field") or ""
-            rows.append({"name": name, "what": what, **row})
+            rows.append({"name": name, "what": params.get("features") or params.get("field") or "", **row.given()})
     return rows
 
 
-def write_page(body: Mapping[str, Any], path: Path, *, title: str) -> Path:
+def write_page(result: DataAudit, path: Path, *, title: str) -> Path:
     """Write the audit as one self-contained HTML file: no script, no outside fetch, captured names escaped."""
     from trafficllm.core.files import atomic_write
     from trafficllm.evaluate.audit.words import finding_line
     from trafficllm.lifecycle.reports import plots
     from trafficllm.lifecycle.reports.page import environment, escape_names
 
-    safe = escape_names(body)
+    safe: DataAudit = escape_names(result)
     rows = _baseline_rows(safe)
     html = (
         environment()
@@ -118,10 +120,10 @@ def write_page(body: Mapping[str, Any], path: Path, *, title: str) -> Path:
             title=escape_names(title),
             audit=safe,
             rows=rows,
-            fields=safe["fields"][:_FIELDS_SHOWN],
+            fields=safe.fields[:_FIELDS_SHOWN],
             states=_STATES,
-            lines={f["kind"]: finding_line(f) for f in safe["findings"]},
-            sentences=[part if part.endswith(".") else f"{part}." for part in safe["verdict"].split(". ")],
+            lines={f.kind: finding_line(f) for f in safe.findings},
+            sentences=[part if part.endswith(".") else f"{part}." for part in safe.verdict.split(". ")],
             bars=plots.score_bars([(row["name"], row["macro_f1"], tuple(row["ci95"])) for row in rows], highlight=""),
         )
     )

@@ -14,9 +14,10 @@ import numpy as np
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Record, Scorer, Scores
 from trafficllm.lifecycle.studies import scoring
+from trafficllm.lifecycle.studies.results import Beside, CascadeScore
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.studies.scoring import Judged
+    from trafficllm.evaluate.baselines.table import Outcome
     from trafficllm.model.base.load import Base
     from trafficllm.records.dataset.dataset import Dataset
 
@@ -61,43 +62,43 @@ class Cascade:
         return answered(cheap.probabilities.max(axis=1, initial=0.0), self.threshold)
 
 
-def beside(dataset: Dataset, base: Base, ours: Scores, rate: float, *, seed: int, budget_s: float) -> dict[str, Any]:
-    """`baselines`, the rows of every baseline, and `cascade`, LightGBM with the LLM behind it (see `row`; None where an
-    adapter of another label set was scored)."""
-    found = scoring.rivals(dataset, seed=seed, budget_s=budget_s)
+def beside(dataset: Dataset, base: Base, ours: Scores, rate: float, *, seed: int, budget_s: float) -> Beside:
+    """The rows of every baseline, and LightGBM with the LLM behind it (see `row`; None where an adapter of another label set was
+    scored)."""
+    outcomes = scoring.fit_baselines(dataset, seed=seed, budget_s=budget_s)
     same = tuple(ours.labels) == scoring.labels_of(dataset)
-    joint = row(dataset, base, found[FIRST], ours, rate, seed=seed) if same else None
-    return {"baselines": scoring.table(dataset, base, found, seed=seed), "cascade": joint}
+    joint = row(dataset, base, outcomes[FIRST], ours, rate, seed=seed) if same else None
+    return Beside(baselines=scoring.table(dataset, base, outcomes, seed=seed), cascade=joint)
 
 
-def row(dataset: Dataset, base: Base, found: Judged, ours: Scores, rate: float, *, seed: int) -> dict[str, Any]:
+def row(dataset: Dataset, base: Base, trees: Outcome, ours: Scores, rate: float, *, seed: int) -> CascadeScore:
     """The cascade's row: quality of the joint answers on the test part, the share that the trees settle and how often they err there.
 
-    `found` is LightGBM's outcome on the same rows, `ours` the LLM's scores of the test part at `rate` flows/s. The threshold comes from
+    `trees` is LightGBM's outcome on the same rows, `ours` the LLM's scores of the test part at `rate` flows/s. The threshold comes from
     validation. `flows_per_s` follows from both stages' rates: every flow passes the first, the rest the second.
     """
     from trafficllm.evaluate import cascade as fitting
 
     val, y_val = scoring.rows(dataset, "val", ours.labels)
     test, y = scoring.rows(dataset, "test", ours.labels)
-    guess = [ours.labels[k] for k in found["val_proba"].argmax(axis=1)]
-    right = [a == b for a, b in zip(guess, y_val, strict=True)]
-    chosen = fitting.fit(found["val_proba"].max(axis=1, initial=0.0), right, dataset.hashes(val))
-    cheap = Scores(ours.labels, found["proba"], np.log(np.maximum(found["proba"], 1e-12)))
-    sure = Cascade(found["fitted"], found["fitted"], chosen.threshold).sure(cheap)
+    predicted = [ours.labels[k] for k in trees.validation.argmax(axis=1)]
+    right = [a == b for a, b in zip(predicted, y_val, strict=True)]
+    fitted = fitting.fit(trees.validation.max(axis=1, initial=0.0), right, dataset.hashes(val))
+    cheap = Scores(ours.labels, trees.probabilities, np.log(np.maximum(trees.probabilities, 1e-12)))
+    sure = Cascade(trees.fitted, trees.fitted, fitted.threshold).sure(cheap)
     p = np.where(sure[:, None], cheap.probabilities, ours.probabilities)
-    named = [ours.labels[k] for k in p.argmax(axis=1)]
-    wrong = [k for k in np.flatnonzero(sure) if named[k] != y[k]]
+    joint = [ours.labels[k] for k in p.argmax(axis=1)]
+    wrong = [k for k in np.flatnonzero(sure) if joint[k] != y[k]]
     share = float(sure.mean()) if len(test) else 0.0
-    return {
-        **scoring.quality_of(dataset, base, named, labels=ours.labels, probabilities=p, seed=seed),
-        "first": FIRST,
-        "share": share,
-        "first_error": len(wrong) / max(int(sure.sum()), 1),
-        "flows_per_s": round(together(found["flows_per_s"], rate, share), 1),
-        "llm_flows_per_s": rate,
-        "validation": _finite(asdict(chosen)),
-    }
+    return CascadeScore.of(
+        scoring.quality_of(dataset, base, joint, labels=ours.labels, probabilities=p, seed=seed),
+        first=FIRST,
+        share=share,
+        first_error=len(wrong) / max(int(sure.sum()), 1),
+        flows_per_s=round(together(trees.flows_per_s, rate, share), 1),
+        llm_flows_per_s=rate,
+        validation=_finite(asdict(fitted)),
+    )
 
 
 def together(first: float, second: float, share: float) -> float:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.sampling import every_nth
 from trafficllm.core.types import F64, FlowMeta, ProgressSink, Record, Scores
 from trafficllm.lifecycle.datasets import is_data_set
 from trafficllm.lifecycle.studies import scoring
-from trafficllm.lifecycle.studies.evaluation_set import Exam, answer, learnt_marks
-from trafficllm.lifecycle.studies.run import pick, scorer_of, table
+from trafficllm.lifecycle.studies.evaluation_set import EvalOptions, EvaluationSet, Predictions, learnt_marks, predict
+from trafficllm.lifecycle.studies.results import EvaluateDrift, ScoredBeside
+from trafficllm.lifecycle.studies.run import find_adapter, open_scorer, table
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.cut import Cut
+    from trafficllm.evaluate.baselines.table import Outcome
+    from trafficllm.evaluate.results import Drift, Quality
+    from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.dataset.dataset import Dataset
 
 MOST = 2000
 """Rows of either side that are compared, evenly thinned: PSI's chance level at 2,000 is .017."""
-RIVALS = ("majority", "lightgbm", "random_forest")
+BASELINES = ("majority", "lightgbm", "random_forest")
 """Baselines beside the adapter."""
 
 
@@ -44,15 +48,12 @@ def drift(
     adapter: Path | None = None,
     captures: Path | None = None,
     learnt: Sequence[Path] = (),
-    part: str = "test",
-    most: int = MOST,
-    seed: int = 0,
-    budget_s: float = 60.0,
+    options: EvalOptions | None = None,
     html: Path | None = None,
     progress: ProgressSink,
-) -> dict[str, Any]:
-    """The `evaluate drift` object: the adapter's quality where it was trained, `drift`, and its quality on live flows with labels, beside
-    baselines of the same training flows on either side.
+) -> EvaluateDrift:
+    """The adapter's quality where it was trained, what live traffic has become, and the adapter's quality on live flows with labels;
+    baselines of the same training flows on either side (contract: `evaluate drift`).
 
     `live`: captures, a folder of labelled ones, or a data set. `captures` is the folder `data` was built from: live captures are then
     read through the same cut, so that a longer record is not taken for drift. `learnt`: labelled captures that an update has taught the
@@ -60,58 +61,75 @@ def drift(
     is no live flow, or none with a label in `learnt`.
     """
     from trafficllm.capture.files.cut import Cut, measured
-    from trafficllm.evaluate.shift.drift import drift as compared
-    from trafficllm.infer import calibration as cal
-    from trafficllm.lifecycle.reports import study_pages as shift_pages
     from trafficllm.records.dataset.dataset import load
 
+    options = options or EvalOptions(most=MOST)
     dataset = load(data)
-    exam = Exam.of([dataset], part, most)
-    chosen = pick(workspace, dataset, adapter)
-    scorer = scorer_of(workspace, dataset, chosen, seed=seed)
+    evaluation_set = EvaluationSet.of([dataset], options)
+    facts = find_adapter(workspace, dataset, adapter)
+    scorer = open_scorer(workspace, dataset, facts, seed=options.seed)
     progress.update("scoring", 0, None)
-    known = answer(scorer, dataset, exam.rows[0], chosen.labels)
-    labels, seen = tuple(sorted({*exam.labels, *chosen.labels})), exam.seen(workspace.base)
-    quality = exam.quality([known.guess], labels=labels, seen=seen, seeds=[chosen.seed or 0])
+    here = predict(scorer, dataset, evaluation_set.rows[0], facts.labels)
+    labels, seen = tuple(sorted({*evaluation_set.labels, *facts.labels})), evaluation_set.seen(workspace.base)
+    quality = evaluation_set.quality([here.predicted], labels=labels, seen=seen, seeds=[facts.seed or 0])
     progress.update("reading", 0, None)
     cut = measured([captures]) if captures else Cut()
-    flows = _live(workspace, dataset, live, cut, most)
+    flows = _live(workspace, dataset, live, cut, options.most)
     masked = [dataset.mask(record) for record in flows.records]
     progress.update("scoring", 1, None)
     scores = scoring.score_records(scorer, masked)
-    train = every_nth(dataset.indices("train"), most)
-    line = cal.threshold(scorer.calibration)
-    found = compared(
+    train = every_nth(dataset.indices("train"), options.most)
+    moved = _moved(dataset, train, masked, flows, here=here, scores=scores, scorer=scorer, seed=options.seed)
+    progress.update("baselines", 0, None)
+    more = _taught(evaluation_set, _live(workspace, dataset, learnt, cut, 0), learnt[0]) if learnt else ([], [])
+    outcomes = _baselines(evaluation_set, masked, *more, options=options)
+    n = len(evaluation_set.truth)
+    judged = LiveFlows(flows, masked, more[0], scorer.labels, dataset, workspace)
+    result = EvaluateDrift.of(
+        quality,
+        baselines=table(evaluation_set, _of_rows(outcomes, range(n)), seen, options.seed, labels),
+        task=dataset.task.id,
+        title=dataset.task.title,
+        part=evaluation_set.part,
+        adapter=facts.name,
+        version=facts.version,
+        drift=moved,
+        cut={"snap": flows.cut.snap, "flow": flows.cut.flow},
+        flows={"trained_on": len(train), "live": len(masked)},
+        live=judged.quality(scores, _of_rows(outcomes, range(n, n + len(masked)))),
+    )
+    if html is not None:
+        from trafficllm.lifecycle.reports.study_pages import drift_page
+
+        drift_page(result, html)
+    return result
+
+
+def _moved(
+    dataset: Dataset,
+    train: Sequence[int],
+    masked: Sequence[Record],
+    flows: Live,
+    *,
+    here: Predictions,
+    scores: Scores,
+    scorer: LLMScorer,
+    seed: int,
+) -> Drift:
+    """Training flows against live ones: fields that moved, confidence and unknown share before and now."""
+    from trafficllm.evaluate.shift.drift import drift as compare_flows
+    from trafficllm.infer import calibration as cal
+
+    unknown = (scorer.unknown(scores) > cal.threshold(scorer.calibration)).tolist()
+    return compare_flows(
         dataset.records(train),
         masked,
         [m.ts for m in flows.meta],
-        scores=(known.scores, scores),
-        unknown=(known.strange.tolist(), (scorer.unknown(scores) > line).tolist()),
+        scores=(here.scores, scores),
+        unknown=(here.unknown, unknown),
         codec=dataset.codec,
         seed=seed,
     )
-    progress.update("baselines", 0, None)
-    more = _taught(exam, _live(workspace, dataset, learnt, cut, 0), learnt[0]) if learnt else ([], [])
-    rivals = _rivals(exam, masked, *more, seed=seed, budget_s=budget_s)
-    n = len(exam.truth)
-    here, there = _picked(rivals, range(n)), _picked(rivals, range(n, n + len(masked)))
-    judged = Judged(flows, masked, more[0], scorer.labels, dataset, workspace)
-    body = {
-        **quality,
-        "baselines": table(exam, here, seen, seed, labels),
-        "task": dataset.task.id,
-        "title": dataset.task.title,
-        "part": exam.part,
-        "adapter": chosen.name,
-        "version": chosen.version,
-        "drift": found,
-        "cut": {"snap": flows.cut.snap, "flow": flows.cut.flow},
-        "flows": {"trained_on": len(train), "live": len(masked)},
-        "live": judged.table(scores, there),
-    }
-    if html is not None:
-        shift_pages.drift_page(body, html)
-    return body
 
 
 def _live(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut, most: int) -> Live:
@@ -123,13 +141,13 @@ def _live(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut
         other = load(live[0])
         rows = every_nth(sorted(row for name in ("train", "val", "test") for row in other.indices(name)), most)
         return Live(other.raw_records(rows), other.meta(rows), other.labels_of(rows), Cut())
-    found = list(_read(workspace, dataset, live, cut))
-    if not found:
+    flows = list(_read(workspace, dataset, live, cut))
+    if not flows:
         hint = "name captures with flows of the kinds that the task looks at"
         raise InputError("input.no_flows", "no live flow to compare", input=str(live[0]), hint=hint)
-    found.sort(key=lambda row: row[1].ts)
-    kept = [found[k] for k in every_nth(list(range(len(found))), most)]
-    return Live([r for r, _, _ in kept], [m for _, m, _ in kept], [label for _, _, label in kept], cut)
+    flows.sort(key=lambda row: row[1].ts)
+    thinned = every_nth(flows, most)
+    return Live([r for r, _, _ in thinned], [m for _, m, _ in thinned], [label for _, _, label in thinned], cut)
 
 
 def _read(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut) -> Iterator[tuple[Record, FlowMeta, str]]:
@@ -152,35 +170,46 @@ def _read(workspace: Workspace, dataset: Dataset, live: Sequence[Path], cut: Cut
                         yield record, meta, label
 
 
-def _taught(exam: Exam, more: Live, place: Path) -> tuple[list[Record], list[str]]:
+def _taught(evaluation_set: EvaluationSet, more: Live, place: Path) -> tuple[list[Record], list[str]]:
     """Masked records and labels of the flows that can be learnt from; InputError where there is none."""
-    rows = [k for k, label in enumerate(more.labels) if label in exam.labels]
+    rows = [k for k, label in enumerate(more.labels) if label in evaluation_set.labels]
     if not rows:
-        hint = f"one folder a label: {', '.join(exam.labels[:5])}"
+        hint = f"one folder a label: {', '.join(evaluation_set.labels[:5])}"
         raise InputError("input.labels", "no flow to learn from has a label of the task", input=str(place), hint=hint)
-    return [exam.sets[0].mask(more.records[k]) for k in rows], [more.labels[k] for k in rows]
+    return [evaluation_set.sets[0].mask(more.records[k]) for k in rows], [more.labels[k] for k in rows]
 
 
-def _rivals(
-    exam: Exam, live: Sequence[Record], more: Sequence[Record], labels: Sequence[str], *, seed: int, budget_s: float
-) -> dict[str, dict[str, Any]]:
-    """Baselines of the adapter's training flows, and of `more` ones with `labels`: answers to the exam's rows, then to the live ones."""
-    from trafficllm.evaluate.baselines import table as baselines
+def _baselines(
+    evaluation_set: EvaluationSet, live: Sequence[Record], more: Sequence[Record], labels: Sequence[str], *, options: EvalOptions
+) -> dict[str, Outcome]:
+    """Baselines of the adapter's training flows, and of `more` ones with `labels`: predictions for the evaluation set, then for the live
+    flows."""
+    from trafficllm.evaluate.baselines import table as baseline_table
     from trafficllm.evaluate.baselines.learners import Part
 
-    train, val, here = exam.learning(0)
-    taught = Part([*train.records, *more], [*train.y, *labels], codec=train.codec)
-    asked = Part([*here.records, *live], [*here.y, *[""] * len(live)], codec=here.codec)
-    return baselines.run(taught, val, asked, labels=exam.labels, seed=seed, threads=scoring.threads(), budget_s=budget_s, names=RIVALS)
+    train, val, here = evaluation_set.learning(0)
+    return baseline_table.run(
+        Part([*train.records, *more], [*train.y, *labels], codec=train.codec),
+        val,
+        Part([*here.records, *live], [*here.y, *[""] * len(live)], codec=here.codec),
+        labels=evaluation_set.labels,
+        seed=options.seed,
+        threads=scoring.threads(),
+        budget_s=options.budget_s,
+        names=BASELINES,
+    )
 
 
-def _picked(found: Mapping[str, Mapping[str, Any]], rows: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """The same baselines with their answers to some rows."""
-    return {name: {**row, "y_pred": [row["y_pred"][k] for k in rows], "proba": row["proba"][list(rows)]} for name, row in found.items()}
+def _of_rows(outcomes: Mapping[str, Outcome], rows: Sequence[int]) -> dict[str, Outcome]:
+    """The same baselines with their predictions for some rows."""
+    return {
+        name: replace(outcome, predicted=[outcome.predicted[k] for k in rows], probabilities=outcome.probabilities[list(rows)])
+        for name, outcome in outcomes.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class LiveFlows:
     """Live flows whose labels are known: `masked` are all live records, `more` those that an update has learnt, `labels` the adapter's."""
 
     flows: Live
@@ -190,35 +219,34 @@ class Judged:
     dataset: Dataset
     workspace: Workspace
 
-    def table(self, scores: Scores, rivals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    def quality(self, scores: Scores, outcomes: Mapping[str, Outcome]) -> ScoredBeside | None:
         """The adapter's quality object with those of `baselines`; None where no live flow has a label that the adapter knows."""
-        from trafficllm.evaluate.baselines import table as baselines
+        from trafficllm.evaluate.baselines import table as baseline_table
 
         rows = [k for k, label in enumerate(self.flows.labels) if label in self.labels]
         if not rows:
             return None
         score = self._scorer(rows)
-        mine = score(scores.probabilities[rows], self.labels)
-        known = tuple(scoring.labels_of(self.dataset))
-        return {**mine, "baselines": baselines.table(_picked(rivals, rows), lambda _, p: score(p, known))}
+        learnt = tuple(scoring.labels_of(self.dataset))
+        baselines = baseline_table.table(_of_rows(outcomes, rows), lambda _, p: score(p, learnt))
+        return ScoredBeside.of(score(scores.probabilities[rows], self.labels), baselines=baselines)
 
-    def _scorer(self, rows: Sequence[int]) -> Callable[[F64, tuple[str, ...]], dict[str, Any]]:
+    def _scorer(self, rows: Sequence[int]) -> Callable[[F64, tuple[str, ...]], Quality]:
         from trafficllm.evaluate.quality import quality, seen_by_base
         from trafficllm.model.base.extend import load_seen
 
         flows, dataset = self.flows, self.dataset
         content = self._content([self.masked[k] for k in rows])
-        known = {*dataset.hashes([*dataset.indices("train"), *dataset.indices("val")]), *self._content(self.more)}
-        leaky = learnt_marks(known, content, "D or by an update")
+        learnt = {*dataset.hashes([*dataset.indices("train"), *dataset.indices("val")]), *self._content(self.more)}
+        leaky = learnt_marks(learnt, content, "D or by an update")
         seen = seen_by_base(content, set(load_seen(self.workspace.base.path).tolist()))
         groups = [flows.meta[k].capture or flows.meta[k].origin for k in rows]
 
-        def score(probabilities: F64, labels: tuple[str, ...]) -> dict[str, Any]:
-            guess = [labels[k] for k in probabilities.argmax(axis=1)]
+        def score(probabilities: F64, labels: tuple[str, ...]) -> Quality:
             return quality(
                 labels,
                 [flows.labels[k] for k in rows],
-                guess,
+                [labels[k] for k in probabilities.argmax(axis=1)],
                 groups,
                 unique_hashes=content,
                 split="live captures",

@@ -13,12 +13,13 @@ from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.lifecycle.datasets import is_data_set
 from trafficllm.lifecycle.studies import scoring
+from trafficllm.lifecycle.studies.results import Embed, Frozen, Neighbour, Neighbours, Probe, VectorMap
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.baselines.frozen import Side
     from trafficllm.infer.detector import TaskModel
     from trafficllm.infer.engine.pooling import Pool, Pooled
-    from trafficllm.lifecycle.studies.evaluation_set import Exam
+    from trafficllm.lifecycle.studies.evaluation_set import EvaluationSet
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
@@ -53,31 +54,37 @@ def side(embedder: Pooled, dataset: Dataset, rows: Sequence[int]) -> Side:
     return Side(np.concatenate(parts) if parts else np.zeros((0, 1), np.float32), dataset.labels_of(rows))
 
 
-def beside(workspace: Workspace, exam: Exam, *, seen: str, seed: int) -> dict[str, Any]:
+def beside(workspace: Workspace, evaluation_set: EvaluationSet, *, seen: str, seed: int) -> Frozen:
     """Probes on the frozen base as rows of the table, and the map of the judged rows (`evaluate run --embedding`)."""
     from trafficllm.evaluate.baselines import frozen as probes
     from trafficllm.lifecycle.studies.evaluation_set import VALIDATION
 
-    dataset, judged = exam.sets[-1], exam.rows[-1]
-    if len(exam.sets) > 1:
+    dataset, judged, labels = evaluation_set.sets[-1], evaluation_set.rows[-1], evaluation_set.labels
+    if len(evaluation_set.sets) > 1:
         hint = "probe one data set at a time"
         raise UsageError("usage.embedding", "the frozen representation is not probed over folds", input="--embedding", hint=hint)
     embedder = frozen(workspace, dataset.task, pool="layers", codec=dataset.codec)
-    rows, y = scoring.rows(dataset, "train", exam.labels)
+    rows, y = scoring.rows(dataset, "train", labels)
     train = side(embedder, dataset, [rows[k] for k in evenly_over_labels(y, TRAIN)])
-    val = None if VALIDATION in exam.leaky else side(embedder, dataset, scoring.rows(dataset, "val", exam.labels)[0][:TRAIN])
-    asked = side(embedder, dataset, judged)
-    out: dict[str, Any] = {"base": str(workspace.base.manifest.get("name", "")), "width": asked.vectors.shape[1], "train": len(train.y)}
-    out["probes"] = {}
+    unseen = VALIDATION not in evaluation_set.leaky
+    val = side(embedder, dataset, scoring.rows(dataset, "val", labels)[0][:TRAIN]) if unseen else None
+    target = side(embedder, dataset, judged)
+    rows_of_probes = {}
     for name in probes.PROBES:
-        p, setting = probes.probe(name, exam.labels, train, val, asked.vectors)
-        guess = [exam.labels[k] for k in p.argmax(axis=1)]
-        row = exam.quality([guess], labels=exam.labels, seen=seen, seeds=[seed], probabilities=p)
-        out["probes"][name] = {**row, "setting": setting}
+        p, setting = probes.probe(name, labels, train, val, target.vectors)
+        predicted = [labels[k] for k in p.argmax(axis=1)]
+        row = evaluation_set.quality([predicted], labels=labels, seen=seen, seeds=[seed], probabilities=p)
+        rows_of_probes[name] = Probe.of(row, setting=setting)
     step = -(-len(judged) // MAPPED)
-    places, how = probes.flat(asked.vectors[::step], seed=seed)
-    shown = [[round(float(x), 3), round(float(y), 3)] for x, y in places]
-    return {**out, "map": {"how": how, "points": shown, "labels": asked.y[::step]}}
+    places, how = probes.flat(target.vectors[::step], seed=seed)
+    points = [[round(float(x), 3), round(float(y), 3)] for x, y in places]
+    return Frozen(
+        base=str(workspace.base.manifest.get("name", "")),
+        width=target.vectors.shape[1],
+        train=len(train.y),
+        probes=rows_of_probes,
+        map=VectorMap(how=how, points=points, labels=target.y[::step]),
+    )
 
 
 def embed(
@@ -90,7 +97,7 @@ def embed(
     known: Path | None = None,
     neighbours: int = 5,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> Embed:
     """Vectors of every flow (contract: `embed`): of captures, or of one data set with its labels.
 
     Without `task` the bare base under strict masks; with it the task's live adapter under its own masks. `known` is a file of vectors
@@ -118,7 +125,7 @@ def embed(
     if out is not None:
         write(rows, out, facts)
     width = len(rows[0]["vector"]) if rows else 0
-    return {**facts, "flows": len(rows), "width": width, "out": str(out or ""), "nearest": near}
+    return Embed(**facts, flows=len(rows), width=width, out=str(out or ""), nearest=near)
 
 
 def _model(workspace: Workspace, task: str) -> TaskModel | None:
@@ -126,8 +133,8 @@ def _model(workspace: Workspace, task: str) -> TaskModel | None:
 
     if not task:
         return None
-    found = workspace.task(task)
-    return TaskModel.of(workspace.engine, found, workspace.load(found.id))
+    definition = workspace.task(task)
+    return TaskModel.of(workspace.engine, definition, workspace.load(definition.id))
 
 
 def _embedder(workspace: Workspace, model: TaskModel | None, task: str, way: Pool) -> Pooled:
@@ -174,8 +181,8 @@ def _batches(
 def _line(meta: FlowMeta) -> dict[str, Any]:
     from trafficllm.records.codec.units import PROTOS
 
-    known = {"ts": meta.ts / 1e9, "duration": meta.duration / 1e9, "proto": PROTOS.get(meta.proto, str(meta.proto)), "file": meta.capture}
-    return {name: known.get(name, getattr(meta, name, "")) for name in COLUMNS}
+    facts = {"ts": meta.ts / 1e9, "duration": meta.duration / 1e9, "proto": PROTOS.get(meta.proto, str(meta.proto)), "file": meta.capture}
+    return {name: facts.get(name, getattr(meta, name, "")) for name in COLUMNS}
 
 
 def write(rows: Sequence[dict[str, Any]], out: Path, facts: dict[str, str]) -> None:
@@ -211,7 +218,7 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
     return table, said
 
 
-def _neighbours(rows: Sequence[dict[str, Any]], known: Path, facts: dict[str, str], k: int) -> list[dict[str, Any]]:
+def _neighbours(rows: Sequence[dict[str, Any]], known: Path, facts: dict[str, str], k: int) -> list[Neighbours]:
     import numpy as np
 
     from trafficllm.evaluate.baselines.frozen import nearest
@@ -226,7 +233,8 @@ def _neighbours(rows: Sequence[dict[str, Any]], known: Path, facts: dict[str, st
     bank = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])
     places, near = nearest(bank, np.stack([row["vector"] for row in rows]), k)
     names = table.select(["uid", "label", "file"]).to_pylist()
-    return [
-        {"uid": row["uid"], "nearest": [{**names[p], "similarity": round(float(s), 4)} for p, s in zip(own, likeness, strict=True)]}
-        for row, own, likeness in zip(rows, places.tolist(), near.tolist(), strict=True)
-    ]
+    out = []
+    for row, own, likeness in zip(rows, places.tolist(), near.tolist(), strict=True):
+        nearest_ones = [Neighbour(**names[p], similarity=round(float(s), 4)) for p, s in zip(own, likeness, strict=True)]
+        out.append(Neighbours(uid=row["uid"], nearest=nearest_ones))
+    return out

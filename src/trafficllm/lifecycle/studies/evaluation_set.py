@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.sampling import every_nth
@@ -17,6 +17,8 @@ from trafficllm.lifecycle.studies import scoring
 if TYPE_CHECKING:
     from trafficllm.core.types import Record, Scorer, Scores
     from trafficllm.evaluate.baselines.learners import Part
+    from trafficllm.evaluate.baselines.table import Outcome
+    from trafficllm.evaluate.results import Quality
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.model.base.load import Base
     from trafficllm.records.dataset.dataset import Dataset
@@ -26,8 +28,19 @@ VALIDATION = "scored on validation, which chooses"
 """The leaky mark of a trial: settings are chosen on validation, so its scores are no result."""
 
 
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """How an evaluation is run: the `part` that is judged, at most `most` flows of it (0: all), the `seed`, and `budget_s` seconds of
+    estimated work for each baseline's search."""
+
+    part: str = "test"
+    most: int = 0
+    seed: int = 0
+    budget_s: float = 60.0
+
+
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """The judged rows: `part` of one data set, or of several that are folds of one; `labels` are those that could be learnt.
 
     `most` thins the rows evenly (by their order), as trials do; 0 keeps all.
@@ -38,16 +51,16 @@ class Exam:
     most: int = 0
 
     @classmethod
-    def of(cls, sets: Sequence[Dataset], part: str = "test", most: int = 0) -> Exam:
-        """An exam with rows; UsageError for another part, InputError where the part is empty."""
-        if part not in PARTS:
-            raise UsageError("usage.part", f"no part '{part}' to score", input="--part", hint=" or ".join(PARTS))
-        exam = cls(tuple(sets), part, most)
-        for dataset, rows in zip(exam.sets, exam.rows, strict=True):
+    def of(cls, sets: Sequence[Dataset], options: EvalOptions) -> EvaluationSet:
+        """An evaluation set with rows; UsageError for another part, InputError where the part is empty."""
+        if options.part not in PARTS:
+            raise UsageError("usage.part", f"no part '{options.part}' to score", input="--part", hint=" or ".join(PARTS))
+        evaluation_set = cls(tuple(sets), options.part, options.most)
+        for dataset, rows in zip(evaluation_set.sets, evaluation_set.rows, strict=True):
             if not rows:
                 hint = "add captures, or split by flow: --split flow"
-                raise InputError("input.no_test", f"the data set has no {part} records", input=str(dataset.path), hint=hint)
-        return exam
+                raise InputError("input.no_test", f"the data set has no {options.part} records", input=str(dataset.path), hint=hint)
+        return evaluation_set
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -57,8 +70,8 @@ class Exam:
     @cached_property
     def rows(self) -> tuple[list[int], ...]:
         """Judged rows of each data set."""
-        found = (scoring.rows(dataset, self.part, self.labels)[0] for dataset in self.sets)
-        return tuple(every_nth(rows, self.most) for rows in found)
+        parts = (scoring.rows(dataset, self.part, self.labels)[0] for dataset in self.sets)
+        return tuple(every_nth(rows, self.most) for rows in parts)
 
     @cached_property
     def truth(self) -> list[str]:
@@ -98,14 +111,14 @@ class Exam:
         from trafficllm.evaluate.quality import seen_by_base
         from trafficllm.model.base.extend import load_seen
 
-        known = set(load_seen(base.path).tolist())
+        seen = set(load_seen(base.path).tolist())
         strict = (value for dataset, rows in self._each() for value in scoring.strict_hashes(dataset, rows))
-        return seen_by_base([own if own in known else plain for own, plain in zip(self.content, strict, strict=True)], known)
+        return seen_by_base([own if own in seen else plain for own, plain in zip(self.content, strict, strict=True)], seen)
 
     def quality(
         self, runs: Sequence[Sequence[str]], *, labels: Sequence[str], seen: str, seeds: Sequence[int], probabilities: F64 | None = None
-    ) -> dict[str, Any]:
-        """The quality object of answers to the rows, one run a seed."""
+    ) -> Quality:
+        """The quality object of predictions for the rows, one run a seed."""
         from trafficllm.evaluate.quality import quality_of_seeds
 
         first = self.sets[0]
@@ -128,8 +141,8 @@ class Exam:
         from trafficllm.evaluate.baselines.learners import Part
 
         dataset = self.sets[which]
-        chosen = [scoring.rows(dataset, name, self.labels)[0] for name in ("train", "val")]
-        train, val, judged = (Part.of(dataset, rows) for rows in (*chosen, self.rows[which]))
+        learnt = [scoring.rows(dataset, name, self.labels)[0] for name in ("train", "val")]
+        train, val, judged = (Part.of(dataset, rows) for rows in (*learnt, self.rows[which]))
         return train, val, judged
 
     def learning(self, which: int) -> tuple[Part, Part, Part]:
@@ -137,26 +150,26 @@ class Exam:
         train, val, judged = self.parts(which)
         return (*_fifth(train), judged) if self.part == "val" else (train, val, judged)
 
-    def baselines(self, *, seed: int, budget_s: float, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-        """Every baseline's answers (see `evaluate.baselines.run`), over folds put together; they learn by `learning`."""
+    def baselines(self, options: EvalOptions, names: Sequence[str] = ()) -> dict[str, Outcome]:
+        """Every baseline's predictions (see `evaluate.baselines.run`), over folds put together; they learn by `learning`."""
         from trafficllm.evaluate.baselines import table as baselines
 
-        found = []
+        folds = []
         for which in range(len(self.sets)):
             train, val, judged = self.learning(which)
-            found.append(
+            folds.append(
                 baselines.run(
                     train,
                     val,
                     judged,
                     labels=self.labels,
-                    seed=seed,
+                    seed=options.seed,
                     threads=scoring.threads(),
-                    budget_s=budget_s,
+                    budget_s=options.budget_s,
                     names=names or baselines.NAMES,
                 )
             )
-        return {name: _joined([fold[name] for fold in found]) for name in found[0]}
+        return {name: _joined([fold[name] for fold in folds]) for name in folds[0]}
 
 
 def _groups(dataset: Dataset, rows: Sequence[int]) -> list[str]:
@@ -174,55 +187,53 @@ def _fifth(train: Part) -> tuple[Part, Part]:
     """Four fifths to learn from, a fifth to choose by."""
 
     def pick(held: bool) -> Part:
-        kept = [k for k in range(len(train.y)) if (k % 5 == 0) == held]
-        raw = [train.raw[k] for k in kept] if train.raw else []
-        meta = [train.meta[k] for k in kept] if train.meta else []
-        records, y = [train.records[k] for k in kept], [train.y[k] for k in kept]
+        rows = [k for k in range(len(train.y)) if (k % 5 == 0) == held]
+        raw = [train.raw[k] for k in rows] if train.raw else []
+        meta = [train.meta[k] for k in rows] if train.meta else []
+        records, y = [train.records[k] for k in rows], [train.y[k] for k in rows]
         return dataclasses.replace(train, records=records, y=y, raw=raw, meta=meta)
 
     return pick(False), pick(True)
 
 
-def _joined(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One answer from those of the folds; the choice of settings is the first fold's."""
+def _joined(folds: Sequence[Outcome]) -> Outcome:
+    """One outcome from those of the folds; the choice of settings is the first fold's."""
     import numpy as np
 
     if len(folds) == 1:
-        return dict(folds[0])
-    rows = [len(fold["y_pred"]) for fold in folds]
-    spent = sum(n / fold["flows_per_s"] for n, fold in zip(rows, folds, strict=True))
-    return {
-        **folds[0],
-        "y_pred": [label for fold in folds for label in fold["y_pred"]],
-        "proba": np.concatenate([fold["proba"] for fold in folds]),
-        "seconds": sum(fold["seconds"] for fold in folds),
-        "flows_per_s": sum(rows) / max(spent, 1e-9),
-    }
+        return folds[0]
+    rows = [len(fold.predicted) for fold in folds]
+    spent = sum(n / fold.flows_per_s for n, fold in zip(rows, folds, strict=True))
+    return dataclasses.replace(
+        folds[0],
+        predicted=[label for fold in folds for label in fold.predicted],
+        probabilities=np.concatenate([fold.probabilities for fold in folds]),
+        seconds=sum(fold.seconds for fold in folds),
+        flows_per_s=sum(rows) / max(spent, 1e-9),
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """A scorer's answers to the rows: `guess` label names, `probabilities` [n, labels], `strange` whether called unknown."""
+class Predictions:
+    """A scorer's predictions for the rows: `predicted` labels, `probabilities` [n, labels], `unknown` [n] whether called unknown."""
 
-    guess: list[str]
+    predicted: list[str]
     probabilities: F64
-    strange: Any
+    unknown: list[bool]
     seconds: float
     scores: Scores
 
 
-def answer(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], labels: Sequence[str]) -> Answers:
-    """An adapter's answers, its probabilities in the order of `labels`."""
-    import numpy as np
-
+def predict(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], labels: Sequence[str]) -> Predictions:
+    """An adapter's predictions, its probabilities in the order of `labels`."""
     from trafficllm.infer import calibration as cal
 
     start = time.perf_counter()
     scores = scoring.score_rows(scorer, dataset, rows)
     spent = max(time.perf_counter() - start, 1e-9)
-    guess = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
-    strange = np.asarray(cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration))
-    return Answers(guess, in_order(scores, labels), strange, spent, scores)
+    predicted = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
+    unknown = (cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)).tolist()
+    return Predictions(predicted, in_order(scores, labels), unknown, spent, scores)
 
 
 def in_order(scores: Scores, labels: Sequence[str]) -> F64:
@@ -236,13 +247,13 @@ def in_order(scores: Scores, labels: Sequence[str]) -> F64:
     return out
 
 
-def learnt_marks(known: Collection[int], judged: Sequence[int], place: str) -> list[str]:
+def learnt_marks(learnt: Collection[int], judged: Sequence[int], place: str) -> list[str]:
     """The leaky mark of judged contents that were learnt from: none, or one that counts them."""
-    shared = sum(value in known for value in judged)
+    shared = sum(value in learnt for value in judged)
     return [f"{shared} judged contents learnt from in {place}"] if shared else []
 
 
-def guesses(scorer: Scorer, records: Sequence[Record]) -> list[str]:
+def predict_records(scorer: Scorer, records: Sequence[Record]) -> list[str]:
     """The likeliest label of each masked record, a few hundred scored at a time."""
     out: list[str] = []
     for at in range(0, len(records), scoring.CHUNK):

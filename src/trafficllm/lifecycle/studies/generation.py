@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.studies import generation_sides as fidelity_sides
 from trafficllm.lifecycle.studies.generation_sides import Side
+from trafficllm.lifecycle.studies.results import CutShape, EvaluateGeneration, Validity
+
+if TYPE_CHECKING:
+    from trafficllm.evaluate.fidelity.results import ClassFidelity, LabelFidelity
 
 PARTS = ("val", "test")
 
@@ -26,7 +30,7 @@ def evaluate(
     seed: int = 0,
     html: Path | None = None,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> EvaluateGeneration:
     """The fidelity report (contract: `evaluate generation`).
 
     `real` and `synthetic` are captures: one file, or a folder of one sub-folder a label; `real` may be a data set instead, of which
@@ -35,6 +39,7 @@ def evaluate(
     the folder it was built from. `labels`: only these. Raises UsageError for an unknown part, InputError for what cannot be compared.
     """
     from trafficllm.evaluate.fidelity.classes import of_classes
+    from trafficllm.evaluate.fidelity.identifiers import overlap
 
     if part not in PARTS:
         raise UsageError("usage.part", f"no part '{part}' to compare with", input="--part", hint=f"one of {', '.join(PARTS)}")
@@ -49,44 +54,42 @@ def evaluate(
     held, learnt = _only(held, wanted), _only(learnt, wanted)
     made = fidelity_sides.captures(wanted, cuts, progress)
     progress.update("comparing", 0, None)
-    body = of_classes(held.shown(), made.shown(), learnt.shown(), seed=seed)
-    body |= {"part": part, "seed": seed, **_raw_facts(made, learnt)}
-    body["cuts"] = {label: asdict(cuts[label]) for label in sorted(set(cuts) & set(body["labels"]))}
+    fidelity = of_classes(held.shown(), made.shown(), learnt.shown(), seed=seed)
+    result = EvaluateGeneration.of(
+        fidelity,
+        valid=_validity([path for paths in made.files.values() for path in paths]),
+        overlap=overlap(learnt.all(), made.all()),
+        cuts={label: CutShape(**asdict(cuts[label])) for label in sorted(set(cuts) & set(fidelity.labels))},
+        part=part,
+        seed=seed,
+    )
     if html is not None:
-        write_page(body, html)
-    return body
+        write_page(result, html)
+    return result
 
 
-def _only(side: Side, labels: Mapping[str, Any]) -> Side:
+def _only(side: Side, labels: Mapping[str, object]) -> Side:
     return Side({label: rows for label, rows in side.rows.items() if label in labels}, side.files)
 
 
-def _raw_facts(made: Side, learnt: Side) -> dict[str, Any]:
-    """What only raw captures say: validity, identifiers of training captures."""
-    from trafficllm.evaluate.fidelity.identifiers import overlap
-
-    files = [path for paths in made.files.values() for path in paths]
-    return {"valid": _validity(files), "overlap": overlap(learnt.all(), made.all())}
-
-
-def _validity(paths: Sequence[Path]) -> dict[str, Any]:
+def _validity(paths: Sequence[Path]) -> Validity:
     from trafficllm.capture.check.captures import check
 
     report = check(list(paths))
-    return {
-        "valid": bool(report.valid),
-        "packets": report.packets,
-        "malformed": sum(report.malformed.values()),
-        "bad_checksums": report.bad_checksums,
-        "bad_lengths": report.bad_lengths,
-        "tcp_violations": len(report.tcp_violations),
-    }
+    return Validity(
+        valid=bool(report.valid),
+        packets=report.packets,
+        malformed=sum(report.malformed.values()),
+        bad_checksums=report.bad_checksums,
+        bad_lengths=report.bad_lengths,
+        tcp_violations=len(report.tcp_violations),
+    )
 
 
-def table(body: Mapping[str, Any]) -> list[list[Any]]:
+def table(result: ClassFidelity) -> list[list[Any]]:
     """A row a label and one for the mean: JSD, floor, their ratio, the baselines' JSD, discriminator, copies."""
-    rows = [[label, *_cells(row)] for label, row in body["labels"].items()]
-    return rows if len(rows) == 1 else [*rows, ["mean", *_cells(body)]]
+    rows = [[label, *_cells(row)] for label, row in result.labels.items()]
+    return rows if len(rows) == 1 else [*rows, ["mean", *_cells(result)]]
 
 
 COLUMNS = (
@@ -106,29 +109,29 @@ COLUMNS = (
 )
 
 
-def _cells(row: Mapping[str, Any]) -> list[Any]:
-    ratio = row["mean_jsd"] / row["mean_floor"] if row["mean_floor"] else float("nan")
+def _cells(row: LabelFidelity) -> list[Any]:
+    ratio = row.mean_jsd / row.mean_floor if row.mean_floor else float("nan")
     return [
-        row["n"]["real"],
-        row["n"]["synthetic"],
-        row["mean_jsd"],
-        row["mean_floor"],
+        row.n.real,
+        row.n.synthetic,
+        row.mean_jsd,
+        row.mean_floor,
         ratio,
-        row["mean"]["independent"],
-        row["mean"]["bayes"],
-        row["mean"]["resample"],
-        row["discriminator_f1"],
-        row["discriminator_real"],
-        row["copies"]["synthetic"],
-        row["copies"]["real"],
+        row.mean.independent,
+        row.mean.bayes,
+        row.mean.resample,
+        row.discriminator_f1,
+        row.discriminator_real,
+        row.copies.synthetic,
+        row.copies.real,
     ]
 
 
-def write_page(body: Mapping[str, Any], path: Path) -> Path:
+def write_page(result: EvaluateGeneration, path: Path) -> Path:
     """Write the report as one self-contained HTML file: no script, no outside fetch, labels escaped."""
     from trafficllm.core.files import atomic_write
     from trafficllm.lifecycle.reports.page import environment, escape_names
 
-    safe = escape_names(body)
-    atomic_write(path, environment().get_template("fidelity.html.j2").render(body=safe, columns=COLUMNS, rows=table(safe)))
+    template = environment().get_template("fidelity.html.j2")
+    atomic_write(path, template.render(body=escape_names(result), columns=COLUMNS, rows=escape_names(table(result))))
     return path

@@ -6,10 +6,20 @@ from pydantic import Field
 
 from trafficllm.core.results import Result, Share
 from trafficllm.evaluate.audit.results import AuditScore
-from trafficllm.evaluate.fidelity.results import LabelFidelity, Overlap
-from trafficllm.evaluate.results import Baseline, Drift, Perturbation, Quality
+from trafficllm.evaluate.fidelity.results import ClassFidelity, Overlap
+from trafficllm.evaluate.results import Answers, Baseline, Drift, Perturbation, Quality
 
 Baselines = dict[str, Baseline]
+
+
+class Evaluated(Quality):
+    """An adapter's score on one part of a data set of its task."""
+
+    task: str
+    title: str
+    part: str
+    adapter: str
+    version: str
 
 
 class EvaluatedAdapter(Result):
@@ -18,15 +28,6 @@ class EvaluatedAdapter(Result):
     name: str
     version: str
     seed: int | None
-
-
-class Answers(Result):
-    """Every judged row's name (file and uid), group, truth, and its answer in each run: what `evaluate compare` pairs."""
-
-    rows: list[str]
-    groups: list[str]
-    truth: list[str]
-    runs: list[list[str]]
 
 
 class Curves(Result):
@@ -82,14 +83,16 @@ class CascadeScore(Quality):
     validation: dict[str, float | None]
 
 
-class EvaluateRun(Quality):
+class Beside(Result):
+    """What stands beside an adapter's score: every baseline's row, and the cascade of LightGBM and the adapter."""
+
+    baselines: Baselines
+    cascade: CascadeScore | None
+
+
+class EvaluateRun(Evaluated):
     """Adapters' score on a data set's test part, with baselines on the same input; `baselines` is never empty."""
 
-    task: str
-    title: str
-    part: str
-    adapter: str
-    version: str
     adapters: list[EvaluatedAdapter]
     dataset_sha256: list[str]
     base_sha256: str
@@ -141,20 +144,30 @@ class Goal(Result):
     met: bool
 
 
-class EvaluateRobust(Quality):
+class Forged(Result):
+    """Change of macro-F1 where identifiers are rewritten; beyond `limit` the adapter relies on them."""
+
+    delta: float
+    limit: float
+    relies_on_identifiers: bool
+
+
+class RandomPayload(Result):
+    """Change of macro-F1 where encrypted payload, and where all payload, is random bytes."""
+
+    delta: float
+    all_delta: float
+
+
+class EvaluateRobust(Evaluated):
     """An adapter's score as it is, and under shifts beside LightGBM's; `on_wire`: packets were changed and read again."""
 
-    task: str
-    title: str
-    part: str
-    adapter: str
-    version: str
     baselines: Baselines = Field(min_length=1)
     perturbations: list[Perturbation] = Field(min_length=2)
     mean_loss: dict[str, float]
     goal: Goal
-    forge: dict[str, float | bool]
-    payload: dict[str, float]
+    forge: Forged
+    payload: RandomPayload
     on_wire: bool
 
 
@@ -174,15 +187,10 @@ class Shots(Result):
     rows: dict[str, ShotScore] = Field(min_length=2)
 
 
-class EvaluateTransfer(Quality):
+class EvaluateTransfer(Evaluated):
     """What an adapter of one source is worth on another (`direct`), and how few flows are enough to learn anew."""
 
-    task: str
-    title: str
-    part: str
     source: str
-    adapter: str
-    version: str
     baselines: Baselines
     direct: bool
     shots: list[Shots] = Field(min_length=1)
@@ -190,25 +198,20 @@ class EvaluateTransfer(Quality):
     same_data: bool
 
 
-class LiveQuality(Quality):
-    """The adapter's quality on live flows, `baselines` of the same training flows beside."""
+class ScoredBeside(Quality):
+    """A score with the baselines that learnt from the same flows."""
 
     baselines: Baselines = Field(min_length=1)
 
 
-class EvaluateDrift(Quality):
+class EvaluateDrift(Evaluated):
     """The adapter where it was trained, what live traffic has become, and its score there where labels are known."""
 
-    task: str
-    title: str
-    part: str
-    adapter: str
-    version: str
     baselines: Baselines = Field(min_length=1)
     drift: Drift
     cut: dict[str, int]
     flows: dict[str, int]
-    live: LiveQuality | None
+    live: ScoredBeside | None
 
 
 class Validity(Result):
@@ -229,14 +232,9 @@ class CutShape(Result):
     flow: int
 
 
-class EvaluateGeneration(LabelFidelity):
-    """Means over the classes, the classes themselves, and macro-F1 trained on one kind (t) and tested on another: s synthetic, r real."""
+class EvaluateGeneration(ClassFidelity):
+    """Generated captures against held-out real ones of the same classes: fidelity, validity, identifiers, and how both were cut."""
 
-    tstr: Share | None
-    trts: Share | None
-    trtr: Share | None
-    labels: dict[str, LabelFidelity]
-    not_compared: list[str]
     valid: Validity
     overlap: Overlap
     cuts: dict[str, CutShape]

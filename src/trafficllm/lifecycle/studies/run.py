@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import F64, ProgressSink
-from trafficllm.lifecycle.adapters.learn import SEARCH_SECONDS
-from trafficllm.lifecycle.studies.evaluation_set import Answers, Exam, answer
+from trafficllm.lifecycle.studies import results
+from trafficllm.lifecycle.studies.evaluation_set import EvalOptions, EvaluationSet, Predictions, predict
 from trafficllm.records.record_shape import KEY, RecordShape, wanted_of
 
 if TYPE_CHECKING:
+    from trafficllm.evaluate.baselines.table import Outcome
+    from trafficllm.evaluate.results import Baseline, Quality
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.records.dataset.dataset import Dataset
@@ -25,7 +27,7 @@ CHEAP = ("majority",)
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class AdapterFacts:
     """The adapter to score: where it lies, what it answers, how it is calibrated, what its training cost."""
 
     name: str
@@ -37,7 +39,7 @@ class Chosen:
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pick(workspace: Workspace, data: Dataset, adapter: Path | None) -> Chosen:
+def find_adapter(workspace: Workspace, data: Dataset, adapter: Path | None) -> AdapterFacts:
     """The adapter folder, or the task's live version, checked against the data set: all reasons at once."""
     from trafficllm.records.codec.units import codec_hash
     from trafficllm.registry import fit
@@ -48,13 +50,13 @@ def pick(workspace: Workspace, data: Dataset, adapter: Path | None) -> Chosen:
         live = workspace.registry.live(data.task.id)
         fit.check(live.manifest, workspace.base.manifest, codec_hash(), profile=data.profile)
         _same_records(data, live.manifest, f"adapter {live.task} {live.version}")
-        return _said(data.task.id, live.path, live.manifest, live.version)
+        return _facts(data.task.id, live.path, live.manifest, live.version)
     for name in ("manifest.json", "tune.json"):
         if (adapter / name).is_file():
-            facts = read_json(adapter / name)
-            if KEY in facts:
-                _same_records(data, facts, f"adapter {adapter}")
-            return _said(str(adapter), adapter, facts, facts.get("version", ""))
+            manifest = read_json(adapter / name)
+            if KEY in manifest:
+                _same_records(data, manifest, f"adapter {adapter}")
+            return _facts(str(adapter), adapter, manifest, manifest.get("version", ""))
     hint = "name a folder made by `tune task`, or a version's folder"
     raise ArtifactError("artifact.adapter", "no adapter that says its labels", input=str(adapter), hint=hint)
 
@@ -67,55 +69,55 @@ def _same_records(data: Dataset, manifest: Mapping[str, Any], whose: str) -> Non
     RecordShape.of(manifest).require(wanted, whose=whose, remedy=remedy)
 
 
-def _said(name: str, folder: Path, facts: Mapping[str, Any], version: str) -> Chosen:
-    seed = facts.get("seed", facts.get("options", {}).get("seed"))
-    tuning = facts.get("tuning") or facts.get("report") or {}
-    return Chosen(name, folder, tuple(facts["labels"]), facts.get("calibration", {}), version, seed, tuning)
+def _facts(name: str, folder: Path, manifest: Mapping[str, Any], version: str) -> AdapterFacts:
+    seed = manifest.get("seed", manifest.get("options", {}).get("seed"))
+    tuning = manifest.get("tuning") or manifest.get("report") or {}
+    return AdapterFacts(name, folder, tuple(manifest["labels"]), manifest.get("calibration", {}), version, seed, tuning)
 
 
 @dataclass(frozen=True, slots=True)
-class Paper:
-    """One adapter's answers to all rows of the exam; `scorer` of the last data set."""
+class Run:
+    """One adapter's predictions for all rows of the evaluation set; `scorer` and `last` are of the last data set."""
 
-    chosen: Chosen
-    guess: list[str]
+    adapter: AdapterFacts
+    predicted: list[str]
     probabilities: F64
-    strange: list[bool]
+    unknown: list[bool]
     seconds: float
     scorer: LLMScorer
-    answers: Answers
+    last: Predictions
 
 
-def scorer_of(workspace: Workspace, dataset: Dataset, chosen: Chosen, *, seed: int = 0) -> LLMScorer:
+def open_scorer(workspace: Workspace, dataset: Dataset, adapter: AdapterFacts, *, seed: int = 0) -> LLMScorer:
     """The adapter in the engine, calibrated: as it says, or on the data set's validation part where it says nothing."""
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.studies import scoring
 
     engine = workspace.engine
-    name = str(chosen.folder)
-    engine.add_adapter(name, chosen.folder)
-    scorer = LLMScorer(engine, name, dataset.task, chosen.labels, chosen.calibration, codec=dataset.codec)
-    if not chosen.calibration and scoring.rows(dataset, "val", chosen.labels)[0]:
+    name = str(adapter.folder)
+    engine.add_adapter(name, adapter.folder)
+    scorer = LLMScorer(engine, name, dataset.task, adapter.labels, adapter.calibration, codec=dataset.codec)
+    if not adapter.calibration and scoring.rows(dataset, "val", adapter.labels)[0]:
         scorer.calibration = scoring.calibrate(scorer, dataset, seed=seed)
     return scorer
 
 
-def _sit(workspace: Workspace, exam: Exam, chosen: Sequence[Chosen], labels: Sequence[str]) -> Paper:
-    """The answers of one adapter, or of one for each fold."""
+def _run(workspace: Workspace, evaluation_set: EvaluationSet, adapters: Sequence[AdapterFacts], labels: Sequence[str]) -> Run:
+    """The predictions of one adapter, or of one for each fold."""
     import numpy as np
 
-    done = []
-    for dataset, rows, each in zip(exam.sets, exam.rows, chosen, strict=True):
-        scorer = scorer_of(workspace, dataset, each)
-        done.append(answer(scorer, dataset, rows, labels))
-    return Paper(
-        chosen[0],
-        [label for a in done for label in a.guess],
-        np.concatenate([a.probabilities for a in done]),
-        [bool(flag) for a in done for flag in a.strange],
-        sum(a.seconds for a in done),
+    folds = []
+    for dataset, rows, adapter in zip(evaluation_set.sets, evaluation_set.rows, adapters, strict=True):
+        scorer = open_scorer(workspace, dataset, adapter)
+        folds.append(predict(scorer, dataset, rows, labels))
+    return Run(
+        adapters[0],
+        [label for fold in folds for label in fold.predicted],
+        np.concatenate([fold.probabilities for fold in folds]),
+        [flag for fold in folds for flag in fold.unknown],
+        sum(fold.seconds for fold in folds),
         scorer,
-        done[-1],
+        folds[-1],
     )
 
 
@@ -126,95 +128,100 @@ def evaluate(
     adapters: Sequence[Path] = (),
     baselines: bool = True,
     embedding: bool = False,
-    part: str = "test",
-    most: int = 0,
-    seed: int = 0,
-    budget_s: float = SEARCH_SECONDS,
+    options: EvalOptions | None = None,
     html: Path | None = None,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> results.EvaluateRun:
     """The quality object of one or several adapters with their baselines (contract: `evaluate run`).
 
     One data set: each of `adapters` is a run, a seed. Several data sets are folds of one, with an adapter each, in their order.
     """
     import numpy as np
 
-    from trafficllm.evaluate import quality as judged
     from trafficllm.records.dataset.dataset import load
 
-    exam = Exam.of([load(folder) for folder in data], part, most)
-    chosen = _chosen(workspace, exam, adapters)
-    labels = tuple(sorted({*exam.labels, *(label for run in chosen for each in run for label in each.labels)}))
-    papers = []
-    for k, run in enumerate(chosen):
-        progress.update("scoring", k, len(chosen))
-        papers.append(_sit(workspace, exam, run, labels))
-    seen = exam.seen(workspace.base)
-    mean: F64 = np.mean([paper.probabilities for paper in papers], axis=0)
-    seeds = [k if run[0].seed is None else int(run[0].seed) for k, run in enumerate(chosen)]
-    quality = exam.quality([p.guess for p in papers], labels=labels, seen=seen, seeds=seeds, probabilities=mean)
+    options = options or EvalOptions()
+    evaluation_set = EvaluationSet.of([load(folder) for folder in data], options)
+    adapters_of_runs = _adapters_of_runs(workspace, evaluation_set, adapters)
+    labels = tuple(sorted({*evaluation_set.labels, *(label for run in adapters_of_runs for each in run for label in each.labels)}))
+    runs = []
+    for k, adapters_of_run in enumerate(adapters_of_runs):
+        progress.update("scoring", k, len(adapters_of_runs))
+        runs.append(_run(workspace, evaluation_set, adapters_of_run, labels))
+    seen = evaluation_set.seen(workspace.base)
+    mean: F64 = np.mean([run.probabilities for run in runs], axis=0)
+    seeds = [k if run.adapter.seed is None else int(run.adapter.seed) for k, run in enumerate(runs)]
+    quality = evaluation_set.quality([run.predicted for run in runs], labels=labels, seen=seen, seeds=seeds, probabilities=mean)
     progress.update("baselines", 0, None)
-    found = exam.baselines(seed=seed, budget_s=budget_s, names=() if baselines else CHEAP)
-    body = {
-        **quality,
-        **_about(exam, papers, workspace),
-        "cost": cost(exam, papers),
-        "baselines": table(exam, found, seen, seed),
-        "curves": curves({OURS: (labels, mean), **{n: (exam.labels, row["proba"]) for n, row in found.items()}}, exam.truth),
-        "cascade": _cascade(workspace, exam, papers[0], found, seed=seed) if baselines else None,
-        "unknown": _unknown(exam, papers[0]),
-        "embedding": None,
-    }
-    if embedding:
-        from trafficllm.lifecycle.studies import embed as frozen
-
-        progress.update("embedding", 0, None)
-        body["embedding"] = frozen.beside(workspace, exam, seen=seen, seed=seed)
-    judged.validate(body)
+    outcomes = evaluation_set.baselines(options, names=() if baselines else CHEAP)
+    rows = {OURS: (labels, mean), **{name: (evaluation_set.labels, outcome.probabilities) for name, outcome in outcomes.items()}}
+    frozen = _frozen(workspace, evaluation_set, seen=seen, seed=options.seed, progress=progress) if embedding else None
+    result = results.EvaluateRun.of(
+        quality,
+        **_about(evaluation_set, runs, workspace),
+        cost=cost(evaluation_set, runs),
+        baselines=table(evaluation_set, outcomes, seen, options.seed),
+        curves=curves(rows, evaluation_set.truth),
+        cascade=_cascade(workspace, evaluation_set, runs[0], outcomes, seed=options.seed) if baselines else None,
+        unknown=_unknown(evaluation_set, runs[0]),
+        embedding=frozen,
+    )
     if html is not None:
         from trafficllm.lifecycle.reports.run_page import write_page
 
-        write_page(body, html)
-    return body
+        write_page(result, html)
+    return result
 
 
-def _chosen(workspace: Workspace, exam: Exam, adapters: Sequence[Path]) -> list[list[Chosen]]:
+def _frozen(workspace: Workspace, evaluation_set: EvaluationSet, *, seen: str, seed: int, progress: ProgressSink) -> results.Frozen:
+    from trafficllm.lifecycle.studies import embed
+
+    progress.update("embedding", 0, None)
+    return embed.beside(workspace, evaluation_set, seen=seen, seed=seed)
+
+
+def _adapters_of_runs(workspace: Workspace, evaluation_set: EvaluationSet, adapters: Sequence[Path]) -> list[list[AdapterFacts]]:
     """Runs, each with an adapter for every data set."""
-    if len(exam.sets) == 1:
-        return [[pick(workspace, exam.sets[0], folder)] for folder in (*adapters, *([] if adapters else [None]))]
-    if len(adapters) != len(exam.sets):
+    sets = evaluation_set.sets
+    if len(sets) == 1:
+        return [[find_adapter(workspace, sets[0], folder)] for folder in (*adapters, *([] if adapters else [None]))]
+    if len(adapters) != len(sets):
         hint = "several data sets are folds: name an adapter for each, in their order"
-        message = f"{len(exam.sets)} data sets but {len(adapters)} adapters"
-        raise UsageError("usage.folds", message, input="--adapter", hint=hint)
-    return [[pick(workspace, dataset, folder) for dataset, folder in zip(exam.sets, adapters, strict=True)]]
+        raise UsageError("usage.folds", f"{len(sets)} data sets but {len(adapters)} adapters", input="--adapter", hint=hint)
+    return [[find_adapter(workspace, dataset, folder) for dataset, folder in zip(sets, adapters, strict=True)]]
 
 
-def _about(exam: Exam, papers: Sequence[Paper], workspace: Workspace) -> dict[str, Any]:
-    first = exam.sets[0]
+def _about(evaluation_set: EvaluationSet, runs: Sequence[Run], workspace: Workspace) -> dict[str, Any]:
+    from trafficllm.evaluate.results import Answers
+
+    first = evaluation_set.sets[0]
+    adapters = [run.adapter for run in runs]
     return {
         "task": first.task.id,
         "title": first.task.title,
-        "part": exam.part,
-        "adapter": papers[0].chosen.name,
-        "version": papers[0].chosen.version,
-        "adapters": [{"name": p.chosen.name, "version": p.chosen.version, "seed": p.chosen.seed} for p in papers],
-        "dataset_sha256": [dataset.sha256 for dataset in exam.sets],
+        "part": evaluation_set.part,
+        "adapter": adapters[0].name,
+        "version": adapters[0].version,
+        "adapters": [results.EvaluatedAdapter(name=a.name, version=a.version, seed=a.seed) for a in adapters],
+        "dataset_sha256": [dataset.sha256 for dataset in evaluation_set.sets],
         "base_sha256": str(workspace.base.manifest.get("base_sha256", "")),
         "masked_fields": list(first.masked_fields),
         "artefact_masked": [row["field"] for row in first.manifest["artefact_masked"]],
-        "answers": {"rows": exam.names, "groups": exam.groups, "truth": exam.truth, "runs": [paper.guess for paper in papers]},
+        "answers": Answers(
+            rows=evaluation_set.names, groups=evaluation_set.groups, truth=evaluation_set.truth, runs=[run.predicted for run in runs]
+        ),
     }
 
 
-def cost(exam: Exam, papers: Sequence[Paper]) -> dict[str, float]:
+def cost(evaluation_set: EvaluationSet, runs: Sequence[Run]) -> dict[str, float]:
     """What the adapters cost, means over runs: training, scoring, memory (bytes; the most this process or training ever held)."""
     from trafficllm.model.tuning.job import peak_bytes
 
-    runs = len(papers)
-    seconds = sum(paper.seconds for paper in papers) / runs
-    tuning = [paper.chosen.tuning for paper in papers if paper.chosen.tuning]
-    strange = sum(sum(paper.strange) for paper in papers) / max(runs * len(exam.truth), 1)
-    out = {"flows_per_second": round(len(exam.truth) / seconds, 1), "seconds": round(seconds, 2), "unknown_share": strange}
+    flows = len(evaluation_set.truth)
+    seconds = sum(run.seconds for run in runs) / len(runs)
+    tuning = [run.adapter.tuning for run in runs if run.adapter.tuning]
+    unknown = sum(sum(run.unknown) for run in runs) / max(len(runs) * flows, 1)
+    out = {"flows_per_second": round(flows / seconds, 1), "seconds": round(seconds, 2), "unknown_share": unknown}
     if tuning:
         out["train_seconds"] = round(sum(float(row["seconds"]) for row in tuning) / len(tuning), 1)
         out["train_steps"] = sum(int(row["steps"]) for row in tuning) / len(tuning)
@@ -222,17 +229,20 @@ def cost(exam: Exam, papers: Sequence[Paper]) -> dict[str, float]:
     return {**out, "peak_bytes": peak_bytes()}
 
 
-def table(exam: Exam, found: Mapping[str, Mapping[str, Any]], seen: str, seed: int, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """The baselines' rows: quality, choice and cost, under the split, masks and marks of the exam."""
-    from trafficllm.evaluate.baselines import table as baselines
+def table(
+    evaluation_set: EvaluationSet, outcomes: Mapping[str, Outcome], seen: str, seed: int, labels: Sequence[str] = ()
+) -> dict[str, Baseline]:
+    """The baselines' rows: quality, choice and cost, under the split, masks and marks of the evaluation set."""
+    from trafficllm.evaluate.baselines import table as baseline_table
 
-    def score(guess: Sequence[str], probabilities: Any) -> dict[str, Any]:
-        return exam.quality([guess], labels=labels or exam.labels, seen=seen, seeds=[seed], probabilities=probabilities)
+    def score(predicted: Sequence[str], probabilities: F64) -> Quality:
+        known = labels or evaluation_set.labels
+        return evaluation_set.quality([predicted], labels=known, seen=seen, seeds=[seed], probabilities=probabilities)
 
-    return baselines.table(found, score)
+    return baseline_table.table(outcomes, score)
 
 
-def curves(rows: Mapping[str, tuple[Sequence[str], F64]], truth: Sequence[str]) -> dict[str, Any]:
+def curves(rows: Mapping[str, tuple[Sequence[str], F64]], truth: Sequence[str]) -> dict[str, results.Curves]:
     """Reliability and risk-coverage points of each row of the table."""
     from trafficllm.core import metrics
 
@@ -240,40 +250,42 @@ def curves(rows: Mapping[str, tuple[Sequence[str], F64]], truth: Sequence[str]) 
     for name, (labels, p) in rows.items():
         right = (p.argmax(axis=1) == metrics.indices(labels, truth)).astype(float)
         top = p.max(axis=1)
-        out[name] = {"reliability": metrics.reliability(top, right), "risk_coverage": metrics.risk_coverage(top, right, 51)}
+        out[name] = results.Curves(reliability=metrics.reliability(top, right), risk_coverage=metrics.risk_coverage(top, right, 51))
     return out
 
 
-def _cascade(workspace: Workspace, exam: Exam, paper: Paper, found: Mapping[str, Mapping[str, Any]], *, seed: int) -> dict[str, Any] | None:
+def _cascade(
+    workspace: Workspace, evaluation_set: EvaluationSet, run: Run, outcomes: Mapping[str, Outcome], *, seed: int
+) -> results.CascadeScore | None:
     """The first adapter behind the trees, where the whole test part of one data set is judged and both name the same labels."""
     from trafficllm.lifecycle.studies import cascade, scoring
 
-    dataset = exam.sets[0]
-    same = paper.answers.scores.labels == scoring.labels_of(dataset)
-    if len(exam.sets) > 1 or exam.part != "test" or exam.most or not same:
+    dataset = evaluation_set.sets[0]
+    same = run.last.scores.labels == scoring.labels_of(dataset)
+    if len(evaluation_set.sets) > 1 or evaluation_set.part != "test" or evaluation_set.most or not same:
         return None
-    rate = round(len(exam.truth) / paper.seconds, 1)
-    return cascade.row(dataset, workspace.base, found[cascade.FIRST], paper.answers.scores, rate, seed=seed)
+    rate = round(len(evaluation_set.truth) / run.seconds, 1)
+    return cascade.row(dataset, workspace.base, outcomes[cascade.FIRST], run.last.scores, rate, seed=seed)
 
 
-def _unknown(exam: Exam, paper: Paper) -> dict[str, Any] | None:
+def _unknown(evaluation_set: EvaluationSet, run: Run) -> results.UnknownClasses | None:
     """How well the first adapter tells test flows of labels it never learnt; None where there are none."""
     from trafficllm.core import metrics
     from trafficllm.infer import calibration as cal
     from trafficllm.lifecycle.studies import scoring
 
-    dataset, scorer = exam.sets[-1], paper.scorer
+    dataset, scorer = evaluation_set.sets[-1], run.scorer
     outside = sorted(set(dataset.labels) - set(scorer.labels))
-    rows, y = scoring.rows(dataset, exam.part, outside) if outside else ([], [])
+    rows, y = scoring.rows(dataset, evaluation_set.part, outside) if outside else ([], [])
     if not rows:
         return None
     foreign = cal.unknown_score(scorer.calibration, scoring.score_rows(scorer, dataset, rows))
-    known = cal.unknown_score(scorer.calibration, paper.answers.scores)
-    return {
-        "labels": sorted(set(y)),
-        "n": len(rows),
-        "auroc": metrics.auroc(foreign, known),
-        "fpr_at_tpr95": metrics.fpr_at_tpr(foreign, known, 0.95),
-        "tpr_at_fpr05": metrics.tpr_at_fpr(foreign, known, 0.05),
-        "called_unknown": float((foreign > cal.threshold(scorer.calibration)).mean()),
-    }
+    known = cal.unknown_score(scorer.calibration, run.last.scores)
+    return results.UnknownClasses(
+        labels=sorted(set(y)),
+        n=len(rows),
+        auroc=metrics.auroc(foreign, known),
+        fpr_at_tpr95=metrics.fpr_at_tpr(foreign, known, 0.95),
+        tpr_at_fpr05=metrics.tpr_at_fpr(foreign, known, 0.05),
+        called_unknown=float((foreign > cal.threshold(scorer.calibration)).mean()),
+    )

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.machine import cores
 from trafficllm.core.sampling import evenly_over_labels
-from trafficllm.core.types import Scores
+from trafficllm.core.types import F64, Scores
 
 if TYPE_CHECKING:
     from trafficllm.core.types import Record
     from trafficllm.evaluate.baselines.learners import Part
+    from trafficllm.evaluate.baselines.table import Outcome
+    from trafficllm.evaluate.results import Baseline, Quality
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.model.base.load import Base
     from trafficllm.records.dataset.dataset import Dataset
 
-Judged = Mapping[str, Any]
-"""A trained baseline's answers and cost."""
 BANK = 600
 """Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
-LOOKS = 1000
+CALIBRATION_ROWS = 1000
 """Validation rows that calibration scores, every n-th of them: a temperature and a 5 % threshold need no more."""
 CHUNK = 512
 """Rows read and scored at once."""
@@ -47,8 +47,8 @@ def rows(dataset: Dataset, part: str, labels: Sequence[str] | None = None) -> tu
     """Indices and labels of a part, only those of `labels` where given."""
     indices = dataset.indices(part)
     names = dataset.labels_of(indices)
-    kept = [k for k, name in enumerate(names) if labels is None or name in labels]
-    return [indices[k] for k in kept], [names[k] for k in kept]
+    wanted = [k for k, name in enumerate(names) if labels is None or name in labels]
+    return [indices[k] for k in wanted], [names[k] for k in wanted]
 
 
 def distinct(dataset: Dataset, indices: Sequence[int], y: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -57,32 +57,32 @@ def distinct(dataset: Dataset, indices: Sequence[int], y: Sequence[str]) -> tupl
 
     if not indices or dataset.records(indices[:1])[0].kind != "http":
         return list(indices), list(y)
-    kept = first_of_each(zip(dataset.hashes(indices), y, strict=True))
-    return [indices[k] for k in kept], [y[k] for k in kept]
+    first = first_of_each(zip(dataset.hashes(indices), y, strict=True))
+    return [indices[k] for k in first], [y[k] for k in first]
 
 
 def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int = BANK, scores: Scores | None = None) -> dict[str, Any]:
     """Calibration from validation: the readout's weight, temperature, unknown score and threshold (see evaluate.calibrate); at most `bank`
-    training and LOOKS validation rows are scored, or none of the latter where `scores` has them all: the weight then stays."""
+    training and CALIBRATION_ROWS validation rows are scored, or none of the latter where `scores` has them all: the weight then stays."""
     from trafficllm.evaluate import calibrate as fitting
     from trafficllm.infer.engine.scorer import WEIGHT
 
     val, y_val = rows(dataset, "val", scorer.labels)
     if scores is None:
-        step = max(1, -(-len(val) // LOOKS))
+        step = max(1, -(-len(val) // CALIBRATION_ROWS))
         val, y_val = val[::step], y_val[::step]
-        scores, chosen = _weighed(scorer, dataset, val, y_val)
-        scorer.calibration |= chosen
+        scores, weight = _weighed(scorer, dataset, val, y_val)
+        scorer.calibration |= weight
     train, y_train = rows(dataset, "train", scorer.labels)
     some = evenly_over_labels(y_train, bank)
-    known = scorer.score(dataset.records([train[k] for k in some]))
+    learnt = scorer.score(dataset.records([train[k] for k in some]))
     fitted = fitting.fit(
         scores.logits,
         y_val,
         scorer.labels,
         **{name: side.astype("float64") for name in ("hidden", "pooled", "readout") if (side := getattr(scores, name)) is not None},
         groups=dataset.groups(val),
-        train=(known, [y_train[k] for k in some]),
+        train=(learnt, [y_train[k] for k in some]),
         seed=seed,
     )
     return fitted.as_dict() | {key: scorer.calibration[key] for key in (WEIGHT,) if key in scorer.calibration}
@@ -129,7 +129,7 @@ def joined(scorer: LLMScorer, parts: Sequence[Scores]) -> Scores:
     )
 
 
-def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any], Scores]:
+def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) -> tuple[Quality, dict[str, float], Scores]:
     """The quality object on the test part, what it cost (`flows_per_second`, `seconds`, `unknown_share`), and the scores."""
     from trafficllm.infer import calibration as cal
 
@@ -137,10 +137,10 @@ def assess(scorer: LLMScorer, dataset: Dataset, base: Base, *, seed: int = 0) ->
     start = time.monotonic()
     scores = score_rows(scorer, dataset, test)
     spent = max(time.monotonic() - start, 1e-9)
-    guess = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
-    strange = cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)
-    quality = quality_of(dataset, base, guess, labels=scorer.labels, probabilities=scores.probabilities, seed=seed)
-    cost = {"flows_per_second": round(len(test) / spent, 1), "seconds": round(spent, 2), "unknown_share": float(strange.mean())}
+    predicted = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
+    unknown = cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)
+    quality = quality_of(dataset, base, predicted, labels=scorer.labels, probabilities=scores.probabilities, seed=seed)
+    cost = {"flows_per_second": round(len(test) / spent, 1), "seconds": round(spent, 2), "unknown_share": float(unknown.mean())}
     return quality, cost, scores
 
 
@@ -158,9 +158,9 @@ def _test_rows(dataset: Dataset) -> tuple[list[int], list[str]]:
 
 
 def quality_of(
-    dataset: Dataset, base: Base, guess: Sequence[str], *, labels: Sequence[str], probabilities: Any = None, seed: int = 0
-) -> dict[str, Any]:
-    """The quality object of answers to the data set's test rows, with its split, masks, leaks and what the base had seen."""
+    dataset: Dataset, base: Base, predicted: Sequence[str], *, labels: Sequence[str], probabilities: F64 | None = None, seed: int = 0
+) -> Quality:
+    """The quality object of predictions for the data set's test rows, with its split, masks, leaks and what the base had seen."""
     from trafficllm.evaluate import quality
     from trafficllm.model.base.extend import load_seen
 
@@ -172,7 +172,7 @@ def quality_of(
     return quality.quality(
         labels,
         y,
-        guess,
+        predicted,
         dataset.groups(test),
         unique_hashes=hashes,
         split=manifest["split"]["unit"],
@@ -196,30 +196,30 @@ def strict_hashes(dataset: Dataset, indices: Sequence[int]) -> list[int]:
     return [hash64(encode(record, dataset.codec).encode()) for record in plain]
 
 
-def baselines(dataset: Dataset, base: Base, *, seed: int, budget_s: float) -> dict[str, Any]:
+def baselines(dataset: Dataset, base: Base, *, seed: int, budget_s: float) -> dict[str, Baseline]:
     """Every baseline's row on the same split and the same masked input; `budget_s` estimated seconds of search for each."""
-    return table(dataset, base, rivals(dataset, seed=seed, budget_s=budget_s), seed=seed)
+    return table(dataset, base, fit_baselines(dataset, seed=seed, budget_s=budget_s), seed=seed)
 
 
-def rivals(dataset: Dataset, *, seed: int, budget_s: float) -> Mapping[str, Judged]:
-    """The baselines, trained, with their answers to validation and test (see evaluate.baselines.run)."""
-    from trafficllm.evaluate.baselines import table as judged
+def fit_baselines(dataset: Dataset, *, seed: int, budget_s: float) -> Mapping[str, Outcome]:
+    """The baselines, trained, with their predictions for validation and test (see evaluate.baselines.table.run)."""
+    from trafficllm.evaluate.baselines import table as baseline_table
 
     labels = labels_of(dataset)
     parts = [_part(dataset, name, labels) for name in ("train", "val", "test")]
-    return judged.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
+    return baseline_table.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
 
 
-def table(dataset: Dataset, base: Base, found: Mapping[str, Judged], *, seed: int) -> dict[str, Any]:
+def table(dataset: Dataset, base: Base, outcomes: Mapping[str, Outcome], *, seed: int) -> dict[str, Baseline]:
     """The baselines' rows, each with a quality object made as the model's is."""
-    from trafficllm.evaluate.baselines import table as judged
+    from trafficllm.evaluate.baselines import table as baseline_table
 
     labels = labels_of(dataset)
 
-    def score(guess: Sequence[str], probabilities: Any) -> dict[str, Any]:
-        return quality_of(dataset, base, guess, labels=labels, probabilities=probabilities, seed=seed)
+    def score(predicted: Sequence[str], probabilities: F64) -> Quality:
+        return quality_of(dataset, base, predicted, labels=labels, probabilities=probabilities, seed=seed)
 
-    return judged.table(found, score)
+    return baseline_table.table(outcomes, score)
 
 
 def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
@@ -231,5 +231,5 @@ def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
 
 def threads() -> int:
     """Threads of the tree learners: what OMP_NUM_THREADS says, or the cores of this process, at most 4."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(4, int(asked) if asked.isdigit() else cores()))
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(4, int(setting) if setting.isdigit() else cores()))

@@ -12,6 +12,7 @@ from trafficllm.records import masks
 from trafficllm.records.dataset.duplicates import duplicates
 from trafficllm.records.dataset.splits import UNITS, SplitResult
 from trafficllm.records.probe import FieldScore
+from trafficllm.records.results import DataBuild
 
 SCHEMA = "trafficllm.dataset/1"
 PARTS = ("train", "val", "test")
@@ -27,27 +28,27 @@ class BuildReport:
     manifest: dict[str, Any]
     reused: bool = False
 
-    def as_dict(self) -> dict[str, Any]:
-        """The keys of the `data build --json` contract."""
+    def result(self) -> DataBuild:
+        """What the manifest says of the build (contract: `data build`)."""
         m = self.manifest
-        return {
-            "records": m["records"],
-            "classes": m["classes"],
-            "dropped": m["dropped"],
-            "normalised": m["normalised"],
-            "malformed": m["malformed"],
-            "groups": m["split"]["groups"],
-            "split": m["split"],
-            "split_files": m["split_files"],
-            "mask": m["profile"],
-            "masked_fields": m["masked_fields"],
-            "artefact_masked": m["artefact_masked"],
-            "leaky": m["leaky"],
-            "duplicates": m["duplicates"],
-            "dataset_sha256": m["dataset_sha256"],
-            "out": str(self.out),
-            "reused": self.reused,
-        }
+        return DataBuild(
+            records=m["records"],
+            classes=m["classes"],
+            dropped=m["dropped"],
+            normalised=m["normalised"],
+            malformed=m["malformed"],
+            groups=m["split"]["groups"],
+            split=m["split"],
+            split_files=m["split_files"],
+            mask=m["profile"],
+            masked_fields=m["masked_fields"],
+            artefact_masked=m["artefact_masked"],
+            leaky=m["leaky"],
+            duplicates=m["duplicates"],
+            dataset_sha256=m["dataset_sha256"],
+            out=str(self.out),
+            reused=self.reused,
+        )
 
 
 @dataclass(slots=True)

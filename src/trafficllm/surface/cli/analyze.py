@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.studies.results import Embed
+    from trafficllm.surface.formats.eve import EveEvent
     from trafficllm.surface.terminal.summary import Summary
 
 
@@ -141,7 +143,7 @@ def _pump(batches: Iterator[list[VerdictRow]], summary: Summary, form: str, out:
     if form == "table":
         return _drain(batches, summary.keep)
 
-    def event(row: Mapping[str, Any]) -> dict[str, Any]:
+    def event(row: VerdictRow) -> EveEvent:
         return verdict_event(row, summary.analysis.severity(row))
 
     with writing(form, out, VERDICT, path="trafficllm", eve=event) as writer:
@@ -215,7 +217,7 @@ def embed(
 ) -> None:
     """Frozen representation of each flow, and the known flows nearest to it."""
     from trafficllm.core.errors import UsageError
-    from trafficllm.lifecycle.studies.embed import embed as made
+    from trafficllm.lifecycle.studies.embed import embed as embed_flows
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
@@ -224,14 +226,14 @@ def embed(
         raise UsageError("usage.output", "nowhere to put the vectors", input="--out", hint="name -o vectors.parquet, or --known")
     workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
-        body = made(workspace, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
-    emit("embed", body, as_json=as_json, show=_show)
+        result = embed_flows(workspace, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
+    emit("embed", result, as_json=as_json, show=_show)
 
 
-def _show(body: Mapping[str, Any]) -> None:
+def _show(result: Embed) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    if body["nearest"]:
-        rows = [[row["uid"], n["similarity"], n["label"], n["uid"], n["file"]] for row in body["nearest"] for n in row["nearest"]]
+    if result.nearest:
+        rows = [[row.uid, n.similarity, n.label, n.uid, n.file] for row in result.nearest for n in row.nearest]
         show_table(("flow", "similarity", "label", "known flow", "file"), rows, right=("similarity",))
-    show_pairs({key: body[key] for key in ("flows", "width", "pool", "out")})
+    show_pairs(result, "flows", "width", "pool", "out")

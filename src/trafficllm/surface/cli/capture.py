@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet, S
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.rows import FlowRow
+    from trafficllm.lifecycle.analyze.results import CaptureConvert, CaptureInfo
 
 
 app = typer.Typer(rich_markup_mode=None)
@@ -46,7 +47,7 @@ def _finish(skipped: Skipped, *, strict: bool, spoken: bool = False) -> None:
         raise ToldError(failure) if spoken else failure
 
 
-def _show_info(body: Mapping[str, Any]) -> None:
+def _show_info(result: CaptureInfo) -> None:
     from datetime import UTC, datetime
 
     from trafficllm.surface.terminal.output import show_pairs
@@ -54,8 +55,8 @@ def _show_info(body: Mapping[str, Any]) -> None:
     def day(seconds: float | None) -> str:
         return "-" if seconds is None else datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
 
-    failed = [failure["input"] for failure in body["failed"]]
-    show_pairs({**body, "first": day(body["first"]), "last": day(body["last"]), "failed": failed})
+    failed = [failure.input for failure in result.failed]
+    show_pairs({**result.given(), "first": day(result.first), "last": day(result.last), "failed": failed})
 
 
 @app.command()
@@ -161,18 +162,18 @@ _MOST = 50
 def _table(batches: Iterator[list[FlowRow]], columns: Sequence[str]) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    kept: list[Mapping[str, Any]] = []
+    shown: list[FlowRow] = []
     total = 0
     for rows in batches:
         total += len(rows)
-        kept.extend(rows[: _MOST - len(kept)])
+        shown.extend(rows[: _MOST - len(shown)])
     show_table(
         columns,
-        ([row.get(name) for name in columns] for row in kept),
+        ([row.get(name) for name in columns] for row in shown),
         right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"),
     )
-    if total > len(kept):
-        note(f"{total - len(kept):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+    if total > len(shown):
+        note(f"{total - len(shown):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
 
 
 @app.command()
@@ -185,12 +186,12 @@ def check(
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    body = captures.check(files)
-    if strict and not body["valid"]:
+    result = captures.check(files)
+    if strict and not result.valid:
         raise InputError(
             "input.invalid", "the capture has invalid packets", input=", ".join(files), hint="run without --strict for the counts"
         )
-    emit("capture.check", body, as_json=as_json, show=show_pairs)
+    emit("capture.check", result, as_json=as_json, show=show_pairs)
 
 
 _Target = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="The capture to write, or - for stdout.")]
@@ -202,12 +203,12 @@ def _one_stdout(out: str, *, as_json: bool) -> None:
         raise UsageError("usage.out", "stdout has room for one: the capture or --json", input="--out", hint="name a file")
 
 
-def _tell(command: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+def _tell(command: str, result: CaptureConvert, *, as_json: bool) -> None:
     """The result, where stdout is not the capture itself."""
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    if body["file"] != "-":
-        emit(command, body, as_json=as_json, show=show_pairs)
+    if result.file != "-":
+        emit(command, result, as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -228,8 +229,8 @@ def anonymize(
     from trafficllm.surface.terminal.output import note
 
     _one_stdout(out, as_json=as_json)
-    body = captures.anonymise(files, out, form=form, payload=payload, key_file=key_file)
-    _tell("capture.anonymize", body, as_json=as_json)
+    result = captures.anonymise(files, out, form=form, payload=payload, key_file=key_file)
+    _tell("capture.anonymize", result, as_json=as_json)
     if payload == "keep":
         note("contents were kept: names, addresses and passwords in them are as they were")
 
@@ -248,5 +249,5 @@ def convert(
     from trafficllm.lifecycle.analyze import captures
 
     _one_stdout(out, as_json=as_json)
-    body = captures.convert(files, out, form=form, microseconds=microseconds)
-    _tell("capture.convert", body, as_json=as_json)
+    result = captures.convert(files, out, form=form, microseconds=microseconds)
+    _tell("capture.convert", result, as_json=as_json)

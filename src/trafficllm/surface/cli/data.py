@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from trafficllm.core.errors import InputError
 from trafficllm.surface.terminal.options import Config, Folder, Json, Out, Profile, Quiet, Tasks, TuneSeed
+
+if TYPE_CHECKING:
+    from trafficllm.evaluate.audit.results import DataAudit
+    from trafficllm.records.results import DataBuild, DataCheck, TokenState
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -80,20 +84,18 @@ def build(
     )
     with Bar(quiet=quiet) as bar:
         report = datasets.build(folder, Path(out), task=datasets.pick_task(folder, task, extra or ()), options=options, progress=bar)
-    emit("data.build", report.as_dict(), as_json=as_json, show=_show)
+    emit("data.build", report.result(), as_json=as_json, show=_show)
 
 
-def _show(body: Mapping[str, Any]) -> None:
+def _show(result: DataBuild) -> None:
     from trafficllm.surface.terminal.output import note, show_pairs, show_table
 
-    rows = [[label, *(counts[part] for part in ("train", "val", "test"))] for label, counts in sorted(body["classes"].items())]
+    rows = [[label, *(counts[part] for part in ("train", "val", "test"))] for label, counts in sorted(result.classes.items())]
     show_table(("class", "train", "val", "test"), rows, right=("train", "val", "test"))
-    show_pairs({key: value for key, value in body.items() if key not in {"classes", "split", "groups"}})
-    split = body["split"]
-    show_pairs(
-        {"split by": f"{split['unit']}: {split['why']}", "groups": split["groups"], "reserved": split["reserved"], "notes": split["notes"]}
-    )
-    for field in body.get("leaky", ()):
+    show_pairs({key: value for key, value in result.given().items() if key not in {"classes", "split", "groups"}})
+    split = result.split
+    show_pairs({"split by": f"{split.unit}: {split.why}", "groups": split.groups, "reserved": split.reserved, "notes": split.notes})
+    for field in result.leaky:
         note(f"LEAKY: {field}")
 
 
@@ -116,26 +118,24 @@ def check(
     from trafficllm.lifecycle.studies import audit as auditing
     from trafficllm.surface.terminal.output import emit
 
-    body = auditing.check(folder, datasets.pick_task(folder, task, extra or ()))
-    emit("data.check", body, as_json=as_json, show=_show_check)
-    if not body["ready"]:
+    result = auditing.check(folder, datasets.pick_task(folder, task, extra or ()))
+    emit("data.check", result, as_json=as_json, show=_show_check)
+    if not result.ready:
         raise typer.Exit(InputError.exit_code)
 
 
-def _show_check(body: Mapping[str, Any]) -> None:
+def _show_check(result: DataCheck) -> None:
     from trafficllm.core.escape import for_terminal
     from trafficllm.surface.terminal.output import note, show_table
 
-    show_table(("label", "holds"), sorted(body["classes"].items()))
-    show_table(
-        ("level", "kind", "where", "what"), ([row[key] for key in ("level", "kind", "where", "message")] for row in body["findings"])
-    )
-    for sample in body["samples"]:
-        print(f"{for_terminal(sample['label'])}: {for_terminal(_marked(sample['tokens']))}\n")
-    note("ready to train" if body["ready"] else "not ready: see the errors above")
+    show_table(("label", "holds"), sorted(result.classes.items()))
+    show_table(("level", "kind", "where", "what"), ([row.level, row.kind, row.where, row.message] for row in result.findings))
+    for sample in result.samples:
+        print(f"{for_terminal(sample.label)}: {for_terminal(_marked(sample.tokens))}\n")
+    note("ready to train" if result.ready else "not ready: see the errors above")
 
 
-def _marked(tokens: list[dict[str, str]]) -> str:
+def _marked(tokens: Sequence[TokenState]) -> str:
     """Tokens as one line; runs of one state share a mark.
 
     >>> _marked([{"token": "a", "state": "hidden"}, {"token": "b", "state": "hidden"}, {"token": "c", "state": "shown"}])
@@ -184,22 +184,20 @@ def audit(
 
     definition, options = datasets.pick_task(data, task, extra or ()), BuildOptions.of(load_config(config), seed=seed)
     with Bar(quiet=quiet) as bar:
-        body = auditing.audit(
+        result = auditing.audit(
             data, definition, captures=captures, judged=judged, options=options, seed=options.seed, budget_s=budget, html=html, progress=bar
         )
-    emit("data.audit", body, as_json=as_json, show=_show_audit)
+    emit("data.audit", result, as_json=as_json, show=_show_audit)
 
 
-def _show_audit(body: Mapping[str, Any]) -> None:
+def _show_audit(result: DataAudit) -> None:
     from trafficllm.core.escape import for_terminal
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
     columns = ("kind", "field", "score", "question", "hidden")
-    show_table(columns, ([row[name] for name in columns] for row in body["findings"]), right=("score",))
+    show_table(columns, ([getattr(row, name) for name in columns] for row in result.findings), right=("score",))
     names = ("macro-F1", "95 %", "split", "masks")
-    rows = [*body["baselines"].items(), *((f"packets: {way}", row) for way, row in body["per_packet"].items())]
-    show_table(
-        ("baseline", *names), ([name, row["macro_f1"], row["ci95"], row["split"], row["mask"]] for name, row in rows), right=names[:2]
-    )
-    show_pairs({key: body[key] for key in ("duplicates", "shared_groups", "honest", "leaky", "not_checked", "cap")})
-    print(for_terminal(body["verdict"]))
+    rows = [*result.baselines.items(), *((f"packets: {way}", row) for way, row in result.per_packet.items())]
+    show_table(("baseline", *names), ([name, row.macro_f1, row.ci95, row.split, row.mask] for name, row in rows), right=names[:2])
+    show_pairs(result, "duplicates", "shared_groups", "honest", "leaky", "not_checked", "cap")
+    print(for_terminal(result.verdict))

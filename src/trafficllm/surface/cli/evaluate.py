@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, Quiet, Registry, Seed
+
+if TYPE_CHECKING:
+    from trafficllm.evaluate.results import EvaluateCompare, Quality
+    from trafficllm.lifecycle.studies.results import EvaluateDrift, EvaluateGeneration, EvaluateRobust, EvaluateRun, EvaluateTransfer
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -47,6 +51,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Score adapters on a data set's test split, with interval, baselines, cost and plots."""
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
@@ -54,37 +59,35 @@ def run(
 
     workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
-        body = evaluate(
+        result = evaluate(
             workspace,
             data,
             adapters=adapter or [],
             baselines=baselines,
             embedding=embedding,
-            part=part,
-            most=most,
-            budget_s=budget,
+            options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget),
             html=html,
-            seed=seed,
             progress=bar,
         )
-    emit("evaluate.run", body, as_json=as_json, show=_show)
+    emit("evaluate.run", result, as_json=as_json, show=_show)
 
 
-def _show(body: Mapping[str, Any]) -> None:
+def _show(result: EvaluateRun) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    probes = (body["embedding"] or {"probes": {}})["probes"]
-    cost = {"seconds": body["cost"].get("train_seconds"), "flows_per_s": body["cost"]["flows_per_second"]}
-    joint = [("cascade", body["cascade"])] if body["cascade"] else []
-    rows = [("adapter", {**body, **cost}), *probes.items(), *body["baselines"].items(), *joint]
+    cost = result.cost
+    rows = [["adapter", *_cells(result), cost.get("train_seconds"), cost["flows_per_second"]]]
+    rows += [[name, *_cells(row), None, None] for name, row in (result.embedding.probes if result.embedding else {}).items()]
+    rows += [[name, *_cells(row), row.seconds, row.flows_per_s] for name, row in result.baselines.items()]
+    if result.cascade:
+        rows.append(["cascade", *_cells(result.cascade), None, result.cascade.flows_per_s])
     columns = ("macro-F1", "95 %", "unique", "accuracy", "training s", "flows/s")
-    show_table(("", *columns), ([name, *_cells(row)] for name, row in rows), right=columns)
-    show_pairs({key: body[key] for key in ("n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base", "seeds", "not_measurable")})
+    show_table(("", *columns), rows, right=columns)
+    show_pairs(result, "n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base", "seeds", "not_measurable")
 
 
-def _cells(row: Mapping[str, Any]) -> list[Any]:
-    interval = f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"
-    return [row["macro_f1"], interval, row["unique"]["macro_f1"], row["accuracy"], row.get("seconds"), row.get("flows_per_s")]
+def _cells(row: Quality) -> list[Any]:
+    return [row.macro_f1, f"{row.ci95[0]:.3f}-{row.ci95[1]:.3f}", row.unique.macro_f1, row.accuracy]
 
 
 @app.command()
@@ -96,26 +99,27 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Two reports side by side, flow by flow: the difference of macro-F1 with its paired bootstrap interval."""
-    from trafficllm.evaluate.comparison import compare as compared
+    from trafficllm.evaluate.comparison import compare as compare_reports
     from trafficllm.lifecycle.reports.study_pages import compare_page, report_of
     from trafficllm.surface.terminal.output import emit
 
-    body = compared(report_of(a), report_of(b), seed=seed)
+    result = compare_reports(report_of(a), report_of(b), seed=seed)
     if html is not None:
-        compare_page(body, html)
-    emit("evaluate.compare", body, as_json=as_json, show=_show_compare)
+        compare_page(result, html)
+    emit("evaluate.compare", result, as_json=as_json, show=_show_compare)
 
 
-def _show_compare(body: Mapping[str, Any]) -> None:
+def _show_compare(result: EvaluateCompare) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
     names = ("adapter", "macro_f1", "ci95", "split", "mask", "leaky", "seeds", "n_test")
-    show_table(("", *names), ([side, *(body[side][name] for name in names)] for side in ("a", "b")), right=("macro_f1",))
+    sides = (("a", result.a), ("b", result.b))
+    show_table(("", *names), ([side, *(getattr(report, name) for name in names)] for side, report in sides), right=("macro_f1",))
     columns = ("support", "a", "b", "difference")
-    rows = ([row["label"], *(row[name] for name in columns[:3]), f"{row['difference']:+.3f}"] for row in body["per_class"])
+    rows = ([row.label, row.support, row.a, row.b, f"{row.difference:+.3f}"] for row in result.per_class)
     show_table(("class", *columns), rows, right=columns)
-    said = {"difference": f"{body['difference']:+.3f}", "95 %": f"{body['ci95'][0]:+.3f} to {body['ci95'][1]:+.3f}"}
-    show_pairs({**said, **{key: body[key] for key in ("p", "n", "only_a", "only_b", "groups", "agreement", "verdict")}})
+    show_pairs({"difference": f"{result.difference:+.3f}", "95 %": f"{result.ci95[0]:+.3f} to {result.ci95[1]:+.3f}"})
+    show_pairs(result, "p", "n", "only_a", "only_b", "groups", "agreement", "verdict")
 
 
 Adapter = Annotated[Path | None, typer.Option("--adapter", metavar="A", help="An adapter folder; default: the task's live version.")]
@@ -141,30 +145,30 @@ def robust(
     as_json: Json = False,
 ) -> None:
     """Score under shifts: loss, reordering, jitter, MTU, snap length, first packets, VLAN, GRE, IPv6, NAT, forged identifiers."""
-    from trafficllm.lifecycle.studies.robust import robust as judged
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
+    from trafficllm.lifecycle.studies.robust import robust as study
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
-        body = judged(
-            workspace, data, adapter=adapter, captures=captures, part=part, most=most, seed=seed, budget_s=budget, html=html, progress=bar
-        )
-    emit("evaluate.robust", body, as_json=as_json, show=_show_robust)
+        options = EvalOptions(part=part, most=most, seed=seed, budget_s=budget)
+        result = study(workspace, data, adapter=adapter, captures=captures, options=options, html=html, progress=bar)
+    emit("evaluate.robust", result, as_json=as_json, show=_show_robust)
 
 
-def _show_robust(body: Mapping[str, Any]) -> None:
+def _show_robust(result: EvaluateRobust) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    names = list(body["mean_loss"])
+    names = list(result.mean_loss)
     columns = ("changed", "lost", *(cell for name in names for cell in (name, "change")))
     rows = []
-    for row in body["perturbations"]:
-        pairs = (cell for n in names for cell in (row["macro_f1"][n], f"{row['delta'][n]:+.3f}"))
-        rows.append([row["name"], row["level"], row["changed"], row["lost"], *pairs])
+    for row in result.perturbations:
+        pairs = (cell for n in names for cell in (row.macro_f1[n], f"{row.delta[n]:+.3f}"))
+        rows.append([row.name, row.level, row.changed, row.lost, *pairs])
     show_table(("shift", "on", *columns), rows, right=columns)
-    show_pairs({key: body[key] for key in ("mean_loss", "goal", "forge", "payload", "n_test", "split", "mask", "leaky", "seen_by_base")})
+    show_pairs(result, "mean_loss", "goal", "forge", "payload", "n_test", "split", "mask", "leaky", "seen_by_base")
 
 
 @app.command()
@@ -189,41 +193,38 @@ def transfer(
     as_json: Json = False,
 ) -> None:
     """One source to another, and few-shot curves beside LightGBM with the same shots."""
-    from trafficllm.lifecycle.studies.transfer import transfer as judged
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
+    from trafficllm.lifecycle.studies.transfer import FewShot
+    from trafficllm.lifecycle.studies.transfer import transfer as study
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
-        body = judged(
+        result = study(
             workspace,
             train,
             test,
             adapter=adapter,
-            shots=shots or (),
-            draws=draws,
-            max_seconds=max_seconds,
-            part=part,
-            most=most,
-            seed=seed,
-            budget_s=budget,
+            few=FewShot(shots or (), draws, max_seconds),
+            options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget),
             html=html,
             progress=bar,
         )
-    emit("evaluate.transfer", body, as_json=as_json, show=_show_transfer)
+    emit("evaluate.transfer", result, as_json=as_json, show=_show_transfer)
 
 
-def _show_transfer(body: Mapping[str, Any]) -> None:
+def _show_transfer(result: EvaluateTransfer) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    if body["direct"]:
-        rows = [["adapter", body["macro_f1"], body["ci95"]], *([n, r["macro_f1"], r["ci95"]] for n, r in body["baselines"].items())]
+    if result.direct:
+        rows = [["adapter", result.macro_f1, result.ci95], *([n, r.macro_f1, r.ci95] for n, r in result.baselines.items())]
         show_table(("as they are", "macro-F1", "95 %"), rows, right=("macro-F1",))
-    sizes = [str(row["shots"]) for row in body["shots"]]
-    names = list(body["shots"][-1]["rows"])
-    show_table(("flows a class", *sizes), ([n, *(row["rows"][n]["macro_f1"] for row in body["shots"])] for n in names), right=sizes)
-    show_pairs({key: body[key] for key in ("gain_at_20", "n_test", "split", "mask", "leaky", "seen_by_base")})
+    sizes = [str(row.shots) for row in result.shots]
+    names = list(result.shots[-1].rows)
+    show_table(("flows a class", *sizes), ([n, *(row.rows[n].macro_f1 for row in result.shots)] for n in names), right=sizes)
+    show_pairs(result, "gain_at_20", "n_test", "split", "mask", "leaky", "seen_by_base")
 
 
 @app.command()
@@ -252,42 +253,42 @@ def drift(
     as_json: Json = False,
 ) -> None:
     """Is live traffic still what the adapter was trained on: which fields moved, since when, is an update due."""
-    from trafficllm.lifecycle.studies.drift import drift as judged
+    from trafficllm.lifecycle.studies.drift import drift as study
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
-        body = judged(
+        result = study(
             workspace,
             data,
             live,
             adapter=adapter,
             captures=captures,
             learnt=learnt or (),
-            part=part,
-            most=most,
-            seed=seed,
-            budget_s=budget,
+            options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget),
             html=html,
             progress=bar,
         )
-    emit("evaluate.drift", body, as_json=as_json, show=_show_drift)
+    emit("evaluate.drift", result, as_json=as_json, show=_show_drift)
 
 
-def _show_drift(body: Mapping[str, Any]) -> None:
+def _show_drift(result: EvaluateDrift) -> None:
     from trafficllm.lifecycle.reports.study_pages import drift_marks, when
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    found, live = body["drift"], body["live"]
-    show_table(("field", "PSI", "since"), ([r["field"], r["psi"], when(r["since"])] for r in found["fields"]), right=("PSI",))
-    said = {key: found[key] for key in ("score", "p", "before", "now", "update_due")} | {"since": when(found["since"])}
-    sides = {"where it was trained": body} | ({"live": live} if live else {})
-    rows = ([side, "adapter", part["macro_f1"], part["ci95"]] for side, part in sides.items())
-    beside = ([side, n, row["macro_f1"], row["ci95"]] for side, part in sides.items() for n, row in part["baselines"].items())
-    show_table(("flows", "row", "macro-F1", "95 %"), [*rows, *beside], right=("macro-F1",))
-    show_pairs({**said, "flows": body["flows"], "cut": body["cut"], "leaky": drift_marks(body)})
+    moved, live = result.drift, result.live
+    show_table(("field", "PSI", "since"), ([row.field, row.psi, when(row.since)] for row in moved.fields), right=("PSI",))
+    rows = _beside("where it was trained", result, result.baselines) + (_beside("live", live, live.baselines) if live else [])
+    show_table(("flows", "row", "macro-F1", "95 %"), rows, right=("macro-F1",))
+    show_pairs(moved, "score", "p", "before", "now", "update_due")
+    show_pairs({"since": when(moved.since), "flows": result.flows, "cut": result.cut, "leaky": drift_marks(result)})
+
+
+def _beside(side: str, ours: Quality, baselines: Mapping[str, Quality]) -> list[list[Any]]:
+    return [[side, name, row.macro_f1, row.ci95] for name, row in (("adapter", ours), *baselines.items())]
 
 
 @app.command()
@@ -322,15 +323,17 @@ def generation(
     from trafficllm.surface.terminal.progress import Bar
 
     with Bar(quiet=quiet) as bar:
-        body = evaluate(real, synthetic, train=train, part=part, captured=captured, labels=labels or (), seed=seed, html=html, progress=bar)
-    emit("evaluate.generation", body, as_json=as_json, show=_show_generation)
+        result = evaluate(
+            real, synthetic, train=train, part=part, captured=captured, labels=labels or (), seed=seed, html=html, progress=bar
+        )
+    emit("evaluate.generation", result, as_json=as_json, show=_show_generation)
 
 
-def _show_generation(body: Mapping[str, Any]) -> None:
+def _show_generation(result: EvaluateGeneration) -> None:
     from trafficllm.lifecycle.studies.generation import COLUMNS, table
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    fields = [[name, *row.values()] for name, row in body["fields"].items()]
-    show_table(("field, JSD", *next(iter(body["fields"].values()))), fields, right=tuple(next(iter(body["fields"].values()))))
-    show_table(COLUMNS, table(body), right=COLUMNS[1:])
-    show_pairs({key: body[key] for key in ("tstr", "trts", "trtr", "copies", "overlap", "valid", "cuts", "not_compared")})
+    columns = tuple(next(iter(result.fields.values())).given())
+    show_table(("field, JSD", *columns), ([name, *row.given().values()] for name, row in result.fields.items()), right=columns)
+    show_table(COLUMNS, table(result), right=COLUMNS[1:])
+    show_pairs(result, "tstr", "trts", "trtr", "copies", "overlap", "valid", "cuts", "not_compared")

@@ -5,19 +5,21 @@ Keys follow Suricata's eve.json schema; what is ours lies under `trafficllm`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, NotRequired
+from typing import Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
+from trafficllm.capture.flows.rows import Connection
 from trafficllm.core.files import hash64
 from trafficllm.core.results import Captured, closed
+from trafficllm.core.types import UNKNOWN
+from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.evidence import EvidenceRow
 
 _LOCAL_SIDS = 1_000_000
 """Signature ids 1,000,000 to 1,999,999 are kept for local rules (Suricata user guide, "Meta keywords: sid")."""
-_MINE = ("task", "label", "confidence", "probabilities", "unknown_score", "evidence", "frames", "adapter", "version")
+EventType: TypeAlias = Literal["alert", "flow", "trafficllm"]
 
 
 @closed
@@ -68,7 +70,7 @@ class EveEvent(TypedDict):
 
     timestamp: str
     flow_id: int
-    event_type: Literal["alert", "flow", "trafficllm"]
+    event_type: EventType
     src_ip: str
     src_port: int
     dest_ip: str
@@ -87,53 +89,69 @@ def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%f%z")
 
 
-def _ends(row: Mapping[str, Any], event_type: str) -> dict[str, Any]:
+def _event(row: Connection | VerdictRow, event_type: EventType) -> EveEvent:
     return {
-        "timestamp": _timestamp(float(row["ts"])),
-        "flow_id": hash64(str(row["uid"]).encode("utf-8", "surrogatepass")) >> 11,  # 53 bits: exact in JavaScript and jq
+        "timestamp": _timestamp(row["ts"]),
+        "flow_id": hash64(row["uid"].encode("utf-8", "surrogatepass")) >> 11,  # 53 bits: exact in JavaScript and jq
         "event_type": event_type,
         "src_ip": row["orig_h"],
         "src_port": row["orig_p"],
         "dest_ip": row["resp_h"],
         "dest_port": row["resp_p"],
-        "proto": str(row["proto"]).upper(),
+        "proto": row["proto"].upper(),
         "community_id": row["community_id"],
     }
 
 
-def flow_event(row: Mapping[str, Any]) -> dict[str, Any]:
+def flow_event(row: Connection) -> EveEvent:
     """A flow row as an EVE `flow` event."""
-    flow = {
+    flow: EveFlow = {
         "pkts_toserver": row["orig_pkts"],
         "pkts_toclient": row["resp_pkts"],
         "bytes_toserver": row["orig_ip_bytes"],
         "bytes_toclient": row["resp_ip_bytes"],
-        "start": _timestamp(float(row["ts"])),
-        "end": _timestamp(float(row["ts"]) + float(row["duration"] or 0.0)),
+        "start": _timestamp(row["ts"]),
+        "end": _timestamp(row["ts"] + (row["duration"] or 0.0)),
         "state": row["conn_state"],
         "reason": row["end_reason"],
     }
-    label = {"label": row["label"]} if "label" in row else {}
-    return {**_ends(row, "flow"), "flow": flow, **label}
+    event: EveEvent = {**_event(row, "flow"), "flow": flow}
+    if "label" in row:
+        event["label"] = row["label"]
+    return event
 
 
-def verdict_event(row: Mapping[str, Any], severity: int) -> dict[str, Any]:
+def verdict_event(row: VerdictRow, severity: int) -> EveEvent:
     """A verdict row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event.
 
     `pcap_filename` and `pcap_cnt` name the file and the first frame, as Suricata does where it reads a file.
     """
-    mine = {key: row[key] for key in _MINE}
-    place = {"pcap_filename": row["file"], "pcap_cnt": next(iter(row["frames"]), None)}
-    if not severity:
-        return {**_ends(row, "trafficllm"), **place, "trafficllm": mine}
+    event = _event(row, "alert" if severity else "trafficllm")
+    event["pcap_filename"], event["pcap_cnt"] = row["file"], next(iter(row["frames"]), None)
+    if severity:
+        event["alert"] = _alert(row, severity)
+    event["trafficllm"] = {
+        "task": row["task"],
+        "label": row["label"],
+        "confidence": row["confidence"],
+        "probabilities": row["probabilities"],
+        "unknown_score": row["unknown_score"],
+        "evidence": row["evidence"],
+        "frames": row["frames"],
+        "adapter": row["adapter"],
+        "version": row["version"],
+    }
+    return event
+
+
+def _alert(row: VerdictRow, severity: int) -> EveAlert:
     name = f"{row['task']}/{row['label']}"
-    alert = {
+    return {
         "action": "allowed",
         "gid": 1,
         "signature_id": _LOCAL_SIDS + hash64(name.encode("utf-8", "surrogatepass")) % 1_000_000,
         "rev": 1,
         "signature": f"TrafficLLM {row['task']}: {row['label']}",
-        "category": "unknown traffic" if row["label"] == "unknown" else "traffic classification",
+        "category": "unknown traffic" if row["label"] == UNKNOWN else "traffic classification",
         "severity": severity,
     }
-    return {**_ends(row, "alert"), **place, "alert": alert, "trafficllm": mine}

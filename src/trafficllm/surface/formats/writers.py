@@ -119,7 +119,7 @@ def _zeek_header(columns: Sequence[Column], path: str) -> str:
 
 
 def make_writer(
-    form: str, stream: BinaryIO, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    form: str, stream: BinaryIO, columns: Sequence[Column], *, path: str, eve: Callable[[Any], Mapping[str, Any]]
 ) -> FlowWriter:
     """The writer of a stream format; `path` is Zeek's log name, `eve` turns a row into an EVE event."""
     names = [column.name for column in columns]
@@ -152,9 +152,7 @@ def check_format(form: str, out: str) -> None:
 
 
 @contextmanager
-def writing(
-    form: str, out: str, columns: Sequence[Column], *, path: str, eve: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> Iterator[FlowWriter]:
+def writing(form: str, out: str, columns: Sequence[Column], *, path: str, eve: Callable[[Any], Mapping[str, Any]]) -> Iterator[FlowWriter]:
     """A writer to stdout ("-") or to a file that appears whole or not at all; see `make_writer`.
 
     Raises ResourceError on a full disk or missing permission.

@@ -158,7 +158,7 @@ async def generate(request: Request, body: bodies.GenerateRequest) -> FileRespon
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    facts = {f"x-trafficllm-{name}": str(made[name]) for name in ("version", "flows", "packets", "sha256")}
+    facts = {f"x-trafficllm-{name}": str(getattr(made, name)) for name in ("version", "flows", "packets", "sha256")}
     return FileResponse(
         out,
         media_type="application/vnd.tcpdump.pcap",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.analyze.verdicts import Choice
+    from trafficllm.lifecycle.generate.results import Generate
     from trafficllm.lifecycle.workspace import Workspace
 
 BASE = "trafficllm"
@@ -141,11 +142,11 @@ class Service:
 
     # Captures
 
-    async def generate(self, body: Mapping[str, Any], out: Path, until: float) -> dict[str, Any]:
+    async def generate(self, body: Mapping[str, Any], out: Path, until: float) -> Generate:
         """Write a synthetic capture."""
         from trafficllm.lifecycle.generate import synthesis
 
-        def work() -> dict[str, Any]:
+        def work() -> Generate:
             parts = synthesis.parts(self.workspace, task=body["task"], label=body["label"], flows=body["flows"])
             scenario = synthesis.Scenario(parts, body["seed"], body["temperature"])
             return synthesis.generate(self.workspace, scenario, out=out, progress=Deadline(until))

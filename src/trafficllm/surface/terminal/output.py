@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.escape import for_terminal, visible
-from trafficllm.core.results import Result
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from trafficllm.core.results import Result
     from trafficllm.lifecycle.adapters.results import DamageRow
 
-R = TypeVar("R", bound=Result | Mapping[str, Any])
+Answer = TypeVar("Answer", bound="Result | Mapping[str, Any]")
 _LONGEST = 1 << 16
 _WIDE = 200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
 
@@ -75,16 +75,21 @@ def note_failed(rows: Sequence[DamageRow] | None) -> None:
         note(f"left out: {name}: {row.message} ({row.input}); {row.hint}")
 
 
-def emit(command: str, body: R, *, as_json: bool, show: Callable[[R], None]) -> None:
+def emit(command: str, result: Answer, *, as_json: bool, show: Callable[[Answer], None]) -> None:
     """Print a command's result: the `trafficllm.<command>/1` envelope with `--json`, else through `show`."""
     if as_json:
-        print(json_line({"schema": f"trafficllm.{command}/1", "ok": True, **_keys(body)}, indent=1))
+        body = _body(result)
+        print(json_line({"schema": f"trafficllm.{command}/1", "ok": True, **body}, indent=1))
     else:
-        show(body)
+        show(result)
 
 
-def _keys(body: Result | Mapping[str, Any]) -> Mapping[str, Any]:
-    return body.as_dict() if isinstance(body, Result) else body
+def _body(result: Result | Mapping[str, Any]) -> Mapping[str, Any]:
+    return result if isinstance(result, Mapping) else result.as_dict()
+
+
+def _given(result: Result | Mapping[str, Any]) -> Mapping[str, Any]:
+    return result if isinstance(result, Mapping) else result.given()
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
@@ -101,11 +106,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: 
     out().print(table)
 
 
-def show_pairs(body: Result | Mapping[str, Any]) -> None:
-    """Keys and values, one a line, nested objects in short."""
-    pairs = _keys(body)
-    width = max((len(key) for key in pairs), default=0)
-    for key, value in pairs.items():
+def show_pairs(values: Mapping[str, Any] | Result, *names: str) -> None:
+    """Keys and values, one a line, nested objects in short; only those of `names` where any are given."""
+    given = _given(values)
+    body = {name: given[name] for name in names} if names else given
+    width = max((len(key) for key in body), default=0)
+    for key, value in body.items():
         print(f"{for_terminal(key):<{width}}  {for_terminal(_cell(value))}")
 
 
@@ -116,8 +122,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, Result):
-        return _cell(value.as_dict())
+    if hasattr(value, "given"):
+        value = value.given()
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_cell(item)}" for key, item in value.items()) or "-"
     if isinstance(value, list | tuple | set | frozenset):

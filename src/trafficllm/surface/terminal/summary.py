@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trafficllm.core.errors import TrafficLLMError
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.analyze.results import Analyze
 
 _SHOWN = 20
 _FRAMES = 6
@@ -84,22 +85,25 @@ class Summary:
         above = self.analysis.umbrellas.get(task)
         return above(label) if above is not None else None
 
-    def body(self) -> dict[str, Any]:
+    def result(self) -> Analyze:
         """The object of `analyze --json`."""
+        from trafficllm.lifecycle.analyze.captures import failures
+        from trafficllm.lifecycle.analyze.results import Analyze
+
         verdicts: dict[str, dict[str, int]] = {}
         for (task, label), count in self._ordered():
             verdicts.setdefault(task, {})[label] = count
-        return {
-            "flows": self.flows,
-            "tasks": list(self.analysis.tasks),
-            "route": self.analysis.route and self.analysis.route.as_dict(),
-            "verdicts": verdicts,
-            "above": self.above(),
-            "notable": self.notable(),
-            "interrupted": self.interrupted,
-            "failed": [error.as_dict() for error in self._failed()],
-            "capture": self.analysis.counts(),
-        }
+        return Analyze(
+            flows=self.flows,
+            tasks=list(self.analysis.tasks),
+            route=self.analysis.route,
+            verdicts=verdicts,
+            above=self.above(),
+            notable=self.notable(),
+            interrupted=self.interrupted,
+            failed=failures(self.skipped),
+            capture=self.analysis.counts(),
+        )
 
     def _failed(self) -> Sequence[TrafficLLMError]:
         return self.skipped.errors if self.skipped is not None else ()
@@ -112,7 +116,7 @@ class Summary:
         """Print the summary: two tables, or one JSON object."""
         from trafficllm.surface.terminal.output import emit
 
-        emit("analyze", self.body(), as_json=as_json, show=lambda _: self._show())
+        emit("analyze", self.result(), as_json=as_json, show=lambda _: self._show())
 
     def _heading(self) -> str:
         flows = self.flows // max(1, len(self.analysis.tasks))
@@ -121,10 +125,10 @@ class Summary:
             task: [*counts.items(), *([(UNKNOWN, self.verdicts[task, UNKNOWN])] if self.verdicts[task, UNKNOWN] else [])]
             for task, counts in self.above().items()
         }
-        found = "; ".join(f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in part)}" for task, part in parts.items())
+        answers = "; ".join(f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in part)}" for task, part in parts.items())
         missing = f", {len(self._failed()):,} more not read" if self._failed() else ""
         cut = ", interrupted: what was done until then" if self.interrupted else ""
-        return f"{flows:,} flows of {files}{missing}{cut}" + (f". {found}" if found else "")
+        return f"{flows:,} flows of {files}{missing}{cut}" + (f". {answers}" if answers else "")
 
     def _show(self) -> None:
         from trafficllm.surface.terminal.output import note, out, show_table
