@@ -139,6 +139,6 @@ class Residents:
             yield self._merged[name] if name else self.model
             return
         self._activate(name)
-        bare = not name and self._peft is not None
+        bare = not name and bool(self._names)  # without any adapter PEFT's layers are the base's own
         with self._peft.disable_adapter() if bare else contextlib.nullcontext():
             yield self.model

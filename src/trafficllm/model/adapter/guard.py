@@ -2,87 +2,67 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trafficllm.core.errors import ArtifactError
+from trafficllm.core.errors import ArtifactError, InputError
+from trafficllm.core.files import inside, parse_json, read_bytes
+from trafficllm.model.adapter.allowed import config_reasons, target_reasons
+from trafficllm.model.adapter.header import read_header
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MAX_CONFIG = 1 << 20
-MAX_HEADER = 16 << 20
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".npz", ".joblib")
 _CODE = (".py", ".so", ".pyc", ".sh")
-_NAME = re.compile(r"base_model\.model\.(?P<layer>[\w.]+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.\w+)?(\.weight)?")
+_NAME = re.compile(r"base_model\.model\.(?P<layer>[A-Za-z0-9_.]+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.\w+)?(\.weight)?")
 _PREFIX = "prompt_embeddings"
 KINDS = ("LORA", "PREFIX_TUNING")
 """Kinds of adapter that can be tuned here. The engine serves the first: many of them at once on one base."""
-_TYPES = {"F32": 4, "F16": 2, "BF16": 2}
+_TYPES = ("F32", "F16", "BF16")
+LARGEST = 1e4
+"""Of a weight: trained ones stay below 10; two of 1e19 multiply to infinity."""
 
 
 def _config(folder: Path, kinds: Sequence[str], reasons: list[str]) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        reasons.append(f"no {CONFIG}")
-        return {}
-    if path.stat().st_size > MAX_CONFIG:
-        reasons.append(f"{CONFIG} is larger than 1 MiB")
+    path = _file(folder, CONFIG, reasons)
+    if path is None:
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
-        reasons.append(f"{CONFIG} is not JSON")
+        config = parse_json(read_bytes(path, largest=MAX_CONFIG), path, unique=True)
+    except InputError as error:
+        reasons.append(f"{CONFIG} is not JSON: {error.message}" if error.code == "input.json" else f"{CONFIG}: {error.message}")
         return {}
     if not isinstance(config, dict):
         reasons.append(f"{CONFIG} is no object")
         return {}
-    if config.get("auto_mapping") or config.get("auto_map"):
-        reasons.append("its config names code to import")
-    if config.get("peft_type") not in kinds:
-        reasons.append(f"peft_type is {config.get('peft_type')!r}, not {' or '.join(kinds)}")
-    if config.get("modules_to_save"):
-        reasons.append("it replaces whole modules (modules_to_save)")
-    if config.get("trainable_token_indices"):
-        reasons.append("it changes embeddings (trainable_token_indices)")
-    size = "num_virtual_tokens" if config.get("peft_type") == "PREFIX_TUNING" else "r"
-    rank = config.get(size)
-    if not isinstance(rank, int) or not 1 <= rank <= 4096:
-        reasons.append(f"{size} {rank!r} is out of range")
-    return config
+    strange = config_reasons(config, kinds)
+    reasons += strange
+    return {} if strange else config
 
 
 def _header(folder: Path, reasons: list[str]) -> dict[str, Any]:
-    """The safetensors header, read by hand: name -> {dtype, shape, data_offsets}, sizes checked against the file."""
-    path = folder / WEIGHTS
+    """Name -> {dtype, shape, data_offsets} of the adapter's weights; empty with a reason where the file is none."""
+    path = _file(folder, WEIGHTS, reasons)
+    try:
+        return read_header(path) if path is not None else {}
+    except (ValueError, OSError) as error:
+        reasons.append(str(error))
+        return {}
+
+
+def _file(folder: Path, name: str, reasons: list[str]) -> Path | None:
+    try:
+        path = inside(folder, name)
+    except ArtifactError as error:
+        reasons.append(error.message)
+        return None
     if not path.is_file():
-        reasons.append(f"no {WEIGHTS}")
-        return {}
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        raw = stream.read(8)
-        length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else MAX_HEADER + 1
-        if length > min(MAX_HEADER, max(size - 8, 0)):
-            reasons.append(f"{WEIGHTS} is cut or no safetensors file")
-            return {}
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            reasons.append(f"{WEIGHTS} has a broken header")
-            return {}
-    if not isinstance(header, dict):
-        reasons.append(f"{WEIGHTS} has a broken header")
-        return {}
-    header.pop("__metadata__", None)
-    ends = [entry["data_offsets"][1] for entry in header.values() if isinstance(entry, dict)]
-    if not header or len(ends) < len(header) or max(ends) != size - 8 - length:
-        reasons.append(f"{WEIGHTS} is cut: its tensors do not fill the file")
-        return {}
-    return header
+        reasons.append(f"no {name}")
+        return None
+    return path
 
 
 def _layers(model: Any) -> dict[str, tuple[int, int]]:
@@ -91,37 +71,41 @@ def _layers(model: Any) -> dict[str, tuple[int, int]]:
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
-    found: dict[str, tuple[int, int]] = {}
+    layers: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         plain = name.replace(".base_layer", "")
         if isinstance(module, Conv1D):
-            found[plain] = (int(module.weight.shape[0]), int(module.weight.shape[1]))
+            layers[plain] = (int(module.weight.shape[0]), int(module.weight.shape[1]))
         elif isinstance(module, torch.nn.Linear) and module is not head and ".lora_" not in f".{name}":
-            found[plain] = (module.in_features, module.out_features)
-    return found
+            layers[plain] = (module.in_features, module.out_features)
+    return layers
 
 
 def _shape_reasons(header: dict[str, Any], config: dict[str, Any], layers: dict[str, tuple[int, int]]) -> list[str]:
     reasons = []
-    base_rank, alpha = config.get("r"), config.get("rank_pattern") or {}
+    ranks = config.get("rank_pattern") or {}
     for name, entry in sorted(header.items()):
         match = _NAME.fullmatch(name)
         if match is None:
-            reasons.append(f"tensor {name} is no LoRA weight")
+            reasons.append(f"tensor {name[:80]} is no LoRA weight")
             continue
         if match["layer"] not in layers:
-            reasons.append(f"{match['layer']} is no linear layer of the base")
+            reasons.append(f"{match['layer'][:80]} is no linear layer of the base")
             continue
         wide, high = layers[match["layer"]]
-        rank = next((r for key, r in alpha.items() if match["layer"].endswith(key)), base_rank)
+        rank = next((r for key, r in ranks.items() if f".{match['layer']}".endswith(f".{key}")), config["r"])
         want = {"lora_A": [rank, wide], "lora_B": [high, rank], "lora_magnitude_vector": [high]}[match["part"]]
-        if entry.get("shape") != want:
-            reasons.append(f"{name} has shape {entry.get('shape')}, the base needs {want}")
-        if entry.get("dtype") not in _TYPES:
-            reasons.append(f"{name} has type {entry.get('dtype')}")
-        elif entry["data_offsets"][1] - entry["data_offsets"][0] != _TYPES[entry["dtype"]] * math.prod(entry["shape"]):
-            reasons.append(f"{name} has offsets that do not match its shape")
+        if entry["shape"] != want:
+            reasons.append(f"{name} has shape {entry['shape']}, the base needs {want}")
+        if entry["dtype"] not in _TYPES:
+            reasons.append(f"{name} has type {entry['dtype']}")
     return reasons
+
+
+def _module_reasons(config: dict[str, Any], model: Any, layers: dict[str, tuple[int, int]]) -> list[str]:
+    names = (name.replace(".base_layer", "") for name, _ in model.named_modules())
+    modules = [name for name in names if name and ".lora_" not in f".{name}"]
+    return target_reasons(config, sorted(layers), list(dict.fromkeys(modules)))
 
 
 def _prefix_reasons(header: dict[str, Any], config: dict[str, Any], model: Any) -> list[str]:
@@ -137,13 +121,17 @@ def _prefix_reasons(header: dict[str, Any], config: dict[str, Any], model: Any) 
 
 
 def _value_reasons(folder: Path) -> list[str]:
-    """Tensors with values that are not finite, opened one at a time."""
-    import torch
-    from safetensors import safe_open
+    """Tensors with values that are not finite or make outputs that are not, opened one at a time."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(folder / WEIGHTS), framework="pt") as stream:
-        names = sorted(stream.keys())
-        return [f"{name} is not finite" for name in names if not torch.isfinite(stream.get_tensor(name)).all()]
+    try:
+        with safe_open(str(folder / WEIGHTS), framework="pt") as stream:
+            names = sorted(stream.keys())
+            # A comparison with NaN is false, so this also finds what is not finite.
+            wild = [name for name in names if not bool((stream.get_tensor(name).abs() <= LARGEST).all())]
+            return [f"{name[:80]} is not finite, or beyond {LARGEST:g}" for name in wild]
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        return [f"{WEIGHTS}: {str(error)[:200]}"]
 
 
 def _readout_reasons(folder: Path, model: Any) -> list[str]:
@@ -156,8 +144,8 @@ def check_adapter(folder: str | Path, base: Any, *, kinds: Sequence[str] = KINDS
     """Refuse an adapter folder that could harm or does not fit `base` (a Base, a transformers model or None: folder only).
 
     `kinds` are the PEFT kinds that the caller can use. Raises ArtifactError with every reason found: files that hold pickles
-    or code, a config that names code or touches more than linear layers, tensors of unknown name, wrong shape or type, values
-    that are not finite.
+    or code, links that lead out of the folder, a configuration with any key or value outside `allowed`, a weights file that is not
+    sound, tensors of unknown name, wrong shape or type, values that are not finite.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -170,8 +158,11 @@ def check_adapter(folder: str | Path, base: Any, *, kinds: Sequence[str] = KINDS
     config, header = _config(place, kinds, reasons), _header(place, reasons)
     model = getattr(base, "model", base) if not hasattr(base, "get_output_embeddings") else base
     if header and config and model is not None:
-        prefix = config.get("peft_type") == "PREFIX_TUNING"
-        reasons += _prefix_reasons(header, config, model) if prefix else _shape_reasons(header, config, _layers(model))
+        if config["peft_type"] == "PREFIX_TUNING":
+            reasons += _prefix_reasons(header, config, model)
+        else:
+            layers = _layers(model)
+            reasons += _module_reasons(config, model, layers) + _shape_reasons(header, config, layers)
     if header and not reasons:
         reasons += _value_reasons(place)
         reasons += _readout_reasons(place, model)

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from trafficllm.core.files import atomic_write
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.files import atomic_write, inside, parse_json
+from trafficllm.model.adapter.header import read_header
 
 FILE = "readout.safetensors"
 WIDTH = 8192
@@ -25,6 +27,9 @@ STRENGTH, WEIGHT = 0.1, 0.8
 """Inverse regularisation as in scikit-learn, and the readout's share of the verdict where no calibration says another: on validation of
 malware and apps, 1, .7, .5 and 0 give .952, .926, .920, .831 and .608, .662, .662, .613."""
 MAX_BYTES = 64 << 20
+MOST_LABELS = 10_000
+LARGEST = 1e6
+"""Of a weight: standardised columns of small spread give some tens of thousands."""
 DROPOUT = 0.2
 
 
@@ -101,15 +106,16 @@ class Readout:
         """The readout of an adapter folder, None where it has none. ValueError with the reason for a file that is no readout."""
         from safetensors import SafetensorError, safe_open
 
-        path = folder / FILE
-        if not path.is_file():
+        if not (folder / FILE).is_file():
             return None
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{FILE} is larger than {MAX_BYTES >> 20} MiB")
         try:
+            path = inside(folder, FILE)
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+            read_header(path)
             with safe_open(str(path), framework="pt") as stream:
-                facts = json.loads((stream.metadata() or {})["readout"])
-                found = cls(
+                facts = parse_json((stream.metadata() or {})["readout"], FILE, unique=True)
+                loaded = cls(
                     tuple(facts["labels"]),
                     tuple(facts["layers"]),
                     facts["first"],
@@ -117,21 +123,22 @@ class Readout:
                     stream.get_tensor("matrix"),
                     stream.get_tensor("bias"),
                 )
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{FILE} is no readout: {error}") from error
-        return found.checked()
+        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, TrafficLLMError) as error:
+            raise ValueError(f"{FILE} is no readout: {str(error)[:200]}") from error
+        return loaded.checked()
 
     def checked(self) -> Readout:
         """Itself where its parts fit each other; ValueError else."""
-        words = all(isinstance(label, str) for label in self.labels) and len(set(self.labels)) == len(self.labels) > 1
-        numbers = all(type(k) is int and k >= 0 for k in (*self.layers, self.first)) and 0 <= self.weight <= 1
+        labels, places = self.labels, (*self.layers, self.first)
+        words = 1 < len(labels) <= MOST_LABELS and all(isinstance(label, str) for label in labels) and len(set(labels)) == len(labels)
+        numbers = len(places) <= 65 and all(type(k) is int and 0 <= k < 1 << 20 for k in places) and 0 <= self.weight <= 1
         shapes = self.matrix.shape[1:] == self.bias.shape == (len(self.labels),)
         if not (words and numbers and shapes and self.layers):
             raise ValueError(f"{FILE} has labels, layers and shapes that do not fit each other")
         if self.matrix.dtype != torch.float32 or self.bias.dtype != torch.float32:
             raise ValueError(f"{FILE} is not float32")
-        if not bool(torch.isfinite(self.matrix).all() and torch.isfinite(self.bias).all()):
-            raise ValueError(f"{FILE} is not finite")
+        if not bool((self.matrix.abs() <= LARGEST).all() and (self.bias.abs() <= LARGEST).all()):
+            raise ValueError(f"{FILE} holds values that are not finite or beyond {LARGEST:g}")
         return self
 
     def misfits(self, model: Any) -> list[str]:
@@ -146,10 +153,10 @@ class Readout:
 def reasons(folder: Path, model: Any = None) -> list[str]:
     """Why an adapter folder's readout is refused; nothing where it is sound or there is none."""
     try:
-        found = Readout.load(folder)
+        loaded = Readout.load(folder)
     except ValueError as error:
         return [str(error)]
-    return found.misfits(model) if found is not None and model is not None else []
+    return loaded.misfits(model) if loaded is not None and model is not None else []
 
 
 # Fitting
