@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -34,8 +35,12 @@ class Done:
     def refused(self, code: int, error: str) -> None:
         """The command failed as it should: exit code, one line on stderr that names the error, nothing on stdout."""
         assert (self.code, self.out) == (code, ""), self
-        assert self.err.count("\n") == 1, self.err
+        assert len(self.said()) == 1, self.err
         assert error in self.err
+
+    def said(self) -> list[str]:
+        """The lines on stderr, without those that say how far a long command is ("3 s: reading 2/40")."""
+        return [line for line in self.err.splitlines() if not re.match(r"\d+ s: ", line)]
 
 
 Cli = Callable[..., Done]

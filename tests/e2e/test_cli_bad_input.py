@@ -70,7 +70,7 @@ def test_label_with_one_flow(cli: Cli, captures: Path, tmp_path: Path) -> None:
 def test_label_that_leaves_its_folder(cli: Cli, captures: Path, tmp_path: Path, label: str) -> None:
     done = cli("data", "build", tmp_path, "-o", tmp_path / "d", "--task", f"../{label}")
     assert done.code in {2, 3}
-    assert done.err.count("\n") == 1
+    assert len(done.said()) == 1
     assert not (tmp_path / "d").exists()
 
 
@@ -149,7 +149,7 @@ def test_full_disk_while_a_data_set_is_written(cli: Cli, captures: Path, tmp_pat
     with _small_files(20_000):
         done = cli("data", "build", folder, "-o", tmp_path / "d")
     assert done.code == 6, done
-    assert done.err.count("\n") == 1
+    assert len(done.said()) == 1
     assert _names(tmp_path) == ["in"]
 
 
@@ -181,7 +181,7 @@ def test_really_full_disk(captures: Path, tmp_path: Path, cli: Cli) -> None:
 def test_no_permission(cli: Cli, captures: Path) -> None:
     done = cli("capture", "flows", captures / ONE_FLOW, "-f", "csv", "-o", "/proc/nowhere/x.csv")
     assert done.code == 6
-    assert done.err.count("\n") == 1
+    assert len(done.said()) == 1
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -51,7 +51,7 @@ def register(
 
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     events = notable or ([] if as_json or quiet else _ask_notable(workspace, folder, task))
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         body = made(
             workspace, folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, notable=events, progress=bar
         )
@@ -121,7 +121,7 @@ def update(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         body = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
     emit("adapter.update", body, as_json=as_json, show=_show_updated)
 

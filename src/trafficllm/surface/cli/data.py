@@ -82,7 +82,7 @@ def build(
         workers=workers,
         seed=seed,
     )
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         report = datasets.build(folder, Path(out), task=datasets.pick_task(folder, task, extra or ()), options=options, progress=bar)
     emit("data.build", report.result(), as_json=as_json, show=_show)
 
@@ -183,7 +183,7 @@ def audit(
     from trafficllm.surface.terminal.progress import Bar
 
     definition, options = datasets.pick_task(data, task, extra or ()), BuildOptions.of(load_config(config), seed=seed)
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         result = auditing.audit(
             data, definition, captures=captures, judged=judged, options=options, seed=options.seed, budget_s=budget, html=html, progress=bar
         )

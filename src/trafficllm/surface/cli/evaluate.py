@@ -58,7 +58,7 @@ def run(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         result = evaluate(
             workspace,
             data,
@@ -152,7 +152,7 @@ def robust(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         options = EvalOptions(part=part, most=most, seed=seed, budget_s=budget)
         result = study(workspace, data, adapter=adapter, captures=captures, options=options, html=html, progress=bar)
     emit("evaluate.robust", result, as_json=as_json, show=_show_robust)
@@ -201,7 +201,7 @@ def transfer(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         result = study(
             workspace,
             train,
@@ -260,7 +260,7 @@ def drift(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         result = study(
             workspace,
             data,
@@ -322,7 +322,7 @@ def generation(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         result = evaluate(
             real, synthetic, train=train, part=part, captured=captured, labels=labels or (), seed=seed, html=html, progress=bar
         )

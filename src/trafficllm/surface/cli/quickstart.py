@@ -27,7 +27,7 @@ def quickstart(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         result = run(workdir, seed=seed, quick=quick, progress=bar)
     emit("quickstart", result, as_json=as_json, show=_show)
 

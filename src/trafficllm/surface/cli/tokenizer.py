@@ -33,7 +33,7 @@ def train(
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         body = vocabulary.train(paths, out, size=size, seed=seed, progress=bar)
     emit("tokenizer.train", body, as_json=as_json, show=show_pairs)
 
@@ -72,7 +72,7 @@ def extend(
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         body = bases.extend(base, data, Path(out), size=size, seed=seed, progress=bar, vocabulary=vocabulary)
     emit("tokenizer.extend", body, as_json=as_json, show=show_pairs)
 

@@ -31,7 +31,7 @@ def base_(
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         body = bases.tune_base(data, base, Path(out), max_seconds=max_seconds, seed=seed, progress=bar)
     emit("tune.base", body, as_json=as_json, show=show_pairs)
 
@@ -101,7 +101,7 @@ def _run(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None = N
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
-    with Bar(quiet=quiet) as bar:
+    with Bar(quiet=quiet, log=True) as bar:
         body = tuning.tune(stage, chosen, Path(out), start_from=start_from, progress=bar)
     if tuning.first_process():
         command = "tune.instruct" if stage.name == "instruct" else "tune.task"

@@ -18,8 +18,8 @@ Written from the program (`make docs`); a test compares it with what the program
 
 stdout carries data, stderr the rest; `-` is stdin or stdout. `--json` prints one object,
 `{"schema": "trafficllm.<command>/1", "ok": true, ...}`, or on failure
-`{"schema": "trafficllm.error/1", "ok": false, "error": {...}}`; the shapes are in `schemas/`. Progress bars on a
-terminal only; `NO_COLOR` is honoured.
+`{"schema": "trafficllm.error/1", "ok": false, "error": {...}}`; the shapes are in `schemas/`. Progress on stderr:
+bars on a terminal, elsewhere a line a stage and one about every 30 seconds (`--quiet`: neither). `NO_COLOR` is honoured.
 
 | exit code | meaning |
 |--:|---|

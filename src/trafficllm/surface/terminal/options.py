@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="No progress bars, no lines about progress.")]
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Exit with code 8 when a link type was not read, or many frames have no flow.")
 ]

@@ -1,0 +1,88 @@
+"""Progress where stderr is no terminal: a line a stage, where a stage stands about every 30 seconds, silence on request."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from trafficllm.surface.cli.main import run
+from trafficllm.surface.terminal.progress import EVERY, Bar, StageLog
+
+
+class _Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_line_a_stage_and_one_every_half_minute() -> None:
+    clock, lines = _Clock(), []
+    log = StageLog(lines.append, clock)
+    log.update("reading", 0, 40)
+    for done in (1, 2, 3):
+        clock.now += 5
+        log.update("reading", done, 40)
+    log.update("tuning", 0, None)
+    clock.now += EVERY
+    log.update("tuning", 1200, None)
+    assert lines == ["0 s: reading 0/40", "15 s: tuning", "45 s: tuning 1.2k"]
+
+
+def test_stages_in_turn_have_one_line_each() -> None:
+    clock, lines = _Clock(), []
+    log = StageLog(lines.append, clock)
+    for k in range(20):
+        clock.now += 1
+        log.update("reading", k, 20)
+        log.update("scoring", k, 20)
+    assert lines == ["1 s: reading 0/20", "1 s: scoring 0/20"]
+
+
+def test_a_stage_that_calls_nobody_is_told_by_the_beat() -> None:
+    clock, lines = _Clock(), []
+    log = StageLog(lines.append, clock)
+    log.beat()
+    log.update("baselines", 0, None)
+    clock.now += EVERY - 1
+    log.beat()
+    clock.now += 1
+    log.beat()
+    assert lines == ["0 s: baselines", "30 s: baselines"]
+
+
+def test_a_short_job_says_nothing_before_half_a_minute() -> None:
+    clock, lines = _Clock(), []
+    log = StageLog(lines.append, clock, stages=False)
+    log.update("read", 10, 100)
+    log.update("verdicts", 5, None)
+    assert lines == []
+    clock.now += EVERY
+    log.update("read", 60, 100)
+    assert lines == ["30 s: read 60/100"]
+
+
+def test_a_terminal_gets_bars_and_no_lines(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Bar(quiet=True, log=True) as bar:
+        bar.update("reading", 1, 2)
+    assert capfd.readouterr().err == ""
+
+
+def test_captured_names_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    with Bar(log=True) as bar:
+        bar.update("reading \x1b[31m", 0, None)
+    assert capfd.readouterr().err == "0 s: reading \\x1b[31m\n"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_log_of_data_build_shows_its_stages(captures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], quiet: bool) -> None:
+    words = ["data", "build", str(captures / "MTD"), "-o", str(tmp_path / "d"), "--cap", "5", "--json", *(["--quiet"] if quiet else [])]
+    assert run(words) == 0
+    stages = [line.split(": ")[1].split()[0] for line in capfd.readouterr().err.splitlines()]
+    assert stages == ([] if quiet else ["reading", "masking", "writing"])
