@@ -167,3 +167,48 @@ def test_a_link_type_that_is_not_read_is_said(cli: Cli, netlink: Path, command: 
 def test_info_names_what_is_not_read(cli: Cli, netlink: Path, capture: Path) -> None:
     assert cli("capture", "info", netlink, "--json").body("capture.info")["not_read"] == {"NETLINK": 2}
     assert cli("capture", "info", capture, "--json").body("capture.info")["not_read"] == {"tcp.truncated": 15}
+
+
+def _events(cli: Cli, folder: Path, path: Path, *, conflict: bool = False) -> int:
+    """Suricata alerts for six of seven flows of a folder, by the parity of their target port; how many."""
+    lines = []
+    for k, line in enumerate(cli("capture", "flows", folder, "-f", "eve").out.splitlines()):
+        event = json.loads(line) | {"event_type": "alert"}
+        if k % 7:
+            lines.append(json.dumps(event | {"alert": {"category": "odd" if event["dest_port"] % 2 else "even"}}))
+            lines += [json.dumps(event | {"alert": {"category": "other"}})] if conflict and k == 1 else []
+    path.write_text("\n".join(lines) + "\n")
+    return len(lines)
+
+
+def test_flows_get_the_labels_of_a_sensor(cli: Cli, capture: Path, tmp_path: Path) -> None:
+    events = tmp_path / "eve.json"
+    _events(cli, capture, events, conflict=True)
+    done = cli("capture", "flows", capture, "--label", events, "-f", "jsonl")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert {row["label"] for row in rows} == {"odd", "even", None}
+    assert all(row["label"] in {None, "odd" if row["resp_p"] % 2 else "even"} for row in rows)
+    jsonschema.validate(rows[0], schema("capture.flows.line"))
+    assert "with labels that disagree, left out" in done.err
+    table = tmp_path / "flows.parquet"
+    assert cli("capture", "flows", capture, "--label", events, "-f", "parquet", "-o", table).code == 0
+    again = cli("capture", "flows", capture, "--label", table, "-f", "jsonl")
+    assert [json.loads(line)["label"] for line in again.out.splitlines()] == [row["label"] for row in rows]
+
+
+def test_a_data_set_of_a_sensors_labels(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    folder, events = tmp_path / "captures", tmp_path / "eve.json"
+    folder.mkdir()
+    for k, path in enumerate(sorted((captures / "MTD" / "Neris").glob("*.pcap"))[:4]):
+        shutil.copy(path, folder / f"day{k}.pcap")
+    _events(cli, folder, events)
+    one = cli("data", "build", folder, "-o", tmp_path / "one", "--task", "OWN", "--labels", events, "--workers", 1, "--json")
+    body = one.body("data.build")
+    assert set(body["classes"]) == {"odd", "even"}
+    assert body["dropped"]["no label"] > 0
+    assert "flows have no label in the logs" in one.err
+    two = cli("data", "build", folder, "-o", tmp_path / "two", "--task", "OWN", "--labels", events, "--workers", 2, "--json")
+    assert two.body("data.build")["dataset_sha256"] == body["dataset_sha256"]
+    missing = cli("data", "build", folder, "-o", tmp_path / "three", "--task", "OWN", "--labels", tmp_path / "no.json")
+    missing.refused(3, "no.json")
+    assert not (tmp_path / "three").exists()

@@ -75,7 +75,7 @@ class Labels:
     def of(
         self, *, community_id: str, orig_h: str, orig_p: int, resp_h: str, resp_p: int, proto: int, ts: int, duration: int
     ) -> str | None:
-        """The label of a flow, None where there is none or several disagree; times in ns. Counts either in `counts`."""
+        """The label of a flow, None where there is none or several disagree; times in ns. `counts` says how often which was the case."""
         spans = self._by_id.get(community_id) or self._by_tuple.get(five_tuple(orig_h, orig_p, resp_h, resp_p, proto)) or []
         labels = _within(spans, ts, ts + duration) or _within(spans, ts - SLACK, ts + duration + SLACK)
         kind = "unlabelled" if not labels else "labelled" if len(labels) == 1 else "conflicts"

@@ -59,7 +59,7 @@ class BuildOptions:
     the one in or beside the folder). `cap` bounds training flows a class; labels in `unknown` are only tested, to measure how flows of
     classes that were never learnt are told. `few_shot`: training and validation flows a class, the largest for the data set itself,
     each size as a split file; `folds`: as many split files beside it; `split_from` takes the parts from such a file. `workers` 0: one
-    a core.
+    a core. `labels`: logs of another sensor that label the flows; folders then name no label.
     """
 
     profile: str = "strict"
@@ -75,6 +75,7 @@ class BuildOptions:
     folds: int = 0
     split_from: str | Path | None = None
     workers: int = 0
+    labels: sources.LabelLogs | None = None
 
     @classmethod
     def of(cls, config: Config, **changes: Any) -> BuildOptions:
@@ -103,7 +104,9 @@ def build_dataset(
     unknown profiles, fields, units and labels.
     """
     chosen = options or BuildOptions()
-    source = sources.find(directory)
+    if chosen.labels is not None:
+        sources.labels_of(chosen.labels)  # what is wrong with the logs is said before any work
+    source = sources.find(directory, labelled_elsewhere=chosen.labels is not None)
     reserved = Reserved.load(chosen.reserved) if chosen.reserved else Reserved.find(directory)
     masks.hidden_fields(chosen.profile, frozenset(), chosen.shown_fields)
     given = fixed.load(chosen.split_from) if chosen.split_from else None
@@ -112,7 +115,7 @@ def build_dataset(
     manifest = _reuse(Path(out), key)
     if manifest is not None:
         return BuildReport(Path(out), manifest, reused=True)
-    reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in chosen.keep, reserved, chosen.flows)
+    reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in chosen.keep, reserved, chosen.flows, chosen.labels)
     show = Show(chosen.profile, frozenset(), chosen.shown_fields, chosen.codec)
     with atomic_dir(out) as temporary:
         job = _Job(reading, show, facts, temporary, progress or Silent())
@@ -149,6 +152,7 @@ def _facts(
         "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in reserved.shares.items()) if reserved else [],
         "files": [(file.rel, file.label, sha256_file(file.path)) for file in source.files],
         **({"flows": flows} if flows != RecordShape().as_dict()["capture"] else {}),
+        **({"labels": options.labels.key()} if options.labels else {}),
         **({"copies": "kept"} if task.kind == "generation" else {}),
     }
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from trafficllm.capture.facts.flow_facts import beyond_of, facts_of
 from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.capture.foreign.labels import Labels
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import I64, Facts, FlowBatch, FlowMeta
 from trafficllm.records.codec import columns as flow_columns
@@ -84,9 +85,12 @@ def joined(pieces: Sequence[FlowRows]) -> FlowRows:
 
 
 def flow_pieces(
-    file: LabelledFile, root: Path, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions
+    file: LabelledFile, root: Path, *, keep_chores: bool, reserved: Reserved | None, options: FlowOptions, labels: Labels | None = None
 ) -> Iterator[FlowRows]:
-    """The records of one capture as `gather.capture_pieces` gives them, in columns."""
+    """The records of one capture as `captures.capture_pieces` gives them, in columns.
+
+    With `labels`, flows are labelled by another sensor's logs; those without a label, or with several that disagree, are left out.
+    """
     share = reserved.share(file.rel_to(root)) if reserved else 0.0
     held = np.array(held_flows(file, root, reserved, options)) if reserved and 0 < share < 1 else None
     before = 0
@@ -101,8 +105,11 @@ def flow_pieces(
                     if number and count:
                         rest.dropped[f"housekeeping: {CHORES[number]}"] = int(count)
                 kept = kept[chore[part] == 0]
+            given = [file.label] * len(kept)
+            if labels is not None:
+                kept, given = _joined(batch, kept, labels, rest)
             marks = held[before + kept].tolist() if held is not None else [share > 0] * len(kept)
-            yield _rows(batch, kept, file, marks, rest)
+            yield _rows(batch, kept, file, rest, labels=given, marks=marks)
         before += len(batch)
 
 
@@ -114,7 +121,32 @@ def _first_types(batch: FlowBatch) -> npt.NDArray[Any]:
     return np.where(np.diff(batch.pkt_ptr) > 0, batch.p_type[first].astype(np.int64), 0)
 
 
-def _rows(batch: FlowBatch, kept: I64, file: LabelledFile, marks: Sequence[bool], rest: Gathered) -> FlowRows:
+def _joined(batch: FlowBatch, rows: I64, labels: Labels, rest: Gathered) -> tuple[I64, list[str]]:
+    """The rows that logs label, and their labels; why the others are left out goes into `rest.dropped`."""
+    before = labels.joined()
+    given = []
+    for i in rows.tolist():
+        version = int(batch.ip_version[i])
+        given.append(
+            labels.of(
+                community_id=str(batch.community_id[i]),
+                orig_h=address_text(version, batch.orig_h[i].tobytes()),
+                orig_p=int(batch.orig_p[i]),
+                resp_h=address_text(version, batch.resp_h[i].tobytes()),
+                resp_p=int(batch.resp_p[i]),
+                proto=int(batch.proto[i]),
+                ts=int(batch.ts[i]),
+                duration=int(batch.duration[i]),
+            )
+        )
+    after = labels.joined()
+    missed = {"no label": after.unlabelled - before.unlabelled, "labels that disagree": after.conflicts - before.conflicts}
+    rest.dropped.update({reason: count for reason, count in missed.items() if count})
+    there = np.array([label is not None for label in given], dtype=bool)
+    return rows[there], [label for label in given if label is not None]
+
+
+def _rows(batch: FlowBatch, kept: I64, file: LabelledFile, rest: Gathered, *, labels: list[str], marks: Sequence[bool]) -> FlowRows:
     columns = flow_columns.from_batch(batch, kept)
     payload, facts = _beginnings(batch, kept)
     edges = np.concatenate([[0], np.cumsum(columns.length)])
@@ -122,7 +154,7 @@ def _rows(batch: FlowBatch, kept: I64, file: LabelledFile, marks: Sequence[bool]
     frames = batch.p_frame[(batch.pkt_ptr[kept][:, None] + np.arange(MAX_PACKETS))[there]]
     hosts = [_texts(batch.ip_version[kept], side[kept]) for side in (batch.orig_h, batch.resp_h)]
     community, ts = batch.community_id[kept].tolist(), batch.ts[kept].tolist()
-    rest.labels = [file.label] * len(kept)
+    rest.labels = labels
     rest.given = [file.split] * len(kept)
     rest.reserved = list(marks)
     firsts = np.append(frames, 0)[np.minimum(edges[:-1], len(frames))]

@@ -89,6 +89,19 @@ def scan(root: str | Path) -> LabelledDir:
     return LabelledDir(base, tuple(files))
 
 
+def scan_unlabelled(root: str | Path) -> LabelledDir:
+    """Every capture below a folder, or the one that is named: their flows get labels elsewhere. Raises InputError where there is none."""
+    base = Path(root)
+    if base.is_file():
+        return LabelledDir(base.parent, (LabelledFile("", base, base.name),))
+    if not base.is_dir():
+        raise InputError("input.missing", "no such folder", input=str(root), hint="give a folder of captures, or one capture")
+    files = tuple(LabelledFile("", path, path.relative_to(base).as_posix()) for path in sorted(_captures_in(base)))
+    if not files:
+        raise InputError("input.no_captures", "no captures here", input=str(root), hint="captures are pcap or pcapng files")
+    return LabelledDir(base, files)
+
+
 def _captures_in(base: Path) -> Iterator[Path]:
     """Every capture below a folder. Raises InputError for what cannot be looked into, and for links that go in circles."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
+from trafficllm.capture.foreign.labels import Labels
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64, sha256_file
 from trafficllm.core.settings import FlowOptions
@@ -18,7 +20,7 @@ from trafficllm.records.sources import original
 from trafficllm.records.sources import requests as texts
 from trafficllm.records.sources.captures import PIECE, Gathered, capture_pieces
 from trafficllm.records.sources.flow_rows import FlowRows, flow_pieces
-from trafficllm.records.sources.folders import LabelledFile, scan
+from trafficllm.records.sources.folders import LabelledFile, scan, scan_unlabelled
 
 _TEXT = (".txt", ".txt.gz")
 _TABLE = (".tsv", ".tsv.gz")
@@ -34,12 +36,33 @@ class Source:
     unit: str = "auto"
 
 
-def find(path: str | Path) -> Source:
-    """Recognise a data folder, or one file of the original's JSON.
+@dataclass(frozen=True, slots=True)
+class LabelLogs:
+    """Logs of another sensor that label flows, and the column that holds the label ("": the first known one)."""
+
+    paths: tuple[str, ...]
+    field: str = ""
+
+    def key(self) -> list[object]:
+        """What of them a data set depends on: contents, not names."""
+        return [[sha256_file(path) for path in self.paths], self.field]
+
+
+@lru_cache(maxsize=1)
+def labels_of(logs: LabelLogs) -> Labels:
+    """The labels of these logs, read once a process."""
+    return Labels(logs.paths, field=logs.field)
+
+
+def find(path: str | Path, *, labelled_elsewhere: bool = False) -> Source:
+    """Recognise a data folder, or one file of the original's JSON; captures in any layout where logs label their flows.
 
     Raises InputError where there is nothing to learn from.
     """
     base = Path(path)
+    if labelled_elsewhere:
+        loose = scan_unlabelled(base)
+        return Source("captures", loose.root, loose.files)
     if base.is_file() and original.is_original(base):
         return Source("original", base.parent, _plain(base.parent, [base]), "flow")
     if base.is_dir():
@@ -77,6 +100,7 @@ class Reading:
     keep_chores: bool = False
     reserved: Reserved | None = None
     options: FlowOptions = field(default_factory=FlowOptions)
+    logs: LabelLogs | None = None
 
     @property
     def folder(self) -> str:
@@ -98,7 +122,9 @@ class Reading:
             yield from self.pieces(file)
             return
         flows = kept = 0
-        for piece in flow_pieces(file, self.source.root, keep_chores=self.keep_chores, reserved=self.reserved, options=self.options):
+        how = {"keep_chores": self.keep_chores, "reserved": self.reserved, "options": self.options}
+        labels = labels_of(self.logs) if self.logs else None
+        for piece in flow_pieces(file, self.source.root, labels=labels, **how):  # type: ignore[arg-type]
             kept += len(piece.rest.labels)
             flows += len(piece.rest.labels) + piece.rest.dropped.total()
             yield piece

@@ -55,6 +55,15 @@ def build(
     folds: Folds = 0,
     split_from: SplitFrom = None,
     workers: Workers = 0,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--labels", metavar="LOG", help="Label the flows by another sensor's logs (EVE, Zeek, CSV, Parquet); may be repeated."
+        ),
+    ] = None,
+    label_field: Annotated[
+        str, typer.Option("--label-field", metavar="NAME", help="The log's column that holds the label; default: the first known one.")
+    ] = "",
     seed: TuneSeed = None,
     extra: Tasks = None,
     config: Config = None,
@@ -65,6 +74,7 @@ def build(
     from trafficllm.core.settings import load_config
     from trafficllm.lifecycle import datasets
     from trafficllm.records.dataset.dataset import BuildOptions
+    from trafficllm.records.sources.rows import LabelLogs
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
@@ -81,10 +91,23 @@ def build(
         split_from=split_from,
         workers=workers,
         seed=seed,
+        labels=LabelLogs(tuple(labels), label_field) if labels else None,
     )
     with Bar(quiet=quiet, log=True) as bar:
         report = datasets.build(folder, Path(out), task=datasets.pick_task(folder, task, extra or ()), options=options, progress=bar)
-    emit("data.build", report.result(), as_json=as_json, show=_show)
+    result = report.result()
+    emit("data.build", result, as_json=as_json, show=_show)
+    if labels:
+        _say_unlabelled(result)
+
+
+def _say_unlabelled(result: DataBuild) -> None:
+    from trafficllm.surface.terminal.output import note
+
+    total = result.records + sum(result.dropped.values())
+    missing, conflicts = result.dropped.get("no label", 0), result.dropped.get("labels that disagree", 0)
+    share = missing / total if total else 0.0
+    note(f"{missing:,} of {total:,} flows have no label in the logs ({share:.1%}), {conflicts:,} have labels that disagree: left out")
 
 
 def _show(result: DataBuild) -> None:
