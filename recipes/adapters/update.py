@@ -22,7 +22,6 @@ from typing import Any
 
 import trafficllm
 from trafficllm.core.files import read_json, write_json
-from trafficllm.core.types import Silent
 from trafficllm.records.catalog import get_task
 from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 from trafficllm.records.dataset.reserved import Reserved
@@ -69,20 +68,13 @@ def steps_of(out: Path) -> int:
 def _learn(out: Path, side: str, registry: str) -> dict[str, Any]:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters.learn import register
+    from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.base.load import load_base
     from trafficllm.registry.store import Registry
 
     options = TuneOptions(max_steps=steps_of(out), epochs=100, looks=3, first_look=0.5, seed=SEED)
-    return register(
-        out / "data" / side,
-        task=get_task("MTD"),
-        base=load_base("default"),
-        registry=Registry(out / registry),
-        workdir=out / f"work-{side}",
-        options=options,
-        augment=False,
-        baselines=False,
-    )
+    training = Training(load_base("default"), Registry(out / registry), out / f"work-{side}", options, baselines=False)
+    return register(out / "data" / side, training, task=get_task("MTD"), augment=False).as_dict()
 
 
 def register(out: Path) -> dict[str, Any]:
@@ -98,21 +90,14 @@ def full(out: Path) -> dict[str, Any]:
 def update(out: Path) -> dict[str, Any]:
     """The update: live weights, replayed sample and new data, gate."""
     from trafficllm.core.settings import TuneOptions
+    from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.lifecycle.adapters.update import update as learn_more
     from trafficllm.model.base.load import load_base
     from trafficllm.registry.store import Registry
 
     options = TuneOptions(epochs=100, seed=SEED)  # an update's steps follow from the registration's
-    return learn_more(
-        out / "data" / "new",
-        task=get_task("MTD"),
-        base=load_base("default"),
-        registry=Registry(out / "registry"),
-        workdir=out / "work-update",
-        options=options,
-        baselines=False,
-        progress=Silent(),
-    )
+    training = Training(load_base("default"), Registry(out / "registry"), out / "work-update", options, baselines=False)
+    return learn_more(out / "data" / "new", training, task=get_task("MTD")).as_dict()
 
 
 def compare(out: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trafficllm.core.types import NONE
 from trafficllm.infer.router.phrases import phrases
 from trafficllm.infer.router.router import FURTHER, SEVERAL_FROM
 from trafficllm.infer.router.wording import SEVERAL, Wording, write
-from trafficllm.lifecycle.adapters.learn_wording import Found, fit_phrases, targets
+from trafficllm.lifecycle.adapters.learn_wording import QuestionPhrases, fit_phrases, targets
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
 
@@ -50,7 +50,7 @@ def exact(
     return out
 
 
-def out_of_fold(rows: Sequence[Instruction], found: Found) -> Scores:
+def out_of_fold(rows: Sequence[Instruction], found: QuestionPhrases) -> Scores:
     """Scores of each row by a model that has not read its author [rows, columns]."""
     wanted, authors = targets([row.tasks for row in rows], columns()), sorted({row.author for row in rows})
     order = np.random.default_rng(0).permutation(len(authors)) % FOLDS

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     """All stages."""
     from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.adapters import learn
+    from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.lifecycle.adapters.update import update
     from trafficllm.lifecycle.adapters.upkeep import show_adapter
     from trafficllm.lifecycle.studies.drift import drift
@@ -94,8 +96,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         out / "captures" / OLD, task=task, out=out / "data", options=BuildOptions(cap=asked.cap, split="capture"), progress=Silent()
     )
     options = TuneOptions(max_seconds=asked.seconds, epochs=1000)
-    given = {"task": task, "base": app.base, "registry": app.registry, "options": options, "baselines": False}
-    once(out / "register.json", lambda: learn.register(out / "data", workdir=out / "tune", **given))
+    training = Training(app.base, app.registry, out / "tune", options, baselines=False)
+    once(out / "register.json", lambda: learn.register(out / "data", training, task=task).as_dict())
 
     def judged(version: str, html: Path, *learnt: Path) -> dict[str, Any]:
         result = drift(
@@ -112,7 +114,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
 
     before = once(out / "before.json", lambda: judged("v0001", out / "before.html"))
 
-    updated = once(out / "update.json", lambda: update(out / "captures" / "learn", workdir=out / "tune-update", progress=Silent(), **given))
+    again = replace(training, workdir=out / "tune-update")
+    updated = once(out / "update.json", lambda: update(out / "captures" / "learn", again, task=task).as_dict())
     after = once(out / "after.json", lambda: judged(updated["version"], out / "after.html", out / "captures" / "learn"))
     return {
         "command": "python recipes/transfer/drift.py --data DATA --out OUT",

@@ -6,6 +6,7 @@ import pytest
 
 from trafficllm.core.errors import GateError
 from trafficllm.lifecycle.adapters.gate import Answers, Side, compare, decide, raise_if_refused
+from trafficllm.lifecycle.adapters.results import AdapterUpdate
 
 LABELS = ("a", "b", "c")
 BETTER = Side(0.5, 0.9, 0.2, 0.6, 6, 40)
@@ -27,7 +28,7 @@ def answers(groups: int, wrong_before: int, wrong_after: int, each: int = 10) ->
 def test_equal_answers_have_tight_bounds() -> None:
     side = compare(LABELS, answers(5, 2, 2))
     assert (side.gain, side.lower, side.upper, side.groups, side.records) == (0.0, 0.0, 0.0, 5, 50)
-    assert set(side.as_dict()) >= {"before", "after", "lower"}
+    assert set(side.row().as_dict()) >= {"before", "after", "lower"}
 
 
 def test_a_loss_in_every_group_is_a_loss() -> None:
@@ -80,8 +81,8 @@ def test_decisions(old: Side, new: Side, status: str) -> None:
 
 
 def test_a_refusal_is_an_error_of_its_own() -> None:
-    body = {"status": "rejected", "parent": "v0001", "version": "v0002", "task": "EAC", "why": "it forgets"}
+    refused = AdapterUpdate.model_construct(status="rejected", parent="v0001", version="v0002", task="EAC", why="it forgets")
     with pytest.raises(GateError, match="v0001 stays live") as caught:
-        raise_if_refused(body)
+        raise_if_refused(refused)
     assert caught.value.exit_code == 5
-    raise_if_refused({**body, "status": "candidate"})
+    raise_if_refused(refused.model_copy(update={"status": "candidate"}))

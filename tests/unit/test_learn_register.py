@@ -20,6 +20,7 @@ from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.scorer import WEIGHT
 from trafficllm.lifecycle.adapters import learn
 from trafficllm.lifecycle.adapters import register as registering
+from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.analyze import verdicts
 from trafficllm.lifecycle.studies import run, scoring
 from trafficllm.lifecycle.workspace import Workspace
@@ -45,7 +46,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> dict[str,
     base = load_base(samples.write_base(place / "base"), dtype="float32")
     registry = Registry(place / "registry")
     out = place / "tune"
-    body = learn.register(place / "data", task=TASK, base=base, registry=registry, workdir=out, options=OPTIONS, search_s=0)
+    body = learn.register(place / "data", Training(base, registry, out, OPTIONS, search_s=0), task=TASK).as_dict()
     return {"place": place, "base": base, "registry": registry, "body": body, "data": load(place / "data")}
 
 
@@ -125,8 +126,8 @@ def test_serving_follows_the_adapters_own_records(made: dict[str, Any], tmp_path
     bound = Workspace(**where, config=Config.model_validate({"capture": {"max_packets": 8}}))
     for ask in (
         lambda: verdicts.start(bound, [made["place"] / "captures"], task="EAC"),
-        lambda: run.pick(bound, made["data"], None),
-        lambda: run.pick(free, made["data"], None),
+        lambda: run.find_adapter(bound, made["data"], None),
+        lambda: run.find_adapter(free, made["data"], None),
         lambda: registering.update(bound, made["place"] / "captures", "EAC"),
         lambda: registering.register(bound, made["place"] / "data", "EAC"),
     ):
@@ -142,19 +143,12 @@ def test_a_profile_that_is_not_the_data_sets_is_refused(made: dict[str, Any], tm
 
 
 def test_the_same_call_reuses_what_is_trained_and_adds_a_version(made: dict[str, Any]) -> None:
-    again = learn.register(
-        made["data"],
-        task=TASK,
-        base=made["base"],
-        registry=made["registry"],
-        workdir=made["place"] / "tune",
-        options=OPTIONS,
-        baselines=False,
-        status="candidate",
-    )
-    assert again["tuning"]["reused"]
-    assert (again["version"], again["parent"], again["status"]) == ("v0002", "v0001", "candidate")
-    assert again["quality"] == made["body"]["quality"]
+    training = Training(made["base"], made["registry"], made["place"] / "tune", OPTIONS, baselines=False)
+    again = learn.register(made["data"], training, task=TASK, status="candidate")
+    assert again.tuning.reused
+    assert (again.version, again.parent, again.status) == ("v0002", "v0001", "candidate")
+    assert again.quality is not None
+    assert again.quality.as_dict() == made["body"]["quality"]
 
 
 def test_training_never_reads_the_test_part(made: dict[str, Any]) -> None:
@@ -199,4 +193,4 @@ def test_one_label_is_refused(made: dict[str, Any], tmp_path: Path) -> None:
     thin = Dataset(data.path, {**data.manifest, "trainable": ["DNS"]}, data.table)
     base: Base = made["base"]
     with pytest.raises(InputError, match="labels have training records"):
-        learn.register(thin, task=TASK, base=base, registry=made["registry"], workdir=tmp_path / "tune")
+        learn.register(thin, Training(base, made["registry"], tmp_path / "tune"), task=TASK)

@@ -13,12 +13,14 @@ import pytest
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.settings import TuneOptions
-from trafficllm.core.types import Silent
+from trafficllm.core.types import ROUTER
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router.router import Router
 from trafficllm.infer.router.wording import of_version
 from trafficllm.lifecycle.adapters import learn, teach
-from trafficllm.lifecycle.adapters.learn_router import ROUTER, base_facts
+from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.lifecycle.adapters.results import AdapterRegister, RouterGate
+from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.tasks import route
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base, load_base
@@ -49,8 +51,8 @@ def test_instructions_come_from_the_task_and_its_labels() -> None:
     assert len(train) > 2 * len(held) > 8
 
 
-def _teach(base: Base, registry: Registry, place: Path) -> dict[str, float] | None:
-    return teach.teach(MINE, LABELS, base=base, registry=registry, out=place / "out", seed=0, progress=Silent())
+def _teach(base: Base, registry: Registry, place: Path) -> RouterGate | None:
+    return teach.teach(MINE, LABELS, Training(base, registry, place / "out"))
 
 
 def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +62,7 @@ def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: p
     registry = _with_router(base, tmp_path)
     row = _teach(base, registry, tmp_path)
     assert row is not None
-    assert (row["n"], row["live"]) == (30, 1.0)
+    assert (row.n, row.live) == (30, 1.0)
     live = registry.live(ROUTER)
     assert live.manifest["labels"] == ["EAC", "MTD", "MINE", "none"]
     assert (live.parent, live.manifest["temperature"], live.manifest["learnt_task"]) == ("v0001", 1.5, "MINE")
@@ -99,7 +101,7 @@ def test_a_router_that_forgets_stays_out(base: Base, tmp_path: Path, monkeypatch
     registry = _with_router(base, tmp_path)
     row = _teach(base, registry, tmp_path)
     assert row is not None
-    assert row["live"] == 0.0
+    assert row.live == 0.0
     assert registry.live(ROUTER).version == "v0001"
     assert [v.status for v in registry.list(ROUTER)] == ["live", "rejected"]
 
@@ -124,20 +126,12 @@ def test_an_adapter_trained_elsewhere(base: Base, tmp_path: Path) -> None:
     foreign = samples.write_adapter(base.path, tmp_path / "foreign", seed=7)
     registry, options = Registry(tmp_path / "r"), TuneOptions(max_steps=1)
 
-    def take(place: str) -> dict[str, object]:
-        return learn.register(
-            data,
-            task=get_task("EAC"),
-            base=base,
-            registry=registry,
-            workdir=tmp_path / place,
-            options=options,
-            trained=foreign,
-            baselines=False,
-        )
+    def take(place: str) -> AdapterRegister:
+        training = Training(base, registry, tmp_path / place, options, baselines=False)
+        return learn.register(data, training, task=get_task("EAC"), trained=foreign)
 
     body = take("w")
-    assert (body["status"], body["tuning"]["steps"]) == ("live", 0)  # type: ignore[index]
+    assert (body.status, body.tuning.steps) == ("live", 0)
     live = registry.live("EAC")
     weights = "adapter_model.safetensors"
     assert (live.path / weights).read_bytes() == (foreign / weights).read_bytes()

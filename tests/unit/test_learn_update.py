@@ -23,6 +23,7 @@ from trafficllm.evaluate.quality import validate
 from trafficllm.infer.detector import TaskModel
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.lifecycle.adapters import learn, replay, update, upkeep
+from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
@@ -45,11 +46,9 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     made_of.data_set(place / "new", ("DNS", "QUIC"), seed=2)
     base = load_base(samples.write_base(place / "base"), dtype="float32")
     registry = Registry(place / "registry")
-    first = learn.register(old, task=TASK, base=base, registry=registry, workdir=place / "w1", options=OPTIONS, baselines=False)
+    first = learn.register(old, Training(base, registry, place / "w1", OPTIONS, baselines=False), task=TASK).as_dict()
     shutil.copytree(place / "registry", place / "between")
-    body = update.update(
-        place / "new", task=TASK, base=base, registry=registry, workdir=place / "w2", options=OPTIONS, search_s=0, progress=Silent()
-    )
+    body = update.update(place / "new", Training(base, registry, place / "w2", OPTIONS, search_s=0), task=TASK).as_dict()
     return {"place": place, "base": base, "registry": registry, "old": old, "first": first, "body": body}
 
 
@@ -148,20 +147,12 @@ def test_a_poisoned_update_is_refused(made: dict[str, Any], tmp_path: Path, caps
 def test_too_few_records_stay_a_candidate(made: dict[str, Any], tmp_path: Path) -> None:
     registry = between(made, tmp_path / "r")
     made_of.data_set(tmp_path / "few", ("QUIC",), seed=4, each=1)
-    body = update.update(
-        tmp_path / "few",
-        task=TASK,
-        base=made["base"],
-        registry=registry,
-        workdir=tmp_path / "w",
-        options=OPTIONS.model_copy(update={"max_steps": 1, "learning_rate": 1e-6}),
-        baselines=False,
-        progress=Silent(),
-    )
-    assert body["status"] == "candidate"
-    assert "too few new test records" in body["why"]
+    options = OPTIONS.model_copy(update={"max_steps": 1, "learning_rate": 1e-6})
+    answer = update.update(tmp_path / "few", Training(made["base"], registry, tmp_path / "w", options, baselines=False), task=TASK)
+    assert answer.status == "candidate"
+    assert "too few new test records" in answer.why
     assert registry.live("EAC").version == "v0001"
-    assert registry.promote("EAC", body["version"]).status == "live"
+    assert registry.promote("EAC", answer.version).status == "live"
 
 
 def test_a_version_without_its_sample_is_not_updated(made: dict[str, Any], tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ NONE = "none"
 """The router's answer to a question that asks for no task."""
 ORIG, RESP = 0, 1
 """Direction of a packet within its flow: sent by the originator, or by the responder (Zeek's words)."""
+ROUTER = "ROUTER"
+"""The task id under which the router, stage 1, is registered."""
 
 
 @dataclass(frozen=True, slots=True)

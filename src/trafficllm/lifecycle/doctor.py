@@ -66,10 +66,10 @@ def _version(package: str) -> str:
 
 
 def _packages() -> list[Finding]:
-    found = [(name, _version(name)) for name in _NEEDED]
+    versions = [(name, _version(name)) for name in _NEEDED]
     return [
         _finding(name, "ok" if version else "missing", version, "" if version else "`pip install trafficllm` brings it")
-        for name, version in found
+        for name, version in versions
     ]
 
 
@@ -140,9 +140,9 @@ def _places() -> list[Finding]:
     kernels = os.environ.get("NUMBA_CACHE_DIR", "") or str(own if os.access(own, os.W_OK) else home)
     temporary = tempfile.gettempdir()
     anew = "kernels are compiled anew at each start (8 s): set NUMBA_CACHE_DIR to a folder you may write to"
-    kept, scratch = (os.access(place, os.W_OK) for place in (kernels, temporary))
+    lasting, scratch = (os.access(place, os.W_OK) for place in (kernels, temporary))
     return [
-        _finding("kernel cache", "ok" if kept else "optional", kernels, "" if kept else anew),
+        _finding("kernel cache", "ok" if lasting else "optional", kernels, "" if lasting else anew),
         _finding("temporary", "ok" if scratch else "missing", temporary, "" if scratch else "set TMPDIR to a folder you may write to"),
     ]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trafficllm.core.results import Result, Share
-from trafficllm.lifecycle.adapters.learn_router import ROUTER
+from trafficllm.core.results import Result
+from trafficllm.core.types import ROUTER
+from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.adapters.results import DamageRow
 from trafficllm.lifecycle.adapters.upkeep import failed
 
@@ -44,20 +45,6 @@ class TaskShow(TaskRow):
     priority: int
     dataset: str
     notes: str
-
-
-class Probability(Result):
-    """A task and how likely the question asks for it."""
-
-    id: str
-    probability: Share
-
-
-class TaskRoute(Result):
-    """Which tasks a question asks for."""
-
-    tasks: list[Probability]
-    none: Share
 
 
 def task_list(workspace: Workspace) -> TaskList:

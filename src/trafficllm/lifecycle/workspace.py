@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.settings import Config, load_config
-from trafficllm.lifecycle.adapters.learn_router import ROUTER
+from trafficllm.core.types import ROUTER
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.engine import Engine
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 def registry_root(name: str = "", config: Config | None = None) -> Path:
     """Where adapters live: the option, TRAFFICLLM_REGISTRY, the configuration, the user's data folder, a quickstart's here."""
-    chosen = name or os.environ.get("TRAFFICLLM_REGISTRY", "") or (config.registry if config else "")
-    if chosen:
-        return Path(chosen).expanduser()
+    place = name or os.environ.get("TRAFFICLLM_REGISTRY", "") or (config.registry if config else "")
+    if place:
+        return Path(place).expanduser()
     import platformdirs
 
     mine = Path(platformdirs.user_data_dir("trafficllm")) / "registry"
@@ -39,8 +39,8 @@ def registry_root(name: str = "", config: Config | None = None) -> Path:
 
 def quickstart_registry(folder: Path) -> Path | None:
     """The adapters that a quickstart in this folder made, if any: what answers until there is a registry of one's own."""
-    found = [path for size in ("full", "quick") for path in sorted(folder.glob(f"work/{size}/seed*/registry"))]
-    return found[0] if found else None
+    registries = [path for size in ("full", "quick") for path in sorted(folder.glob(f"work/{size}/seed*/registry"))]
+    return registries[0] if registries else None
 
 
 def base_name(name: str, config: Config | None = None) -> str:
@@ -89,19 +89,19 @@ class Workspace:
         """The catalogue, with the tasks that live adapters brought along; a damaged adapter brings none."""
         from trafficllm.records.catalog import Task, load_tasks
 
-        known = load_tasks(self.extra_tasks)
+        tasks = load_tasks(self.extra_tasks)
         for name, live in self.registry.live_versions().items():
-            if name not in known and name != ROUTER and "task_definition" in live.manifest:
+            if name not in tasks and name != ROUTER and "task_definition" in live.manifest:
                 with contextlib.suppress(ValueError):  # a task that this version cannot read is no task here
-                    known[name] = Task.model_validate(live.manifest["task_definition"])
-        return known
+                    tasks[name] = Task.model_validate(live.manifest["task_definition"])
+        return tasks
 
     def task(self, name: str) -> Task:
         """One task by id; UsageError with a suggestion."""
         from trafficllm.records.catalog import get_task
 
-        known = self.tasks()
-        return known.get(name) or known.get(name.upper()) or get_task(name, self.extra_tasks)
+        tasks = self.tasks()
+        return tasks.get(name) or tasks.get(name.upper()) or get_task(name, self.extra_tasks)
 
     def load(self, task: str) -> Version:
         """The live version of a task, checked against the base, its adapter resident in the engine."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import GateError
+from trafficllm.lifecycle.adapters.results import GateSide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
+    from trafficllm.lifecycle.adapters.results import AdapterUpdate
     from trafficllm.registry.versions import Status
 
 MARGIN = 0.01
@@ -51,10 +50,10 @@ class Side:
         """What the update gained; negative where it lost."""
         return self.after - self.before
 
-    def as_dict(self) -> dict[str, float]:
-        """The gate's row in `adapter update --json`."""
-        figures = {key: round(getattr(self, key), 6) for key in ("before", "after", "lower")}
-        return {**figures, "groups": self.groups, "records": self.records}
+    def row(self) -> GateSide:
+        """The gate's row in the answer of `adapter update`, to six decimals."""
+        before, after, lower = (round(value, 6) for value in (self.before, self.after, self.lower))
+        return GateSide(before=before, after=after, lower=lower, groups=self.groups, records=self.records)
 
 
 def compare(labels: Sequence[str], answers: Answers, *, seed: int = 0, n_boot: int = 2000) -> Side:
@@ -63,9 +62,9 @@ def compare(labels: Sequence[str], answers: Answers, *, seed: int = 0, n_boot: i
 
     if not answers.truth:
         return Side(0.0, 0.0, -1.0, 1.0, 0, 0)
-    found = paired(labels, answers.truth, answers.before, answers.after, answers.groups, n_boot=n_boot, seed=seed)
-    back = paired(labels, answers.truth, answers.after, answers.before, answers.groups, n_boot=n_boot, seed=seed)
-    return Side(found.before, found.after, found.lower, -back.lower, found.groups, len(answers.truth))
+    gain = paired(labels, answers.truth, answers.before, answers.after, answers.groups, n_boot=n_boot, seed=seed)
+    loss = paired(labels, answers.truth, answers.after, answers.before, answers.groups, n_boot=n_boot, seed=seed)
+    return Side(gain.before, gain.after, gain.lower, -loss.lower, gain.groups, len(answers.truth))
 
 
 def decide(old: Side, new: Side) -> tuple[Status, str]:
@@ -92,14 +91,14 @@ def decide(old: Side, new: Side) -> tuple[Status, str]:
     return "live", f"{shown_new}; {shown_old}"
 
 
-def raise_if_refused(body: Mapping[str, Any]) -> None:
+def raise_if_refused(answer: AdapterUpdate) -> None:
     """GateError for an update whose version was rejected; the live version is as it was."""
-    if body["status"] == "rejected":
-        shown = f"`trafficllm adapter show {body['task']} --version {body['version']}`"
+    if answer.status == "rejected":
+        shown = f"`trafficllm adapter show {answer.task} --version {answer.version}`"
         raise GateError(
             "gate.refused",
-            f"the update was refused, {body['parent']} stays live: {body['why']}",
-            input=str(body["task"]),
-            where=str(body["version"]),
+            f"the update was refused, {answer.parent} stays live: {answer.why}",
+            input=answer.task,
+            where=answer.version,
             hint=f"look at the labels of the new captures; {shown} has the figures",
         )

@@ -10,27 +10,29 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_write, read_json, sha256_bytes
-from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters import replay
 from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate
 from trafficllm.lifecycle.studies import cascade, scoring
 from trafficllm.records.record_shape import KEY, RecordShape
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.core.types import Scores
+    from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.base.load import Base
     from trafficllm.model.results import TuneReport
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import BuildOptions, Dataset
-    from trafficllm.registry.store import Registry
-    from trafficllm.registry.versions import Status
+    from trafficllm.registry.versions import Status, Version
 
+Answer = TypeVar("Answer", bound=AdapterRegister)
 SEARCH_SECONDS = 120.0
 """Least search time of each baseline, in estimated seconds; where tuning may take longer, they get as long as tuning.
 An estimate, not a clock, bounds it, so that the table does not vary with the machine's load."""
@@ -39,53 +41,49 @@ _PACKAGES = ("trafficllm", "torch", "transformers", "peft", "tokenizers")
 
 def register(
     source: str | Path | Dataset,
+    training: Training,
     *,
     task: Task,
-    base: Base,
-    registry: Registry,
-    workdir: str | Path,
-    options: TuneOptions | None = None,
     build: BuildOptions | None = None,
-    baselines: bool = True,
-    search_s: float | None = None,
     augment: bool = True,
     status: Status = "live",
     trained: Path | None = None,
-    progress: ProgressSink | None = None,
-) -> dict[str, Any]:
-    """Train, calibrate, score and register an adapter; returns the keys of `adapter register --json`.
+) -> AdapterRegister:
+    """Train, calibrate, score and register an adapter (contract: `adapter register`).
 
-    `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside `workdir` as `build` says;
-    default: with the seed of `options`). `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s`: see
-    SEARCH_SECONDS; `augment`: training records change a little each epoch; `trained`: an adapter folder that is taken as it is, nothing is
-    tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
+    `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside the working folder as `build`
+    says; default: with the seed of `training`). `augment`: training records change a little each epoch; `trained`: an adapter folder
+    that is taken as it is, nothing is tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that
+    cannot be learnt from or scored.
     """
-    from trafficllm.core.settings import TuneOptions
     from trafficllm.model.tuning import job as tune
     from trafficllm.records.dataset.dataset import BuildOptions
 
-    sink, place, settings = progress or Silent(), Path(workdir), options or TuneOptions()
-    start = time.monotonic()
-    made = build or BuildOptions(seed=settings.seed)
-    dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), options=made, progress=sink)
+    start, place, base = time.monotonic(), training.workdir, training.base
+    options = build or BuildOptions(seed=training.seed)
+    dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), options=options, progress=training.progress)
     if trained is None:
-        tuned = tune.tune_task(base, tune_data(dataset, augment=augment, task=task), place, settings, sink)
+        data = tune_data(dataset, augment=augment, task=task)
+        report = tune.tune_task(base, data, place, training.options, training.progress)
     else:
-        tuned = taken(trained, base, scoring.labels_of(dataset), place)
-    manifest = manifest_of(dataset, task, base, tuned, settings)
-    judged, scores, said = _scores(dataset, task, base, place, seed=settings.seed, progress=sink)
-    manifest |= judged
-    if baselines:
-        sink.update("baselines", 0, None)
-        budget = max(SEARCH_SECONDS, settings.max_seconds or 0.0) if search_s is None else search_s
-        rate = manifest["cost"]["flows_per_second"]
-        manifest |= cascade.beside(dataset, base, scores, rate, seed=settings.seed, budget_s=budget).as_dict()
-    live = registry.find_live(task.id)
+        report = taken(trained, base, scoring.labels_of(dataset), place)
+    manifest = manifest_of(dataset, task, base, report, training.options)
+    figures, scores, predicted = _scores(dataset, task, training)
+    manifest |= figures
+    if training.baselines:
+        seconds = max(SEARCH_SECONDS, training.options.max_seconds or 0.0) if training.search_s is None else training.search_s
+        manifest |= baseline_rows(dataset, training, scores, manifest["cost"]["flows_per_second"], seconds)
+    live = training.registry.find_live(task.id)
     manifest["parent"] = live.version if live else None
-    manifest["sample"] = replay.keep(dataset, place, said)
-    version = registry.register(task.id, place, manifest, status=status)
-    seconds = round(time.monotonic() - start, 2)
-    return {**answer_of(manifest, tuned), **version.as_dict(), "path": str(version.path), "seconds": seconds}
+    manifest["sample"] = replay.keep(dataset, place, predicted)
+    version = training.registry.register(task.id, place, manifest, status=status)
+    return answer_of(AdapterRegister, version, manifest, report, seconds=round(time.monotonic() - start, 2))
+
+
+def baseline_rows(dataset: Dataset, training: Training, scores: Scores, rate: float, seconds: float) -> dict[str, Any]:
+    """The manifest's `baselines` and `cascade` beside the adapter's test `scores` at `rate` flows/s; `seconds` of search for each."""
+    training.progress.update("baselines", 0, None)
+    return cascade.beside(dataset, training.base, scores, rate, seed=training.seed, budget_s=seconds).as_dict()
 
 
 def named(rows: Sequence[int], scores: Scores) -> dict[int, str]:
@@ -105,10 +103,10 @@ def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneR
     from trafficllm.registry import fit
 
     facts: dict[str, Any] = next((read_json(folder / name) for name in ("manifest.json", REPORT) if (folder / name).is_file()), {})
-    here, asked = base_facts(base), sorted(labels)
+    here, names = base_facts(base), sorted(labels)
     # An adapter without a manifest says nothing to contradict; what it is worth is measured next.
-    said = {**here, "profile": "", "labels": asked, **facts_of(facts)}
-    reasons = fit.reasons(said, here, here["codec_hash"], asked, None)
+    stated = {**here, "profile": "", "labels": names, **facts_of(facts)}
+    reasons = fit.reasons(stated, here, here["codec_hash"], names, None)
     try:
         check_adapter(folder, base)
     except ArtifactError as error:
@@ -129,8 +127,8 @@ def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneR
 
 def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What an adapter's own manifest says of its base, codec and labels; labels in a fixed order."""
-    said = {key: manifest[key] for key in ("base_sha256", "tokenizer_sha256", "codec_hash") if manifest.get(key)}
-    return {**said, "labels": sorted(manifest["labels"])} if "labels" in manifest else said
+    hashes = {key: manifest[key] for key in ("base_sha256", "tokenizer_sha256", "codec_hash") if manifest.get(key)}
+    return {**hashes, "labels": sorted(manifest["labels"])} if "labels" in manifest else hashes
 
 
 def open_dataset(source: str | Path | Dataset, task: Task, out: Path, *, options: BuildOptions, progress: ProgressSink) -> Dataset:
@@ -175,24 +173,22 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
     )
 
 
-def _scores(
-    dataset: Dataset, task: Task, base: Base, adapter: Path, *, seed: int, progress: ProgressSink
-) -> tuple[dict[str, Any], Scores, dict[int, str]]:
-    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk; and its answers to
+def _scores(dataset: Dataset, task: Task, training: Training) -> tuple[dict[str, Any], Scores, dict[int, str]]:
+    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk; and its predictions for
     held-out rows that the sample will keep."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
 
-    progress.update("scoring", 0, None)
-    engine = Engine(base)
-    engine.add_adapter(task.id, adapter)
+    training.progress.update("scoring", 0, None)
+    engine = Engine(training.base)
+    engine.add_adapter(task.id, training.workdir)
     scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
-    scorer.calibration = scoring.calibrate(scorer, dataset, seed=seed)
-    quality, cost, scores = scoring.assess(scorer, dataset, base, seed=seed)
+    scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
+    quality, cost, scores = scoring.assess(scorer, dataset, training.base, seed=training.seed)
     test, _ = scoring.rows(dataset, "test", scores.labels)
-    kept = sorted(set(replay.chosen(dataset)) & set(dataset.indices("val")))
-    said = named(test, scores) | named(kept, scoring.score_rows(scorer, dataset, kept))
-    return {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost}, scores, said
+    sampled = sorted(set(replay.sampled(dataset)) & set(dataset.indices("val")))
+    predicted = named(test, scores) | named(sampled, scoring.score_rows(scorer, dataset, sampled))
+    return {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost}, scores, predicted
 
 
 def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
@@ -226,21 +222,26 @@ def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, opt
     }
 
 
-def answer_of(manifest: Mapping[str, Any], tuned: TuneReport) -> dict[str, Any]:
-    """The keys of `adapter register --json`; a first version passes no gate, so its rows are empty."""
+def answer_of(
+    kind: type[Answer], version: Version, manifest: Mapping[str, Any], report: TuneReport, *, seconds: float, **more: Any
+) -> Answer:
+    """What `adapter register` or `adapter update` says of a version; a first version passes no gate, so its rows are empty."""
     from trafficllm.model.tuning.job import peak_bytes
 
     calibration = dict(manifest["calibration"])
     unknown = calibration.pop("unknown")
-    return {
-        "quality": manifest["quality"],
-        "baselines": manifest["baselines"],
-        "cascade": manifest["cascade"],
-        "gate": {"old": None, "new": None, "router": None},
-        "calibration": calibration,
-        "unknown": {key: unknown[key] for key in ("method", "auroc", "tpr_at_fpr05")},
-        "cost": manifest["cost"],
-        "tuning": tuned.as_dict(),
-        "peak_bytes": peak_bytes(),
-        "replayed": 0,
-    }
+    gate = {"gate": Gate(old=None, new=None, router=None), "replayed": 0}
+    return kind(
+        **version.as_dict(),
+        path=str(version.path),
+        quality=manifest["quality"],
+        baselines=manifest["baselines"],
+        cascade=manifest["cascade"],
+        calibration=calibration,
+        unknown={key: unknown[key] for key in ("method", "auroc", "tpr_at_fpr05")},
+        cost=manifest["cost"],
+        tuning=report,
+        seconds=seconds,
+        peak_bytes=peak_bytes(),
+        **{**gate, **more},
+    )

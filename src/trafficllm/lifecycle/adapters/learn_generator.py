@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
-from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.records.record_shape import KEY, RecordShape
 
 if TYPE_CHECKING:
-    from trafficllm.core.settings import TuneOptions
-    from trafficllm.model.base.load import Base
+    from trafficllm.lifecycle.adapters.training import Training
+    from trafficllm.model.results import TuneReport
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
-    from trafficllm.registry.store import Registry
+    from trafficllm.registry.versions import Version
 
 
 def generator_data(dataset: Dataset, *, task: Task, labels: Sequence[str]) -> TuneData:
@@ -50,25 +48,15 @@ def generator_data(dataset: Dataset, *, task: Task, labels: Sequence[str]) -> Tu
     )
 
 
-def learn_generator(
-    base: Base,
-    dataset: Dataset,
-    *,
-    task: Task,
-    labels: Sequence[str],
-    registry: Registry,
-    out: Path,
-    options: TuneOptions,
-    progress: ProgressSink | None = None,
-) -> dict[str, Any]:
-    """Tune a generation adapter on the training records of `labels` and register it for `task`.
+def learn_generator(dataset: Dataset, training: Training, *, task: Task, labels: Sequence[str]) -> tuple[Version, TuneReport]:
+    """Tune a generation adapter on the training records of `labels` and register it, live, for `task`.
 
     Raises InputError where a label has no training record.
     """
     from trafficllm.model.tuning.job import tune_generation
 
     data = generator_data(dataset, task=task, labels=labels)
-    report = tune_generation(base, data, out, options, progress or Silent())
+    report = tune_generation(training.base, data, training.workdir, training.options, training.progress)
     manifest = {
         "task": task.id,
         "labels": sorted(labels),
@@ -78,12 +66,11 @@ def learn_generator(
         "data_sha256": dataset.sha256,
         "rows": len(data.answers),
         "values": values_of(dataset, labels),
-        "seed": options.seed,
+        "seed": training.seed,
         "tuning": report.as_dict(),
-        **base_facts(base),
+        **base_facts(training.base),
     }
-    version = registry.register(task.id, out, manifest, status="live")
-    return {"version": version.version, "seconds": report.seconds, "rows": len(data.answers), "labels": sorted(labels)}
+    return training.registry.register(task.id, training.workdir, manifest, status="live"), report
 
 
 def values_of(dataset: Dataset, labels: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +11,15 @@ import numpy as np
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.metrics import auroc
 from trafficllm.core.sampling import every_nth
-from trafficllm.core.types import NONE, ProgressSink, Silent
+from trafficllm.core.types import NONE, ROUTER
+from trafficllm.lifecycle.adapters.results import RouterReport
 
 if TYPE_CHECKING:
-    from trafficllm.core.settings import TuneOptions
+    from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.base.load import Base
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.instructions import Instruction
-    from trafficllm.registry.store import Registry
 
-ROUTER = "ROUTER"
 _VALIDATION_SHARE = 8
 """One author in eight of the training part is kept for validation: a router that knows only its authors' habits is not kept."""
 
@@ -29,9 +27,9 @@ _VALIDATION_SHARE = 8
 def by_author(instructions: Sequence[Instruction]) -> tuple[list[Instruction], list[Instruction]]:
     """Training and validation instructions, parted by author."""
     authors = sorted({row.author for row in instructions})
-    kept = set(authors[::_VALIDATION_SHARE])
-    train = [row for row in instructions if row.author not in kept]
-    return train, [row for row in instructions if row.author in kept]
+    held = set(authors[::_VALIDATION_SHARE])
+    train = [row for row in instructions if row.author not in held]
+    return train, [row for row in instructions if row.author in held]
 
 
 def instruct_data(tasks: Collection[str], rows: Sequence[Instruction]) -> TuneData:
@@ -42,36 +40,26 @@ def instruct_data(tasks: Collection[str], rows: Sequence[Instruction]) -> TuneDa
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.prompts import routing
 
-    train, kept = ([(row.text, answer) for row in part for answer in answers(row.tasks, tasks)] for part in by_author(rows))
+    train, val = ([(row.text, answer) for row in part for answer in answers(row.tasks, tasks)] for part in by_author(rows))
     return TuneData(
         [routing(text) for text, _ in train],
         [answer for _, answer in train],
         (*sorted(tasks), NONE),
-        [routing(text) for text, _ in kept],
-        [answer for _, answer in kept],
+        [routing(text) for text, _ in val],
+        [answer for _, answer in val],
     )
 
 
-def answers(asked: Sequence[str], tasks: Collection[str]) -> list[str]:
-    """The labels of a question that asks for `asked` where only `tasks` can be routed to."""
-    return [name for name in asked if name in tasks] or [NONE]
+def answers(wanted: Sequence[str], tasks: Collection[str]) -> list[str]:
+    """The labels of a question that asks for the tasks `wanted` where only `tasks` can be routed to."""
+    return [name for name in wanted if name in tasks] or [NONE]
 
 
-def learn_router(
-    base: Base,
-    registry: Registry,
-    out: Path,
-    *,
-    options: TuneOptions,
-    limit: int | None = None,
-    held_out: int | None = None,
-    progress: ProgressSink | None = None,
-) -> dict[str, Any]:
-    """Tune stage 1 on `base`, register it as the router and return its figures on held-out authors.
+def learn_router(training: Training, *, limit: int | None = None, held_out: int | None = None) -> RouterReport:
+    """Tune stage 1, register it as the live router and return its figures on held-out authors.
 
-    `limit` bounds the training instructions, `held_out` the scored ones (every n-th is taken). Returns `{"accuracy",
-    "majority", "none_auroc", "n", "examples", "seconds", "tokens_per_second", "version"}` and accuracy by style, as users get it
-    (with the wording model), and the same three figures of the model `alone`.
+    `limit` bounds the training instructions, `held_out` the scored ones (every n-th is taken). Figures are with the word model, as
+    users get them; those of the LLM `alone` stand beside them.
     """
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.router.router import Router
@@ -80,17 +68,17 @@ def learn_router(
     from trafficllm.records.catalog import load_tasks
     from trafficllm.records.instructions import load
 
-    sink = progress or Silent()
+    base, out = training.base, training.workdir
     instructions = every_nth(load("train"), limit)
     data = instruct_data(load_tasks(), instructions)
-    report = tune_instruct(base, data, out, options, sink)
+    report = tune_instruct(base, data, out, training.options, training.progress)
     engine = Engine(base)
     engine.add_adapter(ROUTER, out)
     router = Router(engine, ROUTER, data.labels[:-1], wording=(shipped(),))
     held = every_nth(load("heldout"), held_out)
-    alone, heard = zip(*router.both([row.text for row in held]), strict=True)
-    bare = _figures(held, alone)
-    figures = {**_figures(held, heard), "alone": {key: bare[key] for key in ("accuracy", "single_accuracy", "none_auroc")}}
+    alone, both = zip(*router.both([row.text for row in held]), strict=True)
+    figures, bare = _figures(held, both), _figures(held, alone)
+    figures["alone"] = {key: bare[key] for key in ("accuracy", "single_accuracy", "none_auroc")}
     manifest = {
         "task": ROUTER,
         "labels": list(data.labels),
@@ -99,19 +87,15 @@ def learn_router(
         "prompt_sha256": sha256_bytes(repr(data.prompts[0]).encode()),
         "data_sha256": sha256_bytes("\n".join(f"{row.text}\t{row.tasks}" for row in instructions).encode()),
         "rows": len(data.answers),
-        "seed": options.seed,
+        "seed": training.seed,
         "routing": {key: figures[key] for key in ("accuracy", "majority", "none_auroc", "n", "alone")},
         "tuning": report.as_dict(),
         **base_facts(base),
     }
-    version = registry.register(ROUTER, out, manifest, status="live")
-    return {
-        **figures,
-        "rows": len(data.answers),
-        "seconds": report.seconds,
-        "tokens_per_second": report.tokens_per_second,
-        "version": version.version,
-    }
+    version = training.registry.register(ROUTER, out, manifest, status="live")
+    return RouterReport(
+        **figures, rows=len(data.answers), seconds=report.seconds, tokens_per_second=report.tokens_per_second, version=version.version
+    )
 
 
 def base_facts(base: Base) -> dict[str, Any]:
@@ -148,7 +132,7 @@ def _by_style(held: Sequence[Instruction], right: Sequence[bool]) -> dict[str, f
     hits: dict[str, list[bool]] = {}
     for row, hit in zip(held, right, strict=True):
         hits.setdefault(row.style, []).append(hit)
-    return {style: sum(found) / len(found) for style, found in sorted(hits.items())}
+    return {style: sum(answered) / len(answered) for style, answered in sorted(hits.items())}
 
 
 def _examples(held: Sequence[Instruction], right: Sequence[bool]) -> list[int]:

@@ -17,7 +17,7 @@ from trafficllm.core.types import F64, NONE
 from trafficllm.infer.router.phrases import KINDS, Keys, phrases
 from trafficllm.infer.router.wording import SEVERAL, Table, Wording, glossary_hash
 
-Found = Sequence[Mapping[str, tuple[Keys, NDArray[np.int64]]]]
+QuestionPhrases = Sequence[Mapping[str, tuple[Keys, NDArray[np.int64]]]]
 F32 = NDArray[np.float32]
 
 
@@ -34,10 +34,10 @@ class WordingOptions:
     rounds: int = 60
 
 
-def targets(asked: Sequence[Sequence[str]], columns: Sequence[str]) -> F32:
+def targets(tasks: Sequence[Sequence[str]], columns: Sequence[str]) -> F32:
     """1 where a question asks for the column's task [n, columns]; "none" where it asks for none, "several" where for more than one."""
-    told = [{*tasks, *([] if tasks else [NONE]), *([SEVERAL] if len(tasks) > 1 else [])} for tasks in asked]
-    return np.array([[name in row for name in columns] for row in told], np.float32).reshape(len(asked), len(columns))
+    answers = [{*names, *([] if names else [NONE]), *([SEVERAL] if len(names) > 1 else [])} for names in tasks]
+    return np.array([[name in row for name in columns] for row in answers], np.float32).reshape(len(tasks), len(columns))
 
 
 def fit(texts: Sequence[str], wanted: F32, columns: Sequence[str], options: WordingOptions | None = None) -> Wording:
@@ -45,21 +45,21 @@ def fit(texts: Sequence[str], wanted: F32, columns: Sequence[str], options: Word
     return fit_phrases([phrases(text) for text in texts], wanted, columns, options)
 
 
-def fit_phrases(found: Found, wanted: F32, columns: Sequence[str], options: WordingOptions | None = None) -> Wording:
-    """As `fit`, for questions whose phrases are known already."""
+def fit_phrases(questions: QuestionPhrases, wanted: F32, columns: Sequence[str], options: WordingOptions | None = None) -> Wording:
+    """As `fit`, for questions whose phrases have been taken already."""
     from scipy import sparse
 
-    chosen = options or WordingOptions()
-    empty = {kind: _vocabulary([row[kind][0] for row in found], least) for kind, least in zip(KINDS, chosen.least, strict=True)}
-    x = sparse.hstack([_matrix(found, kind, table) for kind, table in empty.items()], format="csr")
-    weights, bias = _regress(x, wanted, chosen)
+    options = options or WordingOptions()
+    empty = {kind: _vocabulary([row[kind][0] for row in questions], least) for kind, least in zip(KINDS, options.least, strict=True)}
+    x = sparse.hstack([_matrix(questions, kind, table) for kind, table in empty.items()], format="csr")
+    weights, bias = _regress(x, wanted, options)
     tables, begin = {}, 0
     for kind, table in empty.items():
         part = weights[begin : begin + len(table.keys)]
         begin += len(table.keys)
         scale = np.maximum(np.abs(part).max(axis=0, initial=0.0), 1e-6) / 127
         tables[kind] = Table(table.keys, table.idf, np.rint(part / scale).astype(np.int8), scale.astype(np.float32))
-    facts: dict[str, Any] = {"rows": len(found), "phrases": len(weights), "glossary_sha256": glossary_hash()}
+    facts: dict[str, Any] = {"rows": len(questions), "phrases": len(weights), "glossary_sha256": glossary_hash()}
     return Wording(tuple(columns), tables, bias.astype(np.float32), facts)
 
 
@@ -71,15 +71,15 @@ def _vocabulary(questions: Sequence[Keys], least: int) -> Table:
     return Table(keys, idf, np.zeros((len(keys), 0), np.int8), np.zeros(0, np.float32))
 
 
-def _matrix(found: Found, kind: str, table: Table) -> Any:
+def _matrix(questions: QuestionPhrases, kind: str, table: Table) -> Any:
     """Sparse [questions, phrases] of float32."""
     from scipy import sparse
 
-    placed = [table.place(*row[kind]) for row in found]
+    placed = [table.place(*row[kind]) for row in questions]
     ends = np.cumsum([0, *(len(rows) for rows, _ in placed)])
     values = np.concatenate([np.zeros(0, np.float32), *(v for _, v in placed)])
     columns = np.concatenate([np.zeros(0, np.int64), *(rows for rows, _ in placed)])
-    return sparse.csr_matrix((values, columns, ends), shape=(len(found), len(table.keys)))
+    return sparse.csr_matrix((values, columns, ends), shape=(len(questions), len(table.keys)))
 
 
 def _regress(x: Any, wanted: F32, options: WordingOptions) -> tuple[F32, F32]:

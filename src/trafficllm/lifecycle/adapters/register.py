@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle.adapters.results import AdapterRegister, AdapterUpdate, Gate
+from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
 
 if TYPE_CHECKING:
-    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
@@ -40,7 +42,7 @@ def register(
     trained: Path | None = None,
     notable: Sequence[str] = (),
     progress: ProgressSink | None = None,
-) -> dict[str, Any]:
+) -> AdapterRegister:
     """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
     With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet. `notable`
@@ -52,25 +54,26 @@ def register(
     from trafficllm.records.dataset.dataset import BuildOptions
     from trafficllm.records.record_shape import wanted_of
 
-    chosen = _definition(workspace, folder, task, notable)
-    if chosen.kind == "understanding":
+    definition = _definition(workspace, folder, task, notable)
+    if definition.kind == "understanding":
         raise InputError(
-            "input.task", f"task {chosen.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
+            "input.task", f"task {definition.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
         )
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
-    work = _workdir(workspace, folder, chosen.id, f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained}")
+    work = _workdir(workspace, folder, definition.id, f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained}")
     build, sink = BuildOptions.of(workspace.config, profile=profile, seed=options.seed), progress or Silent()
-    opened = learn.open_dataset(folder, chosen, work / "data", options=build, progress=sink)
+    data = learn.open_dataset(folder, definition, work / "data", options=build, progress=sink)
     remedy = "leave the setting out, or build the data set again with it: `trafficllm data build`"
-    opened.shape.require(wanted_of(workspace.config, profile), whose=f"data set {folder}", remedy=remedy)
-    if chosen.kind == "generation":
-        if trained is not None:
-            raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
-        body = _register_generator(workspace, opened, chosen, work / "adapter", options=options, progress=sink)
+    data.shape.require(wanted_of(workspace.config, profile), whose=f"data set {folder}", remedy=remedy)
+    if definition.kind == "generation" and trained is not None:
+        raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
+    training = Training(tuning_base(workspace), workspace.registry, work / "adapter", options, sink)
+    if definition.kind == "generation":
+        answer = _register_generator(data, definition, training)
     else:
-        body = _register_detector(workspace, opened, chosen, work, trained=trained, options=options, progress=sink)
+        answer = _register_detector(data, definition, training, work / "router", trained)
     shutil.rmtree(work, ignore_errors=True)
-    return body
+    return answer
 
 
 def tuning_base(workspace: Workspace) -> Base:
@@ -89,10 +92,10 @@ def _definition(workspace: Workspace, folder: Path, name: str, notable: Sequence
     if not notable:
         return definition
     if definition.id in load_tasks(workspace.extra_tasks):
-        said = ", ".join(definition.notable) or "nothing"
+        labels = ", ".join(definition.notable) or "nothing"
         raise UsageError(
             "usage.option",
-            f"the task file of {definition.id} says what is notable: {said}",
+            f"the task file of {definition.id} says what is notable: {labels}",
             input="--notable",
             hint="leave the option away, or register under a name of your own",
         )
@@ -107,69 +110,54 @@ def update(
     seed: int | None = None,
     max_seconds: float | None = None,
     progress: ProgressSink | None = None,
-) -> dict[str, Any]:
+) -> AdapterUpdate:
     """New captures into a live task (contract: `adapter update`); GateError where its gate refused them."""
     from trafficllm.lifecycle.adapters import gate
     from trafficllm.lifecycle.adapters.update import update as learn_more
     from trafficllm.lifecycle.bases.tuning import tune_options
     from trafficllm.records.record_shape import RecordShape, wanted_of
 
-    chosen = workspace.task(task)
-    live, options = workspace.registry.live(chosen.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
+    definition = workspace.task(task)
+    live, options = workspace.registry.live(definition.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     remedy = "leave the setting out of the configuration, or register the task again with it"
-    RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {chosen.id} {live.version}", remedy=remedy)
+    RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {definition.id} {live.version}", remedy=remedy)
     facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name}"
-    work = _workdir(workspace, folder, chosen.id, facts)
-    body = learn_more(
-        folder,
-        task=chosen,
-        base=tuning_base(workspace),
-        registry=workspace.registry,
-        workdir=work / "adapter",
-        options=options,
-        progress=progress or Silent(),
-    )
+    work = _workdir(workspace, folder, definition.id, facts)
+    training = Training(tuning_base(workspace), workspace.registry, work / "adapter", options, progress or Silent())
+    answer = learn_more(folder, training, task=definition)
     shutil.rmtree(work, ignore_errors=True)
-    gate.raise_if_refused(body)
-    return body
+    gate.raise_if_refused(answer)
+    return answer
 
 
-def _register_detector(
-    workspace: Workspace, data: Dataset, task: Task, work: Path, *, trained: Path | None, options: TuneOptions, progress: ProgressSink
-) -> dict[str, Any]:
+def _register_detector(data: Dataset, task: Task, training: Training, router: Path, trained: Path | None) -> AdapterRegister:
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.teach import teach
 
-    base, registry = tuning_base(workspace), workspace.registry
-    body = learn.register(
-        data, task=task, base=base, registry=registry, workdir=work / "adapter", options=options, trained=trained, progress=progress
-    )
-    begun, labels = time.monotonic(), data.manifest["trainable"]
-    learnt = teach(task, labels, base=base, registry=registry, out=work / "router", seed=options.seed, progress=progress)
-    seconds = round(body["seconds"] + time.monotonic() - begun, 2)
-    return {**body, "seconds": seconds, "gate": {**body["gate"], "router": learnt}}
+    answer = learn.register(data, training, task=task, trained=trained)
+    start = time.monotonic()
+    routing = teach(task, data.manifest["trainable"], replace(training, workdir=router))
+    seconds = round(answer.seconds + time.monotonic() - start, 2)
+    return answer.model_copy(update={"seconds": seconds, "gate": answer.gate.model_copy(update={"router": routing})})
 
 
-def _register_generator(
-    workspace: Workspace, data: Dataset, task: Task, work: Path, *, options: TuneOptions, progress: ProgressSink
-) -> dict[str, Any]:
-    """What a generator is worth is said by `evaluate generation`, not by a quality object."""
+def _register_generator(data: Dataset, task: Task, training: Training) -> AdapterRegister:
+    """Generators are scored by `evaluate generation`; here `quality` is null."""
     from trafficllm.lifecycle.adapters.learn_generator import learn_generator
 
-    registry = workspace.registry
-    made = learn_generator(
-        tuning_base(workspace),
-        data,
-        task=task,
-        labels=data.manifest["trainable"],
-        registry=registry,
-        out=work,
-        options=options,
-        progress=progress,
+    version, report = learn_generator(data, training, task=task, labels=data.manifest["trainable"])
+    return AdapterRegister(
+        **version.as_dict(),
+        path=str(version.path),
+        quality=None,
+        baselines={},
+        cascade=None,
+        gate=Gate(old=None, new=None, router=None),
+        calibration={},
+        unknown={},
+        cost={},
+        tuning=report,
+        seconds=report.seconds,
+        peak_bytes=report.peak_bytes,
+        replayed=0,
     )
-    version = registry.show(task.id, made["version"])
-    none: dict[str, Any] = {"quality": None, "baselines": {}, "cascade": None, "calibration": {}, "unknown": {}, "cost": {}, "replayed": 0}
-    gate = {"old": None, "new": None, "router": None}
-    tuning = version.manifest["tuning"]
-    kept = {"tuning": tuning, "peak_bytes": tuning["peak_bytes"], "seconds": made["seconds"], "path": str(version.path)}
-    return {**version.as_dict(), **none, **kept, "gate": gate}

@@ -75,7 +75,7 @@ class Rows:
         return pa.Table.from_arrays([pa.array(data[entry.name], type=entry.type) for entry in SCHEMA], schema=SCHEMA)
 
 
-class Kept(Dataset):
+class Replayed(Dataset):
     """A data set of masked records alone: no raw records, no addresses, so no identifier probe."""
 
     def raw_records(self, idx: Sequence[int]) -> list[Record]:
@@ -96,10 +96,10 @@ def keep(dataset: Dataset, folder: Path, answers: Mapping[int, str]) -> dict[str
 
     `answers`: the adapter's own answers to held-out rows, by row.
     """
-    return write(_rows(dataset, chosen(dataset), answers), folder)
+    return write(_rows(dataset, sampled(dataset), answers), folder)
 
 
-def chosen(dataset: Dataset) -> list[int]:
+def sampled(dataset: Dataset) -> list[int]:
     """The rows of a data set that its sample keeps."""
     labels = dataset.manifest["trainable"]
     idx = [i for part in PARTS for i in dataset.indices(part)]
@@ -114,9 +114,9 @@ def _rows(dataset: Dataset, idx: Sequence[int], answers: Mapping[int, str], *, p
     own = dataset.hashes(idx)
     hashes = strict_hashes(dataset, idx) if plain else own
     groups = dataset.groups(idx)
-    named = groups if isinstance(dataset, Kept) else numbered(groups, dataset.sha256)
-    said = [answers.get(i, "") for i in idx]
-    return Rows(dataset.units(idx), dataset.labels_of(idx), [sides[i] for i in idx], named, own, hashes, said)
+    named = groups if isinstance(dataset, Replayed) else numbered(groups, dataset.sha256)
+    predicted = [answers.get(i, "") for i in idx]
+    return Rows(dataset.units(idx), dataset.labels_of(idx), [sides[i] for i in idx], named, own, hashes, predicted)
 
 
 def numbered(groups: Sequence[str], sha256: str) -> list[str]:
@@ -131,18 +131,18 @@ def choose(rows: Rows, limits: Mapping[str, int] = LIMITS) -> list[int]:
     The choice depends on contents only, not on order, so the sample of a sample and new rows is what one sample of all
     would nearly be.
     """
-    chosen: list[int] = []
+    picked: list[int] = []
     members: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
     for i in sorted(range(len(rows)), key=lambda i: (rows.content[i], rows.groups[i])):
         members[rows.parts[i], rows.labels[i]].setdefault(rows.content[i], i)
-    for (part, _), found in sorted(members.items()):
+    for (part, _), contents in sorted(members.items()):
         rank: Counter[str] = Counter()
         ordered = []
-        for content, i in sorted(found.items()):
+        for content, i in sorted(contents.items()):
             ordered.append((rank[rows.groups[i]], content, i))
             rank[rows.groups[i]] += 1
-        chosen += [i for _, _, i in sorted(ordered)[: limits[part]]]
-    return chosen
+        picked += [i for _, _, i in sorted(ordered)[: limits[part]]]
+    return picked
 
 
 def write(rows: Rows, folder: Path) -> dict[str, Any]:
@@ -235,11 +235,11 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
         return view.rows(data.raw_records(idx), data.labels_of(idx), sides, data.groups(idx)), str(data.manifest["split"]["unit"])
     source = sources.find(folder)
     held = Reserved.find(folder)
-    found = sources.read(source, task, keep_chores=chores, reserved=held, options=view.shape.capture, progress=progress)
-    masked = [view.masked(record) for record in found.records]
+    read = sources.read(source, task, keep_chores=chores, reserved=held, options=view.shape.capture, progress=progress)
+    masked = [view.masked(record) for record in read.records]
     hashes = twins(masked, [hash64(codec.encode(record, view.options).encode()) for record in masked])
-    result = split(found.meta, found.labels, seed=seed, unit=source.unit, reserved=found.reserved, hashes=hashes, given=found.given)
-    rows = view.rows(found.records, found.labels, result.assignment, result.groups)
+    result = split(read.meta, read.labels, seed=seed, unit=source.unit, reserved=read.reserved, hashes=hashes, given=read.given)
+    rows = view.rows(read.records, read.labels, result.assignment, result.groups)
     return rows.take([i for i, part in enumerate(rows.parts) if part in PARTS]), result.unit
 
 
@@ -249,27 +249,27 @@ def fewer(new: Rows) -> Rows:
     return new.take(sorted(choose(new, {part: limit * (1 if part == "train" else 2) for part, limit in LIMITS.items()})))
 
 
-def without_leaks(kept: Rows, new: Rows) -> tuple[Rows, int]:
+def without_leaks(old: Rows, new: Rows) -> tuple[Rows, int]:
     """New rows less those that equal a kept record, in content or in sequence, of another part; and how many they were."""
-    both = kept + new
+    both = old + new
     same = twins([codec.decode(units) for units in both.units], both.content)
     sides: dict[int, set[str]] = defaultdict(set)
-    for k in range(len(kept)):
-        sides[same[k]].add(kept.parts[k])
-    fine = [k for k in range(len(new)) if sides.get(same[len(kept) + k], {new.parts[k]}) == {new.parts[k]}]
+    for k in range(len(old)):
+        sides[same[k]].add(old.parts[k])
+    fine = [k for k in range(len(new)) if sides.get(same[len(old) + k], {new.parts[k]}) == {new.parts[k]}]
     return new.take(fine), len(new) - len(fine)
 
 
-def joined(kept: Rows, new: Rows, live: Version, *, unit: str, leaks: int) -> Kept:
+def joined(old: Rows, new: Rows, live: Version, *, unit: str, leaks: int) -> Replayed:
     """Kept and new rows as one data set, the kept first; what an update learns from and is judged on.
 
     Its labels are the live version's, then the new ones with training records; rows of other labels are left out.
     """
     learnt = {label for label, part in zip(new.labels, new.parts, strict=True) if part == "train"}
-    old = list(live.manifest["labels"])
-    labels = [*old, *sorted(learnt - set(old))]
+    learnt_before = list(live.manifest["labels"])
+    labels = [*learnt_before, *sorted(learnt - set(learnt_before))]
     usable = new.take([k for k, label in enumerate(new.labels) if label in labels])
-    both = kept + usable
+    both = old + usable
     table = both.table()
     same = ("task_definition", "profile", "masked_fields", "also", "kept_fields", "artefact_masked", "codec", "leaky")
     facts = {key: live.manifest[key] for key in same}
@@ -288,7 +288,7 @@ def joined(kept: Rows, new: Rows, live: Version, *, unit: str, leaks: int) -> Ke
         "split": {"unit": " and ".join(units)},
         "dataset_sha256": sha256_bytes("\n".join(_lines(both)).encode()),
     }
-    return Kept(live.path, manifest, table)
+    return Replayed(live.path, manifest, table)
 
 
 def _classes(rows: Rows, labels: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from trafficllm.core.results import Counts, Failure, Result, Share
 from trafficllm.evaluate.results import Baseline, Quality
+from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.studies.results import CascadeScore
 from trafficllm.model.results import TuneReport
 from trafficllm.registry.versions import Status
@@ -147,3 +148,35 @@ class AdapterUpdate(AdapterRegister):
     added_labels: list[str]
     dropped: Counts
     parent_seconds: float
+
+
+class RouterAlone(Result):
+    """Figures of the LLM alone, without the word model beside it."""
+
+    accuracy: Share
+    single_accuracy: Share
+    none_auroc: Share
+
+
+class RoutedQuestion(TaskRoute):
+    """A held-out question and its tasks."""
+
+    question: str
+
+
+class RouterReport(Result):
+    """A router on `n` held-out questions: share routed to exactly their tasks (`accuracy`; `single_accuracy`: of questions for one
+    task), share of the commonest answer, AUROC of "none", accuracy by style; then what training took (`rows` of it)."""
+
+    n: int
+    accuracy: Share
+    single_accuracy: Share
+    majority: Share
+    none_auroc: Share
+    by_style: dict[str, Share]
+    examples: list[RoutedQuestion]
+    alone: RouterAlone
+    rows: int
+    seconds: float
+    tokens_per_second: float
+    version: str

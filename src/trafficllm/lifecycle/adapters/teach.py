@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import slug
 from trafficllm.core.sampling import every_nth
-from trafficllm.core.types import NONE, ProgressSink
-from trafficllm.lifecycle.adapters.learn_router import ROUTER, answers, base_facts, by_author, exact
+from trafficllm.core.types import NONE, ROUTER
+from trafficllm.lifecycle.adapters.learn_router import answers, base_facts, by_author, exact
+from trafficllm.lifecycle.adapters.results import RouterGate
 from trafficllm.records.prompts import routing
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.infer.router.router import Router
+    from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.base.load import Base
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.instructions import Instruction
-    from trafficllm.registry.store import Registry
     from trafficllm.registry.versions import Status, Version
 
 STEPS = 160
@@ -93,15 +94,11 @@ def _words(text: str) -> str:
     return re.sub(r"[\s_]+", " ", text).strip()
 
 
-def teach(
-    task: Task, labels: Sequence[str], *, base: Base, registry: Registry, out: Path, seed: int, progress: ProgressSink
-) -> dict[str, float] | None:
+def teach(task: Task, labels: Sequence[str], training: Training) -> RouterGate | None:
     """Teach the router a task; None where it knows the task already, or nothing routes here that could be taught.
 
     Where no router is live but the base answers questions itself (LEAST), the router that knows the new task is the first one.
-    Returns the gate's row: `before` and `after` (exact-set accuracy on `n` held-out authors' questions, old tasks; `_alone` without the
-    wording), `new` (share of the kept patterns that reach the new task) and `live` (1 where the new router is). The task itself is
-    registered already: it stays usable by name.
+    Returns the gate's figures. The task itself is registered already: it stays usable by name. Of `training` the options' seed counts.
     """
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.router.router import Router
@@ -109,49 +106,51 @@ def teach(
     from trafficllm.model.tuning import job as tune
     from trafficllm.records.instructions import load
 
+    base, registry, out = training.base, training.registry, training.workdir
     live = registry.find_live(ROUTER)
-    facts_of_old = _bare(base) if live is None else dict(live.manifest)
-    if task.id in facts_of_old["labels"]:
+    old_manifest = _bare(base) if live is None else dict(live.manifest)
+    if task.id in old_manifest["labels"]:
         return None
-    progress.update("router", 0, None)
-    known = [name for name in facts_of_old["labels"] if name != NONE]
-    asked, engine = every_nth(load("heldout"), HELD_OUT), Engine(base)
+    training.progress.update("router", 0, None)
+    old_tasks = [name for name in old_manifest["labels"] if name != NONE]
+    questions, engine = every_nth(load("heldout"), HELD_OUT), Engine(base)
     if live is not None:
         engine.add_adapter("before", live.path)
-    heard = (shipped(),) if live is None else of_version(live.path)
-    old = Router.of(engine, "before" if live else "", facts_of_old, known, wording=heard)
-    before_alone, before = _shares(old, asked, known)
+    word_models = (shipped(),) if live is None else of_version(live.path)
+    old = Router.of(engine, "before" if live else "", old_manifest, old_tasks, wording=word_models)
+    before_alone, before = _shares(old, questions, old_tasks)
     if live is None and before_alone < LEAST:
         return None
-    data = _data(task, labels, known, every_nth(load("train"), REPLAYED))
-    tuned = tune.tune_task(base, data, out, _options(live, seed), progress, start_from=live.path if live else None)
+    data = _data(task, labels, old_tasks, every_nth(load("train"), REPLAYED))
+    options = _options(live, training.seed)
+    report = tune.tune_task(base, data, out, options, training.progress, start_from=live.path if live else None)
     engine.add_adapter("after", out)
     _add_wording(task, labels, every_nth(load("train"), WORDED), out, live)
-    new = Router.of(engine, "after", facts_of_old, [*known, task.id], wording=of_version(out))
-    after_alone, after = _shares(new, asked, new.tasks)
-    found = [dict(route.tasks) for route in new.stream(instructions(task, labels, held=True))]
+    new = Router.of(engine, "after", old_manifest, [*old_tasks, task.id], wording=of_version(out))
+    after_alone, after = _shares(new, questions, new.tasks)
+    routes = [dict(route.tasks) for route in new.stream(instructions(task, labels, held=True))]
     status: Status = "live" if after >= before - MARGIN else "rejected"
-    facts = {
+    figures = {
         "before": before,
         "after": after,
         "before_alone": before_alone,
         "after_alone": after_alone,
-        "new": _share([task.id in row for row in found]),
-        "n": len(asked),
+        "new": _share([task.id in row for row in routes]),
+        "n": len(questions),
     }
     manifest = {
-        **{key: value for key, value in facts_of_old.items() if key not in ("files", "version", "task", "routing")},
+        **{key: value for key, value in old_manifest.items() if key not in ("files", "version", "task", "routing")},
         "labels": list(data.labels),
         "parent": live.version if live else None,
         "learnt_task": task.id,
         "rows": len(data.answers),
-        "seed": seed,
-        "routing": facts,
-        "tuning": tuned.as_dict(),
+        "seed": training.seed,
+        "routing": figures,
+        "tuning": report.as_dict(),
         **base_facts(base),
     }
     registry.register(ROUTER, out, manifest, status=status)
-    return {**facts, "live": float(status == "live")}
+    return RouterGate(**figures, live=float(status == "live"))
 
 
 def _bare(base: Base) -> dict[str, Any]:
@@ -161,19 +160,19 @@ def _bare(base: Base) -> dict[str, Any]:
     return {"labels": [*sorted(load_tasks()), NONE], "profile": "strict", "stage": "instruct", **base_facts(base)}
 
 
-def _data(task: Task, labels: Sequence[str], known: Sequence[str], replayed: Sequence[Instruction]) -> TuneData:
+def _data(task: Task, labels: Sequence[str], old_tasks: Sequence[str], replayed: Sequence[Instruction]) -> TuneData:
     """Replayed questions and the new task's, these as often as a usual task's questions occur; validation has patterns of its own."""
     from trafficllm.model.tuning.job import TuneData
 
-    old, kept = ([(row.text, answer) for row in part for answer in answers(row.tasks, known)] for part in by_author(replayed))
+    old, old_val = ([(row.text, answer) for row in part for answer in answers(row.tasks, old_tasks)] for part in by_author(replayed))
     mine, held = (instructions(task, labels, held=side) for side in (False, True))
-    share = max(1, len(old) // (len(known) + 1) // len(mine))
+    share = max(1, len(old) // (len(old_tasks) + 1) // len(mine))
     train = [*old, *((text, task.id) for text in mine * share)]
-    val = [*kept, *((text, task.id) for text in held)]
+    val = [*old_val, *((text, task.id) for text in held)]
     return TuneData(
         [routing(text) for text, _ in train],
         [answer for _, answer in train],
-        (*known, task.id, NONE),
+        (*old_tasks, task.id, NONE),
         [routing(text) for text, _ in val],
         [answer for _, answer in val],
     )
@@ -195,15 +194,15 @@ def _add_wording(task: Task, labels: Sequence[str], others: Sequence[Instruction
     if live is not None and (live.path / OWN).is_dir():
         shutil.copytree(live.path / OWN, out / OWN, dirs_exist_ok=True)
     mine = instructions(task, labels)
-    asked = [*((task.id,) for _ in mine), *(tuple(name for name in row.tasks if name != task.id) for row in others)]
+    answers_of = [*((task.id,) for _ in mine), *(tuple(name for name in row.tasks if name != task.id) for row in others)]
     columns = (task.id,)
-    write(fit([*mine, *(row.text for row in others)], targets(asked, columns), columns), out / OWN / slug(task.id))
+    write(fit([*mine, *(row.text for row in others)], targets(answers_of, columns), columns), out / OWN / slug(task.id))
 
 
-def _shares(router: Router, asked: Sequence[Instruction], known: Sequence[str]) -> tuple[float, float]:
-    """Share of questions routed to exactly their tasks among `known`: by the model alone, and with the wording."""
-    alone, heard = zip(*router.both([row.text for row in asked]), strict=True)
-    return _share(exact(asked, alone, known)), _share(exact(asked, heard, known))
+def _shares(router: Router, questions: Sequence[Instruction], tasks: Sequence[str]) -> tuple[float, float]:
+    """Share of questions routed to exactly their tasks among `tasks`: by the LLM alone, and with the word model."""
+    alone, both = zip(*router.both([row.text for row in questions]), strict=True)
+    return _share(exact(questions, alone, tasks)), _share(exact(questions, both, tasks))
 
 
 def _share(right: Sequence[bool]) -> float:

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_dir
+from trafficllm.evaluate.results import Quality
 from trafficllm.lifecycle.adapters.replay import FOLDER
 from trafficllm.lifecycle.adapters.results import (
     AdapterChange,
@@ -69,7 +72,11 @@ def rollback(workspace: Workspace, task: str) -> AdapterChange:
 
 
 def _change(version: Version) -> AdapterChange:
-    return AdapterChange(**version.as_dict(), quality=version.manifest.get("quality"), baselines=version.manifest.get("baselines"))
+    try:
+        quality = Quality.model_validate(version.manifest["quality"])
+    except (KeyError, ValidationError):  # a generator, a router, or a score without its context: none is shown
+        quality = None
+    return AdapterChange(**version.as_dict(), quality=quality, baselines=version.manifest.get("baselines"))
 
 
 def gc(workspace: Workspace, task: str = "", *, keep: int = 3) -> AdapterGc:

@@ -10,7 +10,7 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.tasks import TaskRoute
+    from trafficllm.infer.router.results import TaskRoute
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow

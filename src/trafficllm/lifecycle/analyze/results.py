@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trafficllm.core.results import Counts, Failure, Result
 from trafficllm.infer.detector import VerdictRow
-from trafficllm.lifecycle.tasks import TaskRoute
+from trafficllm.infer.router.results import TaskRoute
 
 
 class CaptureTotals(Result):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
+from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import totals
-from trafficllm.lifecycle.tasks import TaskRoute
 from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ _SERVED = ("lora", "rslora", "dora", "qlora")
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class TuneRequest:
     """What the options of a `tune` command share: base name, budget in seconds, seed, configuration file."""
 
     base: str = ""
@@ -78,12 +78,12 @@ def instruct_stage(tasks: Sequence[str], extra: Sequence[Path]) -> Stage:
     from trafficllm.records import instructions
     from trafficllm.records.catalog import get_task, load_tasks
 
-    chosen = {get_task(name, extra).id for name in tasks} or set(load_tasks(extra))
-    if len(chosen) < 2:
+    ids = {get_task(name, extra).id for name in tasks} or set(load_tasks(extra))
+    if len(ids) < 2:
         raise UsageError(
             "usage.task", "a router needs two tasks or more", input="--task", hint="name another, or none for the whole catalogue"
         )
-    return Stage("instruct", instruct_data(chosen, instructions.load("train")))
+    return Stage("instruct", instruct_data(ids, instructions.load("train")))
 
 
 def task_stage(data: Path) -> Stage:
@@ -95,19 +95,19 @@ def task_stage(data: Path) -> Stage:
     return Stage("generation" if opened.task.kind == "generation" else "task", learn.tune_data(opened))
 
 
-def plan(stage: Stage, chosen: Chosen) -> TunePlan:
+def plan(stage: Stage, request: TuneRequest) -> TunePlan:
     """What the run will need (contract: `tune plan`); the base's weights are not read."""
     from trafficllm.model.base.load import precision_for, resolve
     from trafficllm.model.tuning import plan as planning
     from trafficllm.model.tuning import processes
 
-    wanted = chosen.settings().tune.precision
-    precision = precision_for(resolve(chosen.base or "default")) if wanted == "auto" else wanted
-    options = chosen.options()
-    forecast = planning.plan_data(chosen.base or "default", stage.data, options, precision=precision, world=processes.world())
+    setting = request.settings().tune.precision
+    precision = precision_for(resolve(request.base or "default")) if setting == "auto" else setting
+    options = request.options()
+    forecast = planning.plan_data(request.base or "default", stage.data, options, precision=precision, world=processes.world())
     return TunePlan(
         stage=stage.name,
-        base=chosen.base or "default",
+        base=request.base or "default",
         method=options.method,
         precision=precision,
         processes=processes.world(),
@@ -116,17 +116,17 @@ def plan(stage: Stage, chosen: Chosen) -> TunePlan:
     )
 
 
-def tune(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None, progress: ProgressSink) -> Tune:
+def tune(stage: Stage, request: TuneRequest, out: Path, *, start_from: Path | None, progress: ProgressSink) -> Tune:
     """Run a stage and draw its curve (contract: `tune instruct`, `tune task`)."""
     from trafficllm.model.tuning import job as tuner
     from trafficllm.model.tuning import processes
 
-    options = chosen.options()
+    options = request.options()
     if stage.name == "instruct":
-        report = tuner.tune_instruct(chosen.open(), stage.data, out, options, progress)
+        report = tuner.tune_instruct(request.open(), stage.data, out, options, progress)
     else:
         run = tuner.tune_generation if stage.name == "generation" else tuner.tune_task
-        report = run(chosen.open(), stage.data, out, options, progress, start_from=start_from)
+        report = run(request.open(), stage.data, out, options, progress, start_from=start_from)
     with processes.in_turn() as first:
         plot = draw_curve(out) if first else None
     return Tune(**dict(report), out=str(out), plot=plot)

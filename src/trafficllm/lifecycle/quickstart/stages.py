@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from trafficllm.core.files import json_text, read_json, sha256_bytes, write_json
+from trafficllm.core.results import Result
 from trafficllm.core.types import ProgressSink
+
+R = TypeVar("R", bound=Result)
 
 
 def stage_key(**inputs: Any) -> str:
@@ -30,23 +36,20 @@ class Stages:
     seconds: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
 
-    def run(self, name: str, key: str, work: Callable[[], Any]) -> Any:
-        """The stage's result: plain JSON values."""
+    def run(self, name: str, key: str, kind: type[R], work: Callable[[], R]) -> R:
+        """The stage's result, a value of `kind`. Files and folders that it names under `made` must still be there to be reused."""
         path = self.workdir / "stages" / f"{name}.json"
-        if path.is_file():
-            kept = read_json(path)
-            if kept.get("key") == key and all((self.workdir / made).exists() for made in kept.get("made", [])):
+        stored = read_json(path) if path.is_file() else {}
+        if stored.get("key") == key and all((self.workdir / made).exists() for made in stored.get("made", [])):
+            with suppress(ValidationError):  # an earlier program's result of another form: work again
+                result = kind.model_validate(stored["result"])
                 self.reused.append(name)
-                self.seconds[name] = kept["seconds"]
-                return kept["result"]
+                self.seconds[name] = stored["seconds"]
+                return result
         self.progress.update(name, 0, None)
         start = time.monotonic()
         result = work()
         self.seconds[name] = round(time.monotonic() - start, 2)
-        write_json(path, {"key": key, "seconds": self.seconds[name], "result": result, "made": made_by(result)})
+        made = list(getattr(result, "made", ()))
+        write_json(path, {"key": key, "seconds": self.seconds[name], "result": result.as_dict(), "made": made})
         return result
-
-
-def made_by(result: Any) -> list[str]:
-    """Files and folders a stage result names under `made`: relative to the work folder."""
-    return list(result.get("made", [])) if isinstance(result, dict) else []

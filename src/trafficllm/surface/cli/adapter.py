@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,9 @@ import typer
 from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Task, Tasks, TuneSeed
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList
+    from trafficllm.evaluate.results import Quality
+    from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList, AdapterRegister, AdapterUpdate
+    from trafficllm.lifecycle.studies.results import CascadeScore
     from trafficllm.lifecycle.workspace import Workspace
 
 app = typer.Typer(rich_markup_mode=None)
@@ -52,10 +53,10 @@ def register(
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     events = notable or ([] if as_json or quiet else _ask_notable(workspace, folder, task))
     with Bar(quiet=quiet, log=True) as bar:
-        body = made(
+        answer = made(
             workspace, folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, notable=events, progress=bar
         )
-    emit("adapter.register", body, as_json=as_json, show=_show_registered)
+    emit("adapter.register", answer, as_json=as_json, show=_show_registered)
 
 
 def _ask_notable(workspace: Workspace, folder: Path, task: str) -> list[str]:
@@ -71,30 +72,26 @@ def _ask_notable(workspace: Workspace, folder: Path, task: str) -> list[str]:
     return [label.strip() for label in answer.split(",") if label.strip()]
 
 
-def _show_registered(body: Mapping[str, Any]) -> None:
+def _show_registered(answer: AdapterRegister) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    if body["quality"] is not None:  # a generator's worth is said by `evaluate generation`
-        _show_quality(body, body["quality"], show_table)
-    show_pairs({key: body.get(key) for key in ("task", "version", "parent", "status", "seconds", "peak_bytes")})
+    if answer.quality is not None:  # generators are scored by `evaluate generation`
+        rows = [["this adapter", *_score(answer.quality)]]
+        rows += [[name.replace("_", " "), *_score(row)] for name, row in answer.baselines.items()]
+        rows += [[_cascade_name(answer.cascade), *_score(answer.cascade)]] if answer.cascade else []
+        title = f"{answer.task} on {answer.quality.n_test} held-out flows"
+        show_table(("", "macro-F1", "95 %"), rows, title=title, right=("macro-F1", "95 %"))
+    show_pairs(answer, "task", "version", "parent", "status", "seconds", "peak_bytes")
 
 
-def _show_quality(body: Mapping[str, Any], quality: Mapping[str, Any], show_table: Callable[..., None]) -> None:
-    low, high = quality["ci95"]
-    rows = [["this adapter", quality["macro_f1"], f"{low:.3f}-{high:.3f}"]]
-    rows += [
-        [name.replace("_", " "), row["macro_f1"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"] for name, row in body["baselines"].items()
-    ]
-    rows += cascade_rows(body["cascade"])
-    show_table(("", "macro-F1", "95 %"), rows, title=f"{body['task']} on {quality['n_test']} held-out flows", right=("macro-F1", "95 %"))
+def _score(quality: Quality) -> list[Any]:
+    low, high = quality.ci95
+    return [quality.macro_f1, f"{low:.3f}-{high:.3f}"]
 
 
-def cascade_rows(row: Mapping[str, Any] | None) -> list[list[Any]]:
-    """The cascade's line: what the trees settle at which error, and how fast both are together."""
-    if row is None:
-        return []
-    what = f"cascade ({row['share']:.0%} by {row['first']}, {row['first_error']:.1%} of them wrong; {row['flows_per_s']:.0f} flows/s)"
-    return [[what, row["macro_f1"], f"{row['ci95'][0]:.3f}-{row['ci95'][1]:.3f}"]]
+def _cascade_name(row: CascadeScore) -> str:
+    """What the trees settle at which error, and how fast both are together."""
+    return f"cascade ({row.share:.0%} by {row.first}, {row.first_error:.1%} of them wrong; {row.flows_per_s:.0f} flows/s)"
 
 
 @app.command()
@@ -122,23 +119,20 @@ def update(
 
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     with Bar(quiet=quiet, log=True) as bar:
-        body = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
-    emit("adapter.update", body, as_json=as_json, show=_show_updated)
+        answer = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
+    emit("adapter.update", answer, as_json=as_json, show=_show_updated)
 
 
-def _show_updated(body: Mapping[str, Any]) -> None:
+def _show_updated(answer: AdapterUpdate) -> None:
     from trafficllm.surface.terminal.output import show_pairs, show_table
 
-    rows = [
-        [f"{name} data", side["records"], side["groups"], side["before"], side["after"], side["lower"]]
-        for name, side in body["gate"].items()
-        if side is not None
-    ]
+    sides = {"old data": answer.gate.old, "new data": answer.gate.new}
+    rows = [[name, row.records, row.groups, row.before, row.after, row.lower] for name, row in sides.items() if row is not None]
     columns = ("", "records", "groups", "before", "after", "lower bound")
     show_table(columns, rows, title="macro-F1 on held-out records", right=columns[1:])
-    keys = ("task", "version", "parent", "status", "why", "added_labels", "replayed", "transfer")
-    cost = {"tuning": f"{body['tuning']['seconds']:.1f} s, the parent's {body['parent_seconds']:.1f} s"}
-    show_pairs({**{key: body[key] for key in keys}, **cost, "seconds": body["seconds"], "peak_bytes": body["peak_bytes"]})
+    show_pairs(answer, "task", "version", "parent", "status", "why", "added_labels", "replayed", "transfer")
+    cost = f"{answer.tuning.seconds:.1f} s, the parent's {answer.parent_seconds:.1f} s"
+    show_pairs({"tuning": cost, "seconds": answer.seconds, "peak_bytes": answer.peak_bytes})
 
 
 @app.command("list")
@@ -153,12 +147,12 @@ def list_(registry: Registry = "", config: Config = None, as_json: Json = False)
     emit("adapter.list", body, as_json=as_json, show=_show_list)
 
 
-def _show_list(body: AdapterList) -> None:
+def _show_list(answer: AdapterList) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    rows = [[row.task, row.version, row.status, row.macro_f1, row.path] for row in body.adapters]
+    rows = [[row.task, row.version, row.status, row.macro_f1, row.path] for row in answer.adapters]
     show_table(("task", "version", "status", "macro-F1", "path"), rows, right=("macro-F1",))
-    if not rows and not body.failed:
+    if not rows and not answer.failed:
         note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
 
 
@@ -202,12 +196,12 @@ def rollback(task: TaskArgument, registry: Registry = "", config: Config = None,
     _changed("adapter.rollback", upkeep.rollback(Workspace(registry=registry, config=config), task), as_json=as_json)
 
 
-def _changed(name: str, body: AdapterChange, *, as_json: bool) -> None:
+def _changed(name: str, answer: AdapterChange, *, as_json: bool) -> None:
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    score = body.quality.macro_f1 if body.quality else None
-    shown = {"task": body.task, "version": body.version, "status": body.status, "parent": body.parent, "macro_f1": score}
-    emit(name, body, as_json=as_json, show=lambda _: show_pairs(shown))
+    score = answer.quality.macro_f1 if answer.quality else None
+    shown = {"task": answer.task, "version": answer.version, "status": answer.status, "parent": answer.parent, "macro_f1": score}
+    emit(name, answer, as_json=as_json, show=lambda _: show_pairs(shown))
 
 
 @app.command()
@@ -264,8 +258,8 @@ def export(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    body = upkeep.export(Workspace(base=base, registry=registry, config=config), task, out, version=version, merged=merged)
-    emit("adapter.export", body, as_json=as_json, show=show_pairs)
+    answer = upkeep.export(Workspace(base=base, registry=registry, config=config), task, out, version=version, merged=merged)
+    emit("adapter.export", answer, as_json=as_json, show=show_pairs)
 
 
 @app.command()

@@ -26,8 +26,8 @@ def show(config: Config = None, as_json: Json = False) -> None:
     emit("config.show", in_force(config), as_json=as_json, show=_toml)
 
 
-def _toml(body: Setting) -> None:
-    settings = body.config
+def _toml(answer: Setting) -> None:
+    settings = answer.config
     for key, value in settings.items():
         if not isinstance(value, Mapping):
             print(_line(key, value))
@@ -59,8 +59,8 @@ def doctor(registry: Registry = "", as_json: Json = False) -> None:
     emit("doctor", diagnose(registry_root(registry)), as_json=as_json, show=_show)
 
 
-def _show(body: Doctor) -> None:
+def _show(answer: Doctor) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    show_table(("what", "status", "found", "remedy"), ([row.name, row.status, row.detail, row.hint] for row in body.findings))
-    note("ready" if body.ready else "something that is needed is missing: see the remedies above")
+    show_table(("what", "status", "found", "remedy"), ([row.name, row.status, row.detail, row.hint] for row in answer.findings))
+    note("ready" if answer.ready else "something that is needed is missing: see the remedies above")

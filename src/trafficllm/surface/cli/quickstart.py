@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trafficllm.surface.terminal.options import Json, Quiet, Seed
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.quickstart.results import Quickstart
 
 _BASELINES = ("majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest")
 
@@ -32,83 +34,76 @@ def quickstart(
     emit("quickstart", result, as_json=as_json, show=_show)
 
 
-def _show(body: Mapping[str, Any]) -> None:
+def _show(result: Quickstart) -> None:
     for part in (_show_data, _show_scores, _show_tokens, _show_routing, _show_unseen, _show_generated, _show_end):
-        part(body)
+        part(result)
 
 
-def _show_data(body: Mapping[str, Any]) -> None:
+def _show_data(result: Quickstart) -> None:
     """What was split, dropped and masked, and why: a short paragraph a data set."""
     from trafficllm.core.escape import for_terminal
 
-    for name, data in body.get("data", {}).items():
-        split = data["split"]
-        parts = ", ".join(f"{part} {count:,}" for part, count in split["parts"].items())
-        print(f"{name:<18}{parts} flows; split by {split['unit']} ({split['groups']} groups): {split['why']}")
-        dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in data["dropped"].items())
+    for name, data in result.data.items():
+        parts = ", ".join(f"{part} {count:,}" for part, count in data.split.parts.items())
+        print(f"{name:<18}{parts} flows; split by {data.split.unit} ({data.split.groups} groups): {data.split.why}")
+        dropped = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in data.dropped.items())
         print(f"{'':<18}dropped: {dropped or 'nothing'}")
-        found = ", ".join(f"{row['field']} (alone {row['score']:.2f})" for row in data["artefact_masked"])
-        print(f"{'':<18}masked: {data['mask']}{', and as artefacts ' + found if found else ', no artefact found'}")
-        for note in split["notes"]:
+        artefacts = ", ".join(f"{row.field} (alone {row.score:.2f})" for row in data.artefact_masked)
+        print(f"{'':<18}masked: {data.mask}{', and as artefacts ' + artefacts if artefacts else ', no artefact found'}")
+        for note in data.split.notes:
             print(f"{'':<18}note: {for_terminal(note)}")
     print()
 
 
-def _show_scores(body: Mapping[str, Any]) -> None:
+def _show_scores(result: Quickstart) -> None:
     from trafficllm.surface.terminal.output import show_table
 
     rows = []
-    for task in body["tasks"]:
-        low, high = task["quality"]["ci95"]
-        scores = [task["baselines"].get(name, {}).get("macro_f1") for name in _BASELINES]
-        rows.append([task["task"], task["quality"]["n_test"], task["quality"]["macro_f1"], f"{low:.3f}-{high:.3f}", *scores])
+    for task in result.tasks:
+        low, high = task.quality.ci95
+        scores = [row.macro_f1 if (row := task.baselines.get(name)) else None for name in _BASELINES]
+        rows.append([task.task, task.quality.n_test, task.quality.macro_f1, f"{low:.3f}-{high:.3f}", *scores])
     columns = ("task", "flows", "adapter", "95 %", *(name.replace("_", " ") for name in _BASELINES))
-    show_table(
-        columns,
-        rows,
-        title="Macro-F1 on reserved flows, the same masked input for all (the identifier probe sees what the others may not)",
-        right=columns[1:],
-    )
+    title = "Macro-F1 on reserved flows, the same masked input for all (the identifier probe sees what the others may not)"
+    show_table(columns, rows, title=title, right=columns[1:])
 
 
-def _show_tokens(body: Mapping[str, Any]) -> None:
-    tokens = body["tokens_per_flow"]
-    print(f"tokens per flow   plain {tokens['plain']:.1f}, extended {tokens['extended']:.1f}: {tokens['ratio']:.2f} times fewer")
+def _show_tokens(result: Quickstart) -> None:
+    tokens = result.tokens_per_flow
+    print(f"tokens per flow   plain {tokens.plain:.1f}, extended {tokens.extended:.1f}: {tokens.ratio:.2f} times fewer")
 
 
-def _show_routing(body: Mapping[str, Any]) -> None:
-    found = body["routing"]
-    alone = found.get("alone") or {}
+def _show_routing(result: Quickstart) -> None:
+    routing = result.routing
     print(
-        f"routing           {found['accuracy']:.3f} of {found['n']} questions by authors never read, all tasks and no other "
-        f"(commonest answer {found['majority']:.3f}, none AUROC {found['none_auroc']:.3f})"
+        f"routing           {routing.accuracy:.3f} of {routing.n} questions by authors never read, all tasks and no other "
+        f"(commonest answer {routing.majority:.3f}, none AUROC {routing.none_auroc:.3f})"
     )
-    if alone:
-        print(f"{'':<18}the model alone, without the wording beside it: {alone['accuracy']:.3f} (none AUROC {alone['none_auroc']:.3f})")
+    alone = f"{routing.alone.accuracy:.3f} (none AUROC {routing.alone.none_auroc:.3f})"
+    print(f"{'':<18}the model alone, without the wording beside it: {alone}")
 
 
-def _show_unseen(body: Mapping[str, Any]) -> None:
+def _show_unseen(result: Quickstart) -> None:
     from trafficllm.surface.terminal.output import show_table
 
-    rows = [[row["file"], row["source"], row["task"], row["labels"], row["unknown"], row.get("truth")] for row in body["unseen"]]
+    rows = [[row.file, row.source, row.task, row.labels, row.unknown, row.truth] for row in result.unseen]
     show_table(("file", "source", "task", "labels", "unknown", "truth"), rows, title="Captures that nothing was trained on, right or wrong")
 
 
-def _show_generated(body: Mapping[str, Any]) -> None:
+def _show_generated(result: Quickstart) -> None:
     from trafficllm.core.escape import for_terminal
 
-    made = body["generated"]
-    print(f"generated         {for_terminal(str(made['file']))}: {made['packets']} packets, {'valid' if made['valid'] else 'NOT valid'}")
+    made = result.generated
+    print(f"generated         {for_terminal(made.file)}: {made.packets} packets, {'valid' if made.valid else 'NOT valid'}")
 
 
-def _show_end(body: Mapping[str, Any]) -> None:
+def _show_end(result: Quickstart) -> None:
     from trafficllm.core.escape import for_terminal
     from trafficllm.surface.terminal.output import note
 
-    seconds = body["seconds"]
-    print(f"seconds           {', '.join(f'{name} {value:.0f}' for name, value in seconds.items())}")
-    print(f"reused            {', '.join(map(str, body['reused'])) or 'nothing'}")
-    print(f"report            {for_terminal(str(body['report']))}")
-    note(f"next: export TRAFFICLLM_REGISTRY={Path(str(body['report'])).parent / 'registry'}")
-    for step in body.get("next", ()):
-        note(f"next: {step['text']}: {step['command']}" if isinstance(step, Mapping) else f"next: {step}")
+    print(f"seconds           {', '.join(f'{name} {value:.0f}' for name, value in result.seconds.items())}")
+    print(f"reused            {', '.join(result.reused) or 'nothing'}")
+    print(f"report            {for_terminal(result.report)}")
+    note(f"next: export TRAFFICLLM_REGISTRY={Path(result.report).parent / 'registry'}")
+    for step in result.next:
+        note(f"next: {step.text}: {step.command}")

@@ -11,7 +11,8 @@ import typer
 from trafficllm.surface.terminal.options import Base, Config, Json, Registry, Tasks
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.tasks import TaskList, TaskRoute
+    from trafficllm.infer.router.results import TaskRoute
+    from trafficllm.lifecycle.tasks import TaskList
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -28,10 +29,10 @@ def list_(registry: Registry = "", config: Config = None, extra: Tasks = None, a
     emit("task.list", body, as_json=as_json, show=_show_list)
 
 
-def _show_list(body: TaskList) -> None:
+def _show_list(answer: TaskList) -> None:
     from trafficllm.surface.terminal.output import show_table
 
-    rows = ([task.id, task.title, task.kind, len(task.labels), task.live] for task in body.tasks)
+    rows = ([task.id, task.title, task.kind, len(task.labels), task.live] for task in answer.tasks)
     show_table(("id", "title", "kind", "labels", "live"), rows, right=("labels",))
 
 
@@ -96,8 +97,8 @@ def _lines() -> Iterator[list[str]]:
         yield block
 
 
-def _show_route(body: TaskRoute) -> None:
+def _show_route(answer: TaskRoute) -> None:
     from trafficllm.surface.terminal.output import show_table
 
-    rows = [[task.id, task.probability] for task in body.tasks]
-    show_table(("task", "probability"), [*rows, ["none", body.none]], right=("probability",))
+    rows = [[task.id, task.probability] for task in answer.tasks]
+    show_table(("task", "probability"), [*rows, ["none", answer.none]], right=("probability",))

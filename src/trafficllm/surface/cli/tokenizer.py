@@ -34,8 +34,8 @@ def train(
     from trafficllm.surface.terminal.progress import Bar
 
     with Bar(quiet=quiet, log=True) as bar:
-        body = vocabulary.train(paths, out, size=size, seed=seed, progress=bar)
-    emit("tokenizer.train", body, as_json=as_json, show=show_pairs)
+        answer = vocabulary.train(paths, out, size=size, seed=seed, progress=bar)
+    emit("tokenizer.train", answer, as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -73,8 +73,8 @@ def extend(
     from trafficllm.surface.terminal.progress import Bar
 
     with Bar(quiet=quiet, log=True) as bar:
-        body = bases.extend(base, data, Path(out), size=size, seed=seed, progress=bar, vocabulary=vocabulary)
-    emit("tokenizer.extend", body, as_json=as_json, show=show_pairs)
+        answer = bases.extend(base, data, Path(out), size=size, seed=seed, progress=bar, vocabulary=vocabulary)
+    emit("tokenizer.extend", answer, as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -92,12 +92,12 @@ def compare(
     emit("tokenizer.compare", bases.compare(data, base or ["plain", "default"]), as_json=as_json, show=_show)
 
 
-def _show(body: TokenizerCompare) -> None:
+def _show(answer: TokenizerCompare) -> None:
     from trafficllm.surface.terminal.output import show_table
 
     columns = ("vocabulary", "tokens per flow", "ratio", "readable text", "own ratio", "original form")
     rows = [
         [row.tokenizer, row.vocab_size, row.tokens_per_flow, row.ratio, row.readable, row.native_ratio, row.original_form]
-        for row in body.tokenizers
+        for row in answer.tokenizers
     ]
     show_table(("tokenizer", *columns), rows, right=columns)

@@ -10,7 +10,7 @@ import typer
 from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, MaxSeconds, Out, Quiet, Seed, Tasks, TuneSeed
 
 if TYPE_CHECKING:
-    from trafficllm.lifecycle.bases.tuning import Chosen, Stage
+    from trafficllm.lifecycle.bases.tuning import Stage, TuneRequest
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -32,8 +32,8 @@ def base_(
     from trafficllm.surface.terminal.progress import Bar
 
     with Bar(quiet=quiet, log=True) as bar:
-        body = bases.tune_base(data, base, Path(out), max_seconds=max_seconds, seed=seed, progress=bar)
-    emit("tune.base", body, as_json=as_json, show=show_pairs)
+        answer = bases.tune_base(data, base, Path(out), max_seconds=max_seconds, seed=seed, progress=bar)
+    emit("tune.base", answer, as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -54,8 +54,8 @@ def plan(
     from trafficllm.surface.terminal.output import emit, show_pairs
 
     stage = tuning.task_stage(data) if data is not None else tuning.instruct_stage(tasks or (), extra or ())
-    body = tuning.plan(stage, tuning.Chosen(base, max_seconds, seed, config))
-    emit("tune.plan", body, as_json=as_json, show=show_pairs)
+    answer = tuning.plan(stage, tuning.TuneRequest(base, max_seconds, seed, config))
+    emit("tune.plan", answer, as_json=as_json, show=show_pairs)
 
 
 @app.command()
@@ -74,7 +74,7 @@ def instruct(
     from trafficllm.lifecycle.bases import tuning
 
     stage = tuning.instruct_stage(tasks or (), extra or ())
-    _run(stage, tuning.Chosen(base, max_seconds, seed, config), out, quiet=quiet, as_json=as_json)
+    _run(stage, tuning.TuneRequest(base, max_seconds, seed, config), out, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -92,17 +92,17 @@ def task(
     """Stage 2: learn a task's labels from a data set (a task adapter)."""
     from trafficllm.lifecycle.bases import tuning
 
-    chosen = tuning.Chosen(base, max_seconds, seed, config)
-    _run(tuning.task_stage(data), chosen, out, start_from=start_from, quiet=quiet, as_json=as_json)
+    request = tuning.TuneRequest(base, max_seconds, seed, config)
+    _run(tuning.task_stage(data), request, out, start_from=start_from, quiet=quiet, as_json=as_json)
 
 
-def _run(stage: Stage, chosen: Chosen, out: Path, *, start_from: Path | None = None, quiet: bool, as_json: bool) -> None:
+def _run(stage: Stage, request: TuneRequest, out: Path, *, start_from: Path | None = None, quiet: bool, as_json: bool) -> None:
     from trafficllm.lifecycle.bases import tuning
     from trafficllm.surface.terminal.output import emit, show_pairs
     from trafficllm.surface.terminal.progress import Bar
 
     with Bar(quiet=quiet, log=True) as bar:
-        body = tuning.tune(stage, chosen, Path(out), start_from=start_from, progress=bar)
+        answer = tuning.tune(stage, request, Path(out), start_from=start_from, progress=bar)
     if tuning.first_process():
         command = "tune.instruct" if stage.name == "instruct" else "tune.task"
-        emit(command, body, as_json=as_json, show=show_pairs)
+        emit(command, answer, as_json=as_json, show=show_pairs)

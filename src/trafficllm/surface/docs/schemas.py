@@ -16,6 +16,7 @@ from trafficllm.core.settings import Setting
 from trafficllm.evaluate.audit.results import DataAudit
 from trafficllm.evaluate.results import EvaluateCompare
 from trafficllm.infer.detector import VerdictRow
+from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle import tasks
 from trafficllm.lifecycle.adapters import results as adapters
 from trafficllm.lifecycle.analyze import results as captures
@@ -58,7 +59,7 @@ BODIES: dict[str, type[Result]] = {
     "generate": Generate,
     "quickstart": Quickstart,
     "task.list": tasks.TaskList,
-    "task.route": tasks.TaskRoute,
+    "task.route": TaskRoute,
     "task.show": tasks.TaskShow,
     "tokenizer.compare": bases.TokenizerCompare,
     "tokenizer.extend": bases.TokenizerExtend,

@@ -111,4 +111,4 @@ def register(
     from trafficllm.lifecycle.adapters.register import register as made
 
     opened = workspace(base, registry, config)
-    return made(opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds)
+    return made(opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds).as_dict()
