@@ -72,9 +72,19 @@ def is_module_name(value: Any) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
-def is_off(value: Any) -> bool:
-    """Whether a value switches its key off: what PEFT writes for everything that is not used."""
-    return value is None or value is False or (isinstance(value, list | dict | str) and not value)
+_FALSE = ("lora_bias", "ensure_weight_tying", "prefix_projection")
+_EMPTY: Mapping[str, object] = {"loftq_config": {}, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": []}
+
+
+def is_off(key: str, value: Any) -> bool:
+    """Whether a value switches its key off, in the form that PEFT writes: null, false of a flag, {} of a few.
+
+    >>> is_off("corda_config", None), is_off("corda_config", False), is_off("use_qalora", False)
+    (True, False, True)
+    """
+    if value is False:
+        return key.startswith("use_") or key in _FALSE
+    return value is None or (key in _EMPTY and value == _EMPTY[key] and type(value) is type(_EMPTY[key]))
 
 
 _COMMON: Mapping[str, Check] = {
@@ -134,9 +144,9 @@ def _strange(config: Mapping[str, Any], table: Mapping[str, Check]) -> list[str]
     reasons = []
     for key, value in config.items():
         check = table.get(key)
-        if check is not None and not check(value) and not (is_off(value) and key in {"rank_pattern", "alpha_pattern", "task_type"}):
+        if check is not None and not check(value) and not (value is None and key in {"rank_pattern", "alpha_pattern", "task_type"}):
             reasons.append(f"{key} {_shown(value)} is out of range")
-        elif check is None and not is_off(value):
+        elif check is None and not is_off(key, value):
             reasons.append(_WHY.get(key, f"{str(key)[:60]} {_shown(value)} is nothing that an adapter here may ask for"))
     return reasons
 

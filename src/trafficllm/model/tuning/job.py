@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trafficllm.core.errors import InputError, UsageError
-from trafficllm.core.files import read_json, sha256_bytes, write_json
+from trafficllm.core.files import read_json, sha256_bytes, sweep, write_json
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import NONE, ProgressSink, Record, Silent
 from trafficllm.model.base.load import Base
@@ -31,6 +32,8 @@ __all__ = [
     "tune_instruct",
     "tune_task",
 ]
+RUN = "run.json"
+"""Beside the checkpoints: whose they are."""
 
 
 def tune_task(
@@ -127,12 +130,12 @@ def _run(job: Job) -> TuneReport:
     _check_options(job.options)
     processes.join(next(job.base.model.parameters()).device.type, shard=job.options.shard)
     out, mark = job.out, _fingerprint(job)
-    done = read_json(out / REPORT) if (out / REPORT).is_file() else {}
+    done = _read(out / REPORT)
     if done.get("fingerprint") == mark:
         return TuneReport(**{**done["report"], "reused": True})
     with processes.in_turn() as first:
         if first:
-            _begin(out / CHECKPOINTS, mark)
+            _begin(out / CHECKPOINTS, mark, _settings(job))
     report = run(job)
     with processes.in_turn() as first:
         if first:
@@ -142,9 +145,35 @@ def _run(job: Job) -> TuneReport:
     return report
 
 
-def _begin(checkpoints: Path, mark: str) -> None:
-    """Drop the checkpoints of any other run, and say whose the next ones are."""
-    begun = checkpoints / "run.json"
-    if not begun.is_file() or read_json(begun).get("fingerprint") != mark:
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object that an earlier run left; empty where there is none or it is damaged: the work is then done again."""
+    try:
+        body = read_json(path)
+    except InputError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _begin(checkpoints: Path, mark: str, settings: str) -> None:
+    """Drop the checkpoints of a run with other settings, and say whose the next ones are.
+
+    Raises InputError where the settings are those of an interrupted run but its data or base has changed since: going on would mix two.
+    """
+    begun = _read(checkpoints / RUN)
+    if begun.get("settings") == settings and begun.get("fingerprint") != mark and any(checkpoints.glob("checkpoint-*")):
+        raise InputError(
+            "input.changed",
+            "the data, or the base, is not what it was when this run was interrupted",
+            input=str(checkpoints.parent),
+            hint="restore it to go on, or start again: remove the folder or name another",
+        )
+    if begun.get("fingerprint") != mark:
         shutil.rmtree(checkpoints, ignore_errors=True)
-        write_json(begun, {"fingerprint": mark})
+        write_json(checkpoints / RUN, {"fingerprint": mark, "settings": settings})
+    sweep(checkpoints)
+    sweep(checkpoints.parent)
+
+
+def _settings(job: Job) -> str:
+    """Hash of what was asked for, beside the data: stage, options and labels."""
+    return sha256_bytes("\n".join([job.stage, job.options.model_dump_json(), repr(job.data.labels)]).encode())

@@ -98,7 +98,7 @@ def _arguments(out: Path, options: PretrainOptions, *, batch_size: int, skip: bo
         data_seed=options.seed,
         logging_steps=options.log_steps,
         save_steps=options.save_steps,
-        save_total_limit=1,
+        save_total_limit=2,  # the one before the newest too, in case that turns out damaged
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
         bf16=options.half or torch.cuda.is_available(),
@@ -109,6 +109,26 @@ def _arguments(out: Path, options: PretrainOptions, *, batch_size: int, skip: bo
         remove_unused_columns=False,
         ignore_data_skip=skip,
     )
+
+
+def whole_checkpoints(out: Path) -> list[Path]:
+    """Checkpoints of the Trainer that can be read, oldest first: it writes them file by file, so a kill leaves half of one."""
+    numbered = [path for path in out.glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
+    return sorted((path for path in numbered if _is_whole(path)), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _is_whole(folder: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    from trafficllm.core.errors import TrafficLLMError
+    from trafficllm.core.files import read_json
+
+    try:
+        read_json(folder / "trainer_state.json")
+        with safe_open(str(folder / "model.safetensors"), framework="pt") as stream:
+            return bool(list(stream.keys())) and (folder / "optimizer.pt").stat().st_size > 0 and (folder / "scheduler.pt").is_file()
+    except (TrafficLLMError, SafetensorError, OSError):
+        return False
 
 
 def pretrain(model: Any, blocks: Blocks, out: Path, *, held_out: Blocks, options: PretrainOptions, resume: bool = True) -> dict[str, float]:
@@ -132,7 +152,7 @@ def pretrain(model: Any, blocks: Blocks, out: Path, *, held_out: Blocks, options
         optimizers=_optimizers(model, options, clock),
         callbacks=[Budget()],
     )
-    last = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    last = whole_checkpoints(out)
     result = trainer.train(resume_from_checkpoint=str(last[-1]) if resume and last else None)
     seconds = time.monotonic() - clock["start"]
     steps = int(result.global_step)
@@ -175,9 +195,9 @@ def continue_on(
     from trafficllm.model.tuning.collate import answer_loss, first
     from trafficllm.model.tuning.forward import answer_logits
 
-    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])) if resume else []
-    spent = float(read_json(out / "seconds.json")["seconds"]) if found else 0.0
-    start = int(found[-1].name.split("-")[1]) if found else 0
+    last = whole_checkpoints(out) if resume else []
+    spent = float(read_json(out / "seconds.json")["seconds"]) if last else 0.0
+    start = int(last[-1].name.split("-")[1]) if last else 0
     clock = {"start": time.monotonic(), "before": spent}
 
     def seconds() -> float:
@@ -213,7 +233,7 @@ def continue_on(
         optimizers=_optimizers(model, options, clock),
         callbacks=[Budget()],
     )
-    result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    result = trainer.train(resume_from_checkpoint=str(last[-1]) if last else None)
     return {"steps": int(result.global_step), "seconds": seconds(), "train_loss": float(result.training_loss)}
 
 

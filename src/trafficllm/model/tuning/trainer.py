@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, ProgressCallback
 
-from trafficllm.core.files import atomic_dir, read_json, write_json
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.files import atomic_dir, atomic_write, inside, read_json, sha256_file
+from trafficllm.core.sealed import current_sha256, read_sealed, sealed
 from trafficllm.model.adapter import lora
 from trafficllm.model.tuning import processes
 from trafficllm.model.tuning.callbacks import Clock, History
@@ -25,10 +27,22 @@ HEAD = "readout_head"
 """The model's submodule that a readout's loss is read from, while it is trained."""
 
 
+KEPT = 2
+"""Checkpoints of a run that are kept: the newest, and the one before it in case the newest turns out damaged."""
+
+
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints of a run, oldest first: a folder has its name only once it is complete."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / STATE).is_file()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    """Whole checkpoints of a run, oldest first: a folder has its name only once it is complete, and its files their hashes."""
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
+    return sorted((path for path in numbered if _is_whole(path)), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        state = read_sealed(folder / STATE, required=True)
+        return all(current_sha256(inside(folder, name)) == digest for name, digest in state["files"].items())
+    except (TrafficLLMError, OSError, KeyError, AttributeError):
+        return False
 
 
 class AnswerTrainer(Trainer):  # type: ignore[misc]
@@ -61,7 +75,16 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """One step; dropout, where there is any, is drawn from (seed, step) so that a resumed run draws the same."""
         torch.manual_seed((self.args.seed * 1_000_003 + self.state.global_step) * processes.world() + processes.rank())
         self.history.tokens += int(processes.total(int(inputs["attention_mask"].sum())))
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(torch.isfinite(loss).all()):
+            raise TrafficLLMError(
+                "tune.diverged",
+                f"the loss of step {self.state.global_step + 1} is {float(loss.mean())}: training has diverged",
+                input=str(self.args.output_dir),
+                where=f"step {self.state.global_step + 1}",
+                hint="lower the learning rate; the last checkpoint is from before this step",
+            )
+        return loss
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Loss at the answer's positions, the head runs on nothing else; with a readout's head also of what it reads."""
@@ -91,18 +114,19 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
                 self._write(Path(self.args.output_dir), weights, moments)
 
     def _write(self, run: Path, weights: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]) -> None:
-        older = checkpoints(run)
-        with atomic_dir(run / f"checkpoint-{self.state.global_step}") as folder:
+        with atomic_dir(run / f"checkpoint-{self.state.global_step}", private=True) as folder:
             save_file(weights, str(folder / "weights.safetensors"))
             if self.best:
                 save_file(self.best, str(folder / "best.safetensors"))
             save_file(moments, str(folder / "optimizer.safetensors"))
             self.state.save_to_json(str(folder / "trainer_state.json"))
             history = {**asdict(self.history), "best": self.history.best if self.history.looks else None}
-            write_json(folder / STATE, {"history": history, "seconds": self.clock.seconds(), "figures": self.figures})
-        for path in older:
-            if path.name != f"checkpoint-{self.state.global_step}":
-                shutil.rmtree(path, ignore_errors=True)
+            files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+            state = {"history": history, "seconds": self.clock.seconds(), "figures": self.figures, "files": files}
+            atomic_write(folder / STATE, sealed(state))
+        # The new one is on disk, its folder's name too: only now may an older one go.
+        for path in checkpoints(run)[:-KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
