@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 import socket
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,7 +29,9 @@ from trafficllm.capture.fields.table import packet_rows
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.lifecycle.analyze.verdicts import start
 from trafficllm.lifecycle.workspace import Workspace
+from trafficllm.surface.server import uploads
 from trafficllm.surface.server.app import configuration, create_app
+from trafficllm.surface.server.fields import asked_fields, asked_frame
 from trafficllm.surface.server.guard import Guard
 from trafficllm.surface.server.metrics import Metrics
 from trafficllm.surface.server.settings import Settings, hash_key, read_key
@@ -56,7 +60,7 @@ def _capture(captures: Path) -> Path:
 
 def _left(client: Any) -> list[str]:
     """What requests left on disk."""
-    return [path.name for path in client.service.uploads.folder.iterdir() if path.name != "warm.pcap"]
+    return [path.name for path in client.service.uploads.folder.iterdir() if path.name not in {"warm.pcap", "held"}]
 
 
 def _chat(client: Any, content: Any, *, model: str = "trafficllm", **more: Any) -> Any:
@@ -69,12 +73,19 @@ def _chat(client: Any, content: Any, *, model: str = "trafficllm", **more: Any) 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io:8000", ""])
 def test_other_names_are_misdirected(client: Any, host: str) -> None:
-    assert client.get("/healthz", headers={"host": host}).status_code == 421
+    assert client.get("/v1/tasks", headers={"host": host}).status_code == 421
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:1"])
 def test_own_names_are_answered(client: Any, host: str) -> None:
-    assert client.get("/healthz", headers={"host": host}).status_code == 200
+    assert client.get("/v1/tasks", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3:8000", "pod-7.example", ""])
+def test_probes_are_answered_by_whatever_name(client: Any, host: str) -> None:
+    assert client.get("/healthz", headers={"host": host}).text == "ok"
+    assert client.get("/readyz", headers={"host": host}).status_code in {200, 503}
+    assert client.get("/metrics", headers={"host": host}).status_code == 421
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,26 @@ def test_preflight_is_not_answered(client: Any) -> None:
     found = client.options("/v1/analyze", headers=asked)
     assert found.status_code == 405
     assert not [name for name in found.headers if name.startswith("access-control")]
+
+
+def test_pages_of_a_listed_site_may_ask_and_read(place: tuple[Path, Path]) -> None:
+    site = "https://desk.example"
+    with server_samples.client(*place, key_hash=hash_key(KEY), origins=(site,)) as client:
+        asked = {"origin": site, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        leave = client.options("/v1/analyze", headers=asked)
+        assert leave.status_code == 204
+        assert leave.headers["access-control-allow-origin"] == site
+        assert "authorization" in leave.headers["access-control-allow-headers"]
+        assert "POST" in leave.headers["access-control-allow-methods"]
+        for given, status in (({}, 401), ({"authorization": f"Bearer {KEY}"}, 200)):  # failures must be readable too
+            found = client.get("/v1/tasks", headers={"origin": site, **given})
+            assert found.status_code == status
+            assert (found.headers["access-control-allow-origin"], found.headers["vary"]) == (site, "Origin")
+        for other in ("https://evil.example", "https://desk.example.evil.example", "null"):
+            refused = client.options("/v1/analyze", headers={**asked, "origin": other})
+            assert refused.status_code == 403
+            assert "access-control-allow-origin" not in refused.headers
+        assert client.options("/v1/analyze").status_code == 401
 
 
 @pytest.mark.parametrize(("path", "methods"), [("/v1/files", "GET, POST"), ("/v1/files/file-1", "DELETE, GET"), ("/v1/tasks", "GET")])
@@ -157,6 +188,195 @@ def test_a_full_queue_says_when_to_come_back(client: Any) -> None:
     assert _chat(client, PACKET).status_code == 200
 
 
+UPLOAD = {"content-type": "multipart/form-data; boundary=b"}
+
+
+def _never() -> Iterator[bytes]:
+    raise AssertionError("the body was read before the upload was admitted")
+    yield b""
+
+
+def test_uploads_are_admitted_before_they_are_read(client: Any) -> None:
+    """Where all places are taken, by work or by other uploads, not a byte is asked for."""
+    jobs, intake = client.service.jobs, client.service.uploads.intake
+    for taken in (jobs, intake):
+        name = "inside" if taken is jobs else "arriving"
+        setattr(taken, name, getattr(taken, name) + jobs.settings.queue)
+        try:
+            for path in ("/v1/analyze", "/v1/files"):
+                found = client.post(path, content=_never(), headers=UPLOAD)
+                assert (found.status_code, found.json()["error"]["code"]) == (429, "request.queue_full")
+                assert int(found.headers["retry-after"]) >= 1
+            assert taken is jobs or _chat(client, PACKET).status_code == 200  # uploads that arrive hold no chat up
+        finally:
+            setattr(taken, name, getattr(taken, name) - jobs.settings.queue)
+    assert (intake.arriving, intake.inside()) == (0, 0)
+
+
+def test_a_full_disk_is_said_before_and_while_a_body_is_read(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    intake = client.service.uploads.intake
+    used = intake.used
+
+    def left(free: int) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+
+    left(intake.settings.spare_disk)
+    found = client.post("/v1/files", content=_never(), headers=UPLOAD)
+    assert (found.status_code, found.json()["error"]["code"]) == (507, "request.disk")
+    left(intake.settings.spare_disk + 5000)
+
+    def pieces() -> Iterator[bytes]:
+        yield b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n'
+        for _ in range(30):
+            yield b"x" * 1000
+
+    assert client.post("/v1/files", content=pieces(), headers=UPLOAD).status_code == 507
+    assert (intake.used, intake.arriving) == (used, 0)
+
+
+def test_uploads_share_one_bound_of_disk_and_kept_captures_make_room(place: tuple[Path, Path]) -> None:
+    with server_samples.client(*place, max_body=100_000, disk=0) as client:
+        intake = client.service.uploads.intake
+        for _ in range(8):
+            assert client.post("/v1/files", files={"file": b"x" * 60_000}).status_code == 200
+            assert intake.used <= intake.settings.most_disk == 200_000
+        kept = client.get("/v1/files").json()["data"]
+        assert 1 <= len(kept) < 4
+        assert intake.used == sum(row["bytes"] for row in kept)
+        on_disk = sum(path.stat().st_size for path in client.service.uploads.folder.glob("file-*"))
+        assert on_disk == intake.used
+        for row in kept:
+            client.delete(f"/v1/files/{row['id']}")
+        assert intake.used == 0
+
+
+def test_questions_have_one_bound_and_are_searched_in_linear_time(client: Any) -> None:
+    for words in ("what " * 500, "give me the " * 200, "which " * 70_000):
+        found = _chat(client, words + PACKET)
+        assert (found.status_code, found.json()["error"]["code"]) == (422, "input.question")
+    assert _chat(client, "w " * 900 + PACKET).status_code == 200
+
+
+@pytest.mark.parametrize("unit", ["what ", "give me the ", "which ttl.", "source ip address ", "a.", "packet #", "what is ", "ip id "])
+def test_work_on_a_question_grows_with_its_length(unit: str) -> None:
+    """Counted in calls and matches, not in seconds: ten times the length, at most twelve times the steps."""
+
+    def steps(size: int) -> int:
+        count = 0
+
+        def step(frame: Any, event: str, _: Any) -> None:
+            nonlocal count
+            count += event in {"call", "c_call"}
+
+        question = unit * (size // len(unit))
+        sys.setprofile(step)
+        try:
+            asked_fields(question, {"ip.ttl", "ip.src"})
+            asked_frame(question)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert steps(20_000) <= 12 * steps(2000) + 200
+
+
+def test_what_killed_servers_left_is_removed_and_what_lives_stays(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead, alive, fresh = (tmp_path / f"{uploads.PREFIX}{name}" for name in ("dead", "alive", "fresh"))
+    for folder in (dead, alive, fresh):
+        folder.mkdir()
+    for folder in (dead, alive):
+        (folder / "held").touch()
+    (dead / "file-1").write_bytes(b"people's packets")
+    mark = uploads._hold(alive)
+    try:
+        assert uploads.sweep() == 1
+    finally:
+        os.close(mark)
+    assert [folder.exists() for folder in (dead, alive, fresh)] == [False, True, True]
+
+
+def test_clients_that_give_up_leave_nothing_behind(client: Any, capture: Path) -> None:
+    """64 requests cancelled at any moment: while they send, while they wait, while they read."""
+    guard, service = client.app, client.service
+    form = b'--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\n' + capture.read_bytes() + b"\r\n--b--\r\n"
+
+    async def one(k: int) -> None:
+        sent = 0
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            nonlocal sent
+            sent += 1
+            if sent == 1 and k % 3:
+                return {"type": "http.request", "body": form, "more_body": False}
+            if sent == 1:
+                return {"type": "http.request", "body": form[:40], "more_body": True}
+            await (asyncio.sleep(0.01 * (k % 7)) if k % 2 else gone.wait())
+            return {"type": "http.disconnect"}
+
+        async def send(_: Any) -> None:
+            await asyncio.sleep(0)
+
+        headers = [(b"host", b"localhost"), (b"content-type", UPLOAD["content-type"].encode())]
+        scope = {"type": "http", "method": "POST", "path": "/v1/analyze", "raw_path": b"/v1/analyze", "query_string": b"task=EAC"}
+        whole = {**scope, "headers": headers, "http_version": "1.1", "scheme": "http", "server": ("localhost", 80), "client": ("c", 1)}
+        task = asyncio.ensure_future(guard(whole, receive, send))
+        await asyncio.sleep(0.005 * (k % 11))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(one(k) for k in range(64)))
+
+    client.portal.call(all_of_them)
+    for _ in range(600):
+        if not _left(client):
+            break
+        time.sleep(0.05)
+    assert (guard.open, service.jobs.inside, service.uploads.intake.arriving) == (0, 0, 0)
+    assert service.uploads.intake.used == sum(upload.bytes for upload in service.uploads.list())
+    assert not [name for name in _left(client) if name not in {upload.id for upload in service.uploads.list()}]
+    assert client.post("/v1/analyze?task=EAC", files={"file": capture.read_bytes()}).status_code == 200
+
+
+def test_waiting_for_a_reader_does_not_count(place: tuple[Path, Path], capture: Path) -> None:
+    """Readers take longer to start than a request may take: it is answered all the same; one that never starts is said."""
+    with server_samples.client(*place, wait=True, deadline=5.0) as client:
+        ready = client.service.uploads._ready
+
+        async def slowly(child: Any) -> None:
+            await asyncio.sleep(6.0)
+            await ready(child)
+
+        client.service.uploads._ready = slowly
+        assert client.post("/v1/analyze?task=EAC", files={"file": capture.read_bytes()}).status_code == 200
+    with server_samples.client(*place, startup=0.0001) as client:
+        found = client.post("/v1/analyze?task=EAC", files={"file": capture.read_bytes()})
+        assert (found.status_code, found.json()["error"]["code"]) == (503, "request.reader_start")
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_hosts_are_known_by_their_brackets(host: str) -> None:
+    assert Settings(host=host).accepts_host("[::1]:8000")
+    Settings(host=host).check()
+    with pytest.raises(UsageError):
+        Settings(host="::").check()
+    assert Settings(host="2001:db8::7", key_hash=hash_key(KEY)).accepts_host("[2001:db8::7]")
+
+
+def test_a_key_that_others_can_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{KEY}\n")
+    for mode, warned in ((0o600, False), (0o640, False), (0o644, True), (0o660, True)):
+        caplog.clear()
+        file.chmod(mode)
+        assert read_key("", file) == hash_key(KEY)
+        assert bool(caplog.records) == warned
+        assert KEY not in caplog.text
+
+
 def test_a_crowd_is_turned_away_but_for_health(client: Any) -> None:
     guard = client.app
     guard.open += guard.settings.crowd
@@ -212,7 +432,12 @@ def test_an_answer_that_nobody_reads_is_given_up() -> None:
 
 
 def test_what_takes_too_long_is_ended(place: tuple[Path, Path], capture: Path) -> None:
-    with server_samples.client(*place, deadline=0.2) as client:
+    with server_samples.client(*place, wait=True, deadline=2.0) as client:
+
+        async def endless(*_: Any) -> None:
+            await asyncio.sleep(3600)
+
+        client.service.uploads.flows = endless
         found = client.post("/v1/analyze", files={"file": capture.read_bytes()})
         assert found.status_code == 504
         assert client.service.jobs.inside == 0

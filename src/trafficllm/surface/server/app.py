@@ -20,6 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from trafficllm import __version__
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.surface.server.guard import Guard
+from trafficllm.surface.server.intake import Intake
+from trafficllm.surface.server.jobs import Jobs
 from trafficllm.surface.server.metrics import Metrics
 from trafficllm.surface.server.replies import RefusedError, reply
 from trafficllm.surface.server.routes import health, methods_of, router, unknown_path
@@ -43,10 +45,12 @@ def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
     chosen = settings or Settings()
     chosen.check()
     metrics = Metrics()
+    jobs = Jobs(chosen, metrics)
+    intake = Intake(chosen, lambda: jobs.inside)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(workspace, chosen, metrics)
+        service = Service(workspace, chosen, metrics, jobs, intake)
         app.state.service = service
         warming = asyncio.create_task(service.warm())
         try:
@@ -64,7 +68,7 @@ def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
-    return Guard(app, chosen, metrics)
+    return Guard(app, chosen, metrics, intake)
 
 
 def _respond(error: TrafficLLMError) -> Response:

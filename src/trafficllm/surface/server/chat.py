@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from trafficllm.surface.server.bodies import ChatRequest
 
 _MARK = re.compile(r"<(?:packet|flow)>:")
+LONGEST_QUESTION = 2000
+"""Characters, here and at /v1/analyze."""
 _PASTED = 1 << 16
 _NOTABLE = 5
 _HELP = (
@@ -44,6 +47,9 @@ async def answer(service: Service, request: ChatRequest, until: float) -> Answer
     words = request.question()
     mark = _MARK.search(words)
     question = (words[: mark.start()] if mark else words).strip()
+    if len(question) > LONGEST_QUESTION:
+        hint = "ask in fewer words; packets follow <packet>:, captures go to /v1/files"
+        raise InputError("input.question", f"a question of more than {LONGEST_QUESTION:,} characters", input="messages", hint=hint)
     ask = Ask(task="" if request.model == BASE else request.model, question=question)
     if mark is not None:
         return await _pasted(service, words, ask, until)
@@ -57,8 +63,8 @@ async def _pasted(service: Service, words: str, ask: Ask, until: float) -> Answe
 
     if len(words) > _PASTED:
         raise InputError("input.pasted", f"more than {_PASTED:,} characters", input="messages", hint="upload a capture")
-    pairs = original.packet_fields(words)
-    names = asked_fields(ask.question, pairs)
+    pairs = await service.jobs.within(until, asyncio.to_thread(original.packet_fields, words))
+    names = await service.jobs.within(until, asyncio.to_thread(asked_fields, ask.question, pairs))
     if names:
         values = {name: visible(pairs[name], limit=200) for name in names}
         return Answer(field_answer(values), {"fields": values})
@@ -75,10 +81,10 @@ async def _uploaded(service: Service, mark: str, ask: Ask, until: float) -> Answ
     from trafficllm.capture.fields.table import FIELDS, FRAME_FIELDS
 
     capture = service.uploads.get(mark)
-    names = asked_fields(ask.question, {*FIELDS, *FRAME_FIELDS})
+    names = await asyncio.to_thread(asked_fields, ask.question, {*FIELDS, *FRAME_FIELDS})
     if names:
         frame = asked_frame(ask.question)
-        values = await service.jobs.within(until, service.uploads.fields(capture.path, names, frame))
+        values = await service.fields(capture.path, names, frame)
         if values is None:
             return Answer(f"The capture has no packet {frame}.", {"frame": frame, "fields": {}})
         return Answer(field_answer(values), {"frame": frame, "fields": values})

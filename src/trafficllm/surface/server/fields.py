@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from trafficllm.core.escape import spoken
 
 _NAME = re.compile(r"\b[a-z0-9_]+(?:\.[a-z0-9_]+)+\b", re.IGNORECASE)
 _FRAME = re.compile(r"\b(?:packet|frame)\s*(?:number\s*|no\.?\s*|#\s*)?(\d{1,7})\b", re.IGNORECASE)
-_ASKS = r"\b(?:what(?:'s| is| are| was)|value of|give me|tell me|show me|which)\b[^.?\n]{0,40}?\b"
+_ASKS = re.compile(r"\b(?:what(?:'s| is| are| was)|value of|give me|tell me|show me|which)\b", re.IGNORECASE)
+_REACH = 40
+"""Characters between such a word and what it asks for; no sentence ends among them."""
 
 _PHRASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"source (?:ip )?address|source ip|src ip", ("ip.src", "ipv6.src")),
@@ -38,10 +41,22 @@ def asked_fields(question: str, known: Collection[str]) -> tuple[str, ...]:
     named = [match.group().lower() for match in _NAME.finditer(question)]
     found = dict.fromkeys(name for name in named if name in known)
     if not found:
-        for phrase, names in _PHRASES:
-            if re.search(f"{_ASKS}(?:{phrase})\\b", question, re.IGNORECASE):
+        asked = [match.end() for match in _ASKS.finditer(question)]
+        for pattern, names in _PATTERNS if asked else ():
+            if any(_is_asked(question, asked, match.start()) for match in pattern.finditer(question)):
                 found |= dict.fromkeys(name for name in names if name in known)
     return tuple(found)
+
+
+_PATTERNS = tuple((re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE), names) for phrase, names in _PHRASES)
+
+
+def _is_asked(question: str, asked: Sequence[int], at: int) -> bool:
+    """Whether a phrase at `at` stands within reach of the last asking word before it. Linear: each phrase looks at one of them."""
+    before = bisect.bisect_right(asked, at) - 1
+    if before < 0 or at - asked[before] > _REACH:
+        return False
+    return not any(stop in question[asked[before] : at] for stop in ".?\n")
 
 
 def asked_frame(question: str) -> int:

@@ -30,9 +30,12 @@ class Jobs:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     @contextmanager
-    def admitted(self) -> Iterator[float]:
-        """A place inside, with its deadline (monotonic seconds); RefusedError (429) where all are taken."""
-        if self.inside >= self.settings.queue:
+    def admitted(self, *, promised: bool = False) -> Iterator[float]:
+        """A place inside, with its deadline (monotonic seconds).
+
+        RefusedError (429) where all are taken and none was `promised` at the door.
+        """
+        if self.inside >= self.settings.queue and not promised:
             wait = min(60, max(1, round(self._usual * self.inside)))
             raise RefusedError(429, "request.queue_full", "too many requests are inside", hint="try again later", retry=wait)
         began = time.monotonic()

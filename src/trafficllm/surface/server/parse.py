@@ -1,6 +1,6 @@
 """Reads one uploaded capture in a process of its own, with little memory, little time and no secrets.
 
-`python -m trafficllm.surface.server.parse WARM.pcap`: it reads that capture of our own to have everything loaded, waits for a
+`python -m trafficllm.surface.server.parse WARM.pcap`: it reads that capture of our own to have everything loaded, says so, waits for a
 job's path on stdin, does that one job and ends. The job names the upload, the limits, and where batches go. What comes back is
 plain arrays (NPZ without pickles) or rows of JSON, so that a reader that was taken over cannot run code in the server.
 """
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from trafficllm.core.types import FlowBatch
 
 NAME = "upload"
+READY = b"ready\n"
+"""What a reader says once it waits for its job."""
 _TEXTS = ("conn_state", "history", "end_reason", "community_id")
 _MAX_FIELDS_ROWS = 100_000
 
@@ -109,6 +111,8 @@ def write_warm_capture(path: Path) -> None:
 def main() -> int:
     """Do one job; the exit code is 0 (also where none came), or 3 with the error's JSON in `error.json`."""
     _warm(sys.argv[1])
+    sys.stdout.write(READY.decode())
+    sys.stdout.flush()
     named = sys.stdin.readline().strip()
     if not named:
         return 0

@@ -23,7 +23,8 @@ from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.results import ErrorEnvelope
 from trafficllm.lifecycle import tasks as lifecycle_tasks
 from trafficllm.surface.server import bodies
-from trafficllm.surface.server.chat import Answer, answer
+from trafficllm.surface.server.chat import LONGEST_QUESTION, Answer, answer
+from trafficllm.surface.server.intake import Place
 from trafficllm.surface.server.replies import RefusedError, envelope
 from trafficllm.surface.server.service import Ask, Service
 from trafficllm.surface.server.uploads import Upload
@@ -33,7 +34,7 @@ health = APIRouter()
 """Paths that need no key."""
 router = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])  # names the scheme; the guard is what checks
 _ERROR = {"description": "`trafficllm.error/1`", "model": ErrorEnvelope}
-_FAILURES: dict[int | str, dict[str, Any]] = {**dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504), _ERROR)}
+_FAILURES: dict[int | str, dict[str, Any]] = {**dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504, 507), _ERROR)}
 
 
 def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
@@ -107,23 +108,23 @@ async def analyze(
     request: Request,
     file: Annotated[UploadFile, File(description="A capture: pcap or pcapng; gz, zst, lz4.")],
     task: _Name = "",
-    question: Annotated[str, Query(max_length=2000)] = "",
+    question: Annotated[str, Query(max_length=LONGEST_QUESTION)] = "",
     explain: bool = False,
 ) -> StreamingResponse:
     """A JSON line a flow (`schemas/trafficllm.analyze.line.1.json`), while the capture is judged.
 
     A failure after the first lines is a last line of the form `trafficllm.error/1`.
     """
-    lines = _lines(_service(request), file, Ask(task, question, explain))
+    lines = _lines(_service(request), file, Ask(task, question, explain), request.scope.get("place"))
     first = await anext(lines)
     stream = _Stream(_chained(first, lines), media_type="application/x-ndjson")
     stream.until = time.monotonic() + _service(request).settings.deadline
     return stream
 
 
-async def _lines(service: Service, file: UploadFile, ask: Ask) -> AsyncIterator[bytes]:
-    with service.jobs.admitted() as until:
-        upload = await service.uploads.store(file, "", keep=False)
+async def _lines(service: Service, file: UploadFile, ask: Ask, place: Place | None) -> AsyncIterator[bytes]:
+    with service.jobs.admitted(promised=place is not None) as until:
+        upload = await service.uploads.store(file, "", keep=False, place=place)
         begun = False
         try:
             async for rows in service.verdicts(upload.path, ask, until):
@@ -134,7 +135,7 @@ async def _lines(service: Service, file: UploadFile, ask: Ask) -> AsyncIterator[
                 raise
             yield (json_line(envelope(error)) + "\n").encode()
         finally:
-            upload.path.unlink(missing_ok=True)
+            service.uploads.remove(upload)
 
 
 async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -191,7 +192,8 @@ async def upload_file(
 ) -> Response:
     """Keep a capture to ask about; the oldest are forgotten first."""
     service = _service(request)
-    return _json(_file(await service.uploads.store(file, (file.filename or "capture")[:200], keep=True)))
+    name = (file.filename or "capture")[:200]
+    return _json(_file(await service.uploads.store(file, name, keep=True, place=request.scope.get("place"))))
 
 
 @router.get("/v1/files", responses=_answers(bodies.FileList))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface.server.intake import Intake
 from trafficllm.surface.server.jobs import Deadline, Jobs
 from trafficllm.surface.server.metrics import Metrics
 from trafficllm.surface.server.replies import RefusedError
@@ -40,20 +42,18 @@ class Ask:
 class Service:
     """One server's workspace, its limits and what it holds."""
 
-    def __init__(self, workspace: Workspace, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, workspace: Workspace, settings: Settings, metrics: Metrics, jobs: Jobs, intake: Intake) -> None:
         self.workspace = workspace
         self.settings = settings
         self.metrics = metrics
-        self.jobs = Jobs(settings, metrics)
-        self.uploads = Uploads(settings)
+        self.jobs = jobs
+        self.uploads = Uploads(settings, intake)
         self.ready = False
         self.reason = "starting"
         self._revisions: dict[str, str] = {}
 
     async def warm(self) -> None:
         """Load the base before the first request does; what stops it is what /readyz says."""
-        import time
-
         try:
             await self.jobs.turn(time.monotonic() + 3600, lambda: self.workspace.engine)
             await self.uploads.warm()
@@ -104,11 +104,13 @@ class Service:
     # Verdicts
 
     async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[VerdictRow]]:
-        """Batches of verdict rows of an uploaded capture."""
+        """Batches of verdict rows of an uploaded capture; once a reader is ready for it, its deadline begins anew."""
         from trafficllm.lifecycle.analyze.verdicts import flow_options
 
         choice = await self.jobs.turn(until, lambda: self._choose(ask))
-        flows, folder = await self.jobs.within(until, self.uploads.flows(capture, flow_options(self.workspace, choice[0])))
+        async with self.uploads.reader() as reader:
+            until = time.monotonic() + self.settings.deadline
+            flows, folder = await self.jobs.within(until, self.uploads.flows(reader, capture, flow_options(self.workspace, choice[0])))
         try:
             analysis = await self.jobs.turn(until, lambda: self._start(flows, ask, choice))
             while (rows := await self.jobs.turn(until, lambda: next(analysis.batches, None))) is not None:
@@ -141,6 +143,12 @@ class Service:
         return await self.jobs.turn(until, work)
 
     # Captures
+
+    async def fields(self, capture: Path, names: Sequence[str], frame: int) -> dict[str, str] | None:
+        """Values of fields of one frame of an uploaded capture; None where there is no such frame."""
+        async with self.uploads.reader() as reader:
+            until = time.monotonic() + self.settings.deadline
+            return await self.jobs.within(until, self.uploads.fields(reader, capture, names, frame))
 
     async def generate(self, body: Mapping[str, Any], out: Path, until: float) -> Generate:
         """Write a synthetic capture."""

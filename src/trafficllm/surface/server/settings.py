@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from trafficllm.core.errors import InputError, UsageError
 _MIB = 1 << 20
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 _SHORTEST_KEY = 16
+log = logging.getLogger("trafficllm.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,9 @@ class Settings:
 
     `queue` is how many requests may be inside at once, working or waiting; `deadline` what one may take in all, its upload
     included; `parsers` how many uploads are read at once, each in a process of at most `parser_memory` bytes.
-    `head` is how long a connection may take to bring a request's head.
+    `head` is how long a connection may take to bring a request's head, `startup` a reader's process to be ready; neither that nor
+    waiting for one counts towards a deadline, which begins with the reading. Uploads take at most `disk` bytes together, and leave
+    `spare_disk` free.
     `hosts` and `origins` are names a Host or Origin header may carry besides the local ones.
     """
 
@@ -36,6 +41,9 @@ class Settings:
     head: float = 20.0
     parsers: int = 2
     parser_memory: int = 4096 * _MIB
+    startup: float = 120.0
+    disk: int = 2048 * _MIB
+    spare_disk: int = 256 * _MIB
     max_flows: int = 200_000
     kept_files: int = 32
     drain: float = 30.0
@@ -44,6 +52,11 @@ class Settings:
     def crowd(self) -> int:
         """Requests that may be anywhere in the server, slow uploads and slow readers included."""
         return 8 * self.queue + 64
+
+    @property
+    def most_disk(self) -> int:
+        """Bytes that uploads may take: room for one of the largest in any case, as it arrives and as it is kept."""
+        return max(self.disk, 2 * self.max_body)
 
     def check(self) -> None:
         """UsageError for a server that others could reach without a key."""
@@ -63,14 +76,18 @@ class Settings:
     def accepts_host(self, header: str) -> bool:
         """Whether a Host header names this server: others are DNS rebinding."""
         name = _without_port(header)
-        own = self.host if ":" not in self.host else f"[{self.host}]"
+        own = f"[{self.host.strip('[]')}]" if ":" in self.host else self.host
         return name in {*_LOCAL, own.lower(), *(host.lower() for host in self.hosts)}
 
     def accepts_origin(self, origin: str, host: str) -> bool:
         """Whether a browser's Origin is this server's own or a listed one."""
         scheme, _, rest = origin.lower().partition("://")
         own = scheme in {"http", "https"} and rest == host.lower()
-        return own or origin.lower() in {name.lower() for name in self.origins}
+        return own or self.shares_with(origin)
+
+    def shares_with(self, origin: str) -> bool:
+        """Whether pages of another site may read answers (CORS): it is listed."""
+        return origin.lower() in {name.lower().rstrip("/") for name in self.origins}
 
 
 def hash_key(key: str) -> bytes:
@@ -83,6 +100,8 @@ def read_key(environment: str, file: Path | None) -> bytes:
     key = environment
     if file is not None:
         try:
+            if file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+                log.warning("key file can be read or written by others; chmod 600 it")
             key = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError("input.key", "the key file cannot be read", input=str(file), hint="one line of text") from error

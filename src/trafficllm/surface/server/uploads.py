@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
@@ -12,8 +13,8 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,18 +22,23 @@ from typing import Any, Protocol
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FlowStream
-from trafficllm.surface.server.parse import NAME, read_batch, write_warm_capture
+from trafficllm.surface.server.intake import Intake, Place
+from trafficllm.surface.server.parse import NAME, READY, read_batch, write_warm_capture
 from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.settings import Settings
 
 _CHUNK = 1 << 20
+PREFIX = "trafficllm-serve-"
+_HELD = "held"
 _KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "HOME", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT", "VIRTUAL_ENV", "TMPDIR", "TZ")
 
 
 class Readable(Protocol):
-    """A body that is read in pieces."""
+    """A body that is read in pieces, and closed."""
 
     async def read(self, size: int = -1, /) -> bytes: ...
+
+    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +53,59 @@ class Upload:
 
 
 class Uploads:
-    """The captures a server holds, in a folder that goes with it."""
+    """The captures a server holds, in a folder that goes with it; what killed servers left is removed first."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, intake: Intake) -> None:
         self.settings = settings
-        self.folder = Path(tempfile.mkdtemp(prefix="trafficllm-serve-"))
+        self.intake = intake
+        intake.evict = self._forget_oldest
+        sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._mark = _hold(self.folder)
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._parsers = asyncio.Semaphore(settings.parsers)
         self._spare: Process | None = None
+        self._said: set[int] = set()
+        self._closed = False
         self._warm = self.folder / "warm.pcap"
 
     async def close(self) -> None:
         """Forget everything."""
+        self._closed = True
         if self._spare is not None:
             await _end(self._spare)
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._mark)
 
     async def warm(self) -> None:
         """Start the reader of the first upload and see that it works: on a new machine its kernels are compiled now."""
-        await self._prepare()
-        _, out = await self.flows(self._warm)
+        async with self.reader() as reader:
+            _, out = await self.flows(reader, self._warm)
         shutil.rmtree(out, ignore_errors=True)
-
-    async def _prepare(self) -> None:
-        if not self._warm.is_file():
-            await asyncio.to_thread(write_warm_capture, self._warm)
 
     # Keeping
 
-    async def store(self, body: Readable, name: str, *, keep: bool) -> Upload:
-        """Write a body to disk; with `keep` it can be asked for by its id, until newer ones push it out."""
+    async def store(self, body: Readable, name: str, *, keep: bool, place: Place | None = None) -> Upload:
+        """Write a body to disk; with `keep` it can be asked for by its id, until newer ones push it out.
+
+        `place` is the disk that the body's spool was given at the door: it is free again once the body is here.
+        RefusedError (507) where disk is short.
+        """
         mark = f"file-{secrets.token_hex(16)}"
         path = self.folder / mark
         size = 0
-        with path.open("xb") as stream:
-            while piece := await body.read(_CHUNK):
-                await asyncio.to_thread(stream.write, piece)
-                size += len(piece)
+        try:
+            with path.open("xb") as stream:
+                while piece := await body.read(_CHUNK):
+                    self.intake.take(len(piece))
+                    size += len(piece)
+                    await asyncio.to_thread(stream.write, piece)
+        except BaseException:
+            self.remove(Upload(mark, path, name, size, 0))
+            raise
+        await body.close()
+        if place is not None:
+            place.release()
         upload = Upload(mark, path, name, size, int(time.time()))
         if keep:
             self._kept[mark] = upload
@@ -107,61 +129,132 @@ class Uploads:
         """Remove a kept capture; unknown ids are ignored."""
         found = self._kept.pop(mark, None)
         if found is not None:
-            found.path.unlink(missing_ok=True)
+            self.remove(found)
+
+    def remove(self, upload: Upload) -> None:
+        """Its bytes are gone from disk."""
+        upload.path.unlink(missing_ok=True)
+        self.intake.used -= upload.bytes
+
+    def _forget_oldest(self) -> bool:
+        if not self._kept:
+            return False
+        self.forget(next(iter(self._kept)))
+        return True
 
     # Reading
 
-    async def flows(self, capture: Path, options: FlowOptions | None = None) -> tuple[FlowStream, Path]:
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[Process]:
+        """A process that has loaded all it needs and waits for a job; another gets ready behind it.
+
+        RefusedError (503) where none is ready within `startup` seconds.
+        """
+        async with self._parsers:
+            if not self._warm.is_file():
+                await asyncio.to_thread(write_warm_capture, self._warm)
+            child, self._spare = self._spare, None
+            if child is None or child.returncode is not None:
+                child = await _start(self._warm)
+            try:
+                await self._ready(child)
+                yield child
+            finally:
+                await self._put_back(child)
+
+    async def _put_back(self, child: Process) -> None:
+        """Keep a process that was given no job for the next upload, else start one; end it where one waits already."""
+        assert child.stdin is not None
+        if child.returncode is None and child.stdin.is_closing():
+            await _end(child)
+        if child.returncode is not None:
+            self._said.discard(child.pid)
+            if self._closed or self._spare is not None:
+                return
+            child = await _start(self._warm)
+        if self._closed or self._spare is not None:  # also meanwhile
+            await _end(child)
+        else:
+            self._spare = child
+
+    async def _ready(self, child: Process) -> None:
+        assert child.stdout is not None
+        if child.pid in self._said:  # it was put back after its word
+            return
+        said = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.startup):
+                said = await child.stdout.readline()
+        if said != READY:
+            hint = "the machine is busy, or has no memory left: try again later"
+            raise RefusedError(503, "request.reader_start", "no process to read the capture in could start", hint=hint, retry=5)
+        self._said.add(child.pid)
+
+    async def flows(self, reader: Process, capture: Path, options: FlowOptions | None = None) -> tuple[FlowStream, Path]:
         """Flows of a capture, read in a process of their own, and the folder to remove when they are used."""
         chosen = (options or FlowOptions()).model_dump(mode="json")
-        out = await self._run(capture, {"do": "flows", "options": chosen, "max_flows": self.settings.max_flows})
+        out = await self._run(reader, capture, {"do": "flows", "options": chosen, "max_flows": self.settings.max_flows})
         return _batches(out), out
 
-    async def fields(self, capture: Path, names: Sequence[str], frame: int) -> dict[str, str] | None:
+    async def fields(self, reader: Process, capture: Path, names: Sequence[str], frame: int) -> dict[str, str] | None:
         """Values of fields of one frame in tshark's formats; None where there is no such frame."""
-        out = await self._run(capture, {"do": "fields", "fields": list(names), "frame": frame})
+        out = await self._run(reader, capture, {"do": "fields", "fields": list(names), "frame": frame})
         try:
             row = json.loads((out / "fields.json").read_text(encoding="utf-8"))
         finally:
             shutil.rmtree(out, ignore_errors=True)
         return None if row is None else {name: str(value) for name, value in zip(names, row, strict=True)}
 
-    async def _run(self, capture: Path, what: Mapping[str, Any]) -> Path:
+    async def _run(self, reader: Process, capture: Path, what: Mapping[str, Any]) -> Path:
         out = Path(tempfile.mkdtemp(dir=self.folder))
         settings = self.settings
         limits = {"memory": settings.parser_memory, "seconds": max(1, int(settings.deadline))}
         job = {**what, **limits, "file_bytes": 8 * settings.max_body, "capture": str(capture), "out": str(out)}
         (out / "job.json").write_text(json.dumps(job), encoding="utf-8")
         try:
-            await self._prepare()
-            async with self._parsers:
-                code = await self._read(out / "job.json")
-            if code:
+            assert reader.stdin is not None
+            reader.stdin.write(f"{out / 'job.json'}\n".encode())
+            reader.stdin.close()
+            if code := await reader.wait():
                 raise _failure(out, code)
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
         return out
 
-    async def _read(self, job: Path) -> int:
-        """Give a job to the reader that waits, and let the next one get ready; a caller that gives up takes it along."""
-        child, self._spare = self._spare, None
-        if child is None or child.returncode is not None:
-            child = await _start(self._warm)
+
+def _hold(folder: Path) -> int:
+    """Mark a folder as in use by this process, as long as it lives; the descriptor to close."""
+    mark = os.open(folder / _HELD, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(mark, fcntl.LOCK_EX)
+    return mark
+
+
+def sweep() -> int:
+    """Remove the folders of servers that ended without doing so; how many there were."""
+    gone = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            await child.communicate(f"{job}\n".encode())
-            if self._spare is None:
-                self._spare = await _start(self._warm)
-        except asyncio.CancelledError:
-            await _end(child)
-            raise
-        return child.returncode or 0
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            mark = os.open(folder / _HELD, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:  # another's, or one that is just being made
+            continue
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+            gone += 1
+        except OSError:
+            continue
+        finally:
+            os.close(mark)
+    return gone
 
 
 async def _end(child: Process) -> None:
     with suppress(ProcessLookupError):
         child.kill()
-    await child.communicate()
+    await child.wait()
 
 
 async def _start(warm: Path) -> Process:
@@ -172,7 +265,7 @@ async def _start(warm: Path) -> Process:
         "trafficllm.surface.server.parse",
         str(warm),
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         env={**environment, "OMP_NUM_THREADS": "1"},
         cwd=warm.parent,
