@@ -216,7 +216,7 @@ class Uploads:
             reader.stdin.write(f"{out / 'job.json'}\n".encode())
             reader.stdin.close()
             if code := await reader.wait():
-                raise _failure(out, code)
+                raise _failure(out, code, capture)
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
@@ -273,14 +273,15 @@ async def _start(warm: Path) -> Process:
     )
 
 
-def _failure(out: Path, code: int) -> Exception:
+def _failure(out: Path, code: int, capture: Path) -> Exception:
     """What the reader said, or that it did not survive its limits."""
     said = out / "error.json"
     if code == 3 and said.is_file():
         body = json.loads(said.read_text(encoding="utf-8"))
         kind = InputError if body["kind"] == "input" else UsageError
         where = "" if "/" in body["where"] else body["where"]
-        return kind(body["code"], body["message"], input=NAME, where=where, hint=body["hint"])
+        message, hint = (body[name].replace(str(capture), NAME) for name in ("message", "hint"))
+        return kind(body["code"], message, input=NAME, where=where, hint=hint)
     hint = "the capture needs more memory or time than an upload may take; use `trafficllm analyze`"
     return InputError("input.too_costly", "the capture could not be read within the limits", input=NAME, hint=hint)
 
