@@ -75,7 +75,6 @@ def test_sinks(text: str) -> None:
     assert "\t" not in zeek
     assert "\n" not in zeek
     assert zeek not in {"", "-"}
-    assert not set("<>&") & set(escape.for_json(text))
     agent = escape.for_agent(text)
     assert agent.count("[") == 1
     assert agent.count("]") == 1

@@ -60,11 +60,6 @@ def for_zeek(text: str) -> str:
     return {"": "(empty)", "-": "\\x2d", "(empty)": "\\x28empty)"}.get(safe, safe)
 
 
-def for_json(text: str) -> str:
-    """Safe as a JSON string value in any consumer: printable, and without `<`, `>` and `&` that a web page could act on."""
-    return visible(text).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def for_agent(text: str) -> str:
     """For a language-model client: quoted, marked as captured, with nothing that closes the mark.
 

@@ -54,9 +54,9 @@ def choose(workspace: Workspace, task: str, question: str) -> Choice:
     route = routed_to(workspace, [question])[0]
     routed = tuple(row.id for row in route.tasks if row.id in live)
     if not routed:
-        asked = ", ".join(row.id for row in route.tasks) or "none of the tasks"
+        names = ", ".join(row.id for row in route.tasks) or "none of the tasks"
         raise UsageError(
-            "usage.question", f"the question asks for {asked}", input="--question", hint=f"name a task with --task: {', '.join(live)}"
+            "usage.question", f"the question asks for {names}", input="--question", hint=f"name a task with --task: {', '.join(live)}"
         )
     return routed, route
 
@@ -74,9 +74,9 @@ def open_detector(workspace: Workspace, tasks: Sequence[str], *, evidence: int) 
     """A detector with these tasks' live adapters."""
     from trafficllm.infer.detector import Detector, TaskModel
 
-    known = workspace.tasks()
+    catalogue = workspace.tasks()
     versions = [workspace.registry.live(name) for name in tasks]
-    models = [TaskModel.of(workspace.engine, known[version.task], version) for version in versions]
+    models = [TaskModel.of(workspace.engine, catalogue[version.task], version) for version in versions]
     return Detector(models, evidence=evidence)
 
 
@@ -123,9 +123,9 @@ def start(
     files, sink = expand(paths, skipped) if flows is None else [], progress or Silent()
     tasks, route = choice or choose(workspace, task, question)
     options = flow_options(workspace, tasks)
-    known = workspace.tasks()
+    catalogue = workspace.tasks()
     live = [workspace.registry.live(name) for name in tasks]
-    umbrellas = {version.task: known[version.task].umbrella_of for version in live}
+    umbrellas = {version.task: catalogue[version.task].umbrella_of for version in live}
     labels = {UNKNOWN, *(label for version in live for label in version.manifest["labels"])}
     above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
@@ -141,7 +141,7 @@ def start(
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: totals(counts.build()),
-        {version.task: known[version.task].notable_among(version.manifest["labels"]) for version in live},
+        {version.task: catalogue[version.task].notable_among(version.manifest["labels"]) for version in live},
         lambda: dict(detector.blank),
     )
 

@@ -1,4 +1,4 @@
-"""Frozen representation of flows: `embed`, nearest known flows, and probes on it beside tuned results."""
+"""Frozen representation of flows: `embed`, nearest reference flows, and probes on it beside tuned results."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def embed(
     out: Path | None,
     task: str = "",
     pool: str = "",
-    known: Path | None = None,
+    reference: Path | None = None,
     neighbours: int = 5,
     progress: ProgressSink,
 ) -> Embed:
     """Vectors of every flow (contract: `embed`): of captures, or of one data set with its labels.
 
-    Without `task` the bare base under strict masks; with it the task's live adapter under its own masks. `known` is a file of vectors
-    made the same way: then each flow comes with its nearest known ones. UsageError for a pool that is none, ArtifactError for vectors
+    Without `task` the bare base under strict masks; with it the task's live adapter under its own masks. `reference` is a file of vectors
+    made the same way: then each flow comes with its nearest ones there. UsageError for a pool that is none, ArtifactError for vectors
     of another base or way.
     """
     from trafficllm.infer.engine.pooling import POOLS
@@ -121,7 +121,7 @@ def embed(
     for records, more in _batches(workspace, files, model, progress):
         for line, vector in zip(more, embedder.embed(records), strict=True):
             rows.append({**line, "vector": vector})
-    near = _neighbours(rows, known, facts, neighbours) if known is not None else []
+    near = _neighbours(rows, reference, facts, neighbours) if reference is not None else []
     if out is not None:
         write(rows, out, facts)
     width = len(rows[0]["vector"]) if rows else 0
@@ -186,7 +186,7 @@ def _line(meta: FlowMeta) -> dict[str, Any]:
 
 
 def write(rows: Sequence[dict[str, Any]], out: Path, facts: dict[str, str]) -> None:
-    """A Parquet file: flow columns, `label` where known, `vector` a fixed-size list of float32; how it was made in its metadata."""
+    """A Parquet file: flow columns, `label` where reference, `vector` a fixed-size list of float32; how it was made in its metadata."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -218,16 +218,16 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
     return table, said
 
 
-def _neighbours(rows: Sequence[dict[str, Any]], known: Path, facts: dict[str, str], k: int) -> list[Neighbours]:
+def _neighbours(rows: Sequence[dict[str, Any]], reference: Path, facts: dict[str, str], k: int) -> list[Neighbours]:
     import numpy as np
 
     from trafficllm.evaluate.baselines.frozen import nearest
 
-    table, said = read(known)
+    table, said = read(reference)
     other = [f"{key} {said.get(key)!r}, not {value!r}" for key, value in facts.items() if said.get(key) != value]
     if other:
         hint = "embed both with the same base, task and pool"
-        raise ArtifactError("artifact.vectors", "vectors made another way: " + "; ".join(other), input=str(known), hint=hint)
+        raise ArtifactError("artifact.vectors", "vectors made another way: " + "; ".join(other), input=str(reference), hint=hint)
     if not rows or not table.num_rows:
         return []
     bank = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])

@@ -236,8 +236,8 @@ def table(
     from trafficllm.evaluate.baselines import table as baseline_table
 
     def score(predicted: Sequence[str], probabilities: F64) -> Quality:
-        known = labels or evaluation_set.labels
-        return evaluation_set.quality([predicted], labels=known, seen=seen, seeds=[seed], probabilities=probabilities)
+        names = labels or evaluation_set.labels
+        return evaluation_set.quality([predicted], labels=names, seen=seen, seeds=[seed], probabilities=probabilities)
 
     return baseline_table.table(outcomes, score)
 
@@ -280,12 +280,12 @@ def _unknown(evaluation_set: EvaluationSet, run: Run) -> results.UnknownClasses 
     if not rows:
         return None
     foreign = cal.unknown_score(scorer.calibration, scoring.score_rows(scorer, dataset, rows))
-    known = cal.unknown_score(scorer.calibration, run.last.scores)
+    learnt = cal.unknown_score(scorer.calibration, run.last.scores)
     return results.UnknownClasses(
         labels=sorted(set(y)),
         n=len(rows),
-        auroc=metrics.auroc(foreign, known),
-        fpr_at_tpr95=metrics.fpr_at_tpr(foreign, known, 0.95),
-        tpr_at_fpr05=metrics.tpr_at_fpr(foreign, known, 0.05),
+        auroc=metrics.auroc(foreign, learnt),
+        fpr_at_tpr95=metrics.fpr_at_tpr(foreign, learnt, 0.95),
+        tpr_at_fpr05=metrics.tpr_at_fpr(foreign, learnt, 0.05),
         called_unknown=float((foreign > cal.threshold(scorer.calibration)).mean()),
     )

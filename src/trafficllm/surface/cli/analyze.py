@@ -205,7 +205,7 @@ def embed(
             "layers: mean and maximum of several layers, for classifiers.",
         ),
     ] = "",
-    known: Annotated[
+    reference: Annotated[
         Path | None, typer.Option("--known", metavar="FILE", help="Vectors made before: name each flow's nearest ones among them.")
     ] = None,
     neighbours: Annotated[int, typer.Option("--neighbours", metavar="K", min=1, help="How many nearest known flows.")] = 5,
@@ -222,11 +222,11 @@ def embed(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    if out is None and known is None:
+    if out is None and reference is None:
         raise UsageError("usage.output", "nowhere to put the vectors", input="--out", hint="name -o vectors.parquet, or --known")
     workspace = Workspace(base=base, registry=registry, config=config)
     with Bar(quiet=quiet) as bar:
-        result = embed_flows(workspace, files, out=out, task=task, pool=pool, known=known, neighbours=neighbours, progress=bar)
+        result = embed_flows(workspace, files, out=out, task=task, pool=pool, reference=reference, neighbours=neighbours, progress=bar)
     emit("embed", result, as_json=as_json, show=_show)
 
 

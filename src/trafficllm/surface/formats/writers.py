@@ -68,10 +68,10 @@ def arrow_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) ->
 
     schema = arrow_schema(columns)
     maps = [field.name for field in schema if pa.types.is_map(field.type)]
-    kept = [{name: plain(row.get(name)) for name in schema.names} for row in rows]
-    for row in kept:
+    plain_rows = [{name: plain(row.get(name)) for name in schema.names} for row in rows]
+    for row in plain_rows:
         row.update({name: list((row[name] or {}).items()) for name in maps})
-    return pa.Table.from_pylist(kept, schema=schema)
+    return pa.Table.from_pylist(plain_rows, schema=schema)
 
 
 def _csv_text(cells: Sequence[str]) -> str:

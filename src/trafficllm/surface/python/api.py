@@ -85,9 +85,9 @@ def read(paths: Paths, *, config: str | PathLike[str] | Config | None = None) ->
     from trafficllm.lifecycle.analyze import captures
 
     files = _listed(paths)
-    chosen = config if isinstance(config, Config) else load_config(fspath(config) if config is not None else None)
+    settings = config if isinstance(config, Config) else load_config(fspath(config) if config is not None else None)
     expand(files)
-    return Flows(_named(files), lambda: captures.flows(files, chosen))
+    return Flows(_named(files), lambda: captures.flows(files, settings))
 
 
 def register(

@@ -154,9 +154,9 @@ class TrafficClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not isinstance(self.random_state, int | None):
             raise TypeError("a classifier with a RandomState object cannot be written: use a number")
         facts = {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str, "prior": self.prior_.tolist()}
-        kept = {"features": getattr(self, "n_features_in_", None), "files": sorted(self.files_)}
+        learnt = {"features": getattr(self, "n_features_in_", None), "files": sorted(self.files_)}
         with atomic_dir(Path(path)) as folder:
-            write_json(folder / "classifier.json", {"schema": _SCHEMA, "params": self.get_params(), **facts, **kept})
+            write_json(folder / "classifier.json", {"schema": _SCHEMA, "params": self.get_params(), **facts, **learnt})
             for name, data in self.files_.items():
                 atomic_write(folder / name, data)
 

@@ -46,12 +46,16 @@ def fit_adapter(
     from trafficllm.records import prompts
 
     workspace, task = _application(base), _task()
-    asked = [prompts.detection(task, record) for record in records]
-    order: list[int] = np.random.default_rng(seed).permutation(len(asked)).tolist()
-    watched = order[: len(asked) // _VALIDATION]
-    learnt = sorted(set(range(len(asked))) - set(watched))
+    queries = [prompts.detection(task, record) for record in records]
+    order: list[int] = np.random.default_rng(seed).permutation(len(queries)).tolist()
+    watched = order[: len(queries) // _VALIDATION]
+    learnt = sorted(set(range(len(queries))) - set(watched))
     data = tune.TuneData(
-        [asked[k] for k in learnt], [answers[k] for k in learnt], tuple(labels), [asked[k] for k in watched], [answers[k] for k in watched]
+        [queries[k] for k in learnt],
+        [answers[k] for k in learnt],
+        tuple(labels),
+        [queries[k] for k in watched],
+        [answers[k] for k in watched],
     )
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     with tempfile.TemporaryDirectory() as folder:
