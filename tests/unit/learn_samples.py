@@ -42,9 +42,8 @@ def data_set(folder: Path, kinds: Sequence[str], *, seed: int, each: int = 8, na
     meta = [FlowMeta(orig_h=f"192.0.2.{k % 200}", host=f"192.0.2.{k % 200}", origin=row[2]) for k, row in enumerate(rows)]
     labels = [(names or {}).get(kind, kind) for kind, _, _ in rows]
     units = [codec.encode(masks.wiped(masks.apply(record, "strict"))) for record in raw]
-    table = store.table_of(
-        raw,
-        meta,
+    table = store.whole(
+        store.rows_of(raw, meta),
         label=labels,
         part=[part for _, part, _ in rows],
         group=[group for _, _, group in rows],

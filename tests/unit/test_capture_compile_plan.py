@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from generation_checks import record_of_plan
 
 from trafficllm.capture.compile.plans import compile_flows
 from trafficllm.capture.files.write import write_capture
@@ -13,7 +14,7 @@ from trafficllm.core.types import Action, FlowPlan, Record, Span
 from trafficllm.records import masks
 from trafficllm.records.codec import codec
 from trafficllm.records.codec.flows import records_of
-from trafficllm.records.codec.plan import plan_of, record_of_plan
+from trafficllm.records.codec.plan import plan_of
 
 MTU_PAYLOAD = 1440
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from trafficllm.core.errors import UsageError
-from trafficllm.records.dataset.folds import Shots, folds, shots
+from trafficllm.records.dataset.split_files import Shots, folds, shots
 
 NONE = {"unknown": [], "few_shot": [], "cap": None}
 

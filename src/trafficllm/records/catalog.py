@@ -101,9 +101,9 @@ def load_tasks(extra: Sequence[Path] = ()) -> dict[str, Task]:
 def get_task(name: str, extra: Sequence[Path] = ()) -> Task:
     """The task with this id, upper or lower case. Raises UsageError with a suggestion."""
     tasks = load_tasks(extra)
-    found = tasks.get(name) or tasks.get(name.upper())
-    if found is None:
+    task = tasks.get(name) or tasks.get(name.upper())
+    if task is None:
         near = difflib.get_close_matches(name.upper(), tasks, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"tasks are {', '.join(tasks)}"
         raise UsageError("usage.task", f"no task {name!r}", input=name, hint=hint)
-    return found
+    return task

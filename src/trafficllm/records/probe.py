@@ -44,8 +44,8 @@ def _edge(direction: int) -> Callable[[Record], Hashable]:
 
 
 def _has_syn(record: Record) -> Hashable:
-    known = [f for f in record.flags if f >= 0]
-    return any(f & SYN for f in known) if known else None
+    stated = [f for f in record.flags if f >= 0]
+    return any(f & SYN for f in stated) if stated else None
 
 
 def _head(payload: tuple[bytes, bytes], hidden: Sequence[Span]) -> Hashable:
@@ -141,8 +141,8 @@ def merged(pieces: Sequence[tuple[int, Mapping[str, Coded]]]) -> dict[str, npt.N
         at = 0
         for count, probes in pieces:
             if name in probes:
-                known = np.array([number.setdefault(value, len(number)) for value in probes[name].values], dtype=np.int32)
-                codes[at : at + count] = known[probes[name].codes]
+                joint_codes = np.array([number.setdefault(value, len(number)) for value in probes[name].values], dtype=np.int32)
+                codes[at : at + count] = joint_codes[probes[name].codes]
             at += count
         out[name] = codes
     return out
@@ -159,8 +159,8 @@ def artefact_probe(
 
     A value seen in training answers with its commonest label there, another with the commonest of all.
     """
-    found = {name: coded(column) for name, column in values_of(records).items()}
-    return probe_codes(merged([(len(records), found)]), labels, umbrella, train_idx, val_idx)
+    codes = {name: coded(column) for name, column in values_of(records).items()}
+    return probe_codes(merged([(len(records), codes)]), labels, umbrella, train_idx, val_idx)
 
 
 def probe_codes(
@@ -202,13 +202,13 @@ def artefacts(scores: Mapping[str, FieldScore], causal: Mapping[str, str], *, cl
 
     Without an umbrella question a two-class label is one itself.
     """
-    found: dict[str, float] = {}
+    strongest: dict[str, float] = {}
     for name, score in scores.items():
         field = FIELD_OF.get(name, name)
         value = score.umbrella if score.umbrella is not None else score.label if classes == 2 else 0.0
         if value >= THRESHOLD and field not in causal:
-            found[field] = max(round(value, 4), found.get(field, 0.0))
-    return found
+            strongest[field] = max(round(value, 4), strongest.get(field, 0.0))
+    return strongest
 
 
 def _fourths(train: Sequence[int], val: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -96,11 +96,11 @@ def question_text(text: str, forbidden: frozenset[str] = frozenset()) -> str:
     flat = _PLANE16.sub(lambda match: f"U+{ord(match.group()):X}", re.sub(" +", " ", flat).strip())
     finder = _finder(forbidden)
     for _ in range(4):
-        found = finder.within(flat)
+        inside = finder.within(flat)
         folded = unicodedata.normalize("NFKC", flat)
-        if not found and not finder.within(folded) and not finder.within(folded.lower()):
+        if not inside and not finder.within(folded) and not finder.within(folded.lower()):
             return flat
-        for surface in found:
+        for surface in inside:
             flat = flat.replace(surface, _BREAK.join(surface) if len(surface) > 1 else _BREAK)
         folded = unicodedata.normalize("NFKC", flat)
         if finder.within(folded) or finder.within(folded.lower()):
@@ -132,12 +132,12 @@ class _Finder:
 
     def within(self, text: str) -> list[str]:
         """The surfaces in the text, longest first."""
-        found = set()
+        present = set()
         for at, char in enumerate(text):
             for size in self._lengths.get(char, ()):
                 if text[at : at + size] in self._surfaces:
-                    found.add(text[at : at + size])
-        return sorted(found, key=lambda surface: (-len(surface), surface))
+                    present.add(text[at : at + size])
+        return sorted(present, key=lambda surface: (-len(surface), surface))
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,8 @@ from trafficllm.records.codec import units as u
 TCP, ICMP, ICMP6 = 6, 1, 58
 ICMP_PROTOS = (ICMP, ICMP6)
 HIDDEN = "hidden"
+MAX_PACKETS = 32
+"""Packets of a flow that a raw record holds at most, whatever a record shows of them."""
 GREASE = 0x0A0A
 _SERVICES = frozenset(u.SERVICES)
 _NO_UNIT = NAMED_BY_BYTES - _SERVICES
@@ -72,9 +74,9 @@ def _flow(record: Record, options: CodecOptions) -> Record:
     hidden: list[Span] = []
     for d in (0, 1):
         spans = runs(record.hidden, d, len(record.payload[d]))
-        data, kept = _payload(record.payload[d], spans, d, options.payload[d])
+        data, hidden_runs = _payload(record.payload[d], spans, d, options.payload[d])
         payload.append(data)
-        hidden += kept
+        hidden += hidden_runs
     return Record(
         kind=record.kind,
         ip_version=record.ip_version if record.ip_version in (4, 6) else 0,
@@ -129,8 +131,8 @@ def _classes(record: Record, ports: tuple[int, int] | None, *, icmp: bool) -> st
         return ""
     if ports is not None:
         return port_class(ports[0]) + port_class(ports[1])
-    known = "".join(c if c in u.PORT_CLASSES else "-" for c in f"{record.port_class:-<2}"[:2])
-    return "" if known == "--" else known
+    classes = "".join(c if c in u.PORT_CLASSES else "-" for c in f"{record.port_class:-<2}"[:2])
+    return "" if classes == "--" else classes
 
 
 def _size(size: int) -> int:

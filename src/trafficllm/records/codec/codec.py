@@ -195,8 +195,8 @@ class _Reader:
 
     def fault(self) -> InputError:
         char = self.peek()
-        found = u.UNIT_NAMES.get(char, repr(char)) if char else "its end"
-        message = f"not a record: {found} is out of place"
+        unit_name = u.UNIT_NAMES.get(char, repr(char)) if char else "its end"
+        message = f"not a record: {unit_name} is out of place"
         return InputError("input.record", message, where=f"unit {self.at}", hint="the string was not written by this codec")
 
 
@@ -280,8 +280,8 @@ def _read_ports(reader: _Reader, proto: int) -> tuple[tuple[int, int] | None, st
         reader.at += 1
         ports = reader.number(2), reader.number(2)
         return ports, port_class(ports[0]) + port_class(ports[1]), -1
-    found = [reader.take(table) for table in _PORT_OF]
-    classes = "".join("-" if code < 0 else chr(code) for code in found)
+    codes = [reader.take(table) for table in _PORT_OF]
+    classes = "".join("-" if code < 0 else chr(code) for code in codes)
     return None, "" if classes == "--" else classes, -1
 
 

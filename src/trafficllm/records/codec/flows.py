@@ -17,9 +17,8 @@ import numpy.typing as npt
 from trafficllm.capture.facts.flow_facts import beyond_of, facts_of
 from trafficllm.core.files import hash64
 from trafficllm.core.types import U8, U16, Facts, FlowBatch, FlowMeta, Record, Span
-from trafficllm.records.codec.canonical import ICMP_PROTOS, TCP
+from trafficllm.records.codec.canonical import ICMP_PROTOS, MAX_PACKETS, TCP
 
-MAX_PACKETS = 32
 # Protocols that a host speaks whatever its user does. Ports of either end (IANA), both transports.
 _CHORES = {
     53: "dns",
@@ -61,9 +60,9 @@ def records_in(batch: FlowBatch, start: int, stop: int, *, capture: str = "", or
 def chores(proto: U8, orig_p: U16, resp_p: U16, icmp: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The number in CHORES of each flow; 0: none, as `housekeeping` finds them."""
     ported = ~np.isin(proto, ICMP_PROTOS)
-    found = np.where(ported, np.where(_CHORE_OF[resp_p] > 0, _CHORE_OF[resp_p], _CHORE_OF[orig_p]), 0)
-    found = np.where((proto == 58) & (icmp >> 8 >= _NEIGHBOUR.start) & (icmp >> 8 < _NEIGHBOUR.stop), CHORES.index("nd"), found)
-    return np.where(proto == IGMP, CHORES.index("igmp"), found)
+    chore = np.where(ported, np.where(_CHORE_OF[resp_p] > 0, _CHORE_OF[resp_p], _CHORE_OF[orig_p]), 0)
+    chore = np.where((proto == 58) & (icmp >> 8 >= _NEIGHBOUR.start) & (icmp >> 8 < _NEIGHBOUR.stop), CHORES.index("nd"), chore)
+    return np.where(proto == IGMP, CHORES.index("igmp"), chore)
 
 
 def housekeeping(record: Record) -> str:

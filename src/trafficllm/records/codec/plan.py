@@ -49,46 +49,6 @@ def plan_of(record: Record, *, label: str, seed: int = 0) -> FlowPlan:
     return FlowPlan(proto, version, resp_p, actions, label, orig_p)
 
 
-def record_of_plan(plan: FlowPlan) -> Record:
-    """What a plan says packet by packet, before the compiler repairs or splits anything (one packet an action)."""
-    rows: list[tuple[int, int, int, int, int, int]] = []
-    payload = (bytearray(), bytearray())
-    gap = 0
-    for action in plan.actions:
-        gap += action.gap
-        if action.op == "wait":
-            continue
-        way = 1 if action.dir else 0
-        flags = _flags(action) if plan.proto == 6 else -1
-        rows.append((way, action.size, gap if rows else 0, flags, action.window, action.ttl))
-        payload[way].extend(action.payload[: action.size])
-        gap = 0
-    columns = [tuple(row[k] for row in rows) for k in range(6)]
-    icmp = next((action.icmp for action in plan.actions if action.icmp >= 0), -1) if plan.proto in {1, 58} else -1
-    ports = (plan.orig_p, plan.resp_p) if plan.orig_p > 0 and plan.proto in {6, 17} else None
-    classes = port_class(max(plan.resp_p, 0))
-    return Record(
-        ip_version=plan.ip_version,
-        proto=plan.proto,
-        ports=ports,
-        port_class=f"e{classes}" if ports is None and icmp < 0 else "",
-        dirs=columns[0],
-        sizes=columns[1],
-        iats=columns[2],
-        flags=columns[3],
-        windows=columns[4],
-        ttls=columns[5],
-        icmp=icmp,
-        payload=(bytes(payload[0]), bytes(payload[1])),
-    )
-
-
-def _flags(action: Action) -> int:
-    extra = action.flags & _EXTRA
-    fixed = {"open": SYN | (ACK if action.dir else 0) | action.flags & 0xC0, "close": FIN | ACK | extra, "reset": RST | action.flags & ACK}
-    return fixed.get(action.op, ACK | extra)
-
-
 def _service(record: Record) -> str:
     if record.facts.service:
         return record.facts.service

@@ -28,12 +28,11 @@ from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.units import codec_hash
 from trafficllm.records.dataset import marks, shards, store
 from trafficllm.records.dataset import split_files as fixed
-from trafficllm.records.dataset.card import data_card
 from trafficllm.records.dataset.duplicates import joined
-from trafficllm.records.dataset.folds import Shots, folds, shots
-from trafficllm.records.dataset.manifest import BuildReport, Facts, manifest_of
+from trafficllm.records.dataset.manifest import BuildReport, Facts, data_card, manifest_of
 from trafficllm.records.dataset.reserved import Reserved
 from trafficllm.records.dataset.shards import Shard, Show, Shown
+from trafficllm.records.dataset.split_files import Shots, folds, shots
 from trafficllm.records.dataset.splits import split
 from trafficllm.records.dataset.spread import Each, spread
 from trafficllm.records.probe import artefacts, merged, probe_codes
@@ -103,27 +102,27 @@ def build_dataset(
     A folder that holds this very data set already is taken as it is. Raises InputError for unusable folders and labels, UsageError for
     unknown profiles, fields, units and labels.
     """
-    chosen = options or BuildOptions()
-    if chosen.labels is not None:
-        sources.labels_of(chosen.labels)  # what is wrong with the logs is said before any work
-    source = sources.find(directory, labelled_elsewhere=chosen.labels is not None)
-    reserved = Reserved.load(chosen.reserved) if chosen.reserved else Reserved.find(directory)
-    masks.hidden_fields(chosen.profile, frozenset(), chosen.shown_fields)
-    given = fixed.load(chosen.split_from) if chosen.split_from else None
-    facts = _facts(chosen, task, source, reserved, given)
+    settings = options or BuildOptions()
+    if settings.labels is not None:
+        sources.labels_of(settings.labels)  # what is wrong with the logs is said before any work
+    source = sources.find(directory, labelled_elsewhere=settings.labels is not None)
+    reserved = Reserved.load(settings.reserved) if settings.reserved else Reserved.find(directory)
+    masks.hidden_fields(settings.profile, frozenset(), settings.shown_fields)
+    given = fixed.load(settings.split_from) if settings.split_from else None
+    facts = _facts(settings, task, source, reserved, given)
     key = sha256_bytes(json_text({**facts, "task": task.model_dump(mode="json", exclude=set(SERVING))}).encode())
     manifest = _reuse(Path(out), key)
     if manifest is not None:
         return BuildReport(Path(out), manifest, reused=True)
-    reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in chosen.keep, reserved, chosen.flows, chosen.labels)
-    show = Show(chosen.profile, frozenset(), chosen.shown_fields, chosen.codec)
+    reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in settings.keep, reserved, settings.flows, settings.labels)
+    show = Show(settings.profile, frozenset(), settings.shown_fields, settings.codec)
     with atomic_dir(out) as temporary:
         job = _Job(reading, show, facts, temporary, progress or Silent())
-        workers = _workers(chosen.workers, source)
+        workers = _workers(settings.workers, source)
         with spread(workers, (reading, job.scratch)) as each:
             job.read(each, workers)
             job.show(each, given)
-        manifest = job.write(key, given, chosen.shape())
+        manifest = job.write(key, given, settings.shape())
     return BuildReport(Path(out), manifest)
 
 
@@ -183,7 +182,7 @@ class _Job:
         self.shown: list[Shown] = []
         self.runs: list[range] = []
         self.scores: dict[str, Any] = {}
-        self.found: dict[str, float] = {}
+        self.artefacts: dict[str, float] = {}
 
     def read(self, each: Each, workers: int) -> None:
         """Every file into a shard; then the lists that the split works on."""
@@ -204,7 +203,7 @@ class _Job:
         if not self.meta and self.reading.source.form != "captures":
             raise sources.nothing(self.reading.source)
         check_labels(self.labels, self.reserved, self.reading.source.root)
-        fixed.known_labels(self.options["unknown"], self.labels)
+        fixed.require_labels(self.options["unknown"], self.labels)
 
     def show(self, each: Each, given: fixed.Fixed | None) -> None:
         """Split; probe strict masks on train and validation; hide what the probe found and split again."""
@@ -216,10 +215,10 @@ class _Job:
         task = self.reading.task
         codes = merged([piece for shown in self.shown for piece in shown.probes])
         self.scores = probe_codes(codes, self.labels, task.umbrella_of, *parts)
-        found = artefacts(self.scores, task.causal, classes=len(set(self.labels)))
-        self.found = {name: score for name, score in found.items() if name not in self.now.keep}
-        if self.found:
-            self.now = Show(self.now.profile, frozenset(self.found), self.now.keep, self.now.codec)
+        scores = artefacts(self.scores, task.causal, classes=len(set(self.labels)))
+        self.artefacts = {name: score for name, score in scores.items() if name not in self.now.keep}
+        if self.artefacts:
+            self.now = Show(self.now.profile, frozenset(self.artefacts), self.now.keep, self.now.codec)
             rows = [(run, self.now) for run in self.runs]
             self.shown = list(each(shards.show_again, rows, [len(shard) for shard in self.shards]))
             self._split(given)
@@ -227,7 +226,7 @@ class _Job:
     def _split(self, given: fixed.Fixed | None) -> None:
         self.content = [value for shown in self.shown for value in shown.content]
         self.hashes = joined(self.content, [value for shown in self.shown for value in shown.sequences])
-        asked = self.options["split"]
+        unit = self.options["split"]
         # How often a flow repeats is part of what a generator must learn: there equal contents stay where they were captured.
         hashes = self.hashes if self.reading.task.kind != "generation" else None
         if given is not None:
@@ -237,7 +236,7 @@ class _Job:
             self.meta,
             self.labels,
             seed=self.options["seed"],
-            unit=self.reading.source.unit if asked == "auto" else asked,
+            unit=self.reading.source.unit if unit == "auto" else unit,
             reserved=self.reserved,
             hashes=hashes,
             given=self.given,
@@ -269,7 +268,7 @@ class _Job:
             [file for shard in self.shards for file in shard.rest.files],
             self.now.also,
             self.scores,
-            self.found,
+            self.artefacts,
         )
         manifest = manifest_of(facts, folder_name=self.reading.source.root.resolve().name, options=self.options, key=key)
         manifest[KEY] = shape.as_dict()
@@ -286,31 +285,31 @@ class _Job:
         with pq.ParquetWriter(self.folder / "records.parquet", store.SCHEMA, compression="zstd") as out:
             for table in _regrouped(self._tables(sides), ROW_GROUP):
                 out.write_table(table, row_group_size=ROW_GROUP)
-        found = [np.full((len(s), len(marks.MARKS)), np.nan) if s.marks is None else s.marks for s in self.shards]
-        kept = np.array([side != "dropped" for side in sides])
-        marks.write(self.folder, dict(zip(marks.MARKS, np.concatenate(found)[kept].T, strict=True)))
+        mark_columns = [np.full((len(s), len(marks.MARKS)), np.nan) if s.marks is None else s.marks for s in self.shards]
+        used = np.array([side != "dropped" for side in sides])
+        marks.write(self.folder, dict(zip(marks.MARKS, np.concatenate(mark_columns)[used].T, strict=True)))
 
     def _tables(self, sides: Sequence[str]) -> Iterator[pa.Table]:
         at = 0
         for shard in self.shards:
             span = slice(at, at + len(shard))
             at += len(shard)
-            kept = [k for k, side in enumerate(sides[span]) if side != "dropped"]
-            if not kept:
+            used = [k for k, side in enumerate(sides[span]) if side != "dropped"]
+            if not used:
                 continue
             rows = shards.rows(shard.place, self.now)
-            pick = pa.array(kept, type=pa.int64())
+            pick = pa.array(used, type=pa.int64())
 
-            def chosen(values: Sequence[Any], kept: Sequence[int] = kept, span: slice = span) -> list[Any]:
+            def column(values: Sequence[Any], used: Sequence[int] = used, span: slice = span) -> list[Any]:
                 part = values[span]
-                return [part[k] for k in kept]
+                return [part[k] for k in used]
 
             yield store.whole(
-                rows if len(kept) == len(shard) else rows.take(pick),
-                label=chosen(self.labels),
-                part=chosen(sides),
-                group=chosen(self.result.groups),
-                content=chosen(self.content),
+                rows if len(used) == len(shard) else rows.take(pick),
+                label=column(self.labels),
+                part=column(sides),
+                group=column(self.result.groups),
+                content=column(self.content),
             )
 
     def _write_splits(self, sides: Sequence[str], rows: Shots) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a data set says of itself: manifest.json, from which card.md and the `data build` report are made."""
+"""What a data set says of itself: manifest.json, the `data build` report, and card.md for people, written from the manifest alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trafficllm.core.escape import visible
 from trafficllm.records import masks
 from trafficllm.records.dataset.duplicates import duplicates
 from trafficllm.records.dataset.splits import UNITS, SplitResult
-from trafficllm.records.probe import FieldScore
+from trafficllm.records.probe import FIELD_OF, FieldScore
 from trafficllm.records.results import DataBuild
 
 SCHEMA = "trafficllm.dataset/1"
@@ -71,8 +72,8 @@ class Facts:
 
 def manifest_of(facts: Facts, *, folder_name: str, options: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The manifest without the hash of the rows."""
-    kept = [i for i, side in enumerate(facts.sides) if side != "dropped"]
-    counts = Counter((facts.labels[i], facts.sides[i]) for i in kept)
+    used = [i for i, side in enumerate(facts.sides) if side != "dropped"]
+    counts = Counter((facts.labels[i], facts.sides[i]) for i in used)
     hidden = masks.hidden_fields(options["profile"], facts.also, frozenset(options["keep"]) - {"housekeeping"})
     labels = sorted(set(facts.labels))
     result = facts.result
@@ -93,7 +94,7 @@ def manifest_of(facts: Facts, *, folder_name: str, options: Mapping[str, Any], k
         ],
         "unknown": options["unknown"],
         "few_shot": options["few_shot"],
-        "records": len(kept),
+        "records": len(used),
         "classes": {label: {part: counts[label, part] for part in PARTS} for label in labels},
         "dropped": dict(sorted(facts.dropped.items())),
         "normalised": dict(sorted(facts.normalised.items())),
@@ -101,8 +102,8 @@ def manifest_of(facts: Facts, *, folder_name: str, options: Mapping[str, Any], k
         "split": {
             "unit": result.unit,
             "why": result.why,
-            "groups": len({result.groups[i] for i in kept}),
-            "parts": {part: sum(facts.sides[i] == part for i in kept) for part in PARTS},
+            "groups": len({result.groups[i] for i in used}),
+            "parts": {part: sum(facts.sides[i] == part for i in used) for part in PARTS},
             "reserved": sum(facts.reserved),
             "notes": list(result.notes),
         },
@@ -126,7 +127,71 @@ def _leaky(options: Mapping[str, Any], result: SplitResult) -> list[str]:
     if options["profile"] != "strict":
         out.append(f"mask profile {options['profile']}")
     out += [f"{name} kept" for name in options["keep"]]
-    asked = options["split"]
-    if asked in UNITS and UNITS.index(asked) > UNITS.index("host"):
-        out.append(f"split by {asked} as asked")
+    unit = options["split"]
+    if unit in UNITS and UNITS.index(unit) > UNITS.index("host"):
+        out.append(f"split by {unit} as asked")
     return [*out, *result.leaky]
+
+
+def data_card(manifest: Mapping[str, Any]) -> str:
+    """Markdown written from the manifest alone; labels and file names are escaped."""
+    task = manifest["task"]
+    lines = [f"# Data set: {_cell(task['title'])} ({_cell(task['id'])})", ""]
+    lines += [f"{manifest['records']} records of kind {task['granularity']}, masks `{manifest['profile']}`, seed {manifest['seed']}.", ""]
+    lines += ["## Parts", "", f"Split unit: **{manifest['split']['unit']}** ({_cell(manifest['split']['why'])}).", ""]
+    lines += _parts_table(manifest)
+    lines += [f"- {_cell(note)}" for note in manifest["split"]["notes"]]
+    lines += ["", "## Left out", ""]
+    lines += [f"- {_cell(reason)}: {count}" for reason, count in manifest["dropped"].items()] or ["Nothing."]
+    lines += _files_and_labels(manifest)
+    lines += ["", "## Duplicates", ""]
+    dup = manifest["duplicates"]
+    lines.append(
+        f"{dup['share']:.1%} of the records share their masked content with another, {dup['conflicting']:.1%} with one of "
+        f"another label: no model that sees this input can exceed {dup['ceiling']:.4f} accuracy on all records."
+    )
+    lines += ["", "## Masked", ""]
+    rows = {row.name: row for row in masks.table()}
+    for name in manifest["masked_fields"]:
+        row = rows.get(name)
+        lines.append(f"- `{name}`: {row.hides}; {row.why}" if row else f"- `{name}`")
+    lines += ["", "## Artefact probe (one field alone, macro-F1 on validation)", ""]
+    lines += _probe_table(manifest)
+    if manifest["leaky"]:
+        lines += ["", "**LEAKY**: " + "; ".join(_cell(reason) for reason in manifest["leaky"])]
+    return "\n".join(lines) + "\n"
+
+
+def _files_and_labels(manifest: Mapping[str, Any]) -> list[str]:
+    """Labels that were normalised, lines that could not be read, split files."""
+    lines = []
+    if manifest["normalised"]:
+        many = ", ".join(f"{_cell(label)} {count}" for label, count in manifest["normalised"].items())
+        lines += ["", "## Labels normalised", "", f"Full stops and sentences around the label were taken off: {many}."]
+    if manifest["malformed"]:
+        lines += ["", "## Malformed lines", "", *(f"- {_cell(line)}" for line in manifest["malformed"][:20])]
+    lines += ["", "## Split files", "", "Each names records by file hash and place; `data build --split-from` takes them.", ""]
+    return [*lines, *(f"- `{name}`" for name in manifest["split_files"])]
+
+
+def _parts_table(manifest: Mapping[str, Any]) -> list[str]:
+    lines = ["| class | train | val | test |", "|---|---|---|---|"]
+    for label, counts in manifest["classes"].items():
+        lines.append(f"| {_cell(label)} | {counts['train']} | {counts['val']} | {counts['test']} |")
+    return [*lines, ""]
+
+
+def _probe_table(manifest: Mapping[str, Any]) -> list[str]:
+    hidden = {row["field"] for row in manifest["artefact_masked"]}
+    lines = ["| field | label | umbrella question | then masked |", "|---|---|---|---|"]
+    for score in manifest["artefact_probe"][:12]:
+        name = score["field"]
+        umbrella = "-" if score["umbrella"] is None else f"{score['umbrella']:.3f}"
+        lines.append(f"| {name} | {score['label']:.3f} | {umbrella} | {'yes' if FIELD_OF.get(name, name) in hidden else 'no'} |")
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Text that is inert in Markdown and in HTML made from it."""
+    safe = visible(text)
+    return "".join(f"\\{char}" if char in "\\|*`[]" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(char, char) for char in safe)

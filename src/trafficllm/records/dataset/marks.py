@@ -83,9 +83,9 @@ def _beginnings(batch: FrameBatch, packets: PacketBatch, rows: npt.NDArray[Any])
 
 def _of_file(path: Path, frames: I64, edges: I64) -> F64:
     """Marks float64 [flows, marks] of flows of one capture; the frame numbers of flow i are `frames[edges[i] : edges[i + 1]]`."""
-    known = np.flatnonzero(np.diff(edges) > 0)
+    with_frames = np.flatnonzero(np.diff(edges) > 0)
     out = np.full((len(edges) - 1, len(MARKS)), np.nan)
-    begins = dict(zip(frames[edges[known]].tolist(), known.tolist(), strict=True))
+    begins = dict(zip(frames[edges[with_frames]].tolist(), with_frames.tolist(), strict=True))
     wanted = np.array(list(begins), dtype=np.int64)
     extra: list[tuple[npt.NDArray[Any], ...]] = []
     for batch in read_frames([path]):
@@ -96,11 +96,11 @@ def _of_file(path: Path, frames: I64, edges: I64) -> F64:
         extra.append((batch.number, behind, cut))
         rows = np.flatnonzero(np.isin(batch.number, wanted))
         out[[begins[number] for number in batch.number[rows].tolist()]] = _beginnings(batch, packets, rows)
-    if extra and len(known):
+    if extra and len(with_frames):
         number, behind, cut = (np.concatenate(column) for column in zip(*extra, strict=True))
         at = np.minimum(np.searchsorted(number, frames), len(number) - 1)
         for name, column in (("padding", behind), ("cut_at", cut)):
-            out[known, MARKS.index(name)] = np.maximum.reduceat(column[at], edges[known])
+            out[with_frames, MARKS.index(name)] = np.maximum.reduceat(column[at], edges[with_frames])
     return out
 
 
@@ -126,8 +126,8 @@ def marks_of(root: str | Path, meta: Sequence[FlowMeta]) -> dict[str, F64]:
         path = Path(root) / name
         if name and path.is_file():
             frames = np.array([number for i in rows for number in meta[i].frames], dtype=np.int64)
-            found = of_capture(path, frames, np.cumsum([0, *(len(meta[i].frames) for i in rows)]))
-            out[rows] = np.column_stack(list(found.values()))
+            columns = of_capture(path, frames, np.cumsum([0, *(len(meta[i].frames) for i in rows)]))
+            out[rows] = np.column_stack(list(columns.values()))
     return {name: out[:, k] for k, name in enumerate(MARKS)}
 
 

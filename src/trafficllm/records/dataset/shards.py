@@ -22,7 +22,7 @@ from trafficllm.records import masks
 from trafficllm.records.codec import columns as flow_columns
 from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.codec import END, beginning_units, encode
-from trafficllm.records.codec.column_units import head_units
+from trafficllm.records.codec.columns import head_units
 from trafficllm.records.dataset import marks, store
 from trafficllm.records.dataset.duplicates import sequence_hash
 from trafficllm.records.probe import Coded, beginning_values, coded, coded_numbers, values_of
@@ -101,7 +101,7 @@ def runs(sizes: Sequence[int], *, workers: int) -> list[range]:
 def make(reading: Reading, folder: Path, files: range, show: Show) -> Shard:
     """Read these files of the source, write `folder/<first>.arrow`; strict masks are probed for artefacts."""
     shard = Shard(folder / f"{files.start}.arrow")
-    found: list[F64] = []
+    mark_columns: list[F64] = []
     with no_collector(), pa.OSFile(str(shard.place), "wb") as stream, pa.ipc.new_stream(stream, _SCHEMA) as out:
         waiting: list[FlowRows] = []
         held = 0
@@ -118,9 +118,9 @@ def make(reading: Reading, folder: Path, files: range, show: Show) -> Shard:
                         waiting, held = [], 0
                 else:
                     _write_others(piece, show, shard, out)
-            found += _marks(file.path, frames)
+            mark_columns += _marks(file.path, frames)
         _write_flows(waiting, show, shard, out)
-    shard.marks = np.concatenate(found) if found else None
+    shard.marks = np.concatenate(mark_columns) if mark_columns else None
     return shard
 
 
@@ -153,8 +153,8 @@ def _marks(capture: Path, pieces: Sequence[tuple[I64, I64]]) -> list[F64]:
         return []
     starts = np.cumsum([0, *(len(frames) for frames, _ in pieces)])
     edges = np.concatenate([[0], *(rows[1:] + start for (_, rows), start in zip(pieces, starts, strict=False))])
-    found = marks.of_capture(capture, np.concatenate([frames for frames, _ in pieces]), edges)
-    return [np.column_stack([found[name] for name in marks.MARKS])]
+    columns = marks.of_capture(capture, np.concatenate([frames for frames, _ in pieces]), edges)
+    return [np.column_stack([columns[name] for name in marks.MARKS])]
 
 
 def show_again(reading: Reading, folder: Path, files: range, show: Show) -> Shown:
@@ -205,11 +205,11 @@ def _show_flows(piece: FlowRows, show: Show, into: Shown) -> tuple[list[str], li
     begun = [masks.beginning(facts, payload, names) for facts, payload in zip(piece.facts, piece.payload, strict=True)]
     heads = head_units(masked, show.codec.packets)
     units = [head + beginning_units(*left, show.codec) + END for head, left in zip(heads, begun, strict=True)]
-    found: dict[str, Coded] = {}
+    codes: dict[str, Coded] = {}
     if show.profile == "strict":
-        found = {name: coded_numbers(values) for name, values in flow_columns.probes(masked).items()}
-        found |= {name: coded(column) for name, column in beginning_values(begun).items()}
-    into.add(units, flow_columns.sequence_hashes(masked), found)
+        codes = {name: coded_numbers(values) for name, values in flow_columns.probes(masked).items()}
+        codes |= {name: coded(column) for name, column in beginning_values(begun).items()}
+    into.add(units, flow_columns.sequence_hashes(masked), codes)
     return units, list(map(len, heads))
 
 

@@ -63,10 +63,10 @@ def split(
     if given is not None and any(given):
         return _given(meta, labels, given, hashes)
     choices = list(_choices(meta, labels, held)) if unit == "auto" else [(unit, "asked for")]
-    for chosen, reason in choices:
-        keys = groups_of(meta, labels, chosen)
-        sides = _assign(meta, labels, keys, held, unit=chosen, seed=seed, fractions=fractions)
-        unit, why = chosen, reason
+    for candidate, reason in choices:
+        keys = groups_of(meta, labels, candidate)
+        sides = _assign(meta, labels, keys, held, unit=candidate, seed=seed, fractions=fractions)
+        unit, why = candidate, reason
         if _covers(sides, labels):
             break
     dropped = settle(sides, labels, hashes) if hashes is not None else {}
@@ -125,8 +125,8 @@ def _choices(meta: Sequence[FlowMeta], labels: Sequence[str], held: Sequence[boo
 
 def _covers(sides: Sequence[str], labels: Sequence[str]) -> bool:
     """Whether validation holds two labels at least and a quarter of those that can be learnt."""
-    found = {part: {label for label, side in zip(labels, sides, strict=True) if side == part} for part in ("train", "val")}
-    return len(found["val"]) >= max(2, len(found["train"]) / 4)
+    labels_in = {part: {label for label, side in zip(labels, sides, strict=True) if side == part} for part in ("train", "val")}
+    return len(labels_in["val"]) >= max(2, len(labels_in["train"]) / 4)
 
 
 def _assign(
@@ -213,13 +213,13 @@ def settle(sides: list[str], labels: Sequence[str], hashes: Sequence[int]) -> di
     for label, side, content in rows:
         if side == "train" and "test" in parts[content]:
             lost[label][content] += 1
-    kept: set[int] = set()
+    test_contents: set[int] = set()
     for label, contents in lost.items():
         if contents.total() > (1 - _LEAST_TRAIN) * train[label]:
-            kept.update(sorted(contents, key=_commonest(contents))[::2])
+            test_contents.update(sorted(contents, key=_commonest(contents))[::2])
     dropped: Counter[str] = Counter()
     for i, content in enumerate(hashes):
-        reason = _reason(sides[i], parts[content], content in kept, to_val=content % 4 == 0)
+        reason = _reason(sides[i], parts[content], content in test_contents, to_val=content % 4 == 0)
         if reason:
             sides[i] = "dropped"
             dropped[reason] += 1
@@ -230,10 +230,10 @@ def _commonest(counts: Counter[int]) -> Callable[[int], tuple[int, int]]:
     return lambda content: (-counts[content], content)
 
 
-def _reason(side: str, others: set[str], kept: bool, *, to_val: bool) -> str:
+def _reason(side: str, others: set[str], in_test: bool, *, to_val: bool) -> str:
     if side == "test":
-        return "test_copy_of_template" if kept else ""
-    if "test" in others and not kept:
+        return "test_copy_of_template" if in_test else ""
+    if "test" in others and not in_test:
         return "copy_of_test"
     if {"train", "val"} <= others and side == ("train" if to_val else "val"):
         return "copy_of_val" if to_val else "copy_of_train"

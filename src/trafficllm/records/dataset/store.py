@@ -106,9 +106,9 @@ def beginnings_of(facts: Sequence[Facts], payload: Sequence[tuple[bytes, bytes]]
     return {
         "payload_orig": pa.array([pair[0] for pair in payload], type=pa.binary()),
         "payload_resp": pa.array([pair[1] for pair in payload], type=pa.binary()),
-        "service": pa.array([found.service for found in facts], type=pa.string()),
-        "facts": pa.array([_facts_text(found) for found in facts], type=pa.string()),
-        "spans": _spans_array([found.spans for found in facts]),
+        "service": pa.array([entry.service for entry in facts], type=pa.string()),
+        "facts": pa.array([_facts_text(entry) for entry in facts], type=pa.string()),
+        "spans": _spans_array([entry.spans for entry in facts]),
     }
 
 
@@ -128,11 +128,6 @@ def whole(rows: pa.Table, **columns: Sequence[Any] | pa.Array) -> pa.Table:
         [a if isinstance(a, pa.Array | pa.ChunkedArray) else pa.array(a, type=e.type) for a, e in zip(arrays, SCHEMA, strict=True)],
         schema=SCHEMA,
     )
-
-
-def table_of(records: Sequence[Record], meta: Sequence[FlowMeta], **columns: Sequence[Any]) -> pa.Table:
-    """Records with their split, content hashes and units: records.parquet in one go."""
-    return whole(rows_of(records, meta), **columns)
 
 
 def _array(entry: pa.Field, values: Sequence[Any]) -> pa.Array:

@@ -18,7 +18,8 @@ from trafficllm.capture.foreign.labels import Labels
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import I64, Facts, FlowBatch, FlowMeta
 from trafficllm.records.codec import columns as flow_columns
-from trafficllm.records.codec.columns import MAX_PACKETS, Columns
+from trafficllm.records.codec.canonical import MAX_PACKETS
+from trafficllm.records.codec.columns import Columns
 from trafficllm.records.codec.flows import CHORES, address_spans, address_text, chores, flow_uid
 from trafficllm.records.dataset import store
 from trafficllm.records.dataset.reserved import Reserved
@@ -98,18 +99,18 @@ def flow_pieces(
         chore = chores(batch.proto, batch.orig_p, batch.resp_p, _first_types(batch))
         for start in range(0, len(batch), PIECE):
             part = slice(start, min(start + PIECE, len(batch)))
-            kept = np.arange(part.start, part.stop)
+            idx = np.arange(part.start, part.stop)
             rest = Gathered()
             if not keep_chores:
                 for number, count in enumerate(np.bincount(chore[part])):
                     if number and count:
                         rest.dropped[f"housekeeping: {CHORES[number]}"] = int(count)
-                kept = kept[chore[part] == 0]
-            given = [file.label] * len(kept)
+                idx = idx[chore[part] == 0]
+            given = [file.label] * len(idx)
             if labels is not None:
-                kept, given = _joined(batch, kept, labels, rest)
-            marks = held[before + kept].tolist() if held is not None else [share > 0] * len(kept)
-            yield _rows(batch, kept, file, rest, labels=given, marks=marks)
+                idx, given = _joined(batch, idx, labels, rest)
+            marks = held[before + idx].tolist() if held is not None else [share > 0] * len(idx)
+            yield _rows(batch, idx, file, rest, labels=given, marks=marks)
         before += len(batch)
 
 
@@ -146,30 +147,30 @@ def _joined(batch: FlowBatch, rows: I64, labels: Labels, rest: Gathered) -> tupl
     return rows[there], [label for label in given if label is not None]
 
 
-def _rows(batch: FlowBatch, kept: I64, file: LabelledFile, rest: Gathered, *, labels: list[str], marks: Sequence[bool]) -> FlowRows:
-    columns = flow_columns.from_batch(batch, kept)
-    payload, facts = _beginnings(batch, kept)
+def _rows(batch: FlowBatch, idx: I64, file: LabelledFile, rest: Gathered, *, labels: list[str], marks: Sequence[bool]) -> FlowRows:
+    columns = flow_columns.from_batch(batch, idx)
+    payload, facts = _beginnings(batch, idx)
     edges = np.concatenate([[0], np.cumsum(columns.length)])
     there = np.arange(MAX_PACKETS) < columns.length[:, None]
-    frames = batch.p_frame[(batch.pkt_ptr[kept][:, None] + np.arange(MAX_PACKETS))[there]]
-    hosts = [_texts(batch.ip_version[kept], side[kept]) for side in (batch.orig_h, batch.resp_h)]
-    community, ts = batch.community_id[kept].tolist(), batch.ts[kept].tolist()
+    frames = batch.p_frame[(batch.pkt_ptr[idx][:, None] + np.arange(MAX_PACKETS))[there]]
+    hosts = [_texts(batch.ip_version[idx], side[idx]) for side in (batch.orig_h, batch.resp_h)]
+    community, ts = batch.community_id[idx].tolist(), batch.ts[idx].tolist()
     rest.labels = labels
-    rest.given = [file.split] * len(kept)
+    rest.given = [file.split] * len(idx)
     rest.reserved = list(marks)
     firsts = np.append(frames, 0)[np.minimum(edges[:-1], len(frames))]
     rest.row = np.where(columns.length > 0, firsts, 0).tolist()
     plain: dict[str, Any] = {
         "uid": [flow_uid(name, start) for name, start in zip(community, ts, strict=True)],
-        "capture": [file.rel] * len(kept),
-        "origin": [origin_of(file)] * len(kept),
+        "capture": [file.rel] * len(idx),
+        "origin": [origin_of(file)] * len(idx),
         "orig_h": hosts[0],
         "resp_h": hosts[1],
         "community_id": community,
         "ts": ts,
-        "packets": batch.pkts[kept].sum(axis=1).tolist(),
+        "packets": batch.pkts[idx].sum(axis=1).tolist(),
     }
-    plain |= {name: getattr(batch, name)[kept].tolist() for name in ("duration", "orig_p", "resp_p", "link")}
+    plain |= {name: getattr(batch, name)[idx].tolist() for name in ("duration", "orig_p", "resp_p", "link")}
     return FlowRows(columns, facts, payload, plain, frames, edges, rest)
 
 
@@ -178,23 +179,23 @@ def _texts(versions: npt.NDArray[Any], hosts: npt.NDArray[Any]) -> list[str]:
     return [address_text(version, raw[16 * k : 16 * k + 16]) for k, version in enumerate(versions.tolist())]
 
 
-def _beginnings(batch: FlowBatch, kept: I64) -> tuple[list[Payload], list[Facts]]:
+def _beginnings(batch: FlowBatch, idx: I64) -> tuple[list[Payload], list[Facts]]:
     """Payload prefixes and facts of these flows, their own addresses among the spans."""
-    pointers = batch.payload_ptr[kept]
-    base = int(pointers[0, 0]) if len(kept) else 0
-    raw = batch.payload[base : int(pointers[-1, 2]) if len(kept) else 0].tobytes()
+    pointers = batch.payload_ptr[idx]
+    base = int(pointers[0, 0]) if len(idx) else 0
+    raw = batch.payload[base : int(pointers[-1, 2]) if len(idx) else 0].tobytes()
     pointers = pointers - base
-    sides = [np.ascontiguousarray(side[kept]).tobytes() for side in (batch.orig_h, batch.resp_h)]
-    plain = (batch.proto[kept], batch.orig_p[kept], batch.resp_p[kept], batch.ip_version[kept])
+    sides = [np.ascontiguousarray(side[idx]).tobytes() for side in (batch.orig_h, batch.resp_h)]
+    plain = (batch.proto[idx], batch.orig_p[idx], batch.resp_p[idx], batch.ip_version[idx])
     payload: list[Payload] = []
     facts: list[Facts] = []
-    rows = zip(pointers.tolist(), *(c.tolist() for c in plain), beyond_of(batch, kept), strict=True)
+    rows = zip(pointers.tolist(), *(c.tolist() for c in plain), beyond_of(batch, idx), strict=True)
     for k, (edges, proto, orig_p, resp_p, version, beyond) in enumerate(rows):
         pair = raw[edges[0] : edges[1]], raw[edges[1] : edges[2]]
         payload.append(pair)
-        found = facts_of(proto, orig_p, resp_p, *pair, beyond=beyond)
+        flow_facts = facts_of(proto, orig_p, resp_p, *pair, beyond=beyond)
         if edges[2] > edges[0]:
             own = address_spans(version, (sides[0][16 * k : 16 * k + 16], sides[1][16 * k : 16 * k + 16]), pair)
-            found = Facts(found.service, found.fields, (*found.spans, *own)) if own else found
-        facts.append(found)
+            flow_facts = Facts(flow_facts.service, flow_facts.fields, (*flow_facts.spans, *own)) if own else flow_facts
+        facts.append(flow_facts)
     return payload, facts

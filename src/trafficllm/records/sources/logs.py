@@ -16,8 +16,8 @@ from trafficllm.capture.foreign.columns import Entry, number
 from trafficllm.capture.foreign.logs import entries, is_log
 from trafficllm.core.errors import InputError
 from trafficllm.core.types import Facts, FlowMeta, Record
-from trafficllm.records.codec.canonical import ICMP_PROTOS
-from trafficllm.records.codec.flows import MAX_PACKETS, flow_uid
+from trafficllm.records.codec.canonical import ICMP_PROTOS, MAX_PACKETS
+from trafficllm.records.codec.flows import flow_uid
 from trafficllm.records.codec.units import SERVICES
 
 NO_CONTENTS = frozenset({"payload", "facts", "ttl", "window", "flags"})

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.flows.packets import FLOW_PACKET
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import hash64, slug
-from trafficllm.core.types import FlowMeta, Record
+from trafficllm.core.types import FlowMeta, FrameBatch, Record
+from trafficllm.records.codec.canonical import ICMP_PROTOS, TCP
 from trafficllm.records.sources.captures import Gathered
 from trafficllm.records.sources.cells import bits
-from trafficllm.records.sources.loose_frames import record_of_frames
 from trafficllm.records.sources.requests import http_record, read_text
 
 _NAME = re.compile(r"(?P<data>.+?)_(?P<kind>detection|generation)_(?P<unit>packet|flow)_(?P<part>train|test|valid)\.json")
@@ -68,12 +74,12 @@ def labels_beside(path: Path) -> tuple[str, ...]:
     return tuple(str(label) for label in table) if isinstance(table, dict) else ()
 
 
-def rows(path: Path, known: Collection[str] = (), report: Gathered | None = None) -> Iterator[Row]:
+def rows(path: Path, labels: Collection[str] = (), report: Gathered | None = None) -> Iterator[Row]:
     """Every object of a detection or generation file; lines of another form are counted in `report` and left out.
 
     Raises InputError with the first line at fault where no line can be read.
     """
-    names = tuple(labels_beside(path)) or tuple(known)
+    names = tuple(labels_beside(path)) or tuple(labels)
     seen = Gathered() if report is None else report
     generation = kind_of(path) == "generation"
     good = 0
@@ -144,21 +150,21 @@ def parse_generated(output: str) -> tuple[Record, FlowMeta]:
     return Record(kind="packet", dirs=(0,), sizes=(len(payload),), iats=(0,), payload=(payload, b"")), FlowMeta()
 
 
-def normal_label(output: str, known: Collection[str] = ()) -> str:
+def normal_label(output: str, labels: Collection[str] = ()) -> str:
     """A label without its full stop or its sentence.
 
     >>> normal_label("The traffic category is likely to be recognized as benign.")
     'benign'
     """
     text = output.strip().rstrip(_STOPS).strip()
-    by_case = {name.lower(): name for name in known}
+    by_case = {name.lower(): name for name in labels}
     if text.lower() in by_case:
         return by_case[text.lower()]
     if " " not in text:
         return text
-    found = [by_case[word.lower().rstrip(_STOPS)] for word in _WORD.findall(text) if word.lower().rstrip(_STOPS) in by_case]
-    if len(set(found)) == 1:
-        return found[0]
+    named = [by_case[word.lower().rstrip(_STOPS)] for word in _WORD.findall(text) if word.lower().rstrip(_STOPS) in by_case]
+    if len(set(named)) == 1:
+        return named[0]
     match = _SENTENCE.search(text)
     return next(g for g in match.groups() if g).strip() if match else text
 
@@ -273,3 +279,89 @@ def _placed(meta: FlowMeta, path: Path, number: int) -> FlowMeta:
     """Rows without addresses are groups of their own; the file is the capture as far as anyone can know."""
     flow = meta.community_id or f"{path.name} {number}"
     return replace(meta, uid=f"C{hash64(f'{path.name} {number}'.encode()):016x}", capture=path.name, origin="", community_id=flow)
+
+
+ETHERNET, RAW = 1, 101
+_LIMIT = 512
+
+
+def frame_batch(frames: Sequence[bytes]) -> FrameBatch:
+    """Frames as a FrameBatch: Ethernet where an EtherType of IP stands at byte 12, raw IP else; all times 0."""
+    sizes = [len(frame) for frame in frames]
+    n = len(frames)
+    return FrameBatch(
+        buffer=np.frombuffer(b"".join(frames), dtype=np.uint8),
+        offset=np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64),
+        caplen=np.array(sizes, dtype=np.uint32),
+        origlen=np.array(sizes, dtype=np.uint32),
+        ts=np.zeros(n, dtype=np.int64),
+        link=np.array([_link(frame) for frame in frames], dtype=np.uint16),
+        source=np.zeros(n, dtype=np.uint32),
+        number=np.arange(1, n + 1, dtype=np.int64),
+        files=("",),
+    )
+
+
+def _link(frame: bytes) -> int:
+    return ETHERNET if frame[12:14] in {b"\x08\x00", b"\x86\xdd", b"\x81\x00"} or frame[:1][0] >> 4 not in (4, 6) else RAW
+
+
+def record_of_frames(frames: Sequence[bytes]) -> tuple[Record, FlowMeta]:
+    """The packets of one flow as a record; sizes by the headers, though frames may be cut; gaps unknown.
+
+    The first packet's sender is the originator. Frames without IP are left out; none at all gives an empty record.
+    """
+    nonempty = [frame for frame in frames if frame]
+    if not nonempty:
+        return Record(), FlowMeta()
+    packets = decode(frame_batch(nonempty), tunnels=True)
+    use = [i for i in range(len(nonempty)) if packets["usable"][i] == FLOW_PACKET]
+    if not use:
+        return Record(), FlowMeta()
+    first = use[0]
+    source, target = (packets.address(which) for which in ("src", "dst"))
+    sport, dport = packets["sport"].tolist(), packets["dport"].tolist()
+    start = (source[first].tobytes(), sport[first])
+    dirs = tuple(int((source[i].tobytes(), sport[i]) != start) for i in use)
+    payload = [b"", b""]
+    for i, d in zip(use, dirs, strict=True):
+        at = int(packets["payload"][i])
+        if at >= 0:
+            payload[d] += nonempty[i][at : at + int(packets["payload_cap"][i])]
+    proto, version = int(packets["proto"][first]), int(packets["ip_version"][first])
+    both = (payload[0][:_LIMIT], payload[1][:_LIMIT])
+    ports = (sport[first], dport[first])
+    icmp = proto in ICMP_PROTOS
+    tcp = proto == TCP
+    record = Record(
+        kind="flow",
+        ip_version=version,
+        proto=proto,
+        ports=None if icmp else ports,
+        dirs=dirs,
+        sizes=tuple(int(packets["payload_len"][i]) for i in use),
+        iats=(0, *[-1] * (len(use) - 1)),
+        flags=tuple(int(packets["flags"][i]) & 0xFF if tcp else -1 for i in use),
+        windows=tuple(int(packets["window"][i]) if tcp else -1 for i in use),
+        ttls=tuple(int(packets["ttl"][i]) for i in use),
+        icmp=int(packets["icmp"][first]) if icmp else -1,
+        payload=both,
+        facts=facts_of(proto, *ports, *both),
+    )
+    orig, resp = (_text(version, rows[first].tobytes()) for rows in (source, target))
+    ends = sorted((f"{orig} {ports[0]}", f"{resp} {ports[1]}"))
+    meta = FlowMeta(
+        host=orig,
+        orig_h=orig,
+        orig_p=ports[0],
+        resp_h=resp,
+        resp_p=ports[1],
+        proto=proto,
+        packets=len(use),
+        community_id=f"{proto} {ends[0]} {ends[1]}",
+    )
+    return record, meta
+
+
+def _text(version: int, raw: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET, raw[:4]) if version == 4 else socket.inet_ntop(socket.AF_INET6, raw)

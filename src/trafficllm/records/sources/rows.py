@@ -109,26 +109,26 @@ class Reading:
 
     def pieces(self, file: LabelledFile) -> Iterator[Gathered]:
         """The records of one file, some thousands at a time; the last piece carries the file's row of the manifest."""
-        flows = kept = 0
+        flows = record_count = 0
         for piece in _READERS[self.source.form](file, self):
-            kept += len(piece.labels)
+            record_count += len(piece.labels)
             flows += len(piece.labels) + piece.dropped.total()
             yield piece
-        yield _row_of(file, flows, kept)
+        yield _row_of(file, flows, record_count)
 
     def in_columns(self, file: LabelledFile) -> Iterator[FlowRows | Gathered]:
         """`pieces`, of captures in columns but for the last."""
         if self.source.form != "captures":
             yield from self.pieces(file)
             return
-        flows = kept = 0
+        flows = record_count = 0
         how = {"keep_chores": self.keep_chores, "reserved": self.reserved, "options": self.options}
         labels = labels_of(self.logs) if self.logs else None
         for piece in flow_pieces(file, self.source.root, labels=labels, **how):  # type: ignore[arg-type]
-            kept += len(piece.rest.labels)
+            record_count += len(piece.rest.labels)
             flows += len(piece.rest.labels) + piece.rest.dropped.total()
             yield piece
-        yield _row_of(file, flows, kept)
+        yield _row_of(file, flows, record_count)
 
     def whole(self, file: LabelledFile) -> Gathered:
         """The records of one file at once."""
@@ -153,8 +153,8 @@ def read(
     return out
 
 
-def _row_of(file: LabelledFile, flows: int, kept: int) -> Gathered:
-    return Gathered(files=[{"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": flows, "kept": kept}])
+def _row_of(file: LabelledFile, flows: int, record_count: int) -> Gathered:
+    return Gathered(files=[{"file": file.rel, "label": file.label, "sha256": sha256_file(file.path), "flows": flows, "kept": record_count}])
 
 
 def nothing(source: Source) -> InputError:
