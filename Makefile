@@ -17,6 +17,10 @@ WORKDIR ?= work
 # The developer data, where it is at hand: `make results DATA=../shared/data` also scores the six tasks of the honest table.
 DATA ?=
 RESULTS_ARGS ?=
+# `make results BENCH_ARGS=--small` is a trial of minutes; RESULTS is where the figures go.
+BENCHES ?= $(patsubst bench/%.py,%,$(sort $(wildcard bench/bench_*.py)))
+BENCH_ARGS ?=
+RESULTS ?= docs/results
 QUICKSTART_ARGS ?=
 
 export OMP_NUM_THREADS ?= 1
@@ -73,11 +77,14 @@ soak: install-test tools
 	$(BIN)/pytest -m soak $(PYTEST_ARGS)
 
 results: install-test
-	@mkdir -p docs/results
-	for script in bench/bench_*.py; do $(BIN)/python $$script --json > docs/results/$$(basename $$script .py).json; done
-	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json > docs/results/quickstart.json
+	@mkdir -p $(RESULTS)
+	for name in $(BENCHES); do \
+	  $(BIN)/python bench/$$name.py --json $(BENCH_ARGS) > $(RESULTS)/$$name.json.new && mv $(RESULTS)/$$name.json.new $(RESULTS)/$$name.json || exit 1; \
+	done
+	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json $(QUICKSTART_ARGS) \
+	  > $(RESULTS)/quickstart.json.new && mv $(RESULTS)/quickstart.json.new $(RESULTS)/quickstart.json
 	@if [ -n "$(DATA)" ]; then \
-	  $(BIN)/python recipes/results/results.py --data $(DATA) --out $(WORKDIR)/table --results docs/results --leaderboard LEADERBOARD.md \
+	  $(BIN)/python recipes/results/results.py --data $(DATA) --out $(WORKDIR)/table --results $(RESULTS) --leaderboard LEADERBOARD.md \
 	    --threads $$(env -u OMP_NUM_THREADS nproc) $(RESULTS_ARGS); \
 	else echo "DATA=<developer data> also scores the six tasks (recipes/results)"; fi
 

@@ -1,6 +1,6 @@
 """Packets per second from capture to flows, against dpkt, scapy, tshark, tcpdump and NFStream where they are installed.
 
-    python bench/bench_capture.py DIR_OR_FILE... [--megabytes 200] [--runs 5] [--nfstream-python PATH] [--cpu] [--json]
+    python bench/bench_capture.py [DIR_OR_FILE...] [--megabytes 200] [--runs 5] [--nfstream-python PATH] [--cpu] [--json]
 
 One file is made of the given captures, repeated on later days until it has the size asked for; every reader runs in a process of
 its own on one core, in turn, and the medians are compared. scapy, tshark and NFStream read the beginning of the file, told below.
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures"
 OURS = """
 import sys, time, os
 clock = getattr(time, os.environ["BENCH_CLOCK"])
@@ -193,13 +194,16 @@ def _report(speeds: dict[str, list[float]], packets: int, megabytes: int) -> dic
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="+")
+    parser.add_argument("paths", nargs="*", default=[str(CAPTURES / "MTD")], help="default: the bundled malware captures")
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for machines that others use too")
     parser.add_argument("--nfstream-python", default="", metavar="PATH", help="an interpreter that can import nfstream")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
+    if options.small:
+        options.megabytes, options.runs = 1, 1
     os.environ["BENCH_CLOCK"] = "process_time" if options.cpu else "perf_counter"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

@@ -106,7 +106,10 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 300, 1000], help="MB")
     parser.add_argument("--flood", type=int, default=10_000_000, help="flows")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
+    if options.small:
+        options.sizes, options.flood = [1], 10_000
     each = len(_conversation(False)[0])
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -180,8 +180,8 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
     }
 
 
-def table(doc: str | None, name: str, measure: Callable[..., dict[str, Any]], flows: int) -> None:
-    """The command of a bench: its table as JSON, from `measure(base, flows, threads, adapter, runs)`."""
+def table(doc: str | None, name: str, measure: Callable[..., dict[str, Any]], flows: int, small: int) -> None:
+    """The command of a bench: its table as JSON, from `measure(base, flows, threads, adapter, runs)`; `small` flows where asked for."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--base", default="default")
     parser.add_argument("--adapter", type=Path, help="a trained PEFT folder of the task's base")
@@ -190,12 +190,15 @@ def table(doc: str | None, name: str, measure: Callable[..., dict[str, Any]], fl
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--json", action="store_true", help="one line instead of indented text")
     parser.add_argument("--out", type=Path, help="also write the table here")
-    chosen = parser.parse_args()
-    found = measure(chosen.base, chosen.flows, chosen.threads, chosen.adapter, chosen.runs)
-    if chosen.out:
-        write_json(chosen.out, {"command": f"python bench/{name}", **found})
-    print(json.dumps(found, indent=None if chosen.json else 1))
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
+    options = parser.parse_args()
+    if options.small:
+        options.flows, options.runs = small, 1
+    result = measure(options.base, options.flows, options.threads, options.adapter, options.runs)
+    if options.out:
+        write_json(options.out, {"command": f"python bench/{name}", **result})
+    print(json.dumps(result, indent=None if options.json else 1))
 
 
 if __name__ == "__main__":
-    table(__doc__, "bench_engine.py", measure, 192)
+    table(__doc__, "bench_engine.py", measure, 192, 12)

@@ -41,11 +41,13 @@ TASK, LABEL = get_task("MTG"), "Neris"
 RUNS, ROWS, SINGLES, BATCHED, STEPS = 5, 32, 2, 32, 60
 
 
-def adapter_of(base: Any, place: Path) -> Path:
+def adapter_of(base: Any, place: Path, steps: int) -> Path:
     """A generation adapter after a few steps on the bundled captures."""
-    build_dataset(CAPTURES / "MTD", task=TASK, out=place / "data", options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
+    build_dataset(
+        CAPTURES / "MTD", task=TASK, out=place / "data", options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=steps, seed=0)
+    )
     data = generator_data(load(place / "data"), task=TASK, labels=[LABEL])
-    tune_generation(base, data, place / "adapter", TuneOptions(max_steps=STEPS, looks=0))
+    tune_generation(base, data, place / "adapter", TuneOptions(max_steps=steps, looks=0))
     return place / "adapter"
 
 
@@ -114,11 +116,11 @@ class Text:
 def measure(base_name: str, flows: int, threads: int, adapter: Path | None, runs: int = RUNS) -> dict[str, Any]:
     """All sides; packets a second of each, and the ratios of ours to them."""
     torch.set_num_threads(threads)
-    base = load_base(base_name)
+    base, steps = load_base(base_name), min(STEPS, 2 * flows)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         engine = Engine(base)
-        engine.add_adapter("bench", adapter or adapter_of(base, place))
+        engine.add_adapter("bench", adapter or adapter_of(base, place, steps))
         generator = Generator(engine, "bench")
         packets: list[int] = []
 
@@ -145,7 +147,7 @@ def measure(base_name: str, flows: int, threads: int, adapter: Path | None, runs
         "settings": {
             "base": base.path.name,
             "dtype": str(engine.model.dtype),
-            "adapter": "given" if adapter else f"{STEPS} steps",
+            "adapter": "given" if adapter else f"{steps} steps",
             "threads": threads,
             "flows": flows,
             "label": LABEL,
@@ -166,4 +168,4 @@ def _ratios(spent: dict[str, list[float]], sizes: dict[str, int], name: str) -> 
 
 
 if __name__ == "__main__":
-    table(__doc__, "bench_generation.py", measure, 128)
+    table(__doc__, "bench_generation.py", measure, 128, 2)

@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures"
 FIELDS = (
     "frame.encap_type",
     "frame.time",
@@ -196,7 +197,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=CAPTURES / "MTD", help="default: the bundled malware captures")
     parser.add_argument("--task", default="MTD")
     parser.add_argument("--every", type=int, default=1, help="take every n-th capture of a label")
     parser.add_argument("--alone", type=int, default=2, help="flows of each label to write as one file a flow; 0: leave that out")
@@ -204,7 +205,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds: for machines that others use too")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
+    if options.small:
+        options.every, options.alone, options.runs = 20, 0, 1
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     result = _measure(options)
     if options.json:

@@ -136,12 +136,15 @@ def main() -> None:
     parser.add_argument("--stored", type=float, nargs="*", default=[])
     parser.add_argument("--once", type=float)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
+    if options.small:
+        options.gigabytes = [0.002]
     if options.once:
         print(json.dumps(learn_once(options.once, options.folder)))
         return
     curve = memory_curve(options.gigabytes, options.stored)
-    body = {"bench": "tokenizer", "sample_units": SAMPLE_UNITS, "size": SIZE, "run": run_times(), "memory": curve}
+    body = {"bench": "tokenizer", "sample_units": SAMPLE_UNITS, "size": SIZE, "run": run_times(1 if options.small else 5), "memory": curve}
     print(json.dumps(body, indent=None if options.json else 1))
 
 

@@ -115,15 +115,15 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": round(statistics.median(values), 3), "range": [round(min(values), 3), round(max(values), 3)]}
 
 
-def measure(base: Base, data: TuneData, epochs: int, folder: Path) -> dict[str, Any]:
-    """Both sides in turn, five times each after one that warms up."""
+def measure(base: Base, data: TuneData, epochs: int, folder: Path, runs: int = RUNS) -> dict[str, Any]:
+    """Both sides in turn, `runs` times each after one that warms up."""
     encoder = Encoder(base.tokenizer)
     options = TuneOptions(epochs=epochs, looks=0, learning_rate=1e-3)
     lengths = [len(ids) + 2 for ids in encoder.prompts(data.prompts)]
     steps = len(plan_batches(lengths, options.batch_tokens, 0))
     rows_a_step = max(1, round(len(lengths) / steps))
     found: dict[str, list[Figures]] = {"ours": [], "plain": []}
-    for run in range(RUNS + 1):
+    for run in range(runs + 1):
         mine = timed(lambda: ours(base, data, options, folder / f"ours{run}"))  # noqa: B023 - called at once
         theirs = timed(lambda: plain(base, data, options, rows_a_step, folder / f"plain{run}"))  # noqa: B023
         if run:
@@ -153,22 +153,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one line instead of indented text")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    base = load_base(chosen.base, dtype="float32")
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
+    options = parser.parse_args()
+    if options.small:
+        options.rows = 2
+    runs = 1 if options.small else RUNS
+    torch.set_num_threads(options.threads)
+    base = load_base(options.base, dtype="float32")
     with tempfile.TemporaryDirectory() as name:
-        data, sha256 = rows(chosen.rows, chosen.data, Path(name))
-        found = measure(base, data, chosen.epochs, Path(name))
+        data, sha256 = rows(options.rows, options.data, Path(name))
+        found = measure(base, data, options.epochs, Path(name), runs)
     settings = {
         "base": base.path.name,
         "dtype": "float32",
-        "threads": chosen.threads,
-        "rows": chosen.rows,
-        "runs": RUNS,
+        "threads": options.threads,
+        "rows": options.rows,
+        "runs": runs,
         "method": "lora",
         "dataset_sha256": sha256,
     }
-    print(json.dumps({"settings": settings, **found}, indent=None if chosen.json else 1))
+    print(json.dumps({"settings": settings, **found}, indent=None if options.json else 1))
 
 
 if __name__ == "__main__":

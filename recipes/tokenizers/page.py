@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,11 @@ def memory(body: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     """Rows in, page out."""
-    results = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="holds tokenizers.json, tokenizer_sizes.json and tokenizer_memory.json")
+    parser.add_argument("page", type=Path, help="Markdown page to write")
+    options = parser.parse_args()
+    results = options.results
     body = read_json(results / "tokenizers.json")
     rest = _REST.replace("{sizes}", "\n".join(sizes(read_json(results / "tokenizer_sizes.json"))))
     rest = rest.replace("{memory}", "\n".join(memory(read_json(results / "tokenizer_memory.json")))).replace("{conclusion}", _CONCLUSION)
@@ -209,7 +213,7 @@ def main() -> None:
         f"{sum(value for key, value in body['shipped'].items() if key.startswith('forged'))} forged, "
         f"{body['shipped']['inverse_wrong']} inverse wrong."
     )
-    atomic_write(Path(sys.argv[2]), _INTRO.replace("{facts}", facts) + "\n".join(table(body)) + "\n" + rest)
+    atomic_write(options.page, _INTRO.replace("{facts}", facts) + "\n".join(table(body)) + "\n" + rest)
 
 
 if __name__ == "__main__":

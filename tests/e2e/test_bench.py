@@ -1,0 +1,39 @@
+"""Every benchmark runs: a trial of each with `--small`, whose figures mean nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+BENCHES = {
+    "bench_capture": "packets_per_second",
+    "bench_capture_growth": "cases",
+    "bench_capture_memory": "rows",
+    "bench_engine": "settings",
+    "bench_generation": "packets_per_second",
+    "bench_records": "flows_per_second",
+    "bench_start": "import",
+    "bench_tokenizer": "memory",
+    "bench_training": "tokens_per_second",
+}
+"""A key of each one's JSON."""
+
+
+def test_every_benchmark_is_tried_here() -> None:
+    assert {path.stem for path in (REPO / "bench").glob("bench_*.py")} == set(BENCHES)
+
+
+@pytest.mark.parametrize("name", sorted(BENCHES))
+def test_a_benchmark_runs_without_arguments(name: str) -> None:
+    if name == "bench_records" and shutil.which("tshark") is None:
+        pytest.skip("tshark, the other side of this benchmark, is not installed")
+    command = [sys.executable, str(REPO / "bench" / f"{name}.py"), "--json", "--small"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)[BENCHES[name]]
