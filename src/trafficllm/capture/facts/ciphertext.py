@@ -31,12 +31,13 @@ def _ssh(way: int, data: bytes) -> list[Span]:
         if not 8 <= size <= _SSH_LONGEST or not 0 < kind <= _LAST_CLEAR:
             break
         if kind == _KEXINIT:
-            out += [Span(way, at + 6, at + 22, "key_exchange"), Span(way, end - padding, end, "key_exchange")]
+            out += [Span(way, at + 6, at + 22, "key_exchange"), Span(way, max(end - padding, at + 22), end, "key_exchange")]
         else:
             out.append(Span(way, at + 6, end, "key_exchange"))
         at = end
         if kind == _NEWKEYS:
             break
+    out = [Span(s.dir, s.start, min(s.end, len(data)), s.kind) for s in out if s.start < min(s.end, len(data))]
     return [*out, Span(way, at, len(data), "encrypted")] if at < len(data) else out
 
 

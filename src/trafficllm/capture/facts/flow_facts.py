@@ -81,7 +81,7 @@ def _within(spans: list[Span], ends: tuple[int, int]) -> list[Span]:
 
 def _add_hello(service: str, fields: dict[str, int | str | tuple[int, ...]], beyond: tuple[bytes, bytes], orig: bytes, resp: bytes) -> None:
     """Fields of a QUIC or DTLS client's hello, from kept datagrams or from a prefix that is a single one."""
-    datagrams = _datagrams(beyond[0] or beyond[1]) if beyond != _NO_BYTES else [orig or resp]
+    datagrams = _datagrams(beyond[0] or beyond[1]) or [orig or resp]
     if service == "quic":
         fields.update(quic_fields(datagrams) or gquic_fields(datagrams[0]))
     elif service == "dtls" or (beyond != _NO_BYTES and looks_like_dtls(datagrams[0])):

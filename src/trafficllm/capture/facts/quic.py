@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trafficllm.capture.facts.dtls import joined
 from trafficllm.capture.facts.gquic import chlo_fields, gquic_version
@@ -138,6 +139,24 @@ def initials(data: bytes) -> Iterator[Packet]:
             yield Packet(version, connection, start, here, at)
 
 
+class _Library(NamedTuple):
+    aead: Any
+    cipher: Any
+    aes: Any
+    ecb: Any
+    refusal: type[Exception]
+
+
+@cache
+def _library() -> _Library:
+    """What is used of `cryptography`: looked up once, when there is a QUIC flow, since an import a flow costs as much as its keys."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return _Library(AESGCM, Cipher, algorithms.AES128, modes.ECB(), InvalidTag)  # noqa: S305 - RFC 9001 5.4.3 asks for ECB
+
+
 def _expand(secret: bytes, label: bytes, size: int) -> bytes:
     """HKDF-Expand-Label with an empty context, for at most 32 bytes (RFC 8446 7.1)."""
     label = b"tls13 " + label
@@ -146,20 +165,16 @@ def _expand(secret: bytes, label: bytes, size: int) -> bytes:
 
 def initial_keys(version: int, connection: bytes) -> Keys:
     """The client's Initial keys of a connection ID (RFC 9001 5.2, RFC 9369 3.3)."""
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+    library = _library()
     prefix = b"quicv2 " if version == V2 else b"quic "
     secret = _expand(hmac.digest(_salt(version), connection, "sha256"), b"client in", 32)
-    protection = Cipher(algorithms.AES128(_expand(secret, prefix + b"hp", 16)), modes.ECB()).encryptor()  # noqa: S305 - RFC 9001 5.4.3
+    protection = library.cipher(library.aes(_expand(secret, prefix + b"hp", 16)), library.ecb).encryptor()
     iv = int.from_bytes(_expand(secret, prefix + b"iv", 12), "big")
-    return Keys(AESGCM(_expand(secret, prefix + b"key", 16)), iv, protection)
+    return Keys(library.aead(_expand(secret, prefix + b"key", 16)), iv, protection)
 
 
 def opened(data: bytes, packet: Packet, keys: Keys) -> bytes:
     """The frames of an Initial packet, b"" where these keys do not open it (RFC 9001 5.3, 5.4)."""
-    from cryptography.exceptions import InvalidTag
-
     at = packet.number
     mask = keys.mask.update(data[at + 4 : at + 4 + _SAMPLE])
     first = data[packet.start] ^ (mask[0] & 0x0F)
@@ -169,7 +184,7 @@ def opened(data: bytes, packet: Packet, keys: Keys) -> bytes:
     nonce = (keys.iv ^ int.from_bytes(number, "big")).to_bytes(12, "big")
     try:
         return keys.aead.decrypt(nonce, data[at + size : packet.end], header)
-    except InvalidTag:
+    except _library().refusal:
         return b""
 
 

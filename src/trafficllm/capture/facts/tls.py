@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from dataclasses import dataclass, field
 
 from trafficllm.core.types import ORIG, RESP, Span
@@ -25,7 +26,7 @@ _KINDS = frozenset({_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT})
 _CLEAR = {_SERVER_KEYS: "tls.key_share", _CLIENT_KEYS: "tls.key_share", _VERIFY: "tls.key_share"}
 _CLEAR |= {_CERTIFICATE: "tls.cert_name", _REQUEST: "tls.cert_name", _STATUS: "tls.cert_name", _NEW_TICKET: "tls.ticket"}
 """What the body of a handshake message is that names or identifies somebody (RFC 5246 7.4, RFC 6066 8)."""
-_ALERT_SIZE = 2
+_GREASE, _ALERT_SIZE = 0x0A0A, 2
 _BARE = frozenset({0, 3, 14})
 _LONGEST = (1 << 14) + 2048
 _MAX_RECORDS = 64
@@ -171,8 +172,8 @@ def _u16(data: bytearray, at: int) -> int:
 
 
 def _list16(data: bytearray, at: int, size: int) -> tuple[int, ...]:
-    stop = min(at + size, len(data))
-    return tuple(_u16(data, i) for i in range(at, stop - 1, 2))
+    count = (min(at + size, len(data)) - at) // 2
+    return struct.unpack_from(f">{count}H", data, at) if count > 0 else ()
 
 
 def _greeting(stream: _Stream, body: int) -> int:
@@ -299,7 +300,7 @@ def _server_hello(stream: _Stream, fields: Fields, body: int, end: int) -> None:
 
 def _grease(value: int) -> bool:
     """Reserved values that clients send at random (RFC 8701)."""
-    return value & 0x0F0F == 0x0A0A and value >> 8 == value & 0xFF
+    return value & 0x0F0F == _GREASE and value >> 8 == value & 0xFF
 
 
 def _digest(text: str) -> str:
@@ -308,7 +309,7 @@ def _digest(text: str) -> str:
 
 def _numbers(fields: Fields, name: str) -> list[int]:
     value = fields.get(name, ())
-    return [item for item in value if not _grease(item)] if isinstance(value, tuple) else []
+    return [item for item in value if item & 0x0F0F != _GREASE or not _grease(item)] if isinstance(value, tuple) else []
 
 
 def ja4(fields: Fields, *, transport: str = "t") -> str:

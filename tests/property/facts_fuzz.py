@@ -1,0 +1,110 @@
+"""Coverage-guided fuzzing of the decoders that read what a client says first, with atheris (a tool beside, not a dependency).
+
+    python tests/property/facts_fuzz.py quic 60        # seconds; targets: quic, initial, hpack, dtls, facts
+    python tests/property/facts_fuzz.py quic 60 --keep # and keep what reached new code, one hex line an input, in tests/property/corpus
+
+A target takes bytes and must never raise. The corpus is played back by test_capture_facts_fuzz.py, where atheris is not needed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CORPUS = HERE / "corpus"
+sys.path.insert(0, str(HERE.parent / "unit"))
+
+from hello_samples import initial  # noqa: E402 - a module of the tests
+
+from trafficllm.capture.facts.dtls import dtls_fields  # noqa: E402
+from trafficllm.capture.facts.flow_facts import facts_of  # noqa: E402
+from trafficllm.capture.facts.http2 import PREFACE, http2_facts  # noqa: E402
+from trafficllm.capture.facts.quic import quic_fields  # noqa: E402
+
+_LONGEST, _KEPT_LINE, _MOST, _PREFIX = 1100, 400, 64, 512
+
+
+def fuzz_quic(data: bytes) -> None:
+    """Datagrams as they come from the wire: headers, tokens, lengths."""
+    quic_fields([data[:1500], data[1500:]])
+
+
+def fuzz_initial(data: bytes) -> None:
+    """Frames of Initial packets that open, two of them where there is enough: CRYPTO frames, the hello, transport parameters."""
+    half = len(data) // 2
+    quic_fields([initial(data[:_LONGEST])])
+    quic_fields([initial(data[half:][:_LONGEST]), initial(data[:half][:_LONGEST], packet=1)])
+
+
+def fuzz_hpack(data: bytes) -> None:
+    """HTTP/2 frames and header blocks of both directions."""
+    http2_facts(PREFACE + data, data)
+    http2_facts(PREFACE + len(data).to_bytes(3, "big") + b"\x01\x04\x00\x00\x00\x01" + data, b"")
+
+
+def fuzz_dtls(data: bytes) -> None:
+    """DTLS records and fragments."""
+    dtls_fields([data[:300], data[300:]])
+
+
+def fuzz_facts(data: bytes) -> None:
+    """All parsers: the first bytes choose transport, port and where the input is cut into both directions and what lies beyond."""
+    if len(data) < 4:
+        return
+    port = (22, 25, 53, 80, 88, 102, 389, 443, 500, 502, 1080, 1194, 1883, 3306, 5060, 5432)[data[0] & 15]
+    cut = len(data) * data[1] // 256
+    orig, resp = data[4 : 4 + cut], data[4 + cut :]
+    facts = facts_of(17 if data[0] & 16 else 6, 40000, port, orig[:_PREFIX], resp[:_PREFIX], beyond=(orig[_PREFIX:], resp[_PREFIX:]))
+    sizes = (min(len(orig), _PREFIX), min(len(resp), _PREFIX))
+    assert all(0 <= span.start <= span.end <= sizes[span.dir] for span in facts.spans)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "quic": fuzz_quic,
+    "initial": fuzz_initial,
+    "hpack": fuzz_hpack,
+    "dtls": fuzz_dtls,
+    "facts": fuzz_facts,
+}
+
+
+def corpus(target: str) -> list[bytes]:
+    """Inputs kept of a target."""
+    return [bytes.fromhex(line) for line in (CORPUS / f"{target}.txt").read_text().split()]
+
+
+def _keep(target: str, folder: Path) -> None:
+    """The corpus, and as many inputs that reached new code as fit, the shortest first."""
+    before = corpus(target)
+    fresh = sorted({path.read_bytes() for path in folder.iterdir()} - set(before), key=lambda data: (len(data), data))
+    inputs = [*before, *(data for data in fresh if 0 < len(data) <= _KEPT_LINE)]
+    (CORPUS / f"{target}.txt").write_text("\n".join(data.hex() for data in inputs[:_MOST]) + "\n")
+
+
+def main() -> None:
+    """Fuzz one target for some seconds."""
+    import os
+
+    import atheris
+
+    target, seconds = sys.argv[1], int(sys.argv[2])
+    run = TARGETS[target]
+    atheris.instrument_all()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, data in enumerate(corpus(target)):
+            (folder / str(number)).write_bytes(data)
+        if os.fork() == 0:
+            atheris.Setup([sys.argv[0], name, f"-max_total_time={seconds}", "-max_len=2000", "-seed=1", "-print_final_stats=1"], run)
+            atheris.Fuzz()
+        _, status = os.wait()
+        if "--keep" in sys.argv[3:] and status == 0:
+            _keep(target, folder)
+    sys.exit(status != 0)
+
+
+if __name__ == "__main__":
+    main()
