@@ -12,9 +12,24 @@ from trafficllm.evaluate.quality import validate
 
 HONEST = ("majority", "artefact_probe", "knn", "lightgbm", "random_forest")
 KEPT = (
-    "macro_f1", "macro_f1_measurable", "accuracy", "ci95", "n_test", "n_test_unique", "unique", "groups", "not_measurable", "split", "mask",
-    "leaky", "seen_by_base", "seeds", "per_seed", "ece", "brier",
-)  # fmt: skip
+    "macro_f1",
+    "macro_f1_measurable",
+    "accuracy",
+    "ci95",
+    "n_test",
+    "n_test_unique",
+    "unique",
+    "groups",
+    "not_measurable",
+    "split",
+    "mask",
+    "leaky",
+    "seen_by_base",
+    "seeds",
+    "per_seed",
+    "ece",
+    "brier",
+)
 ABOUT = """Written by `recipes/results/results.py`: macro-F1, means over seeds, 95 % intervals by bootstrap over groups. The same flows and
 masks for all but the identifier column, which sees only what the masks hide. `packets`: a random forest on single packets, raw and split at
 random as the literature does, against masked and split by group; on flows outside the reserved part. An interval of 0 to 1: the test part
@@ -44,26 +59,40 @@ def row(report: Path, packets: Path) -> dict[str, Any]:
     best = max((name for name in HONEST if name in baselines), key=lambda name: baselines[name]["macro_f1"])
     gap = body["macro_f1"] - baselines[best]["macro_f1"]
     return {
-        "llm": _short(body), "cascade": _short(body["cascade"]) if body["cascade"] else None, "baselines": baselines,
+        "llm": _short(body),
+        "cascade": _short(body["cascade"]) if body["cascade"] else None,
+        "baselines": baselines,
         "probes": {name: _short(found) for name, found in (body["embedding"] or {"probes": {}})["probes"].items()},
-        "best_baseline": best, "gap": gap, "packets": beside, "cost": body["cost"], "part": body["part"], "made": body["made"],
-        "base_sha256": body["base_sha256"], "dataset_sha256": body["dataset_sha256"], "artefact_masked": body["artefact_masked"],
-        "classes": len(body["scored_labels"]), "learning": body["curves_of_learning"],
-    }  # fmt: skip
+        "best_baseline": best,
+        "gap": gap,
+        "packets": beside,
+        "cost": body["cost"],
+        "part": body["part"],
+        "made": body["made"],
+        "base_sha256": body["base_sha256"],
+        "dataset_sha256": body["dataset_sha256"],
+        "artefact_masked": body["artefact_masked"],
+        "classes": len(body["scored_labels"]),
+        "learning": body["curves_of_learning"],
+    }
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], plan: Mapping[str, Any], *, part: str) -> dict[str, Any]:
     """All rows and what they say of the goal."""
     gaps = {task: row["gap"] for task, row in rows.items()}
     return {
-        "schema": "trafficllm.results.table/1", "part": part, "tasks": dict(rows),
+        "schema": "trafficllm.results.table/1",
+        "part": part,
+        "tasks": dict(rows),
         "goal": {
-            "within": plan["within"], "above_wanted": plan["above"], "tasks_wanted": len(plan["task"]),
+            "within": plan["within"],
+            "above_wanted": plan["above"],
+            "tasks_wanted": len(plan["task"]),
             "within_reached": sorted(task for task, gap in gaps.items() if gap >= -plan["within"]),
             "above_reached": sorted(task for task, gap in gaps.items() if gap > 0),
             "missed": {task: round(gap, 4) for task, gap in gaps.items() if gap < -plan["within"]},
         },
-    }  # fmt: skip
+    }
 
 
 def _score(found: Mapping[str, Any] | None) -> str:
@@ -83,20 +112,50 @@ def _line(task: str, row: Mapping[str, Any]) -> list[str]:
     masked = " + ".join([llm["mask"], *row["artefact_masked"]])
     trees = (row["baselines"].get(name) for name in ("lightgbm", "random_forest", "knn", "artefact_probe", "majority", "identifier_probe"))
     return [
-        task, f"{llm['n_test']:,} ({llm['n_test_unique']:,})", str(row["classes"]), llm["split"], masked, _score(llm), seeds,
-        f"{llm['unique']['macro_f1']:.3f}", _plain(row["probes"].get("frozen_linear")), _score(row["cascade"]),
+        task,
+        f"{llm['n_test']:,} ({llm['n_test_unique']:,})",
+        str(row["classes"]),
+        llm["split"],
+        masked,
+        _score(llm),
+        seeds,
+        f"{llm['unique']['macro_f1']:.3f}",
+        _plain(row["probes"].get("frozen_linear")),
+        _score(row["cascade"]),
         *(_plain(found) for found in trees),
-        f"{row['gap']:+.3f} ({row['best_baseline']})", f"{_plain(row['packets']['leaky'])} / {_plain(row['packets']['honest'])}",
-        llm["seen_by_base"], f"{cost.get('train_seconds', 0):,.0f}", f"{cost['flows_per_second']:,.0f}",
+        f"{row['gap']:+.3f} ({row['best_baseline']})",
+        f"{_plain(row['packets']['leaky'])} / {_plain(row['packets']['honest'])}",
+        llm["seen_by_base"],
+        f"{cost.get('train_seconds', 0):,.0f}",
+        f"{cost['flows_per_second']:,.0f}",
         f"{max(cost['peak_bytes'], cost.get('train_peak_bytes', 0)) / 1e6:,.0f}",
-    ]  # fmt: skip
+    ]
 
 
 HEAD = (
-    "task", "flows (unique)", "classes", "split", "masks", "LLM alone [95 %]", "each seed", "LLM, unique", "frozen base, linear probe",
-    "cascade [95 %]", "LightGBM", "random forest", "k-NN", "one masked field", "majority", "identifiers only", "LLM above best baseline",
-    "packets: leaky / honest", "seen by base", "training s a seed", "flows/s", "peak MB",
-)  # fmt: skip
+    "task",
+    "flows (unique)",
+    "classes",
+    "split",
+    "masks",
+    "LLM alone [95 %]",
+    "each seed",
+    "LLM, unique",
+    "frozen base, linear probe",
+    "cascade [95 %]",
+    "LightGBM",
+    "random forest",
+    "k-NN",
+    "one masked field",
+    "majority",
+    "identifiers only",
+    "LLM above best baseline",
+    "packets: leaky / honest",
+    "seen by base",
+    "training s a seed",
+    "flows/s",
+    "peak MB",
+)
 
 
 def markdown(body: Mapping[str, Any]) -> str:
@@ -120,11 +179,17 @@ def enter(path: Path, body: Mapping[str, Any]) -> None:
         llm, made, found = row["llm"], row["made"], row["baselines"]
         data = f"{task}, {row['classes']} labels, {llm['n_test']:,} reserved flows"
         cells = [
-            made["date"], made["commit"], data, f"{llm['split']}, {' + '.join([llm['mask'], *row['artefact_masked']])}", _score(llm),
+            made["date"],
+            made["commit"],
+            data,
+            f"{llm['split']}, {' + '.join([llm['mask'], *row['artefact_masked']])}",
+            _score(llm),
             f"{llm['unique']['macro_f1']:.3f}",
             *(_plain(found.get(name)) for name in ("lightgbm", "random_forest", "knn", "artefact_probe", "identifier_probe")),
-            str(len(llm["seeds"])), f"{row['cost'].get('train_seconds', 0):.0f} s", f"{made['threads']} threads",
-        ]  # fmt: skip
+            str(len(llm["seeds"])),
+            f"{row['cost'].get('train_seconds', 0):.0f} s",
+            f"{made['threads']} threads",
+        ]
         line = "| " + " | ".join(cells) + " |"
         if line not in text:
             before, last = _split(text)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import shlex
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +23,10 @@ _BATCH = 1 << 16
 _NAMED = frozenset({".pcap", ".pcapng"})
 _SUFFIXES = frozenset({".pcap", ".pcapng", ".cap", ".ntar", ".dmp", ".gz", ".zst", ".lz4"})
 _MAGICS_WITHIN = 512
-_COMPRESSED = (
-    (b"\xfd7zXZ\x00", "xz", "xz -dc"), (b"BZh", "bzip2", "bzip2 -dc"), (b"PK\x03\x04", "zip", "unzip -p"),
-    (b"7z\xbc\xaf\x27\x1c", "7z", "7z x -so"), (b"\x1f\x9d", "compress (.Z)", "zcat"), (b"LZIP", "lzip", "lzip -dc"),
-    (b"\x02\x21\x4c\x18", "lz4 of the legacy format", "lz4 -dc"), (b"\xff\x06\x00\x00sNaPpY", "snappy", "snzip -dc"),
-    (b"\x5d\x00\x00", "lzma", "xz -dc --format=lzma"),
-)  # fmt: skip
-_CONTAINERS = (
-    (0, b"snoop\x00\x00\x00", "snoop (RFC 1761)"), (0, b"GMBU", "Microsoft Network Monitor 2"), (0, b"RTSS", "Microsoft Network Monitor 1"),
-    (0, b"XCP\x00", "NetXray or Sniffer for Windows"), (0, b"TRSNIFF data    \x1a", "Sniffer for DOS"),
-    (0, b"btsnoop\x00", "Bluetooth (btsnoop)"),
-    (0, b"iptrace 1.0", "AIX iptrace"), (0, b"iptrace 2.0", "AIX iptrace"), (0, b"EyeSDN", "EyeSDN"),
-    (0, b"\x54\x00\x00\x00\x07\x00\x00\x00", "Visual Networks"), (0, b"\x05VNF", "Visual Networks"), (0, b"$pkt", "Packetlogger"),
-    (0, b"\x7fver\x00", "Savvius Peek"), (0, b"ObserverPktBufferVer", "Viavi Observer"),
-    (0, b"\xaa\xaa\xaa\xaa \x00", "InfoVista 5View"), (0, b"TR\x00d", "HP-UX nettl"), (0, b"\x01\x10\x4c\x00", "Novell LANalyzer"),
-)  # fmt: skip
-_ARCHIVES = (
-    (257, b"ustar", "a tar archive", "`tar -xf FILE` unpacks it"),
-    (0, b"Rar!\x1a\x07", "a rar archive", "`unrar x FILE` unpacks it"),
-    (0, b"PAR1", "a Parquet file", "flows and records are read by other commands, captures are pcap or pcapng"),
-    (0, b"#separator", "a Zeek log", "`trafficllm analyze` reads conn.log; captures are pcap or pcapng"),
-)  # fmt: skip
+_CONTAINERS = tomllib.loads(resources.files("trafficllm.capture.files").joinpath("containers.toml").read_text(encoding="utf-8"))[
+    "container"
+]
+"""Other containers by their first bytes: what they are, and which command makes a capture of them."""
 
 
 class Skipped:
@@ -150,20 +135,13 @@ def _blocks(window: Window, name: str, note: list[str]) -> Iterator[Block]:
 
 def _foreign(head: bytes, name: str) -> InputError:
     """What a file is that is no capture of ours, and which command makes one of it."""
-    where, file = "byte 0", shlex.quote(name)
-    for magic, kind, command in _COMPRESSED:
-        if head.startswith(magic):
-            hint = f"`{command} {file} | trafficllm capture info -` reads it; gzip, zstd and lz4 are read as they are"
-            return InputError("input.format", f"compressed with {kind}, which is not read", input=name, where=where, hint=hint)
-    for at, magic, kind in _CONTAINERS:
-        if head.startswith(magic, at):
-            hint = f"`editcap -F pcapng {file} OUT.pcapng` converts it"
-            return InputError("input.format", f"a capture of {kind}, which is not read", input=name, where=where, hint=hint)
-    for at, magic, kind, remedy in _ARCHIVES:
-        if head.startswith(magic, at):
-            return InputError("input.format", f"{kind}, not a capture", input=name, where=where, hint=remedy)
+    file = shlex.quote(name)
+    for row in _CONTAINERS:
+        if head.startswith(bytes.fromhex(row["magic"]), row.get("at", 0)):
+            message, hint = row["message"].format(kind=row["kind"]), row["remedy"].format(file=file)
+            return InputError("input.format", message, input=name, where="byte 0", hint=hint)
     hint = f"convert other formats with `editcap -F pcapng {file} OUT.pcapng` or `tshark -r {file} -w OUT.pcapng`"
-    return InputError("input.format", "not a capture: neither pcap nor pcapng", input=name, where=where, hint=hint)
+    return InputError("input.format", "not a capture: neither pcap nor pcapng", input=name, where="byte 0", hint=hint)
 
 
 def _batches(block: Block, source: int, first: int, files: tuple[str, ...]) -> Iterator[FrameBatch]:
