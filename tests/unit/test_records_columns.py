@@ -102,7 +102,10 @@ def _same_answers(fast: dict[str, probe.Coded], slow: dict[str, list[Hashable]])
 def rows(captures: Path) -> tuple[FlowRows, list[Record]]:
     """The same flows as columns, joined from many pieces, and as records."""
     found = batches(captures)
-    pieces = [_rows(batch, np.arange(len(batch)), FILE, [False] * len(batch), Gathered()) for batch in found]
+    pieces = [
+        _rows(batch, np.arange(len(batch)), FILE, Gathered(), labels=[FILE.label] * len(batch), marks=[False] * len(batch))
+        for batch in found
+    ]
     return joined(pieces), [record for batch in found for record, _ in records_of(batch)]
 
 
