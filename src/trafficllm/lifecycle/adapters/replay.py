@@ -153,7 +153,7 @@ def write(rows: Rows, folder: Path) -> dict[str, Any]:
     digest = sha256_bytes(data)
     for old in sorted((folder / FOLDER).glob("*.parquet")):
         old.unlink()
-    atomic_write(folder / FOLDER / f"{digest}.parquet", data)
+    atomic_write(folder / FOLDER / f"{digest}.parquet", data, private=True)
     return {"sha256": digest, "records": len(rows), "parts": {part: list(rows.parts).count(part) for part in PARTS}}
 
 

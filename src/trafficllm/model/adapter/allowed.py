@@ -72,7 +72,7 @@ def is_module_name(value: Any) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
-_FALSE = ("lora_bias", "ensure_weight_tying", "prefix_projection")
+_FALSE = ("use_qalora", "lora_bias", "ensure_weight_tying", "prefix_projection")
 _EMPTY: Mapping[str, object] = {"loftq_config": {}, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": []}
 
 
@@ -83,7 +83,7 @@ def is_off(key: str, value: Any) -> bool:
     (True, False, True)
     """
     if value is False:
-        return key.startswith("use_") or key in _FALSE
+        return key in _FALSE
     return value is None or (key in _EMPTY and value == _EMPTY[key] and type(value) is type(_EMPTY[key]))
 
 
@@ -144,7 +144,7 @@ def _strange(config: Mapping[str, Any], table: Mapping[str, Check]) -> list[str]
     reasons = []
     for key, value in config.items():
         check = table.get(key)
-        if check is not None and not check(value) and not (value is None and key in {"rank_pattern", "alpha_pattern", "task_type"}):
+        if check is not None and not check(value) and not (value is None and key == "task_type"):
             reasons.append(f"{key} {_shown(value)} is out of range")
         elif check is None and not is_off(key, value):
             reasons.append(_WHY.get(key, f"{str(key)[:60]} {_shown(value)} is nothing that an adapter here may ask for"))

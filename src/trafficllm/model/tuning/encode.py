@@ -14,12 +14,11 @@ from typing import Any
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Prompt, Segment
 from trafficllm.model.tokenizer.extend import forgeable, traffic_ids
+from trafficllm.model.tokenizer.template import chat_text
 from trafficllm.records.prompts import only_safe, render, safe_text
 
 _SENTINEL = "TRAFFICLLM-CONTENT"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_TEMPLATE_DATE = "01 Jan 2025"
-"""Some chat templates print today's date; a fixed one keeps ids equal from day to day."""
 
 
 def _is_word(token: Any) -> bool:
@@ -123,15 +122,9 @@ def _template(tokenizer: Any) -> tuple[str, str]:
     """(text before, text after) a user's message in the chat template, generation prompt included; empty without one."""
     if not getattr(tokenizer, "chat_template", None):
         return "", ""
-    whole = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _SENTINEL}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        date_string=_TEMPLATE_DATE,
-    )
-    before, found, after = whole.partition(_SENTINEL)
-    if not found or _SENTINEL in after:
+    whole = chat_text(tokenizer, _SENTINEL)
+    before, sentinel, after = whole.partition(_SENTINEL)
+    if not sentinel or _SENTINEL in after:
         raise ArtifactError(
             "artifact.chat_template",
             "its chat template does not show the user's message exactly once",

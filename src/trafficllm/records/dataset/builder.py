@@ -116,7 +116,7 @@ def build_dataset(
         return BuildReport(Path(out), manifest, reused=True)
     reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in settings.keep, reserved, settings.flows, settings.labels)
     show = Show(settings.profile, frozenset(), settings.shown_fields, settings.codec)
-    with atomic_dir(out) as temporary:
+    with atomic_dir(out, private=True) as temporary:
         job = _Job(reading, show, facts, temporary, progress or Silent())
         workers = _workers(settings.workers, source)
         with spread(workers, (reading, job.scratch)) as each:
