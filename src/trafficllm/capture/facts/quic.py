@@ -157,20 +157,29 @@ def _library() -> _Library:
     return _Library(AESGCM, Cipher, algorithms.AES128, modes.ECB(), InvalidTag)  # noqa: S305 - RFC 9001 5.4.3 asks for ECB
 
 
-def _expand(secret: bytes, label: bytes, size: int) -> bytes:
-    """HKDF-Expand-Label with an empty context, for at most 32 bytes (RFC 8446 7.1)."""
-    label = b"tls13 " + label
-    return hmac.digest(secret, size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\x00\x01", "sha256")[:size]
+def _label(text: bytes, size: int) -> tuple[bytes, int]:
+    """What HKDF-Expand-Label hashes for a label with an empty context, for at most 32 bytes, and how many (RFC 8446 7.1)."""
+    return size.to_bytes(2, "big") + bytes([6 + len(text)]) + b"tls13 " + text + b"\x00\x01", size
+
+
+_CLIENT = _label(b"client in", 32)
+_LABELS = {
+    prefix: tuple(_label(prefix + name, size) for name, size in ((b"key", 16), (b"iv", 12), (b"hp", 16)))
+    for prefix in (b"quic ", b"quicv2 ")
+}
+
+
+def _expand(secret: bytes, label: tuple[bytes, int]) -> bytes:
+    return hmac.digest(secret, label[0], "sha256")[: label[1]]
 
 
 def initial_keys(version: int, connection: bytes) -> Keys:
     """The client's Initial keys of a connection ID (RFC 9001 5.2, RFC 9369 3.3)."""
     library = _library()
-    prefix = b"quicv2 " if version == V2 else b"quic "
-    secret = _expand(hmac.digest(_salt(version), connection, "sha256"), b"client in", 32)
-    protection = library.cipher(library.aes(_expand(secret, prefix + b"hp", 16)), library.ecb).encryptor()
-    iv = int.from_bytes(_expand(secret, prefix + b"iv", 12), "big")
-    return Keys(library.aead(_expand(secret, prefix + b"key", 16)), iv, protection)
+    key, iv, mask = _LABELS[b"quicv2 " if version == V2 else b"quic "]
+    secret = _expand(hmac.digest(_salt(version), connection, "sha256"), _CLIENT)
+    protection = library.cipher(library.aes(_expand(secret, mask)), library.ecb).encryptor()
+    return Keys(library.aead(_expand(secret, key)), int.from_bytes(_expand(secret, iv), "big"), protection)
 
 
 def opened(data: bytes, packet: Packet, keys: Keys) -> bytes:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from trafficllm.core.types import ORIG, RESP, Span
 
@@ -26,6 +28,7 @@ _KINDS = frozenset({_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT})
 _CLEAR = {_SERVER_KEYS: "tls.key_share", _CLIENT_KEYS: "tls.key_share", _VERIFY: "tls.key_share"}
 _CLEAR |= {_CERTIFICATE: "tls.cert_name", _REQUEST: "tls.cert_name", _STATUS: "tls.cert_name", _NEW_TICKET: "tls.ticket"}
 """What the body of a handshake message is that names or identifies somebody (RFC 5246 7.4, RFC 6066 8)."""
+_PAIR = struct.Struct(">HH").unpack_from
 _GREASE, _ALERT_SIZE = 0x0A0A, 2
 _BARE = frozenset({0, 3, 14})
 _LONGEST = (1 << 14) + 2048
@@ -193,11 +196,12 @@ def _extensions(stream: _Stream, at: int, end: int) -> tuple[list[tuple[int, int
     if at + 2 > min(end, len(data)):
         return found, at >= end and end <= len(data)
     stop = min(at + 2 + _u16(data, at), end)
-    at += 2
-    while at + 4 <= min(stop, len(data)):
-        size = _u16(data, at + 2)
-        found.append((_u16(data, at), at + 4, min(at + 4 + size, stop)))
-        at += 4 + size
+    at, last = at + 2, min(stop, len(data)) - 4
+    while at <= last:
+        kind, size = _PAIR(data, at)
+        at += 4
+        found.append((kind, at, at + size if at + size < stop else stop))
+        at += size
     return found, at >= stop
 
 
@@ -303,7 +307,15 @@ def _grease(value: int) -> bool:
     return value & 0x0F0F == _GREASE and value >> 8 == value & 0xFF
 
 
-def _digest(text: str) -> str:
+def _listed(numbers: Iterable[int]) -> str:
+    return ",".join([f"{number:04x}" for number in numbers])
+
+
+@lru_cache(maxsize=1024)
+def _digest(numbers: tuple[int, ...], signatures: tuple[int, ...] = ()) -> str:
+    """Twelve digits of a SHA-256, kept for the lists that every hello of a client repeats."""
+    text = _listed(numbers)
+    text = f"{text}_{_listed(signatures)}" if signatures else text
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:12] if text else "0" * 12
 
 
@@ -322,10 +334,9 @@ def ja4(fields: Fields, *, transport: str = "t") -> str:
     alpn = str(fields.get("tls.handshake.extensions_alpn_str", "")).split(",")[0]
     counts = f"{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}"
     head = f"{transport}{names.get(version, '00')}{'d' if _SNI in extensions else 'i'}{counts}{_ja4_alpn(alpn)}"
-    listed = ",".join(sorted(f"{item:04x}" for item in extensions if item not in (_SNI, _ALPN)))
-    signatures = ",".join(f"{item:04x}" for item in _numbers(fields, "tls.handshake.sig_hash_alg"))
-    second = f"{listed}_{signatures}" if signatures else listed
-    return f"{head}_{_digest(','.join(sorted(f'{item:04x}' for item in ciphers)))}_{_digest(second)}"
+    others = sorted(item for item in extensions if item not in (_SNI, _ALPN))
+    signatures = tuple(_numbers(fields, "tls.handshake.sig_hash_alg"))
+    return f"{head}_{_digest(tuple(sorted(ciphers)))}_{_digest(tuple(others), signatures)}"
 
 
 def _ja4_alpn(name: str) -> str:
