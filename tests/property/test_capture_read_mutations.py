@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trafficllm.capture.facts.flow_facts import facts_of
+from trafficllm.capture.facts.flow_facts import facts_of_flows
 from trafficllm.capture.files.read import read_frames
 from trafficllm.capture.flows.assembly import assemble, read_flows
 from trafficllm.capture.flows.counts import CountsBuilder
@@ -17,6 +18,11 @@ from trafficllm.capture.flows.packets import TUNNELS
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FrameBatch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from capture_samples import ethernet, ipv4, tcp, udp
+from hello_samples import crypto, dtls, hello, initial, records
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "captures"
 LINKS = np.array([0, 1, 9, 12, 50, 51, 100, 101, 104, 105, 108, 113, 119, 127, 163, 192, 228, 229, 276, 147, 65535], dtype=np.uint16)
@@ -29,8 +35,21 @@ def seeds() -> list[tuple[bytes, int]]:
             for i in range(min(len(batch), 20)):
                 start = int(batch.offset[i])
                 found.append((batch.buffer[start : start + int(batch.caplen[i])].tobytes(), int(batch.link[i])))
-    assert len(found) > 500
+    found += hello_frames() * 15
+    assert len(found) > 800
     return found + [(tunnelled(frame, number), 1) for number, (frame, link) in enumerate(found) if link == 1]
+
+
+def hello_frames() -> list[tuple[bytes, int]]:
+    """Clients' hellos that go on beyond the prefix: TLS in two segments, QUIC in two datagrams, DTLS in fragments, HTTP/2."""
+    message = hello()
+    stream = records(message)
+    http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x01\x01\x05\x00\x00\x00\x01\x82"
+    parts = [(6, tcp(40000, 443, 1000 + at, 1, 16, stream[at : at + 1000])) for at in (0, 1000)]
+    parts += [(6, tcp(40001, 8080, 1000, 1, 16, http2)), (6, tcp(40002, 25, 1000, 1, 16, b"STARTTLS\r\n" + stream))]
+    parts += [(17, udp(50000, 443, initial(crypto(message, at, at + 900), packet=at & 1))) for at in (0, 900)]
+    parts += [(17, udp(50001, 443, part)) for part in dtls(hello(share=300, cookie=b"c"), piece=200)]
+    return [(ethernet(ipv4(proto, body)), 1) for proto, body in parts]
 
 
 def tunnelled(frame: bytes, number: int) -> bytes:
@@ -103,10 +122,9 @@ def sound(batch: FlowBatch) -> int:
     assert batch.pkt_ptr[-1] == len(batch.p_dir)
     assert np.all(batch.duration >= 0)
     assert np.all(batch.payload_bytes >= 0)
-    for i in range(len(batch)):
+    for i, facts in enumerate(facts_of_flows(batch)):
         low, middle, high = batch.payload_ptr[i].tolist()
         sides = batch.payload[low:middle].tobytes(), batch.payload[middle:high].tobytes()
-        facts = facts_of(int(batch.proto[i]), int(batch.orig_p[i]), int(batch.resp_p[i]), *sides)
         assert all(0 <= span.start <= span.end <= len(sides[span.dir]) for span in facts.spans)
     return int(batch.pkts.sum())
 
@@ -119,15 +137,17 @@ def run(count: int, seed: int) -> None:
             counts.frames(batch)
             yield batch
 
-    packets, tunnels = 0, set()
+    packets, beyond, tunnels = 0, 0, set()
     for batch in assemble(counted(), options=FlowOptions(table_size=4096, max_packets=8), counts=counts):
         packets += sound(batch)
+        beyond += len(batch.beyond)
         tunnels |= {TUNNELS[code & 15] for code in batch.tunnel.tolist()}
     assert tunnels == set(TUNNELS)
     result = counts.build()
     assert result.packets == count
     assert packets + result.non_flow == count
     assert result.malformed
+    assert beyond > 0
 
 
 def test_a_hundred_thousand_mutated_frames() -> None:
