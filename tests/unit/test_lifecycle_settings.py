@@ -19,7 +19,7 @@ from trafficllm.core.files import sha256_file
 from trafficllm.core.settings import Config, FlowOptions, every_key, load_config
 from trafficllm.core.types import ORIG, Record
 from trafficllm.lifecycle.adapters.register import tuning_base
-from trafficllm.lifecycle.bases.tuning import Chosen, tune_options
+from trafficllm.lifecycle.bases.tuning import TuneRequest, tune_options
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base
 from trafficllm.model.tuning.job import TuneData, tune_task
@@ -229,7 +229,7 @@ def test_shard_and_report_to_are_heard(base: Base, tmp_path: Path) -> None:
 def test_precision_is_that_of_the_base(base: Base, tmp_path: Path) -> None:
     text = '[tune]\nprecision = "bfloat16"\n'
     config = _config(tmp_path, text)
-    assert str(Chosen(str(base.path), config=tmp_path / "settings.toml").open().model.dtype) == "torch.bfloat16"
+    assert str(TuneRequest(str(base.path), config=tmp_path / "settings.toml").open().model.dtype) == "torch.bfloat16"
     assert str(tuning_base(Workspace(base=str(base.path), config=config)).model.dtype) == "torch.bfloat16"
     workspace = Workspace(base=str(base.path))
     assert tuning_base(workspace) is workspace.base
