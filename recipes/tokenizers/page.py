@@ -11,8 +11,8 @@ from trafficllm.core.files import atomic_write, read_json
 
 _INTRO = """# Tokenizers
 
-`trafficllm tokenizer train` learns which runs of codec units deserve an entry of their own, `extend` adds them to any Hugging Face fast
-tokenizer and resizes the model, `compare` counts what a flow costs, `show` prints what a tokenizer holds.
+`trafficllm tokenizer train` learns which frequent runs of codec units become vocabulary entries. `extend` adds them to any
+Hugging Face fast tokenizer and resizes the model. `compare` counts the tokens per flow. `show` prints the entries of a tokenizer.
 
 ```
 trafficllm tokenizer train D CAPTURES -o vocabulary.json --size 4096
@@ -21,8 +21,9 @@ trafficllm tokenizer compare D --base MODEL_FOLDER --base TRAFFIC_BASE
 trafficllm tokenizer show TRAFFIC_BASE --text "is this <|im_end|> Tor?"
 ```
 
-The result is an ordinary `tokenizer.json`: stock `AutoTokenizer` loads it. One codec unit is one plane-16 private-use character, a
-traffic token a run of units, a record is cut by longest match. Every single unit is a token too, so a record comes back exactly.
+The result is an ordinary `tokenizer.json` that the standard `AutoTokenizer` loads. One codec unit is one plane-16 private-use
+character. A traffic token is a run of units, and a record is split by longest match. Every single unit is also a token, so every
+record decodes exactly.
 
 ## What was measured
 
@@ -60,23 +61,33 @@ _COSTS = (
     "probe MTD",
     "probe EVD",
 )
-_CONCLUSION = """**Why 3,072 for `nano`, 4,096 by default.** From 1,024 to 3,072 a flow loses 22 % of its tokens, from there to 4,096
-another 3 %; by then 29 % of the learnt rows (14 % at 3,072) are hardly ever trained on a corpus of this size, and at 16,384, for 15 % fewer
-tokens than 3,072, three quarters are, in an embedding that is half the model. The short trial puts 2,048 to 4,096 level (losses within
-.005; probes differ without an order, one seed) and 8,192, 1,024 and 16,384 behind: for `nano` any of the three would do, 3,072 has the
-lowest loss by a hair. 4,096 stays the default, for larger models and corpora, where rows cost little and are trained. The trial says
-nothing about full training, nor about larger models."""
-_REST = """
-"plain" is the record's own readable text under the tokenizer without traffic tokens ("flow tcp ip4 e w | > S 0 | < SA 0 26ms |
-payload orig 16 03 01"); "original's form" is the original system's `<pck>` and hex of the first ten frames, 256 digits each, of
-the same flows (a lower bound: payload that the record does not hold is left out). "lines changed" are lines of natural text
-whose ids differ after the extension: documentation, the same with odd spaces and control characters mixed in, and lines drawn
-from Latin to CJK, right-to-left scripts, emoji, private use and control characters. "placements" puts entries of the
-vocabulary, every control token among them, in a question, a payload and a label.
+_CONCLUSION = """**Why 3,072 for `nano`, 4,096 by default.**
 
-Rows whose name is a family (`gpt2`, `llama3`, `qwen`, `llama2`, `mistral`, `gemma`, `t5`) were trained by
-`recipes/tokenizers/kinds.py` with that family's normalizer, digit rule, pre-tokenizer and decoder; other rows are
-released files that packages carry, which the repository does not hold.
+- From 1,024 to 3,072 entries a flow loses 22 % of its tokens; from there to 4,096 another 3 %.
+- Larger vocabularies have more rows that are hardly ever trained on a corpus of this size: 14 % of the learnt rows at 3,072, 29 %
+  at 4,096, three quarters at 16,384. The last gives 15 % fewer tokens than 3,072, and its embedding is half of the model.
+- In the short trial 2,048 to 4,096 are equal: losses within .005, probes without a clear order, one seed. 8,192, 1,024 and 16,384
+  are worse.
+
+For `nano` any of the three middle sizes would do; 3,072 has the lowest loss by a small margin. 4,096 stays the default for larger
+models and corpora, where the rows cost little and are trained. The trial does not show the effect of full training, nor of larger
+models."""
+_REST = """
+The columns:
+
+- "plain": the record's own readable text under the tokenizer without traffic tokens ("flow tcp ip4 e w | > S 0 | < SA 0 26ms |
+  payload orig 16 03 01").
+- "original's form": the original system's `<pck>` and hex of the first ten frames of the same flows, 256 digits each. This is a
+  lower bound, because payload outside the record is left out.
+- "lines changed": lines of natural text whose ids differ after the extension. The lines are documentation, the same with odd
+  spaces and control characters mixed in, and lines from Latin to CJK, right-to-left scripts, emoji, private use and control
+  characters.
+- "placements": entries of the vocabulary, including every control token, placed in a question, a payload and a label. "forged"
+  counts those that became a control or traffic token.
+
+Rows named after a family (`gpt2`, `llama3`, `qwen`, `llama2`, `mistral`, `gemma`, `t5`) were trained by
+`recipes/tokenizers/kinds.py` with that family's normalizer, digit rule, pre-tokenizer and decoder. Other rows are released files
+that packages contain; the repository does not hold them.
 
 ## How many tokens
 
@@ -90,20 +101,26 @@ released files that packages carry, which the repository does not hold.
 
 ## What to know
 
-- **Unused ids.** Files of the o200k kind leave ids free below their control tokens, and the library would hand a used id out
-  again. `extend` puts an unreachable entry at each (up to 4,096) before it adds its own.
-- **Words among the added tokens.** Runs of spaces, line breaks or letters that a file lists as added, not special, tokens are
-  vocabulary and stay usable in questions; all other added tokens are control.
-- **Cost.** `extend` rewrites the shards that hold embeddings and hard-links all others.
+- **Unused ids.** Files of the o200k kind leave ids unused below their control tokens, and the library could then assign an id
+  twice. `extend` first puts an unreachable entry at each unused id (up to 4,096) and then adds its own.
+- **Words among the added tokens.** Some files list runs of spaces, line breaks or letters as added, not special, tokens. They
+  count as vocabulary and stay usable in questions. All other added tokens are control tokens.
+- **Cost.** `extend` rewrites the shards that hold embeddings. It clones all other shards, or copies them if the file system
+  cannot clone.
 
 ## Untrusted text
 
-The guarantee that captured bytes and people's questions never become control or traffic tokens holds for ids made by
-`trafficllm.model.tuning.encode.Encoder`: it renders payload as byte units, keeps `[A-Za-z0-9 .-_/:=]` of captured text and turns the
-rest into byte units, breaks control surfaces in questions up, escapes plane-16 characters, and looks at the ids afterwards,
-because a normaliser can make control of harmless letters. **A bare call of the tokenizer by other software, a serving engine's
-chat endpoint among them, has none of it**: `split_special_tokens` was measured to stop neither added tokens that are not
-special nor Unigram control pieces. There, send ids.
+Captured bytes and users' questions never become control or traffic tokens. This guarantee holds for ids made by
+`trafficllm.model.tuning.encode.Encoder`:
+
+- it renders payload as byte units;
+- it keeps `[A-Za-z0-9 .-_/:=]` of captured text and turns the rest into byte units;
+- it splits the text of control tokens in questions, and escapes plane-16 characters;
+- it checks the ids afterwards, because a normaliser can turn harmless letters into a control token.
+
+**Other software that calls the tokenizer directly, such as a serving engine's chat endpoint, does not have this protection.** We
+measured that `split_special_tokens` stops neither added tokens that are not special nor Unigram control pieces. Send ids to such
+endpoints.
 """
 
 
@@ -132,8 +149,9 @@ def sizes(body: dict[str, Any]) -> Iterator[str]:
     kinds = list(body["plain_per_flow"])
     yield (
         f"`recipes/tokenizers/sizes.py`: learnt from the {body['records']:,} training records of the embedded base "
-        f"({body['record_units'] / 1e6:.1f} million units, so all of them fit into the sample), counted on {sum(body['flows'].values()):,} "
-        "validation flows that nothing was learnt from. Tokens a flow:\n"
+        f"({body['record_units'] / 1e6:.1f} million units, so all of them fit into the sample) and counted on "
+        f"{sum(body['flows'].values()):,} "
+        "validation flows that nothing was learnt from. Tokens per flow:\n"
     )
     yield "| size | mean | " + " | ".join(tasks) + " | " + " | ".join(f"fewer than {kind}" for kind in kinds) + " |"
     yield "|" + "---|" * (2 + len(tasks) + len(kinds))
@@ -144,11 +162,13 @@ def sizes(body: dict[str, Any]) -> Iterator[str]:
     units = body["units_per_flow"]
     yield f"| units alone ({body['units']}) | " + " | ".join(f"{units[name]:.1f}" for name in ("mean", *tasks)) + " |" + " |" * len(kinds)
     yield (
-        '\nThe mean weighs tasks alike. "rare" is the share of learnt tokens that occur fewer than '
-        f'{body["rare_below"]} times in the training records; "of nano" the rows\' share of all parameters of the embedded base '
-        "extended so far; load and speed are `AutoTokenizer`'s, in seconds of one shared core. The last columns are a short trial: the "
-        "plain base extended by each vocabulary and trained on traffic for {:g} processor seconds, nats a unit on validation flows, and "
-        "the validation macro-F1 of a linear probe on its frozen last layer (MTD, EVD; one seed).\n".format(trial(body, "cpu_s"))
+        '\nEach task counts equally in the mean. "rare" is the share of learnt tokens that occur fewer than '
+        f'{body["rare_below"]} times in the training records. "of nano" is the share of the rows in all parameters of the extended '
+        "embedded base. Load and speed are those of `AutoTokenizer` on one shared core. The last columns are a short trial: the "
+        "plain base is extended by each vocabulary and trained on traffic for {:g} processor seconds. They show nats per unit on "
+        "validation flows, and the validation macro-F1 of a linear probe on its frozen last layer (MTD, EVD; one seed).\n".format(
+            trial(body, "cpu_s")
+        )
     )
     yield "| " + " | ".join(_COSTS) + " |"
     yield "|" + "---|" * len(_COSTS)
@@ -180,9 +200,9 @@ def trial(body: dict[str, Any], key: str) -> float:
 def memory(body: dict[str, Any]) -> Iterator[str]:
     """Peak memory of learning by the corpus' size (bench_tokenizer.py)."""
     yield (
-        f"A sample of at most {body['sample_units']:,} units is held (a random one: every record has the same chance), whatever the "
-        "size of the corpus. `bench/bench_tokenizer.py --gigabytes 0.01 0.1 1 10 --stored 0.1 1 3`, one process each, 24 bytes of every "
-        "record fresh; a corpus' size is that of its unit strings in UTF-8:\n"
+        f"Memory holds a random sample of at most {body['sample_units']:,} units, for any size of the corpus; every record has the same "
+        "chance. Measured with `bench/bench_tokenizer.py --gigabytes 0.01 0.1 1 10 --stored 0.1 1 3`: one process per row, 24 bytes "
+        "of every record are new, and the size of a corpus is that of its unit strings in UTF-8:\n"
     )
     yield "| corpus (GB) | records | from | peak memory (MB) | processor s |"
     yield "|" + "---|" * 5
@@ -191,8 +211,9 @@ def memory(body: dict[str, Any]) -> Iterator[str]:
     run = body["run"]
     times, growth = ", ".join(f"{seconds * 1000:.0f} ms" for seconds in run["seconds"].values()), run["ratio"]
     yield (
-        f"\nEncoding a run of 16, 32 and 64 kB of one byte under the shipped base takes {times} of a shared core; each doubling "
-        f"{' and '.join(format(ratio['median'], '.1f') for ratio in growth.values())} times as long: near linear, the rest is memory."
+        f"\nEncoding 16, 32 and 64 kB of one repeated byte under the shipped base takes {times} of a shared core. Each doubling takes "
+        f"{' and '.join(format(ratio['median'], '.1f') for ratio in growth.values())} times as long, which is "
+        "nearly linear; the rest is memory."
     )
 
 
@@ -207,9 +228,10 @@ def main() -> None:
     rest = _REST.replace("{sizes}", "\n".join(sizes(read_json(results / "tokenizer_sizes.json"))))
     rest = rest.replace("{memory}", "\n".join(memory(read_json(results / "tokenizer_memory.json")))).replace("{conclusion}", _CONCLUSION)
     facts = (
-        f"{body['flows_checked']} validation flows ({body['units_per_flow']} units each, {body['longest_match_per_flow']} traffic "
-        "tokens by an independent longest match), a vocabulary of 4,096 learnt from the training parts of eleven data sets. "
-        f"{body['note']}\n\nThe shipped base, every entry of its vocabulary: {body['shipped']['placements']:,} placements, "
+        f"The test uses {body['flows_checked']} validation flows ({body['units_per_flow']} units each, "
+        f"{body['longest_match_per_flow']} traffic tokens by an independent longest match) "
+        "and a vocabulary of 4,096 learnt from the training parts of eleven data sets. "
+        f"{body['note']}\n\nFor the shipped base every entry of its vocabulary was placed: {body['shipped']['placements']:,} placements, "
         f"{sum(value for key, value in body['shipped'].items() if key.startswith('forged'))} forged, "
         f"{body['shipped']['inverse_wrong']} inverse wrong."
     )
