@@ -42,15 +42,15 @@ def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
     >>> create_app(Workspace(), Settings(port=9000)).settings.port
     9000
     """
-    chosen = settings or Settings()
-    chosen.check()
+    options = settings or Settings()
+    options.check()
     metrics = Metrics()
-    jobs = Jobs(chosen, metrics)
-    intake = Intake(chosen, lambda: jobs.inside)
+    jobs = Jobs(options, metrics)
+    intake = Intake(options, lambda: jobs.inside)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(workspace, chosen, metrics, jobs, intake)
+        service = Service(workspace, options, metrics, jobs, intake)
         app.state.service = service
         warming = asyncio.create_task(service.warm())
         try:
@@ -68,7 +68,7 @@ def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _bug)
-    return Guard(app, chosen, metrics, intake)
+    return Guard(app, options, metrics, intake)
 
 
 def _respond(error: TrafficLLMError) -> Response:

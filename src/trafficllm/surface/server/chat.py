@@ -89,11 +89,11 @@ async def _uploaded(service: Service, mark: str, ask: Ask, until: float) -> Answ
             return Answer(f"The capture has no packet {frame}.", {"frame": frame, "fields": {}})
         return Answer(field_answer(values), {"frame": frame, "fields": values})
     counts: Counter[tuple[str, str]] = Counter()
-    kept: list[VerdictRow] = []
+    surest: list[VerdictRow] = []
     async for rows in service.verdicts(capture.path, ask, until):
         counts.update((row["task"], row["label"]) for row in rows)
-        kept = sorted([*kept, *rows], key=lambda row: -row["confidence"])[:_NOTABLE]
-    return Answer(_summary(counts, kept), {"counts": _nested(counts), "verdicts": kept})
+        surest = sorted([*surest, *rows], key=lambda row: -row["confidence"])[:_NOTABLE]
+    return Answer(_summary(counts, surest), {"counts": _nested(counts), "verdicts": surest})
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
@@ -107,12 +107,12 @@ def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     return out
 
 
-def _summary(counts: Counter[tuple[str, str]], kept: Sequence[Mapping[str, Any]]) -> str:
+def _summary(counts: Counter[tuple[str, str]], surest: Sequence[Mapping[str, Any]]) -> str:
     if not counts:
         return "The capture has no flows."
     lines = []
     for task, labels in _nested(counts).items():
         shown = ", ".join(f"{spoken(label)} {count:,}" for label, count in Counter(labels).most_common(20))
         lines.append(f"{spoken(task)}: {sum(labels.values()):,} flows: {shown}")
-    lines += [f"{row['orig_h']}:{row['orig_p']} -> {row['resp_h']}:{row['resp_p']} {row['proto']}: {_sentence(row)}" for row in kept]
+    lines += [f"{row['orig_h']}:{row['orig_p']} -> {row['resp_h']}:{row['resp_p']} {row['proto']}: {_sentence(row)}" for row in surest]
     return "\n".join(lines)

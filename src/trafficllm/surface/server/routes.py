@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from trafficllm.core.errors import TrafficLLMError
-from trafficllm.core.results import ErrorEnvelope
+from trafficllm.core.results import ErrorEnvelope, Result
 from trafficllm.lifecycle import tasks as lifecycle_tasks
 from trafficllm.surface.server import bodies
 from trafficllm.surface.server.chat import LONGEST_QUESTION, Answer, answer
@@ -46,12 +46,12 @@ _Name = Annotated[str, Query(max_length=128)]
 
 
 def _service(request: Request) -> Service:
-    found: Service = request.app.state.service
-    return found
+    service: Service = request.app.state.service
+    return service
 
 
-def _json(body: Any) -> Response:
-    return Response(json_line(body), media_type="application/json")
+def _json(body: Result | Mapping[str, Any]) -> Response:
+    return Response(json_line(body if isinstance(body, Mapping) else body.as_dict()), media_type="application/json")
 
 
 class _Stream(StreamingResponse):
@@ -100,7 +100,7 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/tasks", responses=_answers(lifecycle_tasks.TaskList))
 def tasks(request: Request) -> Response:
     """The catalogue, with the live version of each task."""
-    return _json(lifecycle_tasks.task_list(_service(request).workspace).as_dict())
+    return _json(lifecycle_tasks.task_list(_service(request).workspace))
 
 
 @router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES}, response_class=StreamingResponse)
@@ -175,7 +175,7 @@ async def generate(request: Request, body: bodies.GenerateRequest) -> FileRespon
 @router.get("/v1/models", responses=_answers(bodies.ModelList))
 def models(request: Request) -> Response:
     """The base and the live adapters."""
-    return _json({"object": "list", "data": _service(request).models()})
+    return _json(bodies.ModelList(object="list", data=_service(request).models()))
 
 
 @router.get("/v1/models/{model}", responses=_answers(bodies.Model))
@@ -199,7 +199,7 @@ async def upload_file(
 @router.get("/v1/files", responses=_answers(bodies.FileList))
 async def files(request: Request) -> Response:
     """The captures that are kept."""
-    return _json({"object": "list", "data": [_file(upload) for upload in _service(request).uploads.list()]})
+    return _json(bodies.FileList(object="list", data=[_file(upload) for upload in _service(request).uploads.list()]))
 
 
 @router.get("/v1/files/{file_id}", responses=_answers(bodies.File))
@@ -213,12 +213,19 @@ async def delete_file(request: Request, file_id: str) -> Response:
     """Forget one."""
     uploads = _service(request).uploads
     uploads.forget(uploads.get(file_id).id)
-    return _json({"id": file_id, "object": "file", "deleted": True})
+    return _json(bodies.FileGone(id=file_id, object="file", deleted=True))
 
 
-def _file(upload: Upload) -> dict[str, Any]:
-    facts = {"bytes": upload.bytes, "created_at": upload.created, "filename": upload.name}
-    return {"id": upload.id, "object": "file", "purpose": "user_data", "status": "processed", **facts}
+def _file(upload: Upload) -> bodies.File:
+    return bodies.File(
+        id=upload.id,
+        object="file",
+        bytes=upload.bytes,
+        created_at=upload.created,
+        filename=upload.name,
+        purpose="user_data",
+        status="processed",
+    )
 
 
 @router.post("/v1/chat/completions", responses={200: {"model": bodies.Completion, "content": {"text/event-stream": {}}}, **_FAILURES})

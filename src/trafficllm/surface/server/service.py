@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface.server.bodies import Model
 from trafficllm.surface.server.intake import Intake
 from trafficllm.surface.server.jobs import Deadline, Jobs
 from trafficllm.surface.server.metrics import Metrics
@@ -68,21 +69,20 @@ class Service:
 
     # Adapters
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[Model]:
         """OpenAI's model objects: the base, and the live adapter of each task with `parent`."""
-        registry = self.workspace.registry
-        known = self.workspace.tasks()
-        rows: list[dict[str, Any]] = [{"id": BASE, "parent": None, "root": BASE, "created": 0, "version": None}]
-        for task, live in registry.live_versions().items():
-            if task in known:
+        catalogue = self.workspace.tasks()
+        rows = [_model(BASE, parent=None, created=0, version=None)]
+        for task, live in self.workspace.registry.live_versions().items():
+            if task in catalogue:
                 created = int((live.path / "manifest.json").stat().st_mtime)
-                rows.append({"id": task, "parent": BASE, "root": BASE, "created": created, "version": live.version})
-        return [{"object": "model", "owned_by": "trafficllm", **row} for row in rows]
+                rows.append(_model(task, parent=BASE, created=created, version=live.version))
+        return rows
 
-    def model(self, name: str) -> dict[str, Any]:
+    def model(self, name: str) -> Model:
         """One of them; RefusedError (404) for a name that is none."""
         for row in self.models():
-            if row["id"] == name:
+            if row.id == name:
                 return row
         raise RefusedError(404, "model_not_found", "no such model", hint="GET /v1/models lists them")
 
@@ -160,3 +160,7 @@ class Service:
             return synthesis.generate(self.workspace, scenario, out=out, progress=Deadline(until))
 
         return await self.jobs.turn(until, work)
+
+
+def _model(name: str, *, parent: str | None, created: int, version: str | None) -> Model:
+    return Model(id=name, object="model", owned_by="trafficllm", parent=parent, root=BASE, created=created, version=version)
