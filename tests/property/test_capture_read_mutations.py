@@ -25,7 +25,7 @@ from capture_samples import ethernet, ipv4, tcp, udp
 from hello_samples import crypto, dtls, hello, initial, records
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "captures"
-LINKS = np.array([0, 1, 9, 12, 50, 51, 100, 101, 104, 105, 108, 113, 119, 127, 163, 192, 228, 229, 276, 147, 65535], dtype=np.uint16)
+LINKS = np.array([*range(300), 65535], dtype=np.uint16)
 
 
 def seeds() -> list[tuple[bytes, int]]:
@@ -37,7 +37,40 @@ def seeds() -> list[tuple[bytes, int]]:
                 found.append((batch.buffer[start : start + int(batch.caplen[i])].tobytes(), int(batch.link[i])))
     found += hello_frames() * 15
     assert len(found) > 800
-    return found + [(tunnelled(frame, number), 1) for number, (frame, link) in enumerate(found) if link == 1]
+    plain = [frame for frame, link in found if link == 1]
+    found += [(tunnelled(frame, number), 1) for number, frame in enumerate(plain)]
+    return found + [linked(frame, number) for number, frame in enumerate(plain)]
+
+
+def aggregate(ip: bytes) -> bytes:
+    """An 802.11 frame with two packets."""
+    one = bytes(12) + struct.pack("!H", (8 + len(ip)) & 0xFFFF) + b"\xaa\xaa\3\0\0\0\x08\0" + ip
+    return b"\x88\1" + bytes(22) + b"\x80\0" + one + bytes(-len(one) % 4) + one
+
+
+def linked(frame: bytes, number: int) -> tuple[bytes, int]:
+    """The same on other link types, by turns."""
+    ip = frame[14:]
+    ways = (
+        (258, struct.pack("<III", 108, 1, 1) + bytes(96) + frame),
+        (239, b"\2\0\0\0\x08\0\1\0\x08\0\0\0" + struct.pack("<HH", (4 + len(ip)) & 0xFFFF, 9) + ip),
+        (117, b"\x3d\2" + bytes(62) + ip),
+        (109, b"\2\0\0\0" + bytes(8) + ip),
+        (204, b"\0\xff\3\0\x21" + ip),
+        (192, b"\0\0\x08\0\1\0\0\0" + frame),
+        (178, b"MGC\x81\0\6\1\2\1\2\1\2" + frame),
+        (180, b"MGC\1\x18\x41\3\xcc" + ip),
+        (197, bytes(8) + b"\x82" + bytes(7) + bytes(8) + bytes(2) + frame),
+        (105, aggregate(ip)),
+        (127, b"\0\0\x09\0\2\0\0\0\x20" + b"\x88\1" + bytes(24) + bytes(2) + b"\xaa\xaa\3\0\0\0\x08\0" + ip),
+        (105, b"\x88\3" + bytes(28) + b"\0\1" + bytes(6) + b"\xaa\xaa\3\0\0\0\x08\0" + ip),
+        (1, frame[:12] + b"\x89\x09\1\1\0\1\0\x64\x08\0" + ip),
+        (1, frame[:12] + b"\x88\xe5\x20" + bytes(13) + b"\x08\0" + ip),
+        (1, frame[:12] + b"\x89\x03\0\0" + frame),
+        (6, bytes(14) + b"\xaa\xaa\3\0\0\0\x08\0" + ip),
+    )
+    link, body = ways[number % len(ways)]
+    return body, link
 
 
 def hello_frames() -> list[tuple[bytes, int]]:
@@ -66,6 +99,22 @@ def tunnelled(frame: bytes, number: int) -> bytes:
         (17, (6081, b"\1\0\x65\x58" + bytes(8) + frame)),
         (17, (2152, b"\x34\xff" + bytes(9) + b"\x85\1\0\0\0" + ip)),
         (17, (3544, b"\0\0" + bytes(6) + ip)),
+        (17, (4790, b"\x0c\0\0\1" + bytes(4) + ip)),
+        (17, (8472, b"\x08" + bytes(7) + frame)),
+        (17, (1701, b"\x02\x02" + bytes(6) + b"\xff\x03\0\x21" + ip)),
+        (17, (4341, bytes(8) + ip)),
+        (17, (5247, b"\0\x10\0\0" + bytes(4) + frame)),
+        (17, (5247, b"\0\x10\2\0\3\0\0\0" if number % 2 else b"\0\x10\3\0" + bytes(4) + aggregate(ip))),
+        (17, (37008, b"\1\0\0\1\x0d\1\5\1" + frame)),
+        (17, (6635, bytes.fromhex("00010140") + ip)),
+        (17, (5072, b"\x44\x52\x21\x29" + bytes(4 + 16 + 20) + ip)),
+        (97, b"\x30\0" + frame),
+        (137, bytes.fromhex("00010140") + ip),
+        (51, b"\4\4\0\0" + bytes(20) + ip),
+        (47, b"\x20\1\x64\0" + struct.pack("!HH", len(frame) & 0xFFFF, 7) + frame),
+        (47, b"\0\0\x82\x10" + aggregate(ip)),
+        (47, b"\0\0\x88\x3e" + bytes(4) + ip),
+        (47, b"\0\0\x89\x4f\0\2\1\1" + bytes(4) + ip),
     )
     proto, body = ways[number % len(ways)]
     if isinstance(body, tuple):
@@ -145,7 +194,7 @@ def run(count: int, seed: int) -> None:
     assert tunnels == set(TUNNELS)
     result = counts.build()
     assert result.packets == count
-    assert packets + result.non_flow == count
+    assert packets + result.non_flow == count + counts.aggregated
     assert result.malformed
     assert beyond > 0
 

@@ -52,6 +52,9 @@ class FlowOptions(_Strict):
     checksums: bool = _key(False, "leave packets with wrong checksums out, as Zeek does without -C", CUT)
     hello_bytes: int = _key(8192, "bytes into a direction up to which facts see a client's hello", CUT, ge=0, le=65535)
     tunnels: bool = _key(True, "the flows inside tunnels; false: those of the outermost IP header", CUT)
+    vxlan_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = _key(
+        (4789, 8472), "UDP ports whose datagrams may be VXLAN", (*CUT, "capture packets", "capture check")
+    )
 
 
 _Units: TypeAlias = Annotated[int, Field(ge=0, le=4096)]

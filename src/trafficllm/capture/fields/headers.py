@@ -1,21 +1,43 @@
-"""The headers inside one frame, outermost first, as the field table wants them."""
+"""The headers inside one frame, outermost first, as the field table wants them.
+
+They are those that the decoder met (`flows.decode.trace`), the one that flows come from: links, tags and tunnels are known in one
+place. Here they get their bytes, and what only tshark shows is added: packets quoted by ICMP errors, whole datagrams with the
+fragment that completed them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from trafficllm.capture.fields import tunnels
-from trafficllm.capture.flows.fragments import Reassembler
+from trafficllm.capture.flows.decode import trace
+from trafficllm.capture.flows.fragments import Reassembler, alone, subframes
 from trafficllm.capture.flows.packets import FRAGMENT, PacketBatch
+from trafficllm.capture.link.tunnels import VXLAN_PORTS
+from trafficllm.capture.link.words import (
+    MET_ARP,
+    MET_ETHERNET,
+    MET_IPV4,
+    MET_IPV6,
+    MET_PIECE,
+    MET_SERVICE_TAG,
+    MET_TAG,
+    MET_TRANSPORT,
+    TRAIL_ENTRY,
+    TRAIL_START,
+)
+from trafficllm.capture.link.wrapped import ERF
+from trafficllm.core.types import I64, FrameBatch
 
-_VLAN_TYPES = {0x8100: "vlan", 0x9100: "vlan", 0x88A8: "8021ad"}
-_ICMP_ERRORS = {1: frozenset({3, 4, 5, 11, 12}), 58: frozenset({1, 2, 3, 4})}
-_ETHERNET, _FDDI, _GRE, _AH = 1, 10, 47, 51
-_SNAP = b"\xaa\xaa\x03"
-_IP_IN_IP = {4: "ip", 41: "ipv6"}
-_EXTENSIONS = frozenset({0, 43, 51, 60, 135})
-_MAX_DEPTH = 24  # layers of one frame; real tunnels in tunnels have about 12
-_ARP, _VN_TAG = 0x0806, 0x8926
+_KINDS = {MET_ETHERNET: "eth", MET_TAG: "vlan", MET_SERVICE_TAG: "8021ad", MET_ARP: "arp", MET_IPV4: "ip", MET_IPV6: "ipv6"}
+_TRANSPORTS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
+_ICMP = 1
+_ICMP_ERRORS = {_ICMP: frozenset({3, 4, 5, 11, 12}), 58: frozenset({1, 2, 3, 4})}
+_IPV4_LINK, _IPV6_LINK, _LLC_LINK = 228, 229, 100
+_MAX_LAYERS = 40
+_PPP_WITH_DIRECTION, _ERF_HEADER = 204, 16
+_ERF_ETHERNET = frozenset({2, 11, 16, 20})
+_MAX_QUOTES = 4  # errors about errors
 
 
 class Layer(NamedTuple):
@@ -27,128 +49,93 @@ class Layer(NamedTuple):
     quoted: str = ""
 
 
-_TRANSPORTS = {6: "tcp", 17: "udp", 1: "icmp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
+class _Within(NamedTuple):
+    """Who quotes the packet, and how many quotes it is in."""
 
-
-def _transport(proto: int, data: bytes, length: int, layers: list[Layer], *, quoted: str = "") -> None:
-    """A transport header, and what an ICMP error or IP in IP carries; within the length the header above gives."""
-    kind = _TRANSPORTS.get(proto, "")
-    if proto in _IP_IN_IP:
-        _network(_IP_IN_IP[proto], data, layers, quoted=quoted)
-    elif proto == _GRE:
-        _inside(tunnels.gre(data), data, layers, quoted=quoted)
-    if not kind or (kind == "tcp" and len(data) < 1):
-        return
-    layers.append(Layer(kind, data, length, quoted))
-    if kind == "udp" and len(data) > 8:
-        ports = int.from_bytes(data[:2], "big"), int.from_bytes(data[2:4], "big")
-        _inside(tunnels.udp(*ports, data[8:]), data[8:], layers, quoted=quoted)
-    if data and proto in _ICMP_ERRORS and data[0] in _ICMP_ERRORS[proto] and len(data) > 8:
-        _network("ip" if proto == 1 else "ipv6", data[8:], layers, quoted=kind)
-
-
-def _inside(found: tunnels.Inside, data: bytes, layers: list[Layer], *, quoted: str) -> None:
-    """The packet a tunnel header announces."""
-    kind, at = found
-    if len(layers) > _MAX_DEPTH or not kind or at >= len(data):
-        return
-    if kind == "mpls":
-        while at + 4 <= len(data) and not data[at + 2] & 1:
-            at += 4
-        kind, at = {4: "ip", 6: "ipv6"}.get(data[at + 4] >> 4 if at + 4 < len(data) else 0, ""), at + 4
-        _inside((kind, at), data, layers, quoted=quoted)
-    elif kind == tunnels.ETHERNET:
-        frame = data[at:]
-        tagged, behind = _link_layers(frame)
-        layers += tagged
-        following = int.from_bytes(frame[behind : behind + 2], "big")
-        if following == _ARP and len(frame) > behind + 2:
-            layers.append(Layer("arp", frame[behind + 2 :]))
-        else:
-            _inside((tunnels.ethertype(following), behind + 2), frame, layers, quoted=quoted)
-    else:
-        _network(kind, data[at:], layers, quoted=quoted)
-
-
-def _network(kind: str, data: bytes, layers: list[Layer], *, quoted: str = "") -> None:
-    """An IP header that is not the frame's own: quoted or tunnelled."""
-    if len(layers) > _MAX_DEPTH or not data:
-        return
-    if kind == "ip":
-        head = (data[0] & 15) * 4
-        layers.append(Layer(kind, data))
-        if data[0] >> 4 != 4 or head < 20:
-            return
-        total = int.from_bytes(data[2:4], "big") or len(data)
-        if len(data) >= head and not int.from_bytes(data[6:8], "big") & 0x1FFF:
-            proto = data[9]
-            while proto == _AH and head + 12 <= len(data):
-                proto, head = data[head], head + (data[head + 1] + 2) * 4
-            _transport(proto, data[head:total], total - head, layers, quoted=quoted)
-        return
-    layers.append(Layer(kind, data))
-    if data[0] >> 4 != 6 or len(data) < 40:
-        return
-    length, proto, at = int.from_bytes(data[4:6], "big"), data[6], 40
-    while proto in _EXTENSIONS and at + 8 <= len(data):
-        size = (data[at + 1] + 2) * 4 if proto == 51 else (data[at + 1] + 1) * 8
-        proto, at = data[at], at + size
-    _transport(proto, data[at : 40 + length], 40 + length - at, layers, quoted=quoted)
-
-
-def _link_layers(frame: bytes) -> tuple[list[Layer], int]:
-    """Ethernet and its tags, and where the last EtherType stands."""
-    layers, at = [Layer("eth", frame)], 12
-    while at + 4 <= len(frame) and len(layers) < _MAX_DEPTH:
-        following = int.from_bytes(frame[at : at + 2], "big")
-        if following == _VN_TAG:
-            at += 6
-            continue
-        kind = _VLAN_TYPES.get(following)
-        if kind is None:
-            break
-        layers.append(Layer(kind, frame[at + 2 :]))
-        at += 4
-    return layers, at
+    quoted: str = ""
+    depth: int = 0
 
 
 class Dissector:
     """Layers of each row of a batch; whole datagrams stand with the fragment that completed them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, vxlan_ports: Iterable[int] = VXLAN_PORTS) -> None:
         self._fragments = Reassembler()
+        self._vxlan = tuple(vxlan_ports)
 
-    def layers(self, packets: PacketBatch, index: int) -> list[Layer]:
+    def trace(self, frames: FrameBatch) -> tuple[PacketBatch, I64]:
+        """What `layers` takes: rows and trails of a batch of frames."""
+        return trace(frames, vxlan_ports=self._vxlan)
+
+    def layers(self, packets: PacketBatch, trails: I64, index: int) -> list[Layer]:
         """Headers of one frame, outermost first."""
+        layers = self._met(packets, trails, index, _Within())
+        for raw in subframes(packets.frames, index, int(packets.rows["rest"][index])):
+            layers += self._alone(packets.frames, index, raw, _LLC_LINK, _Within())
+        return layers[:_MAX_LAYERS]
+
+    def _alone(self, frames: FrameBatch, index: int, raw: bytes, link: int, within: _Within) -> list[Layer]:
+        packets, trails = self.trace(alone(frames, index, raw, link=link))
+        return self._met(packets, trails, 0, within)
+
+    def _met(self, packets: PacketBatch, trails: I64, index: int, within: _Within) -> list[Layer]:
         frames, row = packets.frames, packets.rows[index]
-        start = int(frames.offset[index])
+        start, wire = int(frames.offset[index]), max(int(frames.origlen[index]), int(frames.caplen[index]))
         frame = frames.buffer[start : start + int(frames.caplen[index])].tobytes()
-        layers = _link_layers(frame)[0] if frames.link[index] == _ETHERNET else []
-        l3, l4, version = int(row["l3"]), int(row["l4"]), int(row["ip_version"])
-        if l3 < 0:
-            if frames.link[index] == _FDDI and frame[13:16] == _SNAP:
-                _inside((tunnels.ethertype(int.from_bytes(frame[19:21], "big")), 21), frame, layers, quoted="")
-            return layers
-        if version == 0:
-            layers.append(Layer("arp", frame[l3:]))
-            return layers
-        size = int(row["ip_len"]) or int(frames.origlen[index]) - l3
-        layers.append(Layer("ip" if version == 4 else "ipv6", frame[l3:], size))
-        if version == 4 and frame[l3 : l3 + 1] and frame[l3] >> 4 == 6:  # EtherType and version disagree: tshark trusts the version
-            _network("ipv6", frame[l3:], layers)
-            return layers
+        trail = trails[index]
+        layers: list[Layer] = []
+        stop = 0
+        for entry in range(int(trail[0])):
+            at = TRAIL_START + TRAIL_ENTRY * entry
+            what, pos, one, two = (int(value) for value in trail[at : at + TRAIL_ENTRY])
+            place = pos - start
+            if what in {MET_IPV4, MET_IPV6}:
+                layers.append(Layer(_KINDS[what], frame[place : one - start], one + two - pos))
+                stop = place + layers[-1].length
+                if what == MET_IPV4 and frame[place : place + 1] and frame[place] >> 4 == 6:  # tshark trusts the version
+                    layers += self._alone(frames, index, frame[place : one - start], _IPV6_LINK, within)
+            elif what == MET_TRANSPORT or (what == MET_PIECE and _first_but_cut(row)):
+                layer = _transport(one, frame[place:], min(two, wire - place, stop - place), within)
+                layers += layer
+                if layer and within.depth < _MAX_QUOTES and _is_error(one, layer[0].data):
+                    link = _IPV4_LINK if one == _ICMP else _IPV6_LINK
+                    layers += self._alone(frames, index, layer[0].data[8:], link, _Within(layer[0].kind, within.depth + 1))
+            elif what in _KINDS:
+                layers.append(Layer(_KINDS[what], frame[place : one - start]))
         if int(row["usable"]) == FRAGMENT and not _first_but_cut(row):
-            whole, _ = self._fragments.add(packets, index)
-            if whole:
-                inner: list[Layer] = []
-                _network(layers[-1].kind, whole, inner)
-                layers += inner[1:]
-        elif l4 >= 0:
-            length = min(size, int(frames.origlen[index]) - l3) - (l4 - l3)
-            _transport(int(row["proto"]), frame[l4 : l3 + size], length, layers)
+            raw, _ = self._fragments.add(packets, index)
+            if raw:
+                layers += self._alone(frames, index, raw, _IPV4_LINK if int(row["ip_version"]) == 4 else _IPV6_LINK, within)[1:]
         return layers
+
+
+def _transport(proto: int, data: bytes, length: int, within: _Within) -> list[Layer]:
+    """A transport header within the length that the header above gives."""
+    kind, data = _TRANSPORTS.get(proto, ""), data[: max(length, 0)]
+    return [Layer(kind, data, length, within.quoted)] if kind and (kind != "tcp" or data) else []
+
+
+def _is_error(proto: int, data: bytes) -> bool:
+    """An ICMP message that quotes a packet."""
+    return len(data) > 8 and data[0] in _ICMP_ERRORS.get(proto, ())
 
 
 def _first_but_cut(row: Any) -> bool:
     """A first fragment that was not captured whole: tshark does not wait for the rest but shows what stands in it."""
     return int(row["frag"]) >> 1 == 0 and int(row["payload_cap"]) < int(row["payload_len"])
+
+
+def frame_sizes(frames: FrameBatch, index: int) -> tuple[int, int]:
+    """Bytes of a frame on the wire and captured; the direction before PPP and ERF's record header are none of it, as in tshark."""
+    whole, captured, link = int(frames.origlen[index]), int(frames.caplen[index]), int(frames.link[index])
+    if link == _PPP_WITH_DIRECTION:
+        return max(whole - 1, 0), max(captured - 1, 0)
+    start = int(frames.offset[index])
+    record = frames.buffer[start : start + captured].tobytes()
+    if link != ERF or captured < _ERF_HEADER:
+        return whole, captured
+    head, more = _ERF_HEADER, record[8] & 0x80
+    while more and head + 8 <= captured:
+        more, head = record[head] & 0x80, head + 8
+    padding = 2 if record[8] & 0x7F in _ERF_ETHERNET else 0
+    return int.from_bytes(record[14:16], "big"), max(captured - head - padding, 0)

@@ -10,15 +10,16 @@ import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from trafficllm.capture.fields.headers import Dissector, Layer
+from trafficllm.capture.fields.headers import Dissector, Layer, frame_sizes
 from trafficllm.capture.files.read import Skipped, read_frames
 from trafficllm.capture.flows.counts import CountsBuilder
-from trafficllm.capture.flows.decode import decode
+from trafficllm.capture.link.tunnels import VXLAN_PORTS
 from trafficllm.core.errors import UsageError
 
 _NS = 1_000_000_000
 _ICMP_SHOWN = 6  # tshark reads the identifier before it shows the type
 _MAC_HARDWARE = (b"\0\1", b"\0\6")  # Ethernet, IEEE 802
+_MAX_LENGTH = 1500  # of an 802.3 frame; greater numbers are EtherTypes
 _SCTP_SHOWN = 12  # nothing of a common header that is cut
 _TCP_SHOWN = 16  # of a header cut before the window tshark shows the ports only
 
@@ -121,9 +122,14 @@ def _ip_len(layer: Layer) -> str:
     return str(int.from_bytes(layer.data[2:4], "big") or layer.length) if len(layer.data) >= 4 else ""
 
 
+def _tag_type(layer: Layer) -> str:
+    """The EtherType behind a tag; a length is none."""
+    return _hex(2, 2, 4)(layer) if int.from_bytes(layer.data[2:4], "big") > _MAX_LENGTH else ""
+
+
 def _eth_type(layer: Layer) -> str:
     value = int.from_bytes(layer.data[12:14], "big")
-    return f"0x{value:04x}" if len(layer.data) >= 14 and value > 1500 else ""
+    return f"0x{value:04x}" if len(layer.data) >= 14 and value > _MAX_LENGTH else ""
 
 
 FIELDS: dict[str, tuple[str, Reader]] = {
@@ -132,7 +138,7 @@ FIELDS: dict[str, tuple[str, Reader]] = {
     "eth.type": ("eth", _eth_type),
     "vlan.id": ("vlan", _uint(0, 2, mask=0xFFF)),
     "vlan.priority": ("vlan", _uint(0, 2, shift=13)),
-    "vlan.etype": ("vlan", _hex(2, 2, 4)),
+    "vlan.etype": ("vlan", _tag_type),
     "ieee8021ad.id": ("8021ad", _uint(0, 2, mask=0xFFF, need=4)),
     "ieee8021ad.priority": ("8021ad", _uint(0, 2, shift=13, need=4)),
     "ip.version": ("ip ipv6", _uint(0, 1, shift=4)),
@@ -192,7 +198,9 @@ FIELDS: dict[str, tuple[str, Reader]] = {
 FRAME_FIELDS = ("frame.number", "frame.time_epoch", "frame.time_relative", "frame.len", "frame.cap_len")
 
 
-def packet_rows(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None) -> Iterator[tuple[str, ...]]:
+def packet_rows(
+    paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None, vxlan_ports: Sequence[int] = VXLAN_PORTS
+) -> Iterator[tuple[str, ...]]:
     """Values of `fields`, one tuple of str a packet, in tshark's formats; an absent field is "".
 
     Raises UsageError for a field that is not known, InputError for files that cannot be read; with `skipped` such files
@@ -202,22 +210,23 @@ def packet_rows(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: 
     if unknown:
         known = " ".join((*FRAME_FIELDS, *FIELDS))
         raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=f"known: {known}")
-    dissector = Dissector()
+    dissector = Dissector(vxlan_ports=vxlan_ports)
     began: int | None = None
     counts = CountsBuilder()
     for frames in read_frames(paths, counts=counts, skipped=skipped):
-        packets = decode(frames)
+        packets, trails = dissector.trace(frames)
         counts.decoded(packets)
         for index in range(len(packets)):
             ts = int(frames.ts[index])
             began = ts if began is None else began
-            layers = dissector.layers(packets, index)
+            layers = dissector.layers(packets, trails, index)
+            whole, captured = frame_sizes(frames, index)
             frame = {
                 "frame.number": str(int(frames.number[index])),
                 "frame.time_epoch": _epoch(ts),
                 "frame.time_relative": _epoch(ts - began),
-                "frame.len": str(int(frames.origlen[index])),
-                "frame.cap_len": str(int(frames.caplen[index])),
+                "frame.len": str(whole),
+                "frame.cap_len": str(captured),
             }
             yield tuple(frame[name] if name in frame else _values(layers, name) for name in fields)
     if skipped is not None:

@@ -12,9 +12,8 @@ from trafficllm.capture.files.decompress import HEAD, codec_of
 from trafficllm.capture.files.read import CHUNK, Skipped, expand, read_frames, total_bytes
 from trafficllm.capture.flows.ahead import ahead
 from trafficllm.capture.flows.counts import CountsBuilder
-from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.flow_table import FlowTable
-from trafficllm.capture.flows.fragments import Reassembler, segments
+from trafficllm.capture.flows.fragments import Decoding, Reassembler, segments
 from trafficllm.capture.kernels.warm import compile_kernels
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
@@ -46,7 +45,8 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
     files: tuple[str, ...] = ()
     last, latest = 0, 0
 
-    decoded = (decode(batch, checksums=options.checksums, tunnels=options.tunnels) for batch in frames)
+    how = Decoding(options.checksums, options.tunnels, options.vxlan_ports)
+    decoded = (how.of(batch) for batch in frames)
     for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
         files = packets.frames.files
         if len(packets.frames):
@@ -57,7 +57,7 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
                 latest = 0
             last, latest = source, max(latest, int(packets.frames.ts.max()))
         counts.decoded(packets)
-        for part, start, stop in segments(packets, fragments, counts, checksums=options.checksums, tunnels=options.tunnels):
+        for part, start, stop in segments(packets, fragments, counts, how):
             at = start
             while at < stop:
                 at = table.add(part, at, stop)

@@ -46,6 +46,7 @@ class CountsBuilder:
         self.truncated = 0
         self.non_ip = 0
         self.non_flow = 0
+        self.aggregated = 0  # packets of flows that shared a frame with another one (802.11 aggregates)
         self.flows = 0
         self.evicted = 0
         self.link_types: Counter[str] = Counter()

@@ -11,14 +11,14 @@ import numpy as np
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.packets import FLOW_PACKET, FRAGMENT, PacketBatch
-from trafficllm.capture.link.tunnels import MAX_TUNNELS
+from trafficllm.capture.link.tunnels import MAX_TUNNELS, VXLAN_PORTS
 from trafficllm.core.types import FrameBatch
 
 _MAX_DATAGRAMS = 1024  # incomplete datagrams kept at once; the oldest is dropped
 _MAX_PIECES = 256  # pieces of one datagram: 64 KiB in the smallest usual fragments of 576 bytes needs 117
 _MAX_BYTES = 65535
 _TIMEOUT = 30_000_000_000  # ns; RFC 791 suggests 15 s, Linux uses 30
-_RAW = 101
+_RAW, _LLC = 101, 100
 
 
 @dataclass(slots=True)
@@ -115,51 +115,94 @@ def _wrapped(outer: int, within: int) -> int:
     return (outer << 4 * len(f"{within:x}") * bool(within) | within) & 0xFFFF
 
 
-def _single(packets: PacketBatch, index: int, raw: bytes, *, checksums: bool, tunnels: bool) -> PacketBatch:
-    frames, one = packets.frames, slice(index, index + 1)
-    size = np.array([len(raw)], dtype=np.uint32)
-    frame = FrameBatch(
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How frames that are put together are decoded: the settings of `decode`."""
+
+    checksums: bool = False
+    tunnels: bool = False
+    vxlan_ports: tuple[int, ...] = VXLAN_PORTS
+
+    def of(self, frames: FrameBatch) -> PacketBatch:
+        """The rows of a batch."""
+        return decode(frames, checksums=self.checksums, tunnels=self.tunnels, vxlan_ports=self.vxlan_ports)
+
+
+def alone(frames: FrameBatch, index: int, raw: bytes, *, link: int) -> FrameBatch:
+    """A batch of one made-up frame of link type `link`, with time, number and file of frame `index`."""
+    one, size = slice(index, index + 1), np.array([len(raw)], dtype=np.uint32)
+    return FrameBatch(
         buffer=np.frombuffer(raw, dtype=np.uint8),
         offset=np.zeros(1, dtype=np.int64),
         caplen=size,
         origlen=size,
         ts=frames.ts[one],
-        link=np.array([_RAW], dtype=np.uint16),
+        link=np.array([link], dtype=np.uint16),
         source=frames.source[one],
         number=frames.number[one],
         files=frames.files,
     )
-    whole = decode(frame, checksums=checksums, tunnels=tunnels)
+
+
+def subframes(frames: FrameBatch, index: int, rest: int) -> Iterator[bytes]:
+    """The packets of an 802.11 aggregate from `rest` in frame `index` on, from LLC; each has the addresses and a length before it."""
+    start, end = int(frames.offset[index]), int(frames.offset[index]) + int(frames.caplen[index])
+    at = start + rest
+    while rest > 0 and at + 14 < end:
+        size = int(frames.buffer[at + 12]) << 8 | int(frames.buffer[at + 13])
+        yield frames.buffer[at + 14 : min(at + 14 + size, end)].tobytes()
+        at += (14 + size + 3) // 4 * 4
+
+
+def _single(packets: PacketBatch, index: int, raw: bytes, how: Decoding, *, link: int = _RAW) -> PacketBatch:
+    frame = alone(packets.frames, index, raw, link=link)
+    whole = how.of(frame)
     row, before = whole.rows[0], packets.rows[index]
     if row["vlan"] < 0:
         row["vlan"] = before["vlan"]
-    row["tunnel"] = _wrapped(int(before["tunnel"]), int(row["tunnel"]))
-    return PacketBatch(frames=replace(frame, link=frames.link[one]), rows=whole.rows)
+    row["tunnel"] = _wrapped(int(before["tunnel" if link == _RAW else "around"]), int(row["tunnel"]))
+    return PacketBatch(frames=replace(frame, link=packets.frames.link[index : index + 1]), rows=whole.rows)
 
 
 def segments(
-    packets: PacketBatch, fragments: Reassembler, counts: CountsBuilder, *, checksums: bool = False, tunnels: bool = False
+    packets: PacketBatch, fragments: Reassembler, counts: CountsBuilder, how: Decoding | None = None
 ) -> Iterator[tuple[PacketBatch, int, int]]:
     """A batch as runs for the flow table: (packets, start, stop), whole datagrams between the rows that completed them.
 
-    A datagram's last fragment becomes the flow's packet, the others stay non-flow packets.
+    A datagram's last fragment becomes the flow's packet, the others stay non-flow packets. The packets of an 802.11 aggregate follow
+    its first one; a frame is counted once however many it has.
     """
+    how = how if how is not None else Decoding()
     start = 0
-    for index in np.flatnonzero(packets.rows["usable"] == FRAGMENT).tolist():
-        raw, problem = fragments.add(packets, index)
-        if problem:
-            counts.malformed[problem] += 1
-        if raw:
-            yield packets, start, index + 1
-            start = index + 1
-            whole = _single(packets, index, raw, checksums=checksums, tunnels=tunnels)
-            for _ in range(MAX_TUNNELS):  # what the datagram carried may be a piece of another one
-                raw, problem = fragments.add(whole, 0) if int(whole.rows["usable"][0]) == FRAGMENT else (b"", "")
-                counts.malformed.update([problem] if problem else [])
-                if not raw:
-                    break
-                whole = _single(whole, 0, raw, checksums=checksums, tunnels=tunnels)
-            if int(whole.rows["usable"][0]) == FLOW_PACKET:
-                counts.non_flow -= 1
-                yield whole, 0, 1
+    rows = packets.rows
+    for index in np.flatnonzero((rows["usable"] == FRAGMENT) | (rows["rest"] > 0)).tolist():
+        yield packets, start, index + 1
+        start = index + 1
+        whole = _whole(packets, index, fragments, counts, how) if rows["usable"][index] == FRAGMENT else None
+        if whole is not None:
+            counts.non_flow -= 1
+            yield whole, 0, 1
+        flowless = int(rows["usable"][index]) != FLOW_PACKET and whole is None
+        for raw in subframes(packets.frames, index, int(rows["rest"][index])):
+            one = _single(packets, index, raw, how, link=_LLC)
+            piece = int(one.rows["usable"][0]) == FRAGMENT
+            found = _whole(one, 0, fragments, counts, how) if piece else (one if int(one.rows["usable"][0]) == FLOW_PACKET else None)
+            if found is not None:
+                counts.non_flow -= flowless
+                counts.aggregated += not flowless
+                flowless = False
+                yield found, 0, 1
     yield packets, start, len(packets)
+
+
+def _whole(packets: PacketBatch, index: int, fragments: Reassembler, counts: CountsBuilder, how: Decoding) -> PacketBatch | None:
+    """The datagram that fragment `index` completes, if a flow's packet comes of it."""
+    for _ in range(MAX_TUNNELS + 1):  # what a datagram carried may be a piece of another one
+        raw, problem = fragments.add(packets, index)
+        counts.malformed.update([problem] if problem else [])
+        if not raw:
+            return None
+        packets, index = _single(packets, index, raw, how), 0
+        if int(packets.rows["usable"][0]) != FRAGMENT:
+            return packets if int(packets.rows["usable"][0]) == FLOW_PACKET else None
+    return None

@@ -36,8 +36,10 @@ ERRORS = (
 )
 """Kinds of malformation by the code in a row's `error`; a row keeps the first one met."""
 
-TUNNELS = ("", "ipip", "gre", "erspan", "pptp", "vxlan", "geneve", "gtp", "teredo")
-"""Kinds of tunnels by their four-bit code; "ipip" is IP in IP of either version."""
+TUNNELS = (
+    "", "ipip", "gre", "erspan", "pptp", "vxlan", "geneve", "gtp", "teredo", "l2tp", "lisp", "capwap", "tzsp", "etherip", "mpls", "ayiya",
+)  # fmt: skip
+"""Kinds of tunnels by their four-bit code; "ipip" is IP in IP of either version, "mpls" MPLS in UDP or IP."""
 
 PACKET = np.dtype(
     [
@@ -54,6 +56,7 @@ PACKET = np.dtype(
         ("payload_len", "<u4"),  # transport payload by the headers
         ("payload_cap", "<u4"),  # how much of it was captured
         ("vlan", "<i4"),
+        ("rest", "<i4"),  # where the next packet of an 802.11 aggregate begins, 0: there is none
         ("ip_id", "<u4"),
         ("ethertype", "<u2"),
         ("sport", "<u2"),
@@ -64,6 +67,7 @@ PACKET = np.dtype(
         ("frag", "<u2"),  # offset in 8-byte units << 1 | more fragments
         ("chunks", "<u2"),  # SCTP: what the packet's chunks do, bits of `kernels.connection.sctp`
         ("tunnel", "<u2"),  # around this packet: four bits each (TUNNELS), the outermost highest
+        ("around", "<u2"),  # tunnels around the aggregate of `rest`
         ("ip_version", "u1"),
         ("proto", "u1"),
         ("ttl", "u1"),

@@ -13,13 +13,29 @@ import numpy as np
 
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
 from trafficllm.capture.kernels.connection.sctp import chunk_bits, crc32c
-from trafficllm.capture.link.layers import ARP, IPV4, IPV6, OK, be16, be32, network, outermost
+from trafficllm.capture.link.layers import network
 from trafficllm.capture.link.tunnels import MAX_TUNNELS, NONE, believable, inside
+from trafficllm.capture.link.words import (
+    ARP,
+    IPV4,
+    IPV6,
+    LINK,
+    MET_ARP,
+    MET_IPV4,
+    MET_IPV6,
+    MET_PIECE,
+    MET_TRANSPORT,
+    OK,
+    be16,
+    be32,
+    note,
+)
 from trafficllm.core.types import I64, U8, U16, U32
 
 E_IP_CUT, E_IP_VERSION, E_IP_HEADER, E_IP_LENGTH, E_EXTENSION = 4, 5, 6, 7, 8
 E_TCP_CUT, E_TCP_HEADER, E_UDP_CUT, E_UDP_LENGTH, E_ICMP_CUT, E_ARP_CUT, E_SCTP_CUT = 9, 10, 11, 12, 13, 14, 17
 TCP, UDP, ICMP, ICMP6, AH, SCTP, UDP_LITE = 6, 17, 1, 58, 51, 132, 136
+LOOK_INSIDE, LOOK_EVERYWHERE = 1, 2
 _IS_EXTENSION = np.zeros(256, dtype=np.uint8)
 _IS_EXTENSION[[0, 43, 44, 51, 60, 135, 139, 140]] = 1
 _MAX_EXTENSIONS = 16  # RFC 8200 needs about six; a longer chain is an attack on the parser
@@ -343,57 +359,98 @@ def _ipv6(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, sums:
 
 
 @inner
-def _network(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, kind: Word, sums: bool) -> None:
+def _network(buf: U8, row: Any, start: Word, pos: Word, end: Word, cut: Word, kind: Word, sums: bool, trail: I64) -> None:
     if kind == IPV4:
+        note(trail, MET_IPV4, pos, end, cut)
         _ipv4(buf, row, start, pos, end, cut, sums)
     elif kind == IPV6:
+        note(trail, MET_IPV6, pos, end, cut)
         _ipv6(buf, row, start, pos, end, cut, sums)
     elif kind == ARP:
+        note(trail, MET_ARP, pos, end, cut)
         row["l3"] = pos - start
         if end - pos < 28:
             row["error"] = E_ARP_CUT
+    if row["l4"] >= 0:
+        note(
+            trail,
+            MET_TRANSPORT if row["usable"] != 2 else MET_PIECE,
+            start + i64(row["l4"]),
+            i64(row["proto"]),
+            i64(row["ip_len"]) - (start + i64(row["l4"]) - pos),
+        )
+
+
+@inner
+def _aggregated(buf: U8, row: Any, trail: I64, start: Word, chain: Word) -> None:
+    """Where the packet behind the first of an A-MSDU begins (IEEE 802.11 9.3.2.2.2), and the tunnels around both."""
+    behind = trail[1] + ((14 + be16(buf, trail[1] + 12) + 3) & ~3)
+    row["rest"] = behind - start if behind + 14 < trail[2] else 0
+    row["around"] = chain
+    trail[1] = 0  # what is met behind another tunnel is another one
 
 
 @inner
 def _decode_one(
-    buf: U8, rows: Any, index: Word, spare: Any, start: Word, end: Word, cut: Word, link: Word, sums: bool, tunnels: bool
+    buf: U8,
+    rows: Any,
+    index: Word,
+    spare: Any,
+    start: Word,
+    end: Word,
+    cut: Word,
+    link: Word,
+    sums: bool,
+    tunnels: Word,
+    ports: U8,
+    trail: I64,
 ) -> None:
     """Link layer, then what its type names; then again for what a tunnel carries, into `spare`, which replaces the row if it is a
     packet. Offsets count from `start` at every depth. Where checksums count, a packet with a wrong one is no tunnel."""
     row, vlan, chain = rows[index], i64(-1), i64(0)
-    pos, kind, _none, error = outermost(buf, start, end, link)
+    pos, kind = start, LINK + link
     for depth in range(MAX_TUNNELS + 1):
         over_udp = depth > 0 and rows[index]["proto"] == UDP
-        pos, kind, tag, error = network(buf, pos, end, kind, error)
+        pos, kind, tag, error = network(buf, pos, end, kind, trail)
         row["vlan"] = tag if tag >= 0 else vlan
         row["ethertype"], row["tunnel"] = kind, chain
         if error == OK:
-            _network(buf, row, start, pos, end, cut, kind, sums)
+            _network(buf, row, start, pos, end, cut, kind, sums, trail)
         elif depth == 0:
             row["error"] = error
+        if trail[1] > 0:
+            _aggregated(buf, row, trail, start, chain)
         if depth > 0:
-            if not believable(row, over_udp, end + cut - pos):
+            if tunnels == LOOK_INSIDE and not believable(row, over_udp, end + cut - pos):
+                if not over_udp and rows[index]["error"] == 0:  # by its protocol number it is a packet, and a damaged one
+                    rows[index]["error"] = row["error"]
                 return
             rows[index] = row
             row = rows[index]
-        if not tunnels or depth == MAX_TUNNELS or row["usable"] != 1 or row["ip_sum"] == 2 or row["l4_sum"] == 2:
+        if tunnels == 0 or depth == MAX_TUNNELS or row["usable"] != 1 or row["ip_sum"] == 2 or row["l4_sum"] == 2:
             return
         pos = start + i64(row["payload"])
         end = pos + i64(row["payload_cap"])
-        code, pos, kind = inside(buf, row, pos, end)
+        code, pos, kind = inside(buf, row, pos, end, ports)
         if code == NONE:
             return
         cut = i64(row["payload_len"]) - i64(row["payload_cap"])
         vlan, chain = i64(row["vlan"]), i64(row["tunnel"]) << 4 | code
+        rest, around = i64(row["rest"]), i64(row["around"])
         spare[0] = spare[1]
         row = spare[0]
+        row["rest"], row["around"] = rest, around
 
 
 @entry
-def decode_frames(buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, rows: Any, spare: Any, sums: bool, tunnels: bool) -> None:
+def decode_frames(
+    buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, rows: Any, spare: Any, sums: bool, tunnels: Word, ports: U8, trails: I64
+) -> None:
     """Fill zeroed `rows` (PACKET [n]) from n frames; checksums are verified where `sums` is set.
 
-    With `tunnels` a row is what a tunnel carries. `spare` (PACKET [2], zeroed) is memory to work in.
+    `tunnels` 0: a row is the outermost packet; LOOK_INSIDE: what a tunnel carries, where that is believable; LOOK_EVERYWHERE: the
+    last header that was met. `ports` as `tunnel_ports` gives them. `trails` [n, TRAIL] takes the headers of each frame, or is
+    [1, TRAIL_START]; `spare` (PACKET [2], zeroed) is memory to work in.
     """
     limit = buf.shape[0]
     blank = spare[1]
@@ -403,10 +460,12 @@ def decode_frames(buf: U8, offset: I64, caplen: U32, origlen: U32, link: U16, ro
         row["l3"] = -1
         row["l4"] = -1
         row["payload"] = -1
+        trail = trails[index if trails.shape[0] > 1 else 0]
+        trail[0], trail[1] = 0, 0
         start = i64(offset[index])
         end = start + i64(caplen[index])
         if start < 0 or end > limit or end < start:
             row["error"] = 1
             continue
         cut = max(i64(origlen[index]) - i64(caplen[index]), 0)
-        _decode_one(buf, rows, index, spare, start, end, cut, i64(link[index]), sums, tunnels)
+        _decode_one(buf, rows, index, spare, start, end, cut, i64(link[index]), sums, tunnels, ports, trail)

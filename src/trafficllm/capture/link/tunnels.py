@@ -1,78 +1,93 @@
-"""Tunnels: what a packet of IP in IP, GRE, VXLAN, Geneve, GTP-U or Teredo carries, and where that starts.
+"""Tunnels: what the payload of a packet carries, and where that starts.
 
 Every kernel here returns instead of raising and reads only inside `[pos, end)`. The same source runs with NUMBA_DISABLE_JIT=1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from trafficllm.capture.kernels.compiling import Word, i64, inner
-from trafficllm.capture.link.layers import IPV4, IPV6, NO_TYPE, OK, be16, be32, nibble, ppp
+from trafficllm.capture.link.words import BY_VERSION, ETHERNET, IPV4, IPV6, LINK, NO_TYPE, PPP, SWAPPED_WLAN, WLAN, be16, be32
+from trafficllm.capture.link.wrapped import FRAME_RELAY
 from trafficllm.core.types import U8
 
 MAX_TUNNELS = 4
 """Tunnels in each other that are looked into: as many as the four-bit codes of a row's `tunnel` have room for."""
-NONE, IPIP, GRE, ERSPAN, PPTP, VXLAN, GENEVE, GTP, TEREDO = range(9)
-ETHERNET = 0x6558  # Transparent Ethernet Bridging (RFC 1701): a whole frame
-_P_IPV4, _P_IPV6, _P_GRE, _P_UDP = 4, 41, 47, 17
-_ERSPAN2, _ERSPAN3, _PPP = 0x88BE, 0x22EB, 0x880B
-_VXLAN_PORT, _GENEVE_PORT, _GTP_PORT, _GRE_PORT, _TEREDO_PORT = 4789, 6081, 2152, 4754, 3544
+NONE, IPIP, GRE, ERSPAN, PPTP, VXLAN, GENEVE, GTP, TEREDO, L2TP, LISP, CAPWAP, TZSP, ETHERIP, MPLS, AYIYA = range(16)
+VXLAN_PORTS = (4789, 8472)
+"""RFC 7348's port, and the one that Linux and Flannel had before it."""
+_P_IPV4, _P_IPV6, _P_GRE, _P_UDP, _P_ETHERIP, _P_MPLS = 4, 41, 47, 17, 97, 137
+_ERSPAN2, _ERSPAN3, _PPP, _WCCP, _EOIP, _ARUBA, _ARUBA_LAST, _CMD = 0x88BE, 0x22EB, 0x880B, 0x883E, 0x6400, 0x8200, 0x8370, 0x8909
+_MPLS_TYPE, _NSH_TYPE, _FRAME_RELAY = 0x8847, 0x894F, 0x6559
+_LEAST_TYPE = 0x600  # smaller numbers are no EtherTypes
 _TEREDO_PREFIX = 0x20010000  # 2001::/32
 _MAX_EXTENSIONS = 8  # GTP-U extension headers
+_MAX_TAGS = 16  # TZSP fields
 
 _CARRIES = np.zeros(256, dtype=np.uint8)  # protocols that may be a tunnel
-_CARRIES[[_P_IPV4, _P_IPV6, _P_GRE, _P_UDP]] = 1
+_CARRIES[[_P_IPV4, _P_IPV6, _P_GRE, _P_UDP, _P_ETHERIP, _P_MPLS]] = 1
+
+_GPE_PORT, _GTP_OLD_PORT, _GRE_UDP = 16, 17, 18  # codes of ports beside the tunnels' own
+_EITHER = 0x80
+_PORTS = (
+    (6081, GENEVE), (2152, GTP), (3386, _GTP_OLD_PORT), (4754, _GRE_UDP), (4790, _GPE_PORT), (4341, LISP), (37008, TZSP), (6635, MPLS),
+    (3544, TEREDO | _EITHER), (1701, L2TP | _EITHER), (5247, CAPWAP | _EITHER), (5072, AYIYA | _EITHER),
+)  # fmt: skip
+_GPE_KINDS = np.array((NO_TYPE, IPV4, IPV6, ETHERNET, _NSH_TYPE, _MPLS_TYPE), dtype=np.int64)  # draft-ietf-nvo3-vxlan-gpe 3.1
 
 Inside = tuple[Any, Any, Any]
-"""tunnel code (NONE: nothing that is looked into), position of what is inside, its EtherType (ETHERNET: a frame)."""
+"""tunnel code (NONE: nothing that is looked into), position of what is inside, its kind (`words`)."""
 
 
-@inner
-def _after_ppp(buf: U8, pos: Word, end: Word) -> Inside:
-    pos, kind, _vlan, error = ppp(buf, pos, end)
-    return (PPTP if error == OK else NONE), pos, kind
-
-
-@inner
-def _erspan3(buf: U8, pos: Word, end: Word) -> Inside:
-    """ERSPAN type III (draft-foschiano-erspan 4.3): frame type 0 is Ethernet, 2 an IP packet, others are not defined."""
-    if end - pos < 12:
-        return NONE, pos, NO_TYPE
-    frame_type = i64(buf[pos + 10]) >> 2 & 31
-    pos += 12 + (i64(buf[pos + 11]) & 1) * 8
-    if frame_type == 0:
-        return ERSPAN, pos, ETHERNET
-    if frame_type != 2:
-        return NONE, pos, NO_TYPE
-    pos, kind, _vlan, _error = nibble(buf, pos, end)
-    return ERSPAN, pos, kind
+def tunnel_ports(vxlan: Iterable[int] = VXLAN_PORTS) -> npt.NDArray[np.uint8]:
+    """uint8 [65536]: which tunnel a UDP port is a sign of, with `vxlan` the ports of VXLAN."""
+    table = np.zeros(65536, dtype=np.uint8)
+    for port in vxlan:
+        table[port] = VXLAN
+    for port, code in _PORTS:
+        table[port] = code
+    return table
 
 
 @inner
 def _gre(buf: U8, pos: Word, end: Word) -> Inside:
-    """GRE (RFC 2784, RFC 2890), PPTP's version 1 (RFC 2637), ERSPAN types I to III (draft-foschiano-erspan)."""
+    """GRE (RFC 2784, RFC 2890), PPTP's version 1 (RFC 2637), ERSPAN types I to III (draft-foschiano-erspan), vendors' types."""
     if end - pos < 4:
         return NONE, pos, NO_TYPE
     flags, kind = be16(buf, pos), be16(buf, pos + 2)
+    if kind == _EOIP:  # MikroTik: length and number where GRE has the key, then Ethernet
+        return (GRE if flags == 0x2001 else NONE), pos + 8, ETHERNET
     pos += 4 + (flags >> 15) * 4 + (flags >> 13 & 1) * 4 + (flags >> 12 & 1) * 4
     if flags & 0x4000:  # source routes: nobody has sent them for decades
         return NONE, pos, NO_TYPE
-    if flags & 7 == 1:
-        if kind != _PPP:
-            return NONE, pos, NO_TYPE
-        return _after_ppp(buf, pos + (flags >> 7 & 1) * 4, end)
+    if flags & 7 == 1 and kind == _PPP:
+        return PPTP, pos + (flags >> 7 & 1) * 4, PPP
     if flags & 7:
         return NONE, pos, NO_TYPE
     if kind == _PPP:
-        return _after_ppp(buf, pos, end)
+        return PPTP, pos, PPP
     if kind == _ERSPAN2:
         return ERSPAN, pos + (flags >> 12 & 1) * 8, ETHERNET  # without sequence numbers: type I, no header at all
     if kind == _ERSPAN3:
-        return _erspan3(buf, pos, end)
-    return GRE, pos, kind
+        if end - pos < 12:
+            return NONE, pos, NO_TYPE
+        frame_type = i64(buf[pos + 10]) >> 2 & 31  # 0 Ethernet, 2 an IP packet, others are not defined
+        kind = ETHERNET if frame_type == 0 else BY_VERSION
+        return (ERSPAN if (frame_type == 0) | (frame_type == 2) else NONE), pos + 12 + (i64(buf[pos + 11]) & 1) * 8, kind
+    if kind == _FRAME_RELAY:
+        return GRE, pos, LINK + FRAME_RELAY
+    if kind == _WCCP:  # version 2 puts four bytes before the packet
+        return GRE, pos + (0 if pos < end and buf[pos] >> 4 == 4 else 4), IPV4
+    if kind == _CMD and end - pos >= 8:  # Cisco MetaData, here with its type first
+        return GRE, pos + 8, be16(buf, pos)
+    if kind & 0xF == 0 and kind >= _ARUBA and kind <= _ARUBA_LAST:
+        return GRE, pos, WLAN
+    return (GRE if kind >= _LEAST_TYPE else NONE), pos, kind
 
 
 @inner
@@ -93,8 +108,7 @@ def _gtp(buf: U8, pos: Word, end: Word) -> Inside:
                 return NONE, pos, NO_TYPE
             pos += size
             following = i64(buf[pos - 1])
-    pos, kind, _vlan, _error = nibble(buf, pos, end)
-    return GTP, pos, kind
+    return GTP, pos, BY_VERSION
 
 
 @inner
@@ -116,45 +130,133 @@ def _of_teredo(buf: U8, pos: Word, end: Word, length: Word) -> Word:
 
 
 @inner
-def _udp(buf: U8, row: Any, pos: Word, end: Word) -> Inside:
-    """VXLAN (RFC 7348), Geneve (RFC 8926), GTP-U and GRE (RFC 8086) by the target's port; Teredo by its servers' port, or between
-    peers, whose ports are any, by its addresses and a length that is right to the byte."""
-    port = i64(row["dport"])
-    if port == _TEREDO_PORT or row["sport"] == _TEREDO_PORT:
+def _l2tp(buf: U8, pos: Word, end: Word) -> Inside:
+    """L2TPv2 (RFC 2661 3.1): a data message with PPP; control messages carry none."""
+    flags = be16(buf, pos)
+    if flags & 0x8000 or flags & 15 != 2:
+        return NONE, pos, NO_TYPE
+    pos += 2 + (flags >> 14 & 1) * 2 + 4 + (flags >> 11 & 1) * 4
+    if flags & 0x0200:
+        if end - pos < 2:
+            return NONE, pos, NO_TYPE
+        pos += 2 + be16(buf, pos)
+    return L2TP, pos, PPP
+
+
+@inner
+def _capwap(buf: U8, pos: Word, end: Word) -> Inside:
+    """CAPWAP data (RFC 5415 4.3) that is not encrypted: 802.3, or 802.11, whose first two bytes Cisco's boxes swap."""
+    size, flags = (i64(buf[pos + 1]) >> 3) * 4, be16(buf, pos + 2)
+    if buf[pos] != 0 or size < 8 or size > end - pos or flags & 0x88:  # DTLS, a fragment, a keep-alive
+        return NONE, pos, NO_TYPE
+    pos += size
+    if not flags & 0x100:
+        return CAPWAP, pos, ETHERNET
+    if end - pos < 2:
+        return NONE, pos, NO_TYPE
+    return CAPWAP, pos, SWAPPED_WLAN if buf[pos + 1] & 0x0F == 8 and buf[pos] & 0x0F != 8 else WLAN
+
+
+@inner
+def _tzsp(buf: U8, pos: Word, end: Word) -> Inside:
+    """TaZmen Sniffer Protocol: what was received, behind tagged fields."""
+    kind = be16(buf, pos + 2)
+    if buf[pos] != 1 or buf[pos + 1] != 0:
+        return NONE, pos, NO_TYPE
+    pos += 4
+    for _ in range(_MAX_TAGS):
+        if pos >= end:
+            break
+        tag = buf[pos]
+        if tag == 1:
+            link = 1 if kind == 1 else (105 if kind == 18 else (kind if (kind == 119) | (kind == 127) else 0))
+            return (TZSP if link else NONE), pos + 1, LINK + link
+        pos += 1 if tag == 0 or pos + 1 >= end else 2 + i64(buf[pos + 1])
+    return NONE, pos, NO_TYPE
+
+
+@inner
+def _vxlan(buf: U8, pos: Word, code: Word) -> Inside:
+    """VXLAN (RFC 7348) carries Ethernet, its generic extension what the last byte of its first word says."""
+    if code == VXLAN:
+        return (VXLAN if buf[pos] & 8 else NONE), pos + 8, ETHERNET
+    following = i64(buf[pos + 3])
+    if not buf[pos] & 4:  # no next protocol: a frame as ever
+        return VXLAN, pos + 8, ETHERNET
+    if following >= _GPE_KINDS.shape[0] or following == 0:
+        return NONE, pos, NO_TYPE
+    return VXLAN, pos + 8, _GPE_KINDS[following]
+
+
+@inner
+def _ayiya(buf: U8, pos: Word, end: Word) -> Inside:
+    """AYIYA (draft-massar-v6ops-ayiya): an identity and a signature of told sizes, then a packet."""
+    head = 8 + (1 << (i64(buf[pos]) >> 4)) + (i64(buf[pos + 1]) >> 4) * 4
+    if head > end - pos or buf[pos + 2] & 15 != 1:  # 1: forward
+        return NONE, pos, NO_TYPE
+    following = i64(buf[pos + 3])
+    if (following == _P_IPV6) | (following == _P_IPV4):
+        return AYIYA, pos + head, IPV6 if following == _P_IPV6 else IPV4
+    return NONE, pos, NO_TYPE
+
+
+@inner
+def _udp(buf: U8, row: Any, pos: Word, end: Word, ports: U8) -> Inside:
+    """By the target's port, where servers answer from it by either; Teredo between peers, whose ports are any, by its addresses and
+    a length that is right to the byte."""
+    code = i64(ports[row["dport"]])
+    if code == 0 and ports[row["sport"]] & _EITHER:
+        code = i64(ports[row["sport"]])
+    code &= 0x7F
+    if code == TEREDO:
         return _teredo(buf, pos, end)
     if end - pos < 8:
         return NONE, pos, NO_TYPE
     if buf[pos] >> 4 == 6 and _of_teredo(buf, pos, end, i64(row["payload_len"])):
         return TEREDO, pos, IPV6
-    if port == _GRE_PORT:
-        return _gre(buf, pos, end)
-    if port == _VXLAN_PORT and buf[pos] & 8:
-        return VXLAN, pos + 8, ETHERNET
-    if port == _GENEVE_PORT and buf[pos] >> 6 == 0:
-        return GENEVE, pos + 8 + (i64(buf[pos]) & 63) * 4, be16(buf, pos + 2)
-    if port == _GTP_PORT:
+    if code == NONE:
+        return NONE, pos, NO_TYPE
+    if (code == VXLAN) | (code == _GPE_PORT):
+        return _vxlan(buf, pos, code)
+    if code == _GRE_UDP:
+        return GRE, pos, NO_TYPE  # told apart by `inside`
+    if code == GENEVE:
+        return (GENEVE if buf[pos] >> 6 == 0 else NONE), pos + 8 + (i64(buf[pos]) & 63) * 4, be16(buf, pos + 2)
+    if code == GTP:
         return _gtp(buf, pos, end)
-    return NONE, pos, NO_TYPE
+    if code == _GTP_OLD_PORT:  # version 0 (TS 09.60): a T-PDU behind 20 bytes; GTP' on the same port is accounting
+        return (GTP if buf[pos] & 0xF0 == 0x10 and buf[pos + 1] == 0xFF else NONE), pos + 20, BY_VERSION
+    if code == L2TP:
+        return _l2tp(buf, pos, end)
+    if code == LISP:  # RFC 9300 5.1
+        return LISP, pos + 8, BY_VERSION
+    if code == CAPWAP:
+        return _capwap(buf, pos, end)
+    if code == TZSP:
+        return _tzsp(buf, pos, end)
+    if code == AYIYA:
+        return _ayiya(buf, pos, end)
+    return MPLS, pos, _MPLS_TYPE  # RFC 7510
 
 
 @inner
-def inside(buf: U8, row: Any, pos: Word, end: Word) -> Inside:
-    """What the payload of a decoded packet carries; the EtherType is that of a header which starts at the position."""
+def inside(buf: U8, row: Any, pos: Word, end: Word, ports: U8) -> Inside:
+    """What the payload of a decoded packet carries, by its protocol and `ports` (see `tunnel_ports`)."""
     proto = i64(row["proto"])
     if not _CARRIES[proto]:
         return NONE, pos, NO_TYPE
     code, kind = IPIP, IPV4
     if proto == _P_UDP:
-        code, pos, kind = _udp(buf, row, pos, end)
-    elif proto == _P_GRE:
+        code, pos, kind = _udp(buf, row, pos, end, ports)
+    if proto == _P_GRE or (code == GRE and kind == NO_TYPE):
         code, pos, kind = _gre(buf, pos, end)
     elif proto == _P_IPV6:
         kind = IPV6
-    if kind == ETHERNET:
-        if end - pos < 14:
-            return NONE, pos, NO_TYPE
-        kind = be16(buf, pos + 12)
-        pos += 14
+    elif proto == _P_ETHERIP:  # RFC 3378: four bits of version 3, the rest zero
+        code, kind = (ETHERIP if end - pos >= 2 and buf[pos] >> 4 == 3 else NONE), ETHERNET
+        pos += 2
+    elif proto == _P_MPLS:
+        code, kind = MPLS, _MPLS_TYPE
     if pos >= end:
         return NONE, pos, NO_TYPE
     return code, pos, kind

@@ -30,7 +30,7 @@ from trafficllm.capture.kernels.layout import (
     SYN_ACK_SENT,
     SYN_SENT,
 )
-from trafficllm.capture.link.layers import be16, be32
+from trafficllm.capture.link.words import be16, be32
 from trafficllm.core.types import U8
 
 INIT, INIT_ACK, COOKIE_ECHO, COOKIE_ACK, DATA, SHUTDOWN, ABORT, OTHER = (i64(1 << _bit) for _bit in range(8))
