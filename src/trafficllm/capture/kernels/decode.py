@@ -15,21 +15,7 @@ from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
 from trafficllm.capture.kernels.connection.sctp import chunk_bits, crc32c
 from trafficllm.capture.link.layers import network
 from trafficllm.capture.link.tunnels import MAX_TUNNELS, NONE, believable, inside
-from trafficllm.capture.link.words import (
-    ARP,
-    IPV4,
-    IPV6,
-    LINK,
-    MET_ARP,
-    MET_IPV4,
-    MET_IPV6,
-    MET_PIECE,
-    MET_TRANSPORT,
-    OK,
-    be16,
-    be32,
-    note,
-)
+from trafficllm.capture.link.words import ARP, IPV4, IPV6, LINK, MET_ARP, MET_IPV4, MET_IPV6, MET_PIECE, MET_TRANSPORT, OK, be16, be32, note
 from trafficllm.core.types import I64, U8, U16, U32
 
 E_IP_CUT, E_IP_VERSION, E_IP_HEADER, E_IP_LENGTH, E_EXTENSION = 4, 5, 6, 7, 8
