@@ -412,3 +412,11 @@ def test_what_is_missing_is_still_a_usage_error(made: Registry) -> None:
         made.show("MTD", "v0009")
     with pytest.raises(ResourceError):
         Registry(made.root / "MTD" / "pointer.json" / "below").register("X", made.root.parent / "adapter", MANIFEST)
+
+
+@pytest.mark.parametrize("schema", [[], {}, [1], None, 3, True, "trafficllm.adapter/1", "x" * 5000])
+def test_a_schema_of_any_kind_is_refused_or_read(made: Registry, schema: Any) -> None:
+    path = made.root / "MTD" / "v0002" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    with pytest.raises(ArtifactError):
+        made.live("MTD")

@@ -101,11 +101,11 @@ def opened(body: dict[str, Any], data: bytes, path: Path, *, required: bool) -> 
     if expected is None and not required:
         return body
     rest = {key: value for key, value in body.items() if key != SEAL}
-    found = sha256_bytes(json_text(rest).encode("utf-8", "surrogatepass"))
-    if found != expected or json_text(body).encode("utf-8", "surrogatepass") != data:
+    digest = sha256_bytes(json_text(rest).encode("utf-8", "surrogatepass"))
+    if digest != expected or json_text(body).encode("utf-8", "surrogatepass") != data:
         raise ArtifactError(
             "artifact.changed",
-            f"{path.name} is not as it was written: expected {str(expected)[:64]}, found {found}",
+            f"{path.name} is not as it was written: expected {str(expected)[:64]}, found {digest}",
             input=str(path),
             hint="restore it from a backup, or make it again",
         )

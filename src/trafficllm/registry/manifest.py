@@ -54,7 +54,7 @@ def read(folder: Path, version: str) -> tuple[dict[str, Any], str]:
             raise
         raise _damaged(path, f"{error.message}{f' (at {error.where})' if error.where else ''}") from error
     schema = body.get("schema", "")
-    if schema not in {"", SCHEMA}:
+    if schema not in (SCHEMA, ""):  # any JSON value may stand there, also one that no set can hold
         raise ArtifactError(
             "artifact.schema",
             f"its schema is {str(schema)[:40]!r}, this version reads up to {SCHEMA!r}",

@@ -210,14 +210,14 @@ class Registry:
 
         With a public `key`, versions without a valid signature by it are named too.
         """
-        found: dict[str, Sequence[str]] = {}
+        faults: dict[str, Sequence[str]] = {}
         for row in self._survey(task):
             if isinstance(row, Damage):
-                found[row.name] = [str(row.error)]
+                faults[row.name] = [str(row.error)]
             else:
                 reasons = [*self._differences(row), *(signature.differences(row.path, key) if key is not None else ())]
-                found[f"{row.task}/{row.version}"] = reasons
-        return {name: reasons for name, reasons in found.items() if reasons}
+                faults[f"{row.task}/{row.version}"] = reasons
+        return {name: reasons for name, reasons in faults.items() if reasons}
 
     # inside
 

@@ -110,9 +110,9 @@ class Pointer:
         past = (*self.history, self.live) if self.live else self.history
         return replace(self, live=version, history=past, rejected=self.rejected - {version})
 
-    def rolled_back(self, kept: frozenset[str]) -> Pointer:
-        """The latest earlier version that is still in `kept` live; raises ArtifactError when there is none."""
-        past = [name for name in self.history if name in kept and name != self.live]
+    def rolled_back(self, present: frozenset[str]) -> Pointer:
+        """The latest earlier version that is still in `present` live; raises ArtifactError when there is none."""
+        past = [name for name in self.history if name in present and name != self.live]
         if not past:
             raise ArtifactError(
                 "artifact.no_earlier",

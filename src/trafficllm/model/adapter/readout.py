@@ -44,12 +44,12 @@ def layers_of(model: Any) -> tuple[int, ...]:
 def pool(states: Sequence[torch.Tensor], layers: Sequence[int], weights: torch.Tensor) -> torch.Tensor:
     """Features float32 [rows, 2 x layers x width]: each layer's mean by `weights` [rows, tokens], then its maximum where they are not 0."""
     inside = (weights > 0)[:, :, None].to(states[0].device)
-    found = []
+    parts = []
     for layer in layers:
         state = states[layer].float()
-        found.append(torch.einsum("rlw,rl->rw", state, weights.to(state)))
-        found.append(state.masked_fill(~inside, -torch.inf).amax(1))
-    return torch.cat(found, 1)
+        parts.append(torch.einsum("rlw,rl->rw", state, weights.to(state)))
+        parts.append(state.masked_fill(~inside, -torch.inf).amax(1))
+    return torch.cat(parts, 1)
 
 
 def means(lengths: torch.Tensor, width: int, first: int) -> torch.Tensor:
@@ -185,8 +185,8 @@ class Head(torch.nn.Module):
         """Weighted mean over the batch's rows of the cross-entropy of their labels. Some features, drawn by `seed`, are left out for all
         rows: several processes leave out the same."""
         features = pool(states, self.layers, batch["pool"])
-        kept = torch.rand(len(self.mean), generator=torch.Generator().manual_seed(seed)) >= DROPOUT
-        x = (features - self.mean) / self.spread * (kept.to(features) / (1.0 - DROPOUT))
+        features_in = torch.rand(len(self.mean), generator=torch.Generator().manual_seed(seed)) >= DROPOUT
+        x = (features - self.mean) / self.spread * (features_in.to(features) / (1.0 - DROPOUT))
         rows = torch.nn.functional.cross_entropy(self.linear(x), batch["label"], reduction="none")
         weight: torch.Tensor = batch["weight"]
         total: torch.Tensor = batch.get("total", weight.sum())
@@ -229,12 +229,12 @@ def features_of(
     from trafficllm.model.tuning.collate import length_batches, padded
 
     device = next(model.parameters()).device
-    found: dict[int, torch.Tensor] = {}
+    pooled: dict[int, torch.Tensor] = {}
     model.eval()
     with torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
         for batch in length_batches([len(ids) for ids in prompts], batch_tokens):
             lengths = torch.tensor([len(prompts[k]) for k in batch])
             ids = padded([prompts[k] for k in batch]).to(device)
             states = model(input_ids=ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
-            found.update(zip(batch, pool(states, layers, means(lengths, ids.shape[1], first)).cpu(), strict=True))
-    return torch.stack([found[k] for k in range(len(prompts))])
+            pooled.update(zip(batch, pool(states, layers, means(lengths, ids.shape[1], first)).cpu(), strict=True))
+    return torch.stack([pooled[k] for k in range(len(prompts))])

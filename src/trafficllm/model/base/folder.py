@@ -180,13 +180,13 @@ def _differences(folder: Path, manifest: Mapping[str, Any], here: Mapping[str, s
     files = manifest.get("files")
     if not isinstance(files, dict):
         return _old_differences(manifest, here)
-    found = file_hashes(folder)
-    reasons = [f"{name} was added" for name in sorted(set(found) - set(files))]
+    hashes = file_hashes(folder)
+    reasons = [f"{name} was added" for name in sorted(set(hashes) - set(files))]
     for name, expected in sorted(files.items()):
-        if name not in found:
+        if name not in hashes:
             reasons.append(f"{str(name)[:80]} is missing")
-        elif found[name] != expected:
-            reasons.append(f"{name}: expected {str(expected)[:64]}, found {found[name]}")
+        elif hashes[name] != expected:
+            reasons.append(f"{name}: expected {str(expected)[:64]}, found {hashes[name]}")
     return reasons
 
 

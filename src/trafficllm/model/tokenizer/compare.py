@@ -63,8 +63,8 @@ def _headers(record: Record, place: int, size: int) -> bytes:
 
 
 def _mean_tokens(tokenizer: Any, texts: Sequence[str]) -> float:
-    found = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    return sum(len(ids) for ids in found) / max(len(texts), 1)
+    rows = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return sum(len(ids) for ids in rows) / max(len(texts), 1)
 
 
 def compare(plain: Any, extended: Any, records: Sequence[Record]) -> Tokens:

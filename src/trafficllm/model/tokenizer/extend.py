@@ -241,8 +241,8 @@ def _tell_config(folder: Path, tokens: Sequence[str], first: int) -> None:
 def traffic_ids(raw_or_auto: Any) -> dict[str, int]:
     """Surface -> id of every traffic token of a tokenizer (raw or transformers), in id order."""
     vocabulary: dict[str, int] = raw_or_auto.get_vocab()
-    found = ((token, index) for token, index in vocabulary.items() if _PLANE16.match(token))
-    return dict(sorted(found, key=lambda pair: pair[1]))
+    traffic = ((token, index) for token, index in vocabulary.items() if _PLANE16.match(token))
+    return dict(sorted(traffic, key=lambda pair: pair[1]))
 
 
 def record_text(tokenizer: Any, ids: Sequence[int]) -> str:

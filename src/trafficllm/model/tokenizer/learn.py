@@ -55,7 +55,7 @@ class Matcher:
 
     def segment(self, units: str) -> list[str]:
         """Tokens of a unit string; KeyError where a character is no unit of the vocabulary."""
-        found: list[str] = []
+        pieces: list[str] = []
         at = 0
         while at < len(units):
             best, end = 0, at + 1
@@ -68,9 +68,9 @@ class Matcher:
                 end += 1
             if not best:
                 raise KeyError(units[at])
-            found.append(units[at:best])
+            pieces.append(units[at:best])
             at = best
-        return found
+        return pieces
 
 
 def _sample(strings: Iterable[str], limit: int, seed: int) -> Counter[str]:
@@ -79,22 +79,22 @@ def _sample(strings: Iterable[str], limit: int, seed: int) -> Counter[str]:
     Each record draws a number; the largest numbers leave when room is short, so every record had the same chance.
     """
     chooser = random.Random(seed)
-    kept: list[tuple[float, int, str]] = []
+    sample: list[tuple[float, int, str]] = []
     held = 0
     bar = 1.0
     for place, text in enumerate(strings):
         draw = chooser.random()
         if draw >= bar:
             continue
-        heapq.heappush(kept, (-draw, place, text))
+        heapq.heappush(sample, (-draw, place, text))
         held += len(text)
         while held > limit:
-            gone = heapq.heappop(kept)
+            gone = heapq.heappop(sample)
             held -= len(gone[2])
             bar = -gone[0]
     counts: Counter[str] = Counter()
-    while kept:
-        counts.update(words(kept.pop()[2]))
+    while sample:
+        counts.update(words(sample.pop()[2]))
     return counts
 
 

@@ -63,10 +63,10 @@ def _refused(why: str, source: str) -> ArtifactError:
 def _rendered(request: str) -> dict[str, Any]:
     """The answer of the rendering process: {"text"} or {"error"}."""
     command = [sys.executable, "-P", str(Path(template_process.__file__))]
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
     data = request.encode()
     try:
-        done = subprocess.run(command, input=data, capture_output=True, timeout=_WALL, env=kept, check=False, cwd="/")  # noqa: S603 - ours
+        done = subprocess.run(command, input=data, capture_output=True, timeout=_WALL, env=environment, check=False)  # noqa: S603 - ours
     except subprocess.TimeoutExpired:
         return {"error": f"it took more than {_WALL:g} s"}
     if done.returncode < 0:

@@ -58,9 +58,9 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    asked = json.loads(sys.stdin.read())
+    request = json.loads(sys.stdin.read())
     try:
-        answer = {"text": render(asked["template"], asked["variables"], asked["date"])}
+        answer = {"text": render(request["template"], request["variables"], request["date"])}
     except Exception as error:  # noqa: BLE001 - whatever a stranger's template raises is the answer
         answer = {"error": f"{type(error).__name__}: {error}"[:300]}
     json.dump(answer, sys.stdout)

@@ -1,4 +1,4 @@
-"""What watches a tuning run: its time budget, when to look at validation, early stopping, `metrics.jsonl`, progress."""
+"""Callbacks of a tuning run: time budget, eval steps, early stopping, `metrics.jsonl`, progress."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class History:
     looks: int = 0
 
     def note(self, score: float, step: int) -> bool:
-        """Record one look at validation; whether it is the best so far."""
+        """Record one eval step; whether it is the best so far."""
         self.looks += 1
         if score > self.best:
             self.best, self.best_step, self.since_best = score, step, 0
@@ -84,7 +84,7 @@ class History:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a line a logged step or validation look; a resumed run cuts what lies beyond its checkpoint.
+    """`metrics.jsonl`: a line a logged step or eval step; a resumed run cuts what lies beyond its checkpoint.
 
     Of several processes the first writes (`path` is None in the others).
     """
@@ -93,12 +93,12 @@ class MetricsFile:
         self.path = path
         if path is None:
             return
-        kept = []
+        lines_before = []
         if resume_step and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             rows = [(_row(line), line) for line in lines]
-            kept = [line for row, line in rows if row is not None and row["step"] <= resume_step]
-        atomic_write(path, "".join(f"{line}\n" for line in kept))  # a kill while rewriting must not lose the kept lines
+            lines_before = [line for row, line in rows if row is not None and row["step"] <= resume_step]
+        atomic_write(path, "".join(f"{line}\n" for line in lines_before))  # a kill while rewriting must not lose the lines before it
 
     def add(self, row: dict[str, Any]) -> None:
         """Append one row; floats are rounded to 8 significant digits."""
@@ -118,7 +118,7 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Stops at the end of the budget, asks for looks at validation at even shares of it, saves, reports progress."""
+    """Stops at the end of the budget, asks for eval steps at even shares of it, saves, reports progress."""
 
     def __init__(self, clock: Clock, history: History, metrics: MetricsFile, progress: ProgressSink, *, stage: str, options: Any) -> None:
         self.clock, self.history, self.metrics = clock, history, metrics
@@ -127,7 +127,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.save_every = math.ceil(options.save_steps / options.logging_steps) * options.logging_steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After a step: is it time to look, save or stop?"""
+        """After a step: is it time to evaluate, save or stop?"""
         step = int(state.global_step)
         self.clock.tick()
         share = self.clock.share(step)
@@ -140,7 +140,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = control.should_training_stop or last
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """A logged loss or validation look becomes a line of metrics.jsonl."""
+        """A logged loss or eval step becomes a line of metrics.jsonl."""
         names = ("loss", "grad_norm", "learning_rate", "val_loss", "val_macro_f1", "val_accuracy")
         row = {key: value for key, value in (logs or {}).items() if key in names}
         if row:
@@ -148,6 +148,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.metrics.add({"step": int(state.global_step), "tokens": self.history.tokens, "seconds": spent, **row})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop early where validation has not improved for `patience` looks."""
+        """Stop early where validation has not improved for `patience` eval steps."""
         if self.options.patience and self.history.since_best >= self.options.patience:
             control.should_training_stop = True

@@ -76,11 +76,11 @@ class Encoder:
 
         A question that still turned into control, by a normaliser nobody foresaw, keeps its safe alphabet only.
         """
-        found = self._ids([self.text(prompt) for prompt in prompts])
+        rows = self._ids([self.text(prompt) for prompt in prompts])
         for place, prompt in enumerate(prompts):
-            if any(segment.kind == "question" for segment in prompt) and self._acts(prompt, found[place]):
-                found[place] = self._ids([self.text(_plain(prompt))])[0]
-        return [self.bos + ids for ids in found]
+            if any(segment.kind == "question" for segment in prompt) and self._acts(prompt, rows[place]):
+                rows[place] = self._ids([self.text(_plain(prompt))])[0]
+        return [self.bos + ids for ids in rows]
 
     def _acts(self, prompt: Prompt, ids: Sequence[int]) -> bool:
         """Whether ids hold other control ids than the same prompt without its questions."""
@@ -103,8 +103,8 @@ class Encoder:
         return self._ids([units])[0]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return [list(ids) for ids in found]
+        rows = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [list(ids) for ids in rows]
 
 
 def _plain(prompt: Prompt) -> Prompt:

@@ -1,4 +1,4 @@
-"""A look at validation during tuning: trie loss, predicted labels by walking the trie, macro-F1."""
+"""One eval step during tuning: trie loss, predicted labels by walking the trie, macro-F1."""
 
 from __future__ import annotations
 

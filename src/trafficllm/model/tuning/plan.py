@@ -149,15 +149,15 @@ def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str
         linear = sum(layer.weight.numel() for layer in _frozen_linears(model))
         weights = size * max(frozen - linear, 0) + _NF4_BYTES * linear
     split = world if options.shard else 1
-    kept = _kept_bytes(model, _batch(largest, 0), size / 4) if largest else 0
+    activations = _kept_bytes(model, _batch(largest, 0), size / 4) if largest else 0
     if options.gradient_checkpointing:
         # One layer's activations at a time, and each layer's input.
         layers = model.config.get_text_config().num_hidden_layers
-        kept = round(kept / layers + SLACK * size * layers * sum(largest) * model.config.get_text_config().hidden_size)
+        activations = round(activations / layers + SLACK * size * layers * sum(largest) * model.config.get_text_config().hidden_size)
     program, states = _program(), round(16 * trained / split)
     base = round(weights / split)
-    total = base + states + kept + program
-    return TuneMemory(weights=base, states=states, activations=kept, program=program, total=total)
+    total = base + states + activations + program
+    return TuneMemory(weights=base, states=states, activations=activations, program=program, total=total)
 
 
 def _frozen_linears(model: Any) -> list[Any]:

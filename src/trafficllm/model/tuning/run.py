@@ -94,28 +94,28 @@ def even_share(answers: Sequence[str], limit: int, seed: int) -> list[int]:
 
 
 def _validator(rows: Rows, data: TuneData, options: TuneOptions, pad: int) -> Callable[[Any], dict[str, float]] | None:
-    """A function from the model to its validation figures; None where there is nothing to look at."""
+    """A function from the model to its validation figures; None where there is no validation part."""
     if not data.val_prompts or not options.looks:
         return None
-    chosen = even_share(data.val_answers, options.val_limit, options.seed)
-    prompts = rows.encoder.prompts([data.val_prompts[k] for k in chosen])
-    samples = [rows.answer(data.val_answers[k], ids) for k, ids in zip(chosen, prompts, strict=True)]
+    val_rows = even_share(data.val_answers, options.val_limit, options.seed)
+    prompts = rows.encoder.prompts([data.val_prompts[k] for k in val_rows])
+    samples = [rows.answer(data.val_answers[k], ids) for k, ids in zip(val_rows, prompts, strict=True)]
     samples = [Sample(s.prompt, s.answer, s.choices, 1.0) for s in samples]
     # Wider batches than in training: nothing is kept for a backward pass.
     settings: dict[str, int] = {"pad": pad, "batch_tokens": max(2048, 2 * options.batch_tokens)}
 
-    def look(model: Any) -> dict[str, float]:
+    def evaluate(model: Any) -> dict[str, float]:
         loss, begun = loss_and_first(model, samples, rows.trie, **settings, full=0.0 if rows.trie else 1.0)
         if rows.trie is None:
             return {"val_loss": loss, "score": -loss}
-        truth = [rows.places[data.val_answers[k]] for k in chosen]
+        truth = [rows.places[data.val_answers[k]] for k in val_rows]
         named = predict(model, prompts, rows.trie, **settings, begun=begun)
         score = macro_f1_of_indices(truth, named, len(rows.trie.labels))
         hits = sum(a == b for a, b in zip(truth, named, strict=True)) / len(truth)
-        # The loss breaks ties between looks of equal F1, which small validation sets have many of.
+        # The loss breaks ties between eval steps of equal F1, which small validation sets have many of.
         return {"val_loss": loss, "val_macro_f1": score, "val_accuracy": hits, "score": score - 0.1 * min(loss, 5.0)}
 
-    return look
+    return evaluate
 
 
 def reporters(names: Sequence[str]) -> list[str]:
@@ -123,8 +123,8 @@ def reporters(names: Sequence[str]) -> list[str]:
     from transformers.integrations import INTEGRATION_TO_CALLBACK
 
     if unknown := [name for name in names if name not in INTEGRATION_TO_CALLBACK]:
-        known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
-        raise UsageError("usage.report_to", f"'{unknown[0]}' is no reporter", input="report_to", hint=f"one of: {known}")
+        available = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+        raise UsageError("usage.report_to", f"'{unknown[0]}' is no reporter", input="report_to", hint=f"one of: {available}")
     for name in names:
         try:
             INTEGRATION_TO_CALLBACK[name]()
@@ -135,7 +135,7 @@ def reporters(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any, *, half: bool) -> AnswerTrainer:
+def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, evaluate: Any, *, half: bool) -> AnswerTrainer:
     import torch
     from transformers import TrainingArguments
 
@@ -174,7 +174,7 @@ def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, look: Any, *, 
         optimizers=(optimizer, scheduler),
         clock=clock,
         history=History(),
-        validate=look,
+        validate=evaluate,
         full=options.full_weight,
         smoothing=options.label_smoothing,
         sharded=options.shard,
@@ -223,26 +223,26 @@ def _attach(job: Job) -> Any:
 def _train(job: Job, tuned: Any, rows: Rows, steps: StepData, clock: Clock, *, half: bool) -> tuple[AnswerTrainer, int]:
     """Train or resume, with the best weights left on the model: (trainer, steps done)."""
     out, options = job.out, job.options
-    found = checkpoints(out / CHECKPOINTS)
-    resumed = _step_of(found)
-    look = _validator(rows, job.data, options, steps.pad)
-    trainer = _trainer(job, tuned, steps, clock, look, half=half)
+    saved = checkpoints(out / CHECKPOINTS)
+    resumed = _step_of(saved)
+    evaluate = _validator(rows, job.data, options, steps.pad)
+    trainer = _trainer(job, tuned, steps, clock, evaluate, half=half)
     metrics = MetricsFile(None if processes.rank() else out / METRICS, resumed or 0)
-    quiet = options if look else options.model_copy(update={"looks": 0})
+    quiet = options if evaluate else options.model_copy(update={"looks": 0})
     sink = Silent() if processes.rank() else job.progress
     watch = Watch(clock, trainer.history, metrics, sink, stage=f"tune {job.stage}", options=quiet)
     ordered_callbacks(trainer, [watch])
     with warnings.catch_warnings(), fused(tuned, lora.NAME):
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*")
-        result = trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+        result = trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
     processes.settle(tuned)
     if trainer.best:
         lora.restore(tuned, trainer.best)
     return trainer, int(result.global_step)
 
 
-def _step_of(found: Sequence[Path]) -> int | None:
-    return int(found[-1].name.split("-")[1]) if found else None
+def _step_of(saved: Sequence[Path]) -> int | None:
+    return int(saved[-1].name.split("-")[1]) if saved else None
 
 
 def run(job: Job) -> TuneReport:
@@ -309,8 +309,8 @@ def readout_rows(rows: int, tokens: int, options: TuneOptions) -> int:
 
 def _head(job: Job, tuned: Any, rows: Rows) -> readout.Head:
     layers = readout.layers_of(tuned)
-    chosen = even_share(job.data.answers, HEAD_ROWS, job.options.seed)
-    features = readout.features_of(tuned, [rows.fixed[k] for k in chosen], layers, rows.first)
+    head_rows = even_share(job.data.answers, HEAD_ROWS, job.options.seed)
+    features = readout.features_of(tuned, [rows.fixed[k] for k in head_rows], layers, rows.first)
     processes.settle(tuned.train())
     head = readout.Head(layers, features, len(job.data.labels)).to(next(tuned.parameters()).device)
     if job.options.shard and processes.world() > 1:
@@ -330,19 +330,19 @@ def _read_out(job: Job, tuned: Any, rows: Rows, clock: Callable[[], float] = tim
     job.progress.update("readout", 0, None)
     start = clock()
     limit = readout_rows(len(rows.fixed), sum(map(len, rows.fixed)), job.options)
-    chosen = even_share(data.answers, max(2, limit * 2 // 3 if data.augment is not None else limit), job.options.seed)
+    fit_rows = even_share(data.answers, max(2, limit * 2 // 3 if data.augment is not None else limit), job.options.seed)
     layers, first = readout.layers_of(tuned), rows.first
-    prompts: list[Sequence[int]] = [rows.fixed[k] for k in chosen]
-    again = _copies(chosen, limit - len(chosen), job.options.seed) if data.augment is not None else []
+    prompts: list[Sequence[int]] = [rows.fixed[k] for k in fit_rows]
+    again = _copies(fit_rows, limit - len(fit_rows), job.options.seed) if data.augment is not None else []
     prompts += [rows(k, -1 - number).prompt for k, number in again]
     features = readout.features_of(tuned, prompts, layers, first)
     processes.settle(tuned)
-    y = torch.tensor([rows.places[data.answers[k]] for k in (*chosen, *(k for k, _ in again))])
+    y = torch.tensor([rows.places[data.answers[k]] for k in (*fit_rows, *(k for k, _ in again))])
     weights = torch.tensor([rows.weights.get(label, 1.0) for label in data.labels])
-    found = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))
+    fitted = readout.Readout(data.labels, layers, first, readout.WEIGHT, *readout.logistic(features, y, weights))
     if not processes.rank():
-        found.save(job.out)
-    return ReadoutFit(rows=len(prompts), features=features.shape[1], weight=found.weight, seconds=round(clock() - start, 3))
+        fitted.save(job.out)
+    return ReadoutFit(rows=len(prompts), features=features.shape[1], weight=fitted.weight, seconds=round(clock() - start, 3))
 
 
 def _copies(rows: Sequence[int], most: int, seed: int) -> list[tuple[int, int]]:

@@ -96,15 +96,15 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         return (loss, out.logits) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Look at validation and keep the weights if they are the best so far."""
+        """One eval step; the weights are kept if they are the best so far."""
         mine: dict[str, float] = self.validate(self.model)
-        found = dict(zip(mine, processes.agreed(list(mine.values())), strict=True))
+        figures = dict(zip(mine, processes.agreed(list(mine.values())), strict=True))
         self.model.train()
-        if self.history.note(found["score"], self.state.global_step):
-            self.best, self.figures = lora.snapshot(self.model), found
-        self.log({key: value for key, value in found.items() if key != "score"})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        if self.history.note(figures["score"], self.state.global_step):
+            self.best, self.figures = lora.snapshot(self.model), figures
+        self.log({key: value for key, value in figures.items() if key != "score"})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Trainable weights, best weights, optimizer and counters in one atomic folder; older ones go afterwards."""

@@ -56,12 +56,12 @@ class LabelTrie:
     def choices(self, label: int) -> list[Choice]:
         """The branching nodes on a label's path."""
         path = self.paths[label]
-        found = []
+        branches = []
         for end, token in enumerate(path):
             children = self.nodes[path[:end]]
             if len(children) > 1:
-                found.append((end, children, children.index(token)))
-        return found
+                branches.append((end, children, children.index(token)))
+        return branches
 
     def forced(self, prefix: Sequence[int]) -> tuple[int, ...]:
         """The prefix followed through nodes with one child, to a branching node or a label's end."""
