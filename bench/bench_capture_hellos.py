@@ -138,7 +138,10 @@ def main() -> None:
     parser.add_argument("--flows", type=int, default=400)
     parser.add_argument("--flood", type=int, nargs="*", default=[20000, 40000, 80000, 160000])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
+    if options.small:
+        options.flows, options.flood = 20, [200]
     short, quic = client_hello(32), initials(client_hello(1216))
     talk = [*map(udp, quic), *(answer(b"\x40" + bytes(1199)) for _ in range(60)), *(udp(b"\x40" + bytes(60)) for _ in range(40))]
     out: dict[str, Any] = {}

@@ -1,8 +1,9 @@
 """What starting costs: processor seconds of `import trafficllm` and of `trafficllm --help`, the median of several processes.
 
-    python bench/bench_start.py [--runs 9] [--json]
+    python bench/bench_start.py [--runs 9] [--kernels] [--json]
 
-Limits of the design: 150 ms for the import, 300 ms for the help.
+Limits of the design: 150 ms for the import, 300 ms for the help. `--kernels` adds the first reading of a capture, when numba compiles:
+with the short pipeline of capture/kernels/pipeline.py, and with numba's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+
+CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures"
 
 
 def seconds(arguments: list[str]) -> float:
@@ -32,14 +37,35 @@ def measure(runs: int) -> dict[str, float]:
     return {"import": round(taken["import"] - taken["python"], 4), "help": round(taken["help"], 4), "python": round(taken["python"], 4)}
 
 
+READ = """
+import sys
+if sys.argv[1] == "numba":
+    sys.modules["trafficllm.capture.kernels.pipeline"] = None
+from trafficllm.capture.flows.assembly import read_flows
+assert sum(map(len, read_flows([sys.argv[2]])))
+"""
+
+
+def first_reading() -> dict[str, float]:
+    """Processor seconds of reading a small capture with an empty cache, by each pipeline."""
+    capture = next(CAPTURES.rglob("Zeus_04.pcap"))
+    taken = {}
+    for pipeline in ("short", "numba"):
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["NUMBA_CACHE_DIR"] = cache
+            taken[f"kernels_{pipeline}"] = round(seconds(["-c", READ, pipeline, str(capture)]), 1)
+    return taken
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--kernels", action="store_true", help="also the first reading of a capture")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
-    figures = measure(1 if options.small else options.runs)
+    figures = measure(1 if options.small else options.runs) | (first_reading() if options.kernels else {})
     if options.json:
         print(json.dumps(figures, indent=1))
     else:

@@ -14,6 +14,7 @@ REPO = Path(__file__).resolve().parents[2]
 BENCHES = {
     "bench_capture": "packets_per_second",
     "bench_capture_growth": "cases",
+    "bench_capture_hellos": "TLS, hello within the prefix",
     "bench_capture_memory": "rows",
     "bench_engine": "settings",
     "bench_generation": "packets_per_second",

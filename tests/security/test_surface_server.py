@@ -441,7 +441,7 @@ def test_what_takes_too_long_is_ended(place: tuple[Path, Path], capture: Path) -
         found = client.post("/v1/analyze", files={"file": capture.read_bytes()})
         assert found.status_code == 504
         assert client.service.jobs.inside == 0
-        for _ in range(600):  # the reader that warms up has a folder of its own meanwhile
+        for _ in range(6000):  # the reader that warms up has a folder of its own until it is done, however busy the machine is
             if not _left(client):
                 break
             time.sleep(0.05)

@@ -216,6 +216,12 @@ def test_flow_and_other_packets_make_all_packets(tmp_path: Path) -> None:
     assert result.malformed == {"link.truncated": 1}
 
 
+def test_a_short_control_frame_of_wifi_is_whole(tmp_path: Path) -> None:
+    counts, frames = CountsBuilder(), [(1.0, bytes.fromhex("d4000000a1b2c3d4e5f6")), (2.0, b"\x08\x00\x00\x00" + bytes(8))]
+    assert list(read_flows([write(tmp_path, pcap(frames, link=105))], counts=counts)) == []
+    assert counts.build().malformed == {"link.truncated": 1}, "the data frame alone"
+
+
 def test_wrong_checksums_are_left_out_only_when_asked(tmp_path: Path) -> None:
     frames = Talk().open().frames
     assert flows(tmp_path, frames).pkts.sum() == 3

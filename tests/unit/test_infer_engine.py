@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -169,16 +168,6 @@ def test_threads_never_see_each_others_adapter(engine: Engine, asked: list[list[
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_switching_costs_little(engine: Engine) -> None:
-    names = ("MTD", "EAC/v0001.x")
-    spent = []
-    for k in range(40):
-        start = time.perf_counter()
-        with engine.using(names[k % 2]):
-            spent.append(time.perf_counter() - start)
-    assert sorted(spent)[20] < 0.05  # 0.5 ms here; ten times the promise of 5 ms, for a loaded machine
 
 
 def test_scorer_speaks_the_protocol(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from trafficllm.core.errors import UsageError
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router.router import Router
 from trafficllm.model.base.load import load_base
+from trafficllm.records import prompts
 
 TASKS = ("MTD", "EAC", "MTG")
 
@@ -27,11 +28,15 @@ def _router(tmp_path_factory: pytest.TempPathFactory) -> Router:
 
 
 def test_probabilities_cover_all_tasks_and_none(router: Router) -> None:
-    scores = router.engine.score([], (*TASKS, "none"), adapter="router")
-    assert scores.labels == (*TASKS, "none")
-    route = router.route("Is any of this malware, and which family?")
-    assert 0 <= route.none <= 1
-    assert sum(p for _, p in route.tasks) + route.none <= 1 + 1e-9
+    text = "Is any of this malware, and which family?"
+    *tasks, none = router.engine.score([prompts.routing(text)], (*TASKS, "none"), adapter="router").probabilities[0].tolist()
+    assert sum(tasks) + none == pytest.approx(1)
+    likely = sorted(zip(TASKS, tasks, strict=True), key=lambda pair: -pair[1])
+    route = router.route(text)
+    assert route.none == pytest.approx(none, abs=1e-4)
+    expected = [] if none >= likely[0][1] else [pair for k, pair in enumerate(likely) if k == 0 or pair[1] >= router.threshold]
+    assert [name for name, _ in route.tasks] == [name for name, _ in expected]
+    assert [p for _, p in route.tasks] == pytest.approx([p for _, p in expected], abs=1e-4)
 
 
 def test_a_stream_is_answered_in_order(router: Router) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import unicodedata
 from pathlib import Path
 
@@ -59,15 +58,10 @@ def test_any_text_has_finite_scores(text: str) -> None:
     assert len(normalised(text)) <= 12 * QUESTION_LIMIT
 
 
-def test_long_questions_cost_no_more_than_the_limit() -> None:
-    word = "is this malware 4500aabb ip.ttl: 64, 恶意软件 "
-    seconds = []
-    for text in (word * 40, word * 4000):
-        begun = time.process_time()
-        for _ in range(5):
-            shipped().log_odds([text])
-        seconds.append(time.process_time() - begun)
-    assert seconds[1] < 5 * seconds[0] + 0.1
+def test_of_a_long_question_only_the_beginning_is_read() -> None:
+    text = "is this malware 4500aabb ip.ttl: 64, 恶意软件 " * 4000
+    assert np.array_equal(shipped().log_odds([text]), shipped().log_odds([text[:QUESTION_LIMIT]]))
+    assert not np.array_equal(shipped().log_odds([text]), shipped().log_odds([text[: QUESTION_LIMIT // 2]]))
 
 
 def test_pasted_parts_and_numbers_are_one_word() -> None:

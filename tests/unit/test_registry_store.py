@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -68,9 +67,7 @@ def test_register_promote_rollback(registry: Registry, source: Path) -> None:
     assert registry.revision("MTD") != before
     assert registry.show("MTD", "v0001").status == "candidate"
     assert registry.live("MTD").parent == "v0001"
-    start = time.perf_counter()
     assert registry.rollback("MTD").version == "v0001"
-    assert time.perf_counter() - start < 1.0
     with pytest.raises(ArtifactError, match="no earlier live version"):
         registry.rollback("MTD")
 

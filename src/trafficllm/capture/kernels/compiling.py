@@ -1,6 +1,6 @@
 """How kernels are compiled: entry points are cached on disk, inner functions are only part of them.
 
-With NUMBA_DISABLE_JIT=1 both decorators return the Python function. See `kernels_pipeline` for what makes the first call short.
+With NUMBA_DISABLE_JIT=1 both decorators return the Python function. See `pipeline` for what makes the first call short.
 """
 
 from __future__ import annotations
