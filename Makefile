@@ -28,22 +28,27 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TZ := UTC
 
-.PHONY: help install install-test quickstart lint house unit test tools soak results docs dist clean
+.PHONY: help install install-test quickstart lint house unit test tools soak results docs dist audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-# torch first, so that its build (CPU or CUDA) is the one the package index offers for this machine; the rest is pinned.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The lock first: every package with the hashes of its files, and no other file is taken. Then torch apart, so that its build (CPU or CUDA) is the
+# one the package index offers for this machine, and the program itself, built by what the lock brought. HASHES= installs by version alone, for
+# an index that builds its own wheels.
+HASHES ?= --require-hashes
+LOCKED = $(if $(HASHES),--require-hashes --no-deps -r $(1),-c constraints.txt $$(sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' $(1)))
+$(VENV)/.installed: pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (python3.11 on PATH)" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(call LOCKED,requirements.lock)
 	$(PIP) "$(TORCH)"
-	$(PIP) -c constraints.txt -e .
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) -c constraints.txt -e '.[test,serve,pandas]'
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
+	$(PIP) $(call LOCKED,requirements-test.lock)
 	@touch $@
 
 install: $(VENV)/.installed
@@ -94,6 +99,12 @@ docs: install-test
 
 dist: install-test
 	$(BIN)/python -m build
+	$(BIN)/python recipes/supply/sbom.py -o dist/trafficllm.cdx.json
+
+# Known weaknesses of what is locked; needs pip-audit and an index of advisories that can be reached.
+audit: install
+	$(PIP) pip-audit
+	for lock in requirements.lock requirements-test.lock; do $(BIN)/python -m pip_audit --no-deps --disable-pip -r $$lock; done
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
