@@ -2,9 +2,9 @@
 
     python bench/bench_server.py [--requests 10000] [--clients 64] [--slow 40] [--json]
 
-A server of its own is started on loopback with the embedded base; nothing is trained. Chats ask for a field of a pasted packet, uploads are a
-bundled capture; every tenth request lists the models. Reported: resident memory after a tenth of the requests and after all; requests that were
-answered and bytes that were left on disk after clients hung up in the middle; how long others waited while slow senders held uploads open.
+A server of its own is started on loopback with the embedded base; nothing is trained. Chats ask for a field of a pasted packet,
+uploads are a bundled capture; every tenth request lists the models. Reported: resident memory after a tenth of the requests and
+after all; bytes that were left on disk after clients hung up in the middle; how long others waited while slow senders held uploads.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_malware_captures_are_listed_as_they_are(captures: Path) -> None:
 
 def test_contributing_names_files_that_are_there() -> None:
     text = (REPO / "CONTRIBUTING.md").read_text()
-    named = [name for name in re.findall(r"`([\w./*-]+\.(?:py|toml|txt|csv|lock))`", text)]
+    named: list[str] = re.findall(r"`([\w./*-]+\.(?:py|toml|txt|csv|lock))`", text)
     roots = (
         REPO,
         REPO / "src" / "trafficllm",
