@@ -11,6 +11,7 @@ import argparse
 import re
 import subprocess
 import tempfile
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 APART = frozenset({"torch"})
-BUILDS = ("hatchling",)
+BUILDS = ("hatchling", "editables")
 _LINE = "# Written by recipes/supply/lock.py from constraints.txt; install with pip --require-hashes --no-deps.\n"
 
 
@@ -50,7 +51,8 @@ def main() -> None:
     args = parser.parse_args()
     lines = [line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
     pins = {plain(line.partition("==")[0]): line for line in lines if line and not line.startswith("#")}
-    needs = [Requirement(text).name for text in metadata.requires("trafficllm") or () if "extra ==" not in text]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needs = [Requirement(text).name for text in project["dependencies"]]
     torch = [Requirement(text).name for text in metadata.requires("torch") or () if ";" not in text]
     own = closure([*needs, *torch, *BUILDS]) & set(pins)
     for name, wanted in (("requirements.lock", own), ("requirements-test.lock", set(pins) - own - APART)):

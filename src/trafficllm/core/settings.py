@@ -7,7 +7,6 @@ refused with a suggestion; a configuration never names Python objects.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -16,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.results import Result
+from trafficllm.core.toml import BadTomlError, read_toml
 
 CUT = ("capture flows", "data build", "data audit", "adapter register", "embed")
 """Commands that cut flows as [capture] states; others follow the data set or adapter that they are given."""
@@ -191,10 +191,10 @@ def load_config(path: str | Path | None = None) -> Config:
     if path is None:
         return Config()
     try:
-        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        raw = read_toml(path)
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except BadTomlError as error:
         raise UsageError("config.toml", f"not valid TOML: {error}", input=str(path), hint="see `trafficllm config show`") from error
     try:
         return Config.model_validate(raw)

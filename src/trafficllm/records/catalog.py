@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.toml import BadTomlError, read_toml
 
 
 class Task(BaseModel):
@@ -65,10 +66,10 @@ SERVING = frozenset({"notable", "priority"})
 def read_task(path: Path) -> Task:
     """One task file. Raises InputError with the key at fault."""
     try:
-        return Task.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Task.model_validate(read_toml(path))
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such task file", input=str(path), hint="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except BadTomlError as error:
         raise InputError("input.task", f"not valid TOML: {error}", input=str(path), hint="see `task show MTD`") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -141,6 +141,8 @@ def _protocol(seconds: float) -> type[H11Protocol]:
     """HTTP/1.1 whose connections bring a whole request head in time or are closed: silent ones must not fill the server."""
 
     class Impatient(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._watch()
@@ -149,8 +151,15 @@ def _protocol(seconds: float) -> type[H11Protocol]:
             super().on_response_complete()
             self._watch()
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._timer is not None:  # else what is closed stays in memory for as long as it may be silent
+                self._timer.cancel()
+            super().connection_lost(exc)
+
         def _watch(self) -> None:
-            self.loop.call_later(seconds, self._close_if_idle, self.cycle)
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_later(seconds, self._close_if_idle, self.cycle)
 
         def _close_if_idle(self, last: object) -> None:
             if self.cycle is last and not self.transport.is_closing():
