@@ -25,6 +25,7 @@ def serve(
         list[str] | None, typer.Option("--allow-origin", metavar="ORIGIN", help="A site whose pages may ask; may be repeated.")
     ] = None,
     max_body: Annotated[int, typer.Option("--max-body", metavar="MIB", min=1, help="Largest upload, MiB.")] = 256,
+    max_disk: Annotated[int, typer.Option("--max-disk", metavar="MIB", min=1, help="Disk that all uploads may take, MiB.")] = 2048,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests inside at once; more get 429.")] = 16,
     deadline: Annotated[float, typer.Option("--deadline", metavar="S", min=1.0, help="Seconds a request may take; then 504.")] = 120.0,
     base: Base = "",
@@ -45,6 +46,7 @@ def serve(
         hosts=tuple(allow_host or ()),
         origins=tuple(allow_origin or ()),
         max_body=max_body << 20,
+        disk=max_disk << 20,
         queue=queue,
         deadline=deadline,
     )
