@@ -1,6 +1,6 @@
 """What the server takes: memory over many requests, clients that give up, senders that are slow. `python bench/bench_server.py [--json]`.
 
-    python bench/bench_server.py [--requests 10000] [--clients 64] [--slow 40] [--json]
+    python bench/bench_server.py [--requests 10000] [--clients 64] [--slow 40] [--small] [--json]
 
 A server of its own is started on loopback with the embedded base; nothing is trained. Chats ask for a field of a pasted packet,
 uploads are a bundled capture; every tenth request lists the models. Reported: resident memory after a tenth of the requests and
@@ -160,8 +160,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--slow", type=int, default=40)
+    parser.add_argument("--small", action="store_true", help="a few requests only, to see that it runs")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.small:
+        args.requests, args.clients, args.slow = 40, 4, 20
     with tempfile.TemporaryDirectory() as place:
         server = Served(Path(place))
         try:

@@ -27,7 +27,8 @@ TARGETS = {
     "tools": [],
     "results": ["python bench/bench_capture.py --json", "python bench/bench_start.py --json", "trafficllm quickstart"],
     "docs": ["python -m trafficllm.surface.docs.pages ."],
-    "dist": ["python -m build"],
+    "dist": ["python -m build", "python recipes/supply/sbom.py -o dist/trafficllm.cdx.json"],
+    "audit": ["python -m pip_audit --no-deps --disable-pip -r requirements.lock"],
     "clean": [],
 }
 """What each target must call, in this order."""
