@@ -19,6 +19,7 @@ BENCHES = {
     "bench_engine": "settings",
     "bench_generation": "packets_per_second",
     "bench_records": "flows_per_second",
+    "bench_server": "memory",
     "bench_start": "import",
     "bench_tokenizer": "memory",
     "bench_training": "tokens_per_second",
