@@ -15,7 +15,7 @@ class BadTomlError(ValueError):
     """What is wrong with a file, for the caller to say where it came from."""
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
+def read_toml(path: str | Path) -> Any:
     """A TOML file of at most 256 KiB. Raises OSError where it cannot be read, BadTomlError where it is none or could not be bounded."""
     with Path(path).open("rb") as stream:
         data = stream.read(LARGEST + 1)
