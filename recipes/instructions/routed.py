@@ -88,7 +88,7 @@ def main() -> None:
     alone, heard = zip(*router.both(texts), strict=True)
     undecided = np.full((len(rows), len(tasks) + 1), np.nan)
     body: dict[str, Any] = dict(read_json(options.out)) if options.out.is_file() else {}
-    ways = {options.name: alone, f"{options.name}, with wording": heard, "wording alone": router.heard(undecided, texts)}
+    ways = {options.name: alone, f"{options.name}, with wording": heard, "wording alone": router.combined(undecided, texts)}
     body |= {"split": SPLIT, **{name: figures(found, rows) for name, found in ways.items()}}
     if options.baseline:
         import baseline

@@ -143,22 +143,22 @@ def _even(labels: int) -> np.ndarray:
 def test_several_tasks_and_none(engine: Engine, text: str, wanted: set[str]) -> None:
     """Where the LLM is undecided the words alone choose."""
     router = Router(engine, "", TASKS, wording=(shipped(),))
-    assert {name for name, _ in router.heard(_even(len(TASKS) + 1), [text])[0].tasks} == wanted
+    assert {name for name, _ in router.combined(_even(len(TASKS) + 1), [text])[0].tasks} == wanted
 
 
 def test_a_task_without_a_column_is_the_models_own(engine: Engine) -> None:
     router = Router(engine, "", ["MTD", "MINE"], wording=(shipped(),))
-    sure = router.heard(np.array([[0.0, 1.0, 0.0]]), ["qwxz"])[0]
+    sure = router.combined(np.array([[0.0, 1.0, 0.0]]), ["qwxz"])[0]
     assert sure.tasks[0][0] == "MINE"
     assert sure.tasks[0][1] == pytest.approx(0.999)
     own = fit(["run MINE on it", "malware?", "hello there"] * 3, targets([["MINE"], [], []] * 3, ("MINE",)), ("MINE",))
-    found = Router(engine, "", ["MTD", "MINE"], wording=(own,)).heard(_even(3), ["run MINE on it"])[0]
+    found = Router(engine, "", ["MTD", "MINE"], wording=(own,)).combined(_even(3), ["run MINE on it"])[0]
     assert [name for name, _ in found.tasks] == ["MINE"]
 
 
 def test_a_question_for_a_task_that_is_not_there_is_none(engine: Engine) -> None:
     router = Router(engine, "", ["MTG", "EAG"], wording=(shipped(),))
-    assert router.heard(_even(3), ["is the host part of a botnet?"])[0].tasks == ()
+    assert router.combined(_even(3), ["is the host part of a botnet?"])[0].tasks == ()
 
 
 def test_phrases_are_the_same_everywhere() -> None:

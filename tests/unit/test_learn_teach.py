@@ -74,7 +74,7 @@ def test_the_router_learns_a_new_task(base: Base, tmp_path: Path, monkeypatch: p
     undecided = np.full((1, 4), 0.25)
     router = Router.of(engine, "r", live.manifest, wording=heard)
     for question, task in (("which printer model is it?", "MINE"), ("is it malware?", "MTD"), ("hello, how are you?", None)):
-        assert [name for name, _ in router.heard(undecided, [question])[0].tasks] == ([task] if task else [])
+        assert [name for name, _ in router.combined(undecided, [question])[0].tasks] == ([task] if task else [])
     assert _teach(base, registry, tmp_path) is None
 
 

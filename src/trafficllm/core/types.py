@@ -295,15 +295,6 @@ class FlowWriter(Protocol):
     def close(self) -> None: ...
 
 
-@runtime_checkable
-class Calibration(Protocol):
-    """Fitted by `evaluate`, applied by `infer`: plain numbers only, stored as JSON."""
-
-    def probabilities(self, logits: F64) -> F64: ...
-
-    def unknown_score(self, scores: Scores) -> F64: ...
-
-
 Progress: TypeAlias = "ProgressSink"
 
 

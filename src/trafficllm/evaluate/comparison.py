@@ -104,10 +104,10 @@ def _verdict(low: float, high: float) -> str:
 
 def _classes(labels: Sequence[str], rows: Matched) -> list[ComparedClass]:
     """F1 of each label in both, means over runs, most changed first."""
-    known = sorted({*labels, *(label for runs in (rows.a, rows.b) for run in runs for label in run)})
+    names = sorted({*labels, *(label for runs in (rows.a, rows.b) for run in runs for label in run)})
 
     def scores(runs: Sequence[Sequence[str]]) -> dict[str, float]:
-        tables = [metrics.per_class(known, metrics.confusion(known, rows.truth, run)) for run in runs]
+        tables = [metrics.per_class(names, metrics.confusion(names, rows.truth, run)) for run in runs]
         return {label: float(np.mean([t[label]["f1"] for t in tables])) for label in labels}
 
     one, two, support = scores(rows.a), scores(rows.b), Counter(rows.truth)

@@ -102,10 +102,10 @@ def _typical(train: Rows, val: Rows, seed: int) -> dict[str, Any]:
 def _joint(train: Rows, val: Rows, seed: int, temperature: float) -> dict[str, Any]:
     """Parameters of `joint`: those of `typical`, and where validation rows of known classes lie on both scores."""
     params = _typical(train, val, seed)
-    known = val.pick(np.flatnonzero(val.y >= 0))
-    if not len(known.y):
+    labelled = val.pick(np.flatnonzero(val.y >= 0))
+    if not len(labelled.y):
         return params | {"centre": [0.0, 0.0], "unit": [1.0, 1.0]}
-    parts = np.stack([unknown_score(part, params, known, temperature) for part in calibration.PARTS])
+    parts = np.stack([unknown_score(part, params, labelled, temperature) for part in calibration.PARTS])
     centre = np.median(parts, axis=1)
     return params | {"centre": _rounded(centre), "unit": _rounded(np.quantile(parts, REACH, axis=1) - centre + 1e-3)}
 
@@ -181,9 +181,9 @@ def trial(method: str, train: Rows, val: Rows, *, temperature: float, outliers: 
     pairs = [_left_out_scores(method, train, val, left_out, temperature) for left_out in draws(val.logits.shape[1], seed)]
     if outliers is not None and len(outliers.y):
         params = fit(method, train, val=val, temperature=temperature)
-        known = unknown_score(method, params, val, temperature)
-        pairs.append((unknown_score(method, params, outliers, temperature), known))
-    usable = [(strange, known) for strange, known in pairs if len(strange) and len(known)]
+        known_scores = unknown_score(method, params, val, temperature)
+        pairs.append((unknown_score(method, params, outliers, temperature), known_scores))
+    usable = [(strange, known_scores) for strange, known_scores in pairs if len(strange) and len(known_scores)]
     if not usable:
         return Trial(method, 0.5, 0.0)
     areas = [metrics.auroc(*pair) for pair in usable]
@@ -194,12 +194,12 @@ def trial(method: str, train: Rows, val: Rows, *, temperature: float, outliers: 
 def _fitted(method: str, train: Rows, val: Rows, temperature: float, seed: int) -> dict[str, Any]:
     """A method with its parameters and its threshold at 5 % false alarms on validation, or fewer: see `threshold`."""
     params = fit(method, train, seed, val=val, temperature=temperature)
-    known = unknown_score(method, params, val, temperature)
-    return {"method": method, "threshold": threshold(known, val.groups) if len(known) else 1e9, "params": params}
+    known_scores = unknown_score(method, params, val, temperature)
+    return {"method": method, "threshold": threshold(known_scores, val.groups) if len(known_scores) else 1e9, "params": params}
 
 
-def threshold(known: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0) -> float:
-    """The threshold that at most 5 % of flows of captures not seen yet should exceed, from scores `known` [n] of validation flows.
+def threshold(scores: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0) -> float:
+    """The threshold that at most 5 % of flows of captures not seen yet should exceed, from `scores` [n] of validation flows.
 
     Flows of one capture are alike, so each capture counts equally, and we take the 80th percentile (BOUND) of the thresholds of 200
     bootstrap samples of captures. With fewer than nineteen captures there is no 95th percentile of captures: the largest of n stands for
@@ -207,11 +207,11 @@ def threshold(known: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0
     the plain quantile. On halves of validation captures not fitted on, the plain quantile over flows gave 13, 11 and 7 % unknown (mean
     over captures; malware, apps, VPN services), this 7, 2 and 2.
     """
-    if groups is None or not len(known):
-        return metrics.threshold_at_fpr(known, FALSE_ALARMS)
+    if groups is None or not len(scores):
+        return metrics.threshold_at_fpr(scores, FALSE_ALARMS)
     _, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(known, kind="stable")
-    ordered, of = known[order], of[order]
+    order = np.argsort(scores, kind="stable")
+    ordered, of = scores[order], of[order]
     rng = np.random.default_rng(seed)
     thresholds = []
     for _ in range(draws):
@@ -219,7 +219,7 @@ def threshold(known: F64, groups: I64 | None, *, draws: int = 200, seed: int = 0
         weight = (times / sizes)[of]
         above = weight[::-1].cumsum()[::-1] - weight  # the share that each value would call unknown
         thresholds.append(ordered[np.argmax(above <= FALSE_ALARMS * weight.sum() + 1e-9)])
-    median, captures = float(np.median(known)), max(len(sizes), 3)
+    median, captures = float(np.median(scores)), max(len(sizes), 3)
     stretch = np.clip(np.log(0.5 / FALSE_ALARMS) / np.log((captures + 1) / 2), 1.0, 1.5)
     return float(median + stretch * max(np.quantile(thresholds, BOUND) - median, 0.0))
 

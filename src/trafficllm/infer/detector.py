@@ -130,10 +130,10 @@ class TaskModel:
         if name not in engine.adapters:
             engine.add_adapter(name, version.path)
         calibration = manifest.get("calibration", {})
-        asked = _task_of(version, task)
+        definition = _task_of(version, task)
         return cls(
             task=version.task,
-            scorer=LLMScorer(engine, name, asked, manifest["labels"], calibration, codec=RecordShape.of(manifest).codec()),
+            scorer=LLMScorer(engine, name, definition, manifest["labels"], calibration, codec=RecordShape.of(manifest).codec()),
             calibration=calibration,
             profile=manifest["profile"],
             also=frozenset(manifest.get("also", ())),

@@ -103,15 +103,15 @@ def explain(
     """
     whole = scorer.score(records).probabilities
     jobs = [(k, part) for k, record in enumerate(records) for part in _parts(record)]
-    found: list[list[Evidence]] = [[] for _ in records]
+    evidence: list[list[Evidence]] = [[] for _ in records]
     for at in range(0, len(jobs), _CHUNK):
         chunk = jobs[at : at + _CHUNK]
         left = scorer.score([part.record for _, part in chunk]).probabilities
         for (k, part), row in zip(chunk, left, strict=True):
             weight = float(whole[k, verdicts[k]] - row[verdicts[k]])
             if weight > 0:
-                found[k].append(Evidence(_frame(records[k], metas[k], part.packet), part.field, weight))
-    return [tuple(sorted(items, key=lambda e: (-e.weight, e.frame, e.field))[:top]) for items in found]
+                evidence[k].append(Evidence(_frame(records[k], metas[k], part.packet), part.field, weight))
+    return [tuple(sorted(items, key=lambda e: (-e.weight, e.frame, e.field))[:top]) for items in evidence]
 
 
 def _frame(record: Record, meta: FlowMeta, packet: int) -> int:

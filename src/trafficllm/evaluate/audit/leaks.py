@@ -142,22 +142,22 @@ def _overlaps(rows: AuditRows, judged: str) -> list[Finding]:
     pairs = elsewhere([session_key(m) for m in rows.meta], rows.groups, times, HOUR)
     sessions = [[j for j in others if tuples[i] is None or tuples[j] != tuples[i]] for i, others in enumerate(pairs)]
     copies = elsewhere(list(rows.content), rows.groups, times, None)
-    found = [
+    findings = [
         _overlap("same_flow", "5-tuple", _telling(flows, rows.y, agree=0.75), rows, judged),
         _overlap("same_session", "host pair", _telling(sessions, rows.y, chance=0.01), rows, judged),
         _duplicate(copies, rows, judged),
     ]
-    return [finding for finding in found if finding]
+    return [finding for finding in findings if finding]
 
 
 def _duplicate(copies: Sequence[Sequence[int]], rows: AuditRows, judged: str) -> Finding | None:
     """Copies in other groups, and those that the build left out for being copies of another part."""
-    found = _overlap("duplicate", "masked content", copies, rows, judged)
+    overlap = _overlap("duplicate", "masked content", copies, rows, judged)
     if not rows.copies:
-        return found
+        return overlap
     here = sum(bool(others) for others in copies)
     score = (here + rows.copies) / (rows.copies + len(rows.y))
-    return Finding("duplicate", "masked content", score, "split", found is None or found.hidden)
+    return Finding("duplicate", "masked content", score, "split", overlap is None or overlap.hidden)
 
 
 def _first(values: Sequence[int], dirs: Sequence[int], direction: int) -> int | None:
@@ -195,9 +195,9 @@ def mark_columns(rows: AuditRows) -> dict[str, dict[str, Sequence[Hashable]]]:
         "truncation": {"payload": [_short(r) for r in rows.raw]},
     }
     for name, values in rows.marks.items():
-        known: list[Hashable] = [None if np.isnan(v) else float(v) for v in values]
-        if any(v is not None for v in known):
-            columns[KIND_OF[name]][name] = known
+        cells: list[Hashable] = [None if np.isnan(v) else float(v) for v in values]
+        if any(v is not None for v in cells):
+            columns[KIND_OF[name]][name] = cells
     return columns
 
 
@@ -216,9 +216,9 @@ def questions(rows: AuditRows) -> dict[str, Sequence[str]]:
     return {"label": rows.y, **({"umbrella": [str(a) for a in answers]} if whole else {})}
 
 
-def _mark_finding(kind: str, fields: Mapping[str, Sequence[Hashable]], asked: Sequence[probes.Question], hidden: bool) -> Finding | None:
+def _mark_finding(kind: str, fields: Mapping[str, Sequence[Hashable]], to_ask: Sequence[probes.Question], hidden: bool) -> Finding | None:
     best: tuple[float, Finding] | None = None
-    for question in asked:
+    for question in to_ask:
         for name, values in fields.items():
             score, sure, chance = question.ask(codes(values))
             excess = (score - chance) / (1 - chance)
@@ -231,8 +231,8 @@ def _mark_finding(kind: str, fields: Mapping[str, Sequence[Hashable]], asked: Se
 def find(rows: AuditRows, *, judged: str = "test") -> tuple[list[Finding], list[str]]:
     """All findings, and the kinds that could not be checked because the captures are not at hand."""
     columns = mark_columns(rows)
-    asked = [probes.Question.of(name, y, rows.groups) for name, y in questions(rows).items()]
-    marks = [_mark_finding(kind, fields, asked, kind in _NEVER_SHOWN or kind in rows.masked_fields) for kind, fields in columns.items()]
-    found = [*_overlaps(rows, judged), *(finding for finding in marks if finding)]
+    to_ask = [probes.Question.of(name, y, rows.groups) for name, y in questions(rows).items()]
+    marks = [_mark_finding(kind, fields, to_ask, kind in _NEVER_SHOWN or kind in rows.masked_fields) for kind, fields in columns.items()]
+    findings = [*_overlaps(rows, judged), *(finding for finding in marks if finding)]
     unchecked = [kind for kind, fields in columns.items() if not fields]
-    return sorted(found, key=lambda f: KINDS.index(f.kind)), unchecked
+    return sorted(findings, key=lambda f: KINDS.index(f.kind)), unchecked

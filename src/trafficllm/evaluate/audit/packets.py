@@ -57,17 +57,17 @@ def packet_rows(rows: AuditRows, packets: Drawn, *, raw: bool) -> F64:
         return X
     flows, at = np.unique(packets.flow, return_inverse=True)
     marks = [np.nan_to_num(column[flows], nan=-1.0) for column in rows.marks.values()]
-    known = identifiers([rows.raw[i] for i in flows], [rows.meta[i] for i in flows])
-    return np.hstack([X, np.column_stack([known, *marks])[at]])
+    columns = identifiers([rows.raw[i] for i in flows], [rows.meta[i] for i in flows])
+    return np.hstack([X, np.column_stack([columns, *marks])[at]])
 
 
-def _answers(X: F64, y: I64, asked: F64, *, seed: int, threads: int) -> I64:
+def _answers(X: F64, y: I64, X_test: F64, *, seed: int, threads: int) -> I64:
     from sklearn.ensemble import RandomForestClassifier
 
-    if not len(X) or not len(asked):
+    if not len(X) or not len(X_test):
         return np.zeros(0, dtype=np.int64)
     forest = RandomForestClassifier(n_estimators=_TREES, n_jobs=threads, random_state=seed)
-    return np.asarray(forest.fit(X, y).predict(asked), dtype=np.int64)
+    return np.asarray(forest.fit(X, y).predict(X_test), dtype=np.int64)
 
 
 def side_by_side(
@@ -87,8 +87,8 @@ def side_by_side(
         counts = np.array(count, dtype=np.int64)
         for name, random in zip(names, (True, False), strict=True):
             train, test = _sides(counts, rows, judged, random, np.random.default_rng(seed))
-            known, asked = (packet_rows(rows, side, raw=raw) for side in (train, test))
-            answer = [labels[k] for k in _answers(known, y[train.flow], asked, seed=seed, threads=threads)]
+            X, X_test = (packet_rows(rows, side, raw=raw) for side in (train, test))
+            answer = [labels[k] for k in _answers(X, y[train.flow], X_test, seed=seed, threads=threads)]
             how = "packet at random" if random else split
             out[name] = judge(test.flow[: len(answer)].tolist(), answer, how, "raw" if raw else profile)
     return out

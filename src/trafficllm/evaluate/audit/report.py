@@ -120,13 +120,13 @@ def field_table(rows: AuditRows) -> list[AuditField]:
 
     `hidden`: the masks of this data set keep it from a model.
     """
-    asked = {name: probes.Question.of(name, y, rows.groups) for name, y in questions(rows).items()}
+    by_name = {name: probes.Question.of(name, y, rows.groups) for name, y in questions(rows).items()}
     columns = {f"{kind}: {name}": values for kind, fields in mark_columns(rows).items() for name, values in fields.items()}
     every = {name: codes(values) for name, values in columns.items()}
     if rows.raw and rows.raw[0].kind in ("flow", "packet"):
-        known, names = identifiers(rows.raw, rows.meta), identifier_names()
-        every |= {name: known[:, names.index(name)] for name in names if name.startswith(("port", "window"))}
-    told = {name: {question: asked[question].ask(column)[0] for question in asked} for name, column in every.items()}
+        marks, names = identifiers(rows.raw, rows.meta), identifier_names()
+        every |= {name: marks[:, names.index(name)] for name in names if name.startswith(("port", "window"))}
+    told = {name: {question: by_name[question].ask(column)[0] for question in by_name} for name, column in every.items()}
     out = [
         AuditField(
             field=name,

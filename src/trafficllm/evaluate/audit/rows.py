@@ -71,13 +71,13 @@ def capped(rows: AuditRows, idx: Sequence[int], most: int, *, per_class: bool) -
         copies[rows.content[i]] += 1
     order.sort(key=lambda i: number[i])
     cap = _cap(Counter(rows.y[i] for i in idx), most)
-    kept: list[int] = []
+    drawn: list[int] = []
     taken: Counter[str] = Counter()
     for i in order:
         if taken[rows.y[i]] < cap:
             taken[rows.y[i]] += 1
-            kept.append(i)
-    return sorted(kept), cap
+            drawn.append(i)
+    return sorted(drawn), cap
 
 
 def _cap(counts: Counter[str], most: int) -> int:
@@ -124,4 +124,4 @@ def _crossing(keys: Sequence[str], parts: Sequence[str]) -> int:
     for key, part in zip(keys, parts, strict=True):
         if key and part != "dropped":
             sides[key].add(part)
-    return sum(len(found) > 1 for found in sides.values())
+    return sum(len(sides_of_key) > 1 for sides_of_key in sides.values())

@@ -22,11 +22,11 @@ _GAP = 0.1
 def finding_line(finding: AuditFinding) -> str:
     """One finding in words."""
     if finding.question == "split":
-        kept = "the split keeps them apart" if finding.hidden else "and on both sides of the split"
-        return f"{WORDS[finding.kind]} ({finding.score:.1%} of flows), {kept}"
-    asked = "the umbrella question" if finding.question == "umbrella" else "the label"
-    kept = "hidden by the masks" if finding.hidden else "and the masks do not hide it"
-    return f"{WORDS[finding.kind]} ({finding.field}: macro-F1 {finding.score:.2f} on {asked}), {kept}"
+        remark = "the split keeps them apart" if finding.hidden else "and on both sides of the split"
+        return f"{WORDS[finding.kind]} ({finding.score:.1%} of flows), {remark}"
+    question = "the umbrella question" if finding.question == "umbrella" else "the label"
+    remark = "hidden by the masks" if finding.hidden else "and the masks do not hide it"
+    return f"{WORDS[finding.kind]} ({finding.field}: macro-F1 {finding.score:.2f} on {question}), {remark}"
 
 
 def _packets(report: AuditFacts) -> str:

@@ -117,8 +117,8 @@ def sizes_times(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64
     blocks = [_padded((sizes for sizes, _ in series), width, n), _padded((gaps for _, gaps in series), width, n)]
     totals = _stack([_totals(r) for r in shown], len(_TOTALS))
     if _is(records, "cells"):
-        found = _stack([features_cells.columns(r, ABSENT) for r in shown], len(features_cells.NAMES))
-        return np.hstack([*blocks, totals, found])
+        cells = _stack([features_cells.columns(r, ABSENT) for r in shown], len(features_cells.NAMES))
+        return np.hstack([*blocks, totals, cells])
     lengths = _stack([_text_lengths(r) for r in shown], len(_TEXT))
     return np.hstack([*blocks, _padded((r.flags for r in shown), width, n), totals, lengths])
 

@@ -54,9 +54,9 @@ class Scale:
         return np.asarray((np.asarray(vectors, dtype=np.float64) - self.mean) / self.spread)
 
 
-def nearest(known: Vectors, vectors: Vectors, k: int = 5) -> tuple[I64, F64]:
+def nearest(bank: Vectors, vectors: Vectors, k: int = 5) -> tuple[I64, F64]:
     """Rows of the k nearest known vectors [n, k] and their cosine similarity, nearest first."""
-    a, b = unit(known), unit(vectors)
+    a, b = unit(bank), unit(vectors)
     k = min(k, len(a))
     places, near = np.zeros((len(b), k), dtype=np.int64), np.zeros((len(b), k))
     for start in range(0, len(b), _BLOCK):
@@ -70,36 +70,36 @@ def nearest(known: Vectors, vectors: Vectors, k: int = 5) -> tuple[I64, F64]:
 Probe = Callable[[F64, I64, F64, int, float], F64]
 
 
-def _vote(train: F64, y: I64, asked: F64, width: int, k: float) -> F64:
+def _vote(train: F64, y: I64, judged: F64, width: int, k: float) -> F64:
     """Shares of the labels among the k nearest, weighted by similarity."""
-    places, near = nearest(train.astype(np.float32), asked.astype(np.float32), int(k))
+    places, near = nearest(train.astype(np.float32), judged.astype(np.float32), int(k))
     weight = np.maximum(near, 0.0) + 1e-6
-    out = np.zeros((len(asked), width))
+    out = np.zeros((len(judged), width))
     for column in range(places.shape[1]):
-        np.add.at(out, (np.arange(len(asked)), y[places[:, column]]), weight[:, column])
+        np.add.at(out, (np.arange(len(judged)), y[places[:, column]]), weight[:, column])
     return np.asarray(out / out.sum(axis=1, keepdims=True))
 
 
-def _linear(train: F64, y: I64, asked: F64, width: int, strength: float) -> F64:
+def _linear(train: F64, y: I64, judged: F64, width: int, strength: float) -> F64:
     """Logistic regression, classes weighed alike."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    out = np.zeros((len(asked), width))
+    out = np.zeros((len(judged), width))
     if len(np.unique(y)) < 2:
         out[:, y[0]] = 1.0
         return out
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=strength, max_iter=200, class_weight="balanced").fit(train, y)
-    out[:, model.classes_] = model.predict_proba(asked)
+    out[:, model.classes_] = model.predict_proba(judged)
     return out
 
 
 PROBES: dict[str, tuple[Probe, tuple[float, ...]]] = {"frozen_knn": (_vote, NEIGHBOURS), "frozen_linear": (_linear, STRENGTHS)}
 
 
-def probe(name: str, labels: Sequence[str], train: Side, val: Side | None, asked: Vectors) -> tuple[F64, float]:
+def probe(name: str, labels: Sequence[str], train: Side, val: Side | None, judged: Vectors) -> tuple[F64, float]:
     """Label probabilities [n, labels] of the vectors asked for, and the setting that validation chose; without validation, two-fold
     cross-validation on the training rows chooses."""
     ask, settings = PROBES[name]
@@ -111,11 +111,11 @@ def probe(name: str, labels: Sequence[str], train: Side, val: Side | None, asked
         sides = [(X[h::2], y[h::2], X[1 - h :: 2], y[1 - h :: 2]) for h in (0, 1) if len(y) > 1]
 
     def score(setting: float) -> float:
-        found = [macro_f1_of_indices(truth, ask(a, b, seen, width, setting).argmax(axis=1), width) for a, b, seen, truth in sides]
-        return float(np.mean(found)) if found else 0.0
+        scores = [macro_f1_of_indices(truth, ask(a, b, seen, width, setting).argmax(axis=1), width) for a, b, seen, truth in sides]
+        return float(np.mean(scores)) if scores else 0.0
 
     best = max(settings, key=score)
-    return ask(X, y, scale(asked), width, best), float(best)
+    return ask(X, y, scale(judged), width, best), float(best)
 
 
 def flat(vectors: Vectors, *, seed: int = 0) -> tuple[F64, str]:

@@ -193,9 +193,9 @@ def fit_booster(data: Data, view: str, params: Mapping[str, Any]) -> Model:
     code = np.full(width + 1, -1)
     code[classes] = np.arange(len(classes))
     y_val = code[data.truth("val")]
-    known = y_val >= 0
+    labelled = y_val >= 0
     train = lightgbm.Dataset(data.matrix("train", view), code[y], weight=_weights(code[y], params["balanced"]))
-    watched = [lightgbm.Dataset(data.matrix("val", view)[known], y_val[known], reference=train)] if known.any() else []
+    watched = [lightgbm.Dataset(data.matrix("val", view)[labelled], y_val[labelled], reference=train)] if labelled.any() else []
     stop = [lightgbm.early_stopping(20, verbose=False)] if watched else []
     booster = lightgbm.train(
         _booster_params(data, params, len(classes)), train, num_boost_round=params["rounds"], valid_sets=watched, callbacks=stop

@@ -88,23 +88,23 @@ def fold_of(y: Sequence[str], groups: Sequence[str]) -> I64:
     return np.array([i % FOLDS if label in alone else fold[group] for i, (label, group) in enumerate(zip(y, groups, strict=True))])
 
 
-def _by_value(train: F64, y: I64, asked: F64, classes: int) -> I64:
+def _by_value(train: F64, y: I64, judged: F64, classes: int) -> I64:
     """The commonest class of each exact value; an unknown value answers with the commonest of all."""
     table, place = np.unique(train, return_inverse=True)
     counts = np.bincount(place * classes + y, minlength=len(table) * classes).reshape(-1, classes)
-    at = np.minimum(np.searchsorted(table, asked), len(table) - 1)
-    answer = np.where(table[at] == asked, counts[at].argmax(axis=1), counts.sum(axis=0).argmax())
+    at = np.minimum(np.searchsorted(table, judged), len(table) - 1)
+    answer = np.where(table[at] == judged, counts[at].argmax(axis=1), counts.sum(axis=0).argmax())
     return np.asarray(answer, dtype=np.int64)
 
 
-def by_accident(right: int, asked: int, chance: float) -> float:
-    """Probability of `right` or more right answers out of `asked`, each right by `chance`: the binomial tail."""
-    if not 0.0 < chance < 1.0 or not asked:
+def by_accident(right: int, total: int, chance: float) -> float:
+    """Probability of `right` or more right answers out of `total`, each right by `chance`: the binomial tail."""
+    if not 0.0 < chance < 1.0 or not total:
         return 1.0
-    whole = math.lgamma(asked + 1)
+    whole = math.lgamma(total + 1)
     logs = (
-        whole - math.lgamma(k + 1) - math.lgamma(asked - k + 1) + k * math.log(chance) + (asked - k) * math.log(1 - chance)
-        for k in range(right, asked + 1)
+        whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * math.log(chance) + (total - k) * math.log(1 - chance)
+        for k in range(right, total + 1)
     )
     return min(sum(math.exp(value) for value in logs), 1.0)
 
@@ -131,16 +131,16 @@ class Question:
         By exact value or by bins, whichever is better. Rows without a value (NaN) are not asked: what is missing may be due to
         another mark. Chance is the better of a coin and of always answering the commonest. All 0 where nothing can be asked.
         """
-        known = np.flatnonzero(~np.isnan(column))
-        if len(known) < LEAST_KNOWN * len(column) or len(np.unique(column[known])) < 2 or len(np.unique(self.y[known])) < 2:
+        filled = np.flatnonzero(~np.isnan(column))
+        if len(filled) < LEAST_KNOWN * len(column) or len(np.unique(column[filled])) < 2 or len(np.unique(self.y[filled])) < 2:
             return 0.0, 0.0, 0.0
-        values, y, fold = column[known], self.y[known], self.fold[known]
+        values, y, fold = column[filled], self.y[filled], self.fold[filled]
         exact, binned = np.full_like(y, -1), np.full_like(y, -1)
         for k in range(FOLDS):
-            train, asked = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-            if len(train) and len(asked):
-                exact[asked] = _by_value(values[train], y[train], values[asked], self.classes)
-                binned[asked] = fit_field(values[train, None], y[train], 0, self.classes).predict(values[asked, None])
+            train, judged = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+            if len(train) and len(judged):
+                exact[judged] = _by_value(values[train], y[train], values[judged], self.classes)
+                binned[judged] = fit_field(values[train, None], y[train], 0, self.classes).predict(values[judged, None])
         told = [(macro_f1_of_indices(y, g, self.classes), above_chance(y, g, self.classes)) for g in (exact, binned) if (g >= 0).all()]
         common = np.full(len(y), np.bincount(y).argmax())
         chance = min(max(macro_f1_of_indices(y, common, self.classes), 1.0 / len(np.unique(y))), 0.99)

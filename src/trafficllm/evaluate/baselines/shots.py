@@ -45,14 +45,14 @@ def _pick(part: Part, rows: Sequence[int]) -> Part:
     return dataclasses.replace(part, records=[part.records[k] for k in rows], y=[part.y[k] for k in rows], raw=(), meta=())
 
 
-def trees(name: str, train: Part, asked: Part, labels: Sequence[str], *, seed: int = 0, threads: int = 1) -> F64:
+def trees(name: str, train: Part, judged: Part, labels: Sequence[str], *, seed: int = 0, threads: int = 1) -> F64:
     """Label probabilities [n, labels] of LightGBM or a random forest learnt from a few rows.
 
     LightGBM's columns and leaves are chosen by two-fold cross-validation on the shots alone; then it learns from all of them.
     """
     if name == "random_forest":
         data = Data(tuple(labels), train, Part((), ()), seed=seed, threads=threads)
-        return fit_forest(data, "all", _FOREST)(VIEWS["all"](asked))
+        return fit_forest(data, "all", _FOREST)(VIEWS["all"](judged))
     halves = [[k for k in range(len(train.y)) if k % 2 == side] for side in (0, 1)]
     parts = [_pick(train, rows) for rows in halves]
     sides = [Data(tuple(labels), own, other, seed=seed, threads=threads) for own, other in (parts, parts[::-1])]
@@ -63,7 +63,7 @@ def trees(name: str, train: Part, asked: Part, labels: Sequence[str], *, seed: i
             if score > most:
                 best, most = (view, leaves), score
     data = Data(tuple(labels), train, Part((), ()), seed=seed, threads=threads)
-    return fit_booster(data, *best)(VIEWS[best[0]](asked))
+    return fit_booster(data, *best)(VIEWS[best[0]](judged))
 
 
 def _score(data: Data, view: str, params: Mapping[str, Any]) -> float:

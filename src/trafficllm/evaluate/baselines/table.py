@@ -133,8 +133,8 @@ def _search(data: Data, candidates: Sequence[Candidate]) -> tuple[str, Model, di
         if best is None or score > best[0]:
             best = (score, candidate, model)
     assert best is not None
-    score, chosen, model = best
-    return chosen.view, model, {**chosen.params, "features": chosen.view, "validation": score, "tried": tried}
+    score, best_try, model = best
+    return best_try.view, model, {**best_try.params, "features": best_try.view, "validation": score, "tried": tried}
 
 
 def _views(data: Data) -> tuple[str, ...]:

@@ -213,8 +213,8 @@ def _content(record: Record) -> tuple[object, ...]:
 
 def copy_share(records: Sequence[Record], train: Sequence[Record]) -> float:
     """Share of `records` whose packets and shown payload equal a training flow's; compare with held-out real flows."""
-    known = set(map(_content, train))
-    return sum(_content(record) in known for record in records) / len(records)
+    contents = set(map(_content, train))
+    return sum(_content(record) in contents for record in records) / len(records)
 
 
 def nearest(records: Sequence[Record], train: Sequence[Record]) -> float:

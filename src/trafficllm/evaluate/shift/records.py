@@ -124,7 +124,7 @@ def field_dropout(share: float = 0.15, seed: int = 0) -> Shift:
         for name in _COLUMNS[1:]:
             gone = rng.random(len(record.dirs)) < share
             columns[name] = [-1 if out else v for v, out in zip(columns[name], gone, strict=True)]
-        kept = {name: value for name, value in sorted(record.facts.fields.items()) if rng.random() >= share}
+        shown = {name: value for name, value in sorted(record.facts.fields.items()) if rng.random() >= share}
         service = record.facts.service if rng.random() >= share else ""
         runs = [
             Span(d, at, at + 8, "dropout")
@@ -132,7 +132,7 @@ def field_dropout(share: float = 0.15, seed: int = 0) -> Shift:
             for at in range(0, len(record.payload[d]) or len(record.text), 8)
             if (d == ORIG or not record.text) and rng.random() < share
         ]
-        facts = Facts(service, kept, record.facts.spans)
+        facts = Facts(service, shown, record.facts.spans)
         return dataclasses.replace(_with_columns(record, columns), facts=facts, hidden=(*record.hidden, *runs))
 
     return seeded(change, seed)

@@ -210,7 +210,7 @@ def read_again(frames: Sequence[Sequence[Framed]], options: FlowOptions | None =
             best = out[slot]
             if best is None or meta.packets > best[0]:
                 out[slot] = (meta.packets, record)
-    return [found and found[1] for found in out]
+    return [pair and pair[1] for pair in out]
 
 
 def _read(path: Path, options: FlowOptions | None) -> Iterable[tuple[Record, FlowMeta]]:

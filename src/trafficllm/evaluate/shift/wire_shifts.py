@@ -60,8 +60,8 @@ def loss(share: float = 0.05) -> Change:
     """Each packet lost before the capture point with probability `share`; one always stays."""
 
     def change(flow: Flow, rng: np.random.Generator) -> Flow:
-        kept = [packet for packet, gone in zip(flow, rng.random(len(flow)) < share, strict=True) if not gone]
-        return kept or flow[:1]
+        left = [packet for packet, gone in zip(flow, rng.random(len(flow)) < share, strict=True) if not gone]
+        return left or flow[:1]
 
     return change
 
@@ -178,8 +178,8 @@ def forged(flow: Flow, rng: np.random.Generator) -> Flow:
             for side, at in ((own, packet.l4), (other, packet.l4 + 2)):
                 old = _word(packet.ip, at)
                 if (side, old) not in ports:
-                    kept = old if servers[int(packet.proto == _UDP), old] else 0
-                    ports[side, old] = kept or _port(old, servers[int(packet.proto == _UDP)], rng)
+                    left = old if servers[int(packet.proto == _UDP), old] else 0
+                    ports[side, old] = left or _port(old, servers[int(packet.proto == _UDP)], rng)
                 _put(ip, at, ports[side, old].to_bytes(2, "big"))
         if packet.proto == _TCP and packet.l4 >= 0:
             _forge_tcp(ip, packet, (seq[own], seq[other]), (stamp[own], stamp[other]), scale)

@@ -110,9 +110,9 @@ class Engine:
 
     def _read(self, name: str, folder: Path) -> None:
         """Keep the readout of a checked folder, where it has one: an adapter's, or that of a checkpoint an adapter was merged into."""
-        found = Readout.load(folder)
-        if found is not None:
-            self._readouts[name] = found.on(self.device)
+        readout = Readout.load(folder)
+        if readout is not None:
+            self._readouts[name] = readout.on(self.device)
 
     def remove_adapter(self, name: str) -> None:
         """Drop a resident adapter; unknown names are ignored."""

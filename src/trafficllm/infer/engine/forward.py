@@ -45,15 +45,15 @@ def forward_at(
     nobody asks for. `mask` is boolean, True where a token may look. With `pool` [rows, length], the sum of all positions' hidden states
     weighted by it stands behind the k hidden states; with `layers` too, their states are pooled by it for a readout.
     """
-    kept: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
     sums: list[torch.Tensor] = []
 
     def gather(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         index = at.to(args[0].device)[:, :, None].expand(-1, -1, args[0].shape[-1])
-        kept.append(args[0].gather(1, index))
+        states.append(args[0].gather(1, index))
         if pool is not None:
             sums.append(torch.einsum("rlw,rl->rw", args[0], pool.to(args[0]))[:, None])
-        return (kept[-1], *args[1:])
+        return (states[-1], *args[1:])
 
     extra: dict[str, Any] = {}
     if mask is not None:
@@ -68,7 +68,7 @@ def forward_at(
             out = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, output_hidden_states=bool(layers), **extra)
     finally:
         handle.remove()
-    hidden = torch.cat([kept[0], *sums], 1)
+    hidden = torch.cat([states[0], *sums], 1)
     features = readout.pool(out.hidden_states, layers, pool.to(hidden)) if layers and pool is not None else None
     if columns is not None and out.logits.shape[-1] != len(columns):
         return Seen(out.logits[..., columns], hidden, features)

@@ -47,8 +47,8 @@ class Pooled:
         engine = self.scorer.engine
         with engine.using(self.scorer.adapter) as model:
             layers = readout.layers_of(model)
-            found = readout.features_of(model, ids, layers, self.scorer.prefix_length, batch_tokens=engine.batch_tokens)
-        return np.asarray(found.numpy(), dtype=np.float32)
+            features = readout.features_of(model, ids, layers, self.scorer.prefix_length, batch_tokens=engine.batch_tokens)
+        return np.asarray(features.numpy(), dtype=np.float32)
 
     def _means(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
         engine, skip = self.scorer.engine, self.scorer.prefix_length
@@ -65,10 +65,10 @@ class Pooled:
 
 def last_states(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """What the output matrix would see at every position, [rows, tokens, width]; one position only is multiplied with it."""
-    kept: list[torch.Tensor] = []
+    states: list[torch.Tensor] = []
 
     def keep(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        kept.append(args[0])
+        states.append(args[0])
         return (args[0][:, :1], *args[1:])
 
     handle = model.get_output_embeddings().register_forward_pre_hook(keep)
@@ -76,4 +76,4 @@ def last_states(model: Any, tokens: torch.Tensor) -> torch.Tensor:
         model(input_ids=tokens, use_cache=False)
     finally:
         handle.remove()
-    return kept[0]
+    return states[0]

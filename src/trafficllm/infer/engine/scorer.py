@@ -54,8 +54,8 @@ class LLMScorer:
 
     def ids(self, records: Sequence[Record]) -> list[list[int]]:
         """Prompt token ids of masked records."""
-        asked = [prompts.detection(self.task, record, self.codec) for record in records]
-        return self.engine.encoder.prompts(asked) if asked else []
+        questions = [prompts.detection(self.task, record, self.codec) for record in records]
+        return self.engine.encoder.prompts(questions) if questions else []
 
     @property
     def prefix_length(self) -> int:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 BATCH_FLOWS = 128
 """Flows written side by side: a step's fixed cost (Python, small matrices) is shared by so many."""
-MAX_TOKENS = 640
-"""Above the longest record of the default codec (385 units), so the grammar ends a record, never this limit."""
 _COMPACT = 0.25
 """Share of finished rows at which the batch is made smaller: every time costs a copy of the cache."""
 _CROP = 64
@@ -180,23 +178,23 @@ class Generator:
     def _choose(self, batch: list[_Row], logits: torch.Tensor, temperature: float) -> list[int]:
         """One allowed token a row, and the rows' new states; a finished row repeats its last token."""
         chances = np.asarray([0.0 if row.done else row.chance.random() for row in batch])
-        chosen: list[int] = self.columns[_draw(logits, chances, temperature)].tolist()
+        next_tokens: list[int] = self.columns[_draw(logits, chances, temperature)].tolist()
         for k, row in enumerate(batch):
             if row.done:
-                chosen[k] = row.tokens[-1]
+                next_tokens[k] = row.tokens[-1]
                 continue
             if row.head:
-                chosen[k] = row.head.pop()
-            state = row.mask.step(row.state, chosen[k])
+                next_tokens[k] = row.head.pop()
+            state = row.mask.step(row.state, next_tokens[k])
             if state is None:
-                steered = self.mask.step(row.state, chosen[k]) is not None
+                steered = self.mask.step(row.state, next_tokens[k]) is not None
                 self.prevented["whole" if steered else str(row.state[0])] += 1
-                chosen[k], state = self._again(row, logits[k], temperature)
-            row.state, row.mask = state, row.mask.after(chosen[k])
-            row.tokens.append(chosen[k])
+                next_tokens[k], state = self._again(row, logits[k], temperature)
+            row.state, row.mask = state, row.mask.after(next_tokens[k])
+            row.tokens.append(next_tokens[k])
             row.done = row.mask.grammar.accepts(state)
             self.sampled += 1
-        return chosen
+        return next_tokens
 
     def _again(self, row: _Row, logits: torch.Tensor, temperature: float) -> tuple[int, State]:
         """A token among those that may follow."""

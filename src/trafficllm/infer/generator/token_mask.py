@@ -42,9 +42,9 @@ class TokenMask:
     """
 
     def __init__(self, vocabulary: Mapping[str, int], grammar: Grammar) -> None:
-        known = frozenset(units.UNITS)
-        self.surfaces = {token: text for text, token in vocabulary.items() if text and known.issuperset(text)}
-        missing = len(known - set(self.surfaces.values()))
+        units_of_codec = frozenset(units.UNITS)
+        self.surfaces = {token: text for text, token in vocabulary.items() if text and units_of_codec.issuperset(text)}
+        missing = len(units_of_codec - set(self.surfaces.values()))
         if missing:
             raise ArtifactError(
                 "artifact.tokenizer",

@@ -54,13 +54,13 @@ def glossary() -> Mapping[str, Sequence[tuple[str, str]]]:
     import tomllib
 
     text = resources.files("trafficllm").joinpath("data", "routing", GLOSSARY).read_text(encoding="utf-8")
-    found: dict[str, dict[str, str]] = {}
+    terms_by_begin: dict[str, dict[str, str]] = {}
     for table in tomllib.loads(text).values():
         for english, terms in table.items():
             for term in terms.split("|"):
                 plain = unicodedata.normalize("NFKC", term).lower()
-                found.setdefault(plain[:2], {}).setdefault(plain, english)
-    return {begin: sorted(terms.items(), key=lambda pair: (-len(pair[0]), pair)) for begin, terms in found.items()}
+                terms_by_begin.setdefault(plain[:2], {}).setdefault(plain, english)
+    return {begin: sorted(terms.items(), key=lambda pair: (-len(pair[0]), pair)) for begin, terms in terms_by_begin.items()}
 
 
 def in_english(text: str) -> str:
@@ -125,7 +125,7 @@ def phrases(text: str) -> dict[str, tuple[Keys, NDArray[np.int64]]]:
     whole = f"{plain} | {said}" if said else plain
     out = {}
     for kind in KINDS:
-        found = _KINDS[kind](whole)
-        keys = np.concatenate(found) if found else np.zeros(0, np.uint64)
+        terms_by_begin = _KINDS[kind](whole)
+        keys = np.concatenate(terms_by_begin) if terms_by_begin else np.zeros(0, np.uint64)
         out[kind] = np.unique(((keys * _MIX) >> _HALF).astype(np.uint32), return_counts=True)
     return out

@@ -22,7 +22,7 @@ from trafficllm.records import prompts
 THRESHOLD = 0.3
 """A question that names two tasks splits its probability between them, three tasks at most leave .33 each. On training authors
 kept for validation, exact task sets: .577 at .2, .611 at .3, .625 at .4, where a third task can no longer be named."""
-HEARD = 2.0
+WORDING_WEIGHT = 2.0
 """How much the wording counts beside the LLM in the mean of log-odds. A choice: it is the better half on authors that neither has read,
 and none are left by whom a weight could be fitted, because the base has read all training authors (docs/tuning.md says what was known)."""
 SURE = 0.999
@@ -85,9 +85,9 @@ class Router:
         wording: Sequence[Wording] = (),
     ) -> Router:
         """A router as its version's manifest describes it: tasks (unless given), threshold and temperature."""
-        known = [name for name in manifest.get("labels", ()) if name != NONE] if tasks is None else tasks
+        names = [name for name in manifest.get("labels", ()) if name != NONE] if tasks is None else tasks
         settings = {key: manifest[key] for key in ("threshold", "temperature") if key in manifest}
-        return cls(engine, adapter, known, **settings, wording=wording)
+        return cls(engine, adapter, names, **settings, wording=wording)
 
     def route(self, text: str) -> Route:
         """The tasks one question asks for."""
@@ -95,7 +95,7 @@ class Router:
 
     def stream(self, texts: Iterable[str]) -> Iterator[Route]:
         """Routes of many questions, in order, a batch at a time."""
-        return (heard for _, heard in self.both(texts))
+        return (combined for _, combined in self.both(texts))
 
     def both(self, texts: Iterable[str]) -> Iterator[tuple[Route, Route]]:
         """As `stream`, each question's route by the model alone before the one that is answered; the same where no wording is heard."""
@@ -103,14 +103,14 @@ class Router:
         while chunk := list(islice(source, _CHUNK)):
             p = self.probabilities(chunk)
             alone = [self._choose(row) for row in p.tolist()]
-            yield from zip(alone, self.heard(p, chunk) if self.wording else alone, strict=True)
+            yield from zip(alone, self.combined(p, chunk) if self.wording else alone, strict=True)
 
     def probabilities(self, texts: Sequence[str]) -> F64:
         """The model's own answer: probability of each task and "none" [n, tasks + 1]; rows add up to 1."""
         from trafficllm.infer.calibration import apply
 
-        asked = [prompts.routing(text) for text in texts]
-        return apply(self.calibration, self.engine.score(asked, (*self.tasks, NONE), adapter=self.adapter).logits)
+        questions = [prompts.routing(text) for text in texts]
+        return apply(self.calibration, self.engine.score(questions, (*self.tasks, NONE), adapter=self.adapter).logits)
 
     def _choose(self, p: Sequence[float]) -> Route:
         *ours, none = p
@@ -120,12 +120,12 @@ class Router:
         # The likeliest task is always chosen: with many tasks even a clear question may stay below the threshold.
         return Route(tuple(pair for k, pair in enumerate(ranked) if k == 0 or pair[1] >= self.threshold), none)
 
-    def heard(self, p: F64, texts: Sequence[str]) -> list[Route]:
+    def combined(self, p: F64, texts: Sequence[str]) -> list[Route]:
         """The routes of `texts` by the model's probabilities `p` [n, tasks + 1] and the wording together; NaN where no model was asked."""
         z, several = self._opinion(texts)
         bounded = np.clip(p, 1 - SURE, SURE)
         model = np.log(bounded) - np.log1p(-bounded)
-        both = np.where(np.isnan(z), model, np.where(np.isnan(model), z, (model + HEARD * z) / (1 + HEARD)))
+        both = np.where(np.isnan(z), model, np.where(np.isnan(model), z, (model + WORDING_WEIGHT * z) / (1 + WORDING_WEIGHT)))
         further = (both >= FURTHER) & (several >= SEVERAL_FROM)[:, None]
         return [self._take(row, more) for row, more in zip(both.tolist(), further.tolist(), strict=True)]
 
@@ -153,7 +153,7 @@ class Router:
 
     def _take(self, log_odds: Sequence[float], further: Sequence[bool]) -> Route:
         *ours, none = (1 / (1 + float(np.exp(-value))) for value in log_odds)
-        ranked = sorted(zip(self.tasks, ours, further[:-1], strict=True), key=lambda found: (-found[1], found[0]))
+        ranked = sorted(zip(self.tasks, ours, further[:-1], strict=True), key=lambda ranked_task: (-ranked_task[1], ranked_task[0]))
         if not ranked or none >= ranked[0][1]:
             return Route((), none)
         return Route(tuple((name, p) for k, (name, p, more) in enumerate(ranked) if k == 0 or more), none)

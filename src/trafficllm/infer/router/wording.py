@@ -43,9 +43,9 @@ class Table:
     def place(self, keys: Keys, counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows of the phrases that are known, and the question's value at each: log-damped count x idf, of length 1 together."""
         at = np.minimum(np.searchsorted(self.keys, keys), max(len(self.keys) - 1, 0))
-        known = self.keys[at] == keys if len(self.keys) else np.zeros(len(keys), bool)
-        rows = at[known]
-        values = ((1 + np.log(counts[known])) * self.idf[rows]).astype(np.float32)
+        present = self.keys[at] == keys if len(self.keys) else np.zeros(len(keys), bool)
+        rows = at[present]
+        values = ((1 + np.log(counts[present])) * self.idf[rows]).astype(np.float32)
         norm = float(np.sqrt(np.square(values).sum()))
         return rows, values / np.float32(norm or 1.0)
 
@@ -111,10 +111,10 @@ def parse(weights: bytes, facts: bytes, where: str) -> Wording:
     from safetensors.numpy import load
 
     try:
-        told, found = json.loads(facts), load(weights)
+        told, tensors = json.loads(facts), load(weights)
         columns = tuple(told["columns"])
-        tables = {kind: _table(found, kind, len(columns)) for kind in KINDS}
-        bias = found["bias"].astype(np.float32)
+        tables = {kind: _table(tensors, kind, len(columns)) for kind in KINDS}
+        bias = tensors["bias"].astype(np.float32)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _broken(f"not what it says it is ({error})", where) from error
     if bias.shape != (len(columns),) or not np.isfinite(bias).all() or not all(isinstance(name, str) for name in columns):
@@ -122,8 +122,8 @@ def parse(weights: bytes, facts: bytes, where: str) -> Wording:
     return Wording(columns, tables, bias, told)
 
 
-def _table(found: Mapping[str, NDArray[Any]], kind: str, columns: int) -> Table:
-    keys, idf, weights, scale = (found[f"{kind}.{part}"] for part in ("keys", "idf", "weights", "scale"))
+def _table(tensors: Mapping[str, NDArray[Any]], kind: str, columns: int) -> Table:
+    keys, idf, weights, scale = (tensors[f"{kind}.{part}"] for part in ("keys", "idf", "weights", "scale"))
     shapes = (idf.shape, weights.shape, scale.shape) == (keys.shape, (len(keys), columns), (columns,))
     types = (keys.dtype, weights.dtype) == (np.dtype(np.uint32), np.dtype(np.int8))
     if keys.ndim != 1 or not shapes or not types:
