@@ -9,7 +9,7 @@ from trafficllm.capture.kernels import compiling
 from trafficllm.capture.kernels.decode import decode_frames
 
 REMEDY = """numba {version} no longer has what capture/kernels/pipeline.py uses ({error}).
-Nothing breaks: kernels compile by numba's own pipeline, which took 20 processor seconds where the short one took 12 (numba 0.61).
+Nothing breaks: kernels compile by numba's own pipeline, which took 20 processor seconds where the short one took 12 (numba 0.68.1).
 Measure the first call (`python bench/bench_start.py --kernels`): within 10 s without the file, delete it and this test; otherwise compare
 numba.core.typed_passes, compiler and codegen with the classes in the file, mend them, and see that tests/golden stay the same."""
 
