@@ -45,13 +45,14 @@ def ours(path: Path) -> Verdicts:
     packets = 0
     try:
         for frames in read_frames([path]):
-            rows = decode(frames, checksums=True).rows
             packets += len(frames)
-            bad = (rows["ip_sum"] == SUM_WRONG) | (rows["l4_sum"] == SUM_WRONG)
-            wrong.update(frames.number[bad].tolist())
-            judged = (rows["error"] > 2) | (rows["error"] == 1)
-            cut = (frames.caplen < frames.origlen) & np.isin(rows["error"], list(CUT))
-            malformed.update(frames.number[judged & ~cut].tolist())
+            for tunnels in (False, True):
+                rows = decode(frames, checksums=True, tunnels=tunnels).rows
+                bad = (rows["ip_sum"] == SUM_WRONG) | (rows["l4_sum"] == SUM_WRONG)
+                wrong.update(frames.number[bad].tolist())
+                judged = (rows["error"] > 2) | (rows["error"] == 1)
+                cut = (frames.caplen < frames.origlen) & np.isin(rows["error"], list(CUT))
+                malformed.update(frames.number[judged & ~cut].tolist())
     except TrafficLLMError:
         pass
     return packets, frozenset(wrong), frozenset(malformed)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from capture_samples import A, B, ethernet, ipv4, pcap, udp, write
+from capture_samples import A, B, ethernet, ipv4, pcap, tcp, udp, write
 from link_frames import AGGREGATE, DATA, FRAME, LINKS, NO_IP, NOT_TUNNELS, TUNNELS, X, gre, over
 
-from trafficllm.capture.fields.table import packet_rows
+from trafficllm.capture.check.captures import check
+from trafficllm.capture.checksum import internet
+from trafficllm.capture.fields.table import FIELDS, FRAME_FIELDS, packet_rows
 from trafficllm.capture.flows.assembly import FlowOptions, read_flows
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.packets import tunnel_names
+from trafficllm.core.errors import UsageError
 from trafficllm.core.types import CaptureCounts, FlowBatch
 
 ENDS = ("ip.src", "ip.dst", "udp.srcport", "udp.dstport")
@@ -95,6 +98,34 @@ def test_a_damaged_packet_in_a_tunnel_is_counted(tmp_path: Path) -> None:
     broken = b"\x44" + broken[1:]
     (batch,), counts = read(tmp_path, [ethernet(ipv4(4, broken, X, B)), over(4341, bytes(8) + broken)])
     assert (batch.proto.tolist(), counts.malformed) == ([4, 17], {"ip.header": 1})
+
+
+def test_the_check_looks_into_tunnels(tmp_path: Path) -> None:
+    segment = tcp(40000, 80, 1, 2, 0, b"no flag at all")
+    wrong = ipv4(6, segment)  # sums of zero
+    inside = [ipv4(4, wrong, X, B), ipv4(17, udp(50000, 9472, b"\x08" + bytes(7) + ethernet(wrong)), X, B)]
+    inside = [packet[:10] + internet(packet[:20]).to_bytes(2, "big") + packet[12:] for packet in inside]
+    path = write(tmp_path, pcap([(1.0 + i, ethernet(packet)) for i, packet in enumerate(inside)]))
+    report = check([path])
+    assert (report.bad_checksums, len(report.tcp_violations), report.malformed) == (1, 1, {})
+    report = check([path], vxlan_ports=(9472,))
+    assert (report.bad_checksums, len(report.tcp_violations)) == (2, 2)
+    broken = ipv4(4, b"\x44" + wrong[1:], X, B)
+    broken = broken[:10] + internet(broken[:20]).to_bytes(2, "big") + broken[12:]
+    report = check([write(tmp_path, pcap([(1.0, ethernet(broken))]))])
+    assert (report.malformed, report.bad_lengths, report.valid) == ({"ip.header": 1}, 1, False)
+
+
+def test_an_unknown_field_names_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, pcap([(1.0, FRAME)]))
+    for name, near in (("udp.sport", "udp.srcport"), ("IP.SRC", "ip.src"), ("sctp.vtag", "sctp.verification_tag")):
+        with pytest.raises(UsageError) as caught:
+            list(packet_rows([path], ("ip.src", name)))
+        assert f"did you mean {near}?" in str(caught.value.hint)
+    with pytest.raises(UsageError) as caught:
+        list(packet_rows([path], ("zzzzzzzz",)))
+    assert "did you mean" not in str(caught.value.hint)
+    assert len(list(packet_rows([path], (*FRAME_FIELDS, *FIELDS)))) == 1
 
 
 @pytest.mark.parametrize("name", [*LINKS, *TUNNELS])

@@ -18,6 +18,7 @@ from trafficllm.capture.files.read import read_frames
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.packets import ERRORS, SUM_WRONG, PacketBatch
+from trafficllm.capture.link.tunnels import VXLAN_PORTS
 
 LENGTHS = frozenset(("ip.length", "ip.header", "tcp.header", "udp.length"))
 """Malformations that are a wrong length field."""
@@ -41,25 +42,29 @@ class CheckReport:
     unchecked: int = 0
 
 
-def check(paths: Sequence[str | Path]) -> CheckReport:
+def check(paths: Sequence[str | Path], *, vxlan_ports: Sequence[int] = VXLAN_PORTS) -> CheckReport:
     """Validate captures; memory does not grow with their size.
 
-    Raises InputError for what is no capture. Example: `check(["out.pcap"]).valid`.
+    In a tunnel both packets are judged, the outermost and the one that flows come from (UDP ports `vxlan_ports` may be VXLAN); a
+    frame with a fault in either counts once for each kind of fault. Raises InputError for what is no capture. Example: `check(["out.pcap"]).valid`.
     """
     counts = CountsBuilder()
     kinds: Counter[str] = Counter()
     tcp = TcpCheck()
     wrong = short = unchecked = 0
     for frames in read_frames(paths, counts=counts):
-        packets = decode(frames, checksums=True)
+        outer = decode(frames, checksums=True)
+        inner = decode(frames, checksums=True, tunnels=True, vxlan_ports=vxlan_ports)
         cut = frames.caplen < frames.origlen
-        overlong = _overlong(packets, cut)
-        kinds.update(_malformed(packets, cut))
+        changed = (inner["tunnel"] != 0) | (inner["error"] != outer["error"])
+        overlong = _overlong(outer, cut)
+        kinds.update(_malformed(outer["error"], cut))
+        kinds.update(_malformed(np.where(changed, inner["error"], 0), cut))
         kinds.update({"ip.overlong": overlong} if overlong else {})
-        wrong += int(((packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)).sum())
-        short += overlong + int(np.isin(packets["error"], _LENGTH_CODES).sum())
+        wrong += int((_wrong(outer) | _wrong(inner)).sum())
+        short += overlong + int((np.isin(outer["error"], _LENGTH_CODES) | np.isin(inner["error"], _LENGTH_CODES)).sum())
         unchecked += int(cut.sum())
-        tcp.add(packets)
+        tcp.add(inner)
     found = counts.build()
     kinds.update(found.malformed)
     return CheckReport(
@@ -87,9 +92,13 @@ def _overlong(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> int:
     return int(((packets["error"] == 0) & (packets["l3"] >= 0) & ~cut & (end > packets.frames.origlen)).sum())
 
 
-def _malformed(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> dict[str, int]:
+def _wrong(packets: PacketBatch) -> npt.NDArray[np.bool_]:
+    """Packets with a wrong checksum."""
+    return (packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)
+
+
+def _malformed(errors: npt.NDArray[np.uint8], cut: npt.NDArray[np.bool_]) -> dict[str, int]:
     """Malformations by kind; what the snap length cut off or an unknown link type hides is not judged."""
-    errors = packets["error"]
     unjudged = (cut & np.isin(errors, _CUT_CODES)) | (errors == _UNKNOWN_LINK)
     counted = np.bincount(errors[~unjudged], minlength=len(ERRORS))
     return {ERRORS[code]: int(counted[code]) for code in range(1, len(ERRORS)) if counted[code]}

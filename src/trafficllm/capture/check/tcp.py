@@ -19,7 +19,7 @@ MAX_LISTED = 1000
 """Violations listed; further ones are only counted."""
 _FAR = 1 << 30
 """The largest window, 2**30 bytes (RFC 7323 section 2.3): no honest number is further off."""
-_COLUMNS = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport", "seq", "ack", "flags", "payload_len", "ip_version")
+_COLUMNS = ("src_hi", "src_lo", "dst_hi", "dst_lo", "sport", "dport", "seq", "ack", "flags", "payload_len", "ip_version", "tunnel")
 
 
 @dataclass(slots=True)
@@ -61,10 +61,10 @@ class TcpCheck:
         columns = [rows[name][picked].tolist() for name in _COLUMNS]
         places = zip(frames.source[picked].tolist(), frames.number[picked].tolist(), strict=True)
         for place, values in zip(places, zip(*columns, strict=True), strict=True):
-            *ends, seq, ack, flags, size, version = values
+            *ends, seq, ack, flags, size, version, chain = values
             one, other = (ends[0], ends[1], ends[4]), (ends[2], ends[3], ends[5])
             turned = one > other
-            key = (place[0], version, *(other + one if turned else one + other))
+            key = (place[0], version, chain, *(other + one if turned else one + other))
             sides = self._sides(key)
             for what in self._segment(sides[turned], sides[not turned], _Segment(seq, ack, flags, size)):
                 self._report(frames.files, place, what)

@@ -6,6 +6,7 @@ as tshark does. Formats are those of tshark 4.0.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -208,8 +209,10 @@ def packet_rows(
     """
     unknown = [name for name in fields if name not in FIELDS and name not in FRAME_FIELDS]
     if unknown:
-        known = " ".join((*FRAME_FIELDS, *FIELDS))
-        raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=f"known: {known}")
+        names = (*FRAME_FIELDS, *FIELDS)
+        near = difflib.get_close_matches(unknown[0].lower(), names, n=1, cutoff=0.5)
+        hint = (f"did you mean {near[0]}? " if near else "") + f"fields are: {' '.join(names)}"
+        raise UsageError("usage.field", f"unknown field {unknown[0]!r}", input=unknown[0], hint=hint)
     dissector = Dissector(vxlan_ports=vxlan_ports)
     began: int | None = None
     counts = CountsBuilder()

@@ -105,11 +105,19 @@ def failures(skipped: Skipped | None) -> list[Failure]:
     return [Failure(**error.as_dict()) for error in skipped.errors] if skipped is not None else []
 
 
-def packets(paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None) -> Iterator[tuple[str, ...]]:
+def packets(
+    paths: Sequence[str | Path], fields: Sequence[str], *, skipped: Skipped | None = None, config: Config | None = None
+) -> Iterator[tuple[str, ...]]:
     """A row a packet of tshark's fields in tshark's formats."""
     from trafficllm.capture.fields.table import packet_rows
 
-    return packet_rows(paths, tuple(fields), skipped=skipped)
+    return packet_rows(paths, tuple(fields), skipped=skipped, vxlan_ports=_vxlan_ports(config))
+
+
+def _vxlan_ports(config: Config | None) -> tuple[int, ...]:
+    from trafficllm.core.settings import FlowOptions
+
+    return (config.capture if config is not None else FlowOptions()).vxlan_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +175,12 @@ def _labelled(rows: Iterator[Any], batch: FlowBatch, labels: Labels) -> Iterator
         yield row
 
 
-def check(paths: Sequence[str | Path]) -> CaptureCheck:
+def check(paths: Sequence[str | Path], config: Config | None = None) -> CaptureCheck:
     """Are the packets valid: lengths, checksums, TCP state (contract: `capture check`)."""
     from trafficllm.capture.check.captures import check as check_captures
     from trafficllm.lifecycle.analyze.results import CaptureCheck
 
-    report = check_captures(paths)
+    report = check_captures(paths, vxlan_ports=_vxlan_ports(config))
     return CaptureCheck(**asdict(report) | {"malformed": dict(sorted(report.malformed.items()))})
 
 

@@ -66,8 +66,10 @@ def packets(
     fields: Annotated[str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")] = "",
     header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = False,
     strict: Strict = False,
+    config: Config = None,
 ) -> None:
     """A row a packet, in tshark's field names and formats."""
+    from trafficllm.core.settings import load_config
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.terminal.output import tell
 
@@ -75,7 +77,7 @@ def packets(
         raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint="tsv or csv")
     names = [name.strip() for name in fields.split(",") if name.strip()] or list(captures.PACKET_FIELDS)
     skipped = captures.skipping(tell)
-    rows = captures.packets(files, names, skipped=skipped)
+    rows = captures.packets(files, names, skipped=skipped, config=load_config(config))
     line = _tsv if form == "tsv" else _csv
     write = sys.stdout.write
     if header:
@@ -181,8 +183,10 @@ def check(
     files: Captures,
     as_json: Json = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 3 when a packet is not valid.")] = False,
+    config: Config = None,
 ) -> None:
-    """Check lengths, checksums and TCP state of every packet."""
+    """Check lengths, checksums and TCP state of every packet, in tunnels too."""
+    from trafficllm.core.settings import load_config
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.terminal.output import emit, show_pairs
 
