@@ -46,7 +46,8 @@ def check(paths: Sequence[str | Path], *, vxlan_ports: Sequence[int] = VXLAN_POR
     """Validate captures; memory does not grow with their size.
 
     In a tunnel both packets are judged, the outermost and the one that flows come from (UDP ports `vxlan_ports` may be VXLAN); a
-    frame with a fault in either counts once for each kind of fault. Raises InputError for what is no capture. Example: `check(["out.pcap"]).valid`.
+    frame with a fault in either counts once for each kind of fault. Raises InputError for what is no capture.
+    Example: `check(["out.pcap"]).valid`.
     """
     counts = CountsBuilder()
     kinds: Counter[str] = Counter()
@@ -94,7 +95,8 @@ def _overlong(packets: PacketBatch, cut: npt.NDArray[np.bool_]) -> int:
 
 def _wrong(packets: PacketBatch) -> npt.NDArray[np.bool_]:
     """Packets with a wrong checksum."""
-    return (packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)
+    wrong: npt.NDArray[np.bool_] = (packets["ip_sum"] == SUM_WRONG) | (packets["l4_sum"] == SUM_WRONG)
+    return wrong
 
 
 def _malformed(errors: npt.NDArray[np.uint8], cut: npt.NDArray[np.bool_]) -> dict[str, int]:

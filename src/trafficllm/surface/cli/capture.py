@@ -190,7 +190,7 @@ def check(
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.terminal.output import emit, show_pairs
 
-    result = captures.check(files)
+    result = captures.check(files, load_config(config))
     if strict and not result.valid:
         raise InputError(
             "input.invalid", "the capture has invalid packets", input=", ".join(files), hint="run without --strict for the counts"
