@@ -39,25 +39,36 @@ def spread(workers: int, shared: tuple[Any, ...]) -> Iterator[Each]:
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_adopt, initargs=(shared,))
     try:
         yield lambda work, rows, weights: _ordered(pool, work, rows, weights)
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():  # what they are at may take minutes: a large file, the first compilation
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """SIGINT waits until the block's end: between the forks of a pool it would leave workers that nobody ends. The workers, forked within,
-    never take it: stopping is for this process to say."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """SIGINT waits until the block's end: between the forks of a pool it would leave workers that nobody ends.
+
+    The handler is replaced, not the signal blocked: a mask holds for one thread, and the kernel gives the signal to any other one.
+    """
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+    if heard and callable(before):
+        before(signal.SIGINT, None)
 
 
 _INHERITED: list[tuple[Any, ...]] = []
 
 
 def _adopt(shared: tuple[Any, ...]) -> None:
+    """What a worker begins with: the shared values, and deaf to SIGINT, for stopping is for its parent to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _INHERITED[:] = [shared]
 
 
