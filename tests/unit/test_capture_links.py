@@ -70,7 +70,7 @@ def test_whole_frames_without_ip_are_not_malformed(tmp_path: Path, name: str) ->
 def test_all_packets_of_an_aggregate_count(tmp_path: Path) -> None:
     (batch,), counts = read(tmp_path, [AGGREGATE, AGGREGATE], 105)
     assert (batch.orig_p.tolist(), batch.pkts[:, 0].tolist()) == ([40000, 40001], [2, 2])
-    assert (counts.packets, counts.non_flow, counts.malformed) == (2, 0, {})
+    assert (counts.packets, counts.non_flow, counts.malformed) == (4, 0, {})  # flow packets and others are all packets
     rows = list(packet_rows([tmp_path / "sample.pcap"], ("udp.srcport", "arp.hw.type")))
     assert rows == [("40000,40001", "0"), ("40000,40001", "0")]
     (batch,), _ = read(tmp_path, [gre(0x8200, AGGREGATE)])

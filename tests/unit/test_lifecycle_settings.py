@@ -39,7 +39,7 @@ def _config(folder: Path, text: str) -> Config:
 
 
 def _frames() -> list[tuple[float, bytes]]:
-    """A long TCP flow, one with a gap, UDP and ICMP with gaps, a reply alone, a wrong checksum, a tunnel, a TLS hello longer than a
+    """A long TCP flow, one with a gap, UDP and ICMP with gaps, a reply alone, a wrong checksum, two tunnels, a TLS hello longer than a
     prefix, and forty flows at once."""
     talk = Talk(sport=1000).open()
     for _ in range(6):
@@ -52,6 +52,8 @@ def _frames() -> list[tuple[float, bytes]]:
     frames += [(ts, frame) for ts in (1.0, 31.0) for frame in (ask, ethernet(ipv4(1, PING)))]
     frames += [(2.0, reply), (3.0, bytes(wrong))]
     frames += [(4.0, ethernet(ipv4(4, frame[14:]))) for _, frame in HIDDEN.frames]
+    overlay = bytes([8, 0, 0, 0, 0, 0, 1, 0]) + ethernet(ipv4(17, udp(7001, 9200, b"in VXLAN")))
+    frames.append((4.5, ethernet(ipv4(17, udp(7000, 4789, overlay)))))
     greeting, hello_bytes = Talk(sport=1002, dport=443).open(), records(hello())
     for at in range(0, len(hello_bytes), 1400):
         greeting.send(ORIG, PSH | ACK, hello_bytes[at : at + 1400])
@@ -72,6 +74,7 @@ CAPTURE = {
     "checksums": "true",
     "hello_bytes": "0",
     "tunnels": "false",
+    "vxlan_ports": "[1]",
 }
 
 

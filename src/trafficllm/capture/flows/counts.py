@@ -103,7 +103,7 @@ class CountsBuilder:
     def build(self) -> CaptureCounts:
         """The frozen result."""
         return CaptureCounts(
-            packets=self.packets,
+            packets=self.packets + self.aggregated,
             bytes=self.bytes,
             first=self.first or 0,
             last=self.last or 0,

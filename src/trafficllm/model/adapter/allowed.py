@@ -73,7 +73,7 @@ def is_module_name(value: Any) -> bool:
 
 
 _FALSE = ("use_qalora", "lora_bias", "ensure_weight_tying", "prefix_projection")
-_EMPTY: Mapping[str, object] = {"loftq_config": {}, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": []}
+_EMPTY: Mapping[str, object] = {"loftq_config": {}, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": [], "target_parameters": []}
 
 
 def is_off(key: str, value: Any) -> bool:
