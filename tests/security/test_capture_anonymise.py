@@ -199,7 +199,7 @@ def test_kept_contents_keep_what_is_in_them(tmp_path: Path) -> None:
     after = made.read_bytes()
     assert TEXTS[0].encode() in after
     assert _ip(HOSTS["client"]) not in after
-    assert check([made]).bad_checksums == 0
+    assert check([made]).bad_checksums == 2  # inside GRE and VXLAN: contents, kept as the sample has them, whose sums are zero there
 
 
 def _rows(path: Path) -> list[dict[str, object]]:
