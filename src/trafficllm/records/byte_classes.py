@@ -25,8 +25,6 @@ def _class_of(byte: int) -> int:
 
 
 _CLASSES = bytes(map(_class_of, range(256)))
-MEMBERS = {kind: bytes(byte for byte in range(256) if _CLASSES[byte] == kind) for kind in sorted(set(_CLASSES))}
-"""The bytes of each class, by the byte that stands for it."""
 _LETTERS = bytes(_class_of(byte) if chr(byte).isalnum() or byte >= 0x80 else byte for byte in range(256))
 
 

@@ -30,8 +30,11 @@ _LONGEST_GAP = 1 << 62
 
 def part_logs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Captures and logs among files, told by their names."""
-    logs = [path for path in paths if str(path) != "-" and is_log(path)]
-    return [path for path in paths if path not in logs], logs
+    captures: list[Path] = []
+    logs: list[Path] = []
+    for path in paths:
+        (logs if str(path) != "-" and is_log(path) else captures).append(path)
+    return captures, logs
 
 
 def log_records(path: Path) -> Iterator[tuple[Record, FlowMeta]]:
@@ -96,8 +99,9 @@ def _gap(value: Any) -> int:
 def _service(entry: Entry) -> str:
     fields = entry.fields or {}
     name = str(fields.get("service") or "").lower()
-    name = _SERVICE.get(name, name.split(".", 1)[0].split(",", 1)[0])
-    return _SERVICE.get(name, name) if _SERVICE.get(name, name) in SERVICES else ""
+    first = name.split(".", 1)[0].split(",", 1)[0]
+    service = _SERVICE.get(name) or _SERVICE.get(first, first)
+    return service if service in SERVICES else ""
 
 
 def _meta(entry: Entry, path: Path) -> FlowMeta:
