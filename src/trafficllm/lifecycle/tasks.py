@@ -39,6 +39,8 @@ class TaskShow(TaskRow):
     instruction: str
     umbrella_question: str
     umbrella: dict[str, str]
+    positive: str
+    negative: str
     causal: dict[str, str]
     housekeeping: bool
     notable: list[str]

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.toml import BadTomlError, read_toml
@@ -26,6 +26,7 @@ class Task(BaseModel):
 
     `umbrella` maps labels, or patterns of them ("Vpn_*"), to the answer of `umbrella_question`; `causal` names fields
     that may decide the answer although they stand alone, with the reason; `housekeeping` keeps ARP, DHCP, mDNS...
+    `positive` is the umbrella answer that the question asks for (malicious, botnet, attack, vpn, tor), `negative` the other one.
     `notable` are the labels and umbrella answers that raise an event; where no question is asked, the live detection task of
     the highest `priority` answers.
     """
@@ -40,6 +41,8 @@ class Task(BaseModel):
     labels: tuple[str, ...] = ()
     umbrella_question: str = ""
     umbrella: Mapping[str, str] = {}
+    positive: str = ""
+    negative: str = ""
     causal: Mapping[str, str] = {}
     housekeeping: bool = False
     notable: tuple[str, ...] = ()
@@ -53,13 +56,38 @@ class Task(BaseModel):
             return self.umbrella[label]
         return next((answer for pattern, answer in self.umbrella.items() if fnmatchcase(label, pattern)), None)
 
+    @model_validator(mode="after")
+    def _answers(self) -> Task:
+        """`positive` and `negative` are two answers of the umbrella, or neither is given."""
+        if not self.positive and not self.negative:
+            return self
+        answers = set(self.umbrella.values())
+        if self.positive == self.negative or not {self.positive, self.negative} <= answers:
+            said = ", ".join(sorted(answers)) or "none"
+            raise ValueError(f"positive and negative must be two different umbrella answers, which are: {said}")
+        return self
+
+    @property
+    def asks_malice(self) -> bool:
+        """Whether the umbrella's positive answer raises an event: malware, botnet, attack or DNS tunnel, but not VPN or Tor."""
+        return bool(self.positive) and self.positive in self.notable
+
+    def is_positive(self, label: str) -> bool | None:
+        """Whether a label's umbrella answer is the positive one, or the negative one; None where it is neither or the task asks nothing.
+
+        >>> load_tasks()["EVD"].is_positive("Vpn_Chat"), load_tasks()["EAC"].is_positive("DNS")
+        (True, None)
+        """
+        answer = self.umbrella_of(label)
+        return {self.positive: True, self.negative: False}.get(answer) if answer else None
+
     def notable_among(self, labels: Sequence[str]) -> frozenset[str]:
         """Which of these labels, and of the umbrella answers above them, raise an event."""
         answers = {*labels, *(self.umbrella_of(label) for label in labels)}
         return frozenset(name for name in self.notable if name in answers)
 
 
-SERVING = frozenset({"notable", "priority"})
+SERVING = frozenset({"notable", "priority", "positive", "negative"})
 """Fields of a task that say how verdicts are used: they shape no record, so a data set's key leaves them out."""
 
 
