@@ -1,0 +1,196 @@
+"""What a task has learnt, by kind of flow: flows of other kinds are answered "not covered", whatever a model's scores say.
+
+The kinds are what a data set's build tells as housekeeping (`codec.flows.housekeeping`), and the rest by protocol. One rule decides both
+when flows are dropped and when they are answered: a kind that was left out of training is not answered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.types import Facts, Record
+from trafficllm.records.codec.canonical import TCP
+from trafficllm.records.codec.flows import CHORES, housekeeping
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import FlowMeta
+    from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.records.sources.background import Background
+
+LEAST_FLOWS = 5
+"""Training flows of a kind, a side, from which that side counts as learnt."""
+LEAST_SOURCES = 3
+"""Sources from which a kind that only harmless traffic was learnt of is answered: fewer could all lack the same thing."""
+CHORE_KINDS = frozenset(CHORES) - {""}
+"""Kinds that a data set's build leaves out where its task does not keep housekeeping."""
+_ICMP, _ICMP6, _UDP = 1, 58, 17
+_DISCOVERY = {3702: "wsd", 3289: "discovery", 8612: "discovery", 8610: "discovery", 5351: "discovery", 6771: "discovery"}
+"""UDP ports, beside those of housekeeping, by which devices look for each other: WS-Discovery, printers (ENPC, BJNP), NAT-PMP, LSD."""
+
+
+def kind_of(record: Record, resp_h: str = "") -> str:
+    """The kind of a raw flow: a chore (dns, mdns, ssdp...), wsd, discovery, icmp, icmp6, broadcast, quic, tcp, udp or ip; "" for a record
+    that is no flow.
+
+    `resp_h`, the responder's address, tells broadcast and multicast that no port names. Ports must not be masked.
+    """
+    if record.kind not in ("flow", "packet"):
+        return ""
+    return housekeeping(record) or _transport(record) or ("broadcast" if record.proto == _UDP and is_group(resp_h) else _plain(record))
+
+
+def _transport(record: Record) -> str:
+    if record.proto in (_ICMP, _ICMP6):
+        return "icmp" if record.proto == _ICMP else "icmp6"
+    if record.proto == _UDP and record.ports is not None:
+        return _DISCOVERY.get(record.ports[1]) or _DISCOVERY.get(record.ports[0], "")
+    return ""
+
+
+def _plain(record: Record) -> str:
+    if record.proto == TCP:
+        return "tcp"
+    return ("quic" if record.facts.service in ("quic", "gquic") else "udp") if record.proto == _UDP else "ip"
+
+
+@lru_cache(maxsize=1 << 14)
+def is_group(address: str) -> bool:
+    """Whether an address is multicast, 255.255.255.255, or ends in .255 as the broadcast address of most networks does.
+
+    >>> is_group("224.0.0.251"), is_group("192.168.1.255"), is_group("192.168.1.7"), is_group("ff02::fb")
+    (True, True, False, True)
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return parsed.is_multicast or (parsed.version == 4 and parsed.packed[3] == 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """Training flows of one kind: of the umbrella's positive side, of its negative side, and the sources of the latter."""
+
+    positives: int = 0
+    negatives: int = 0
+    negative_sources: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """As a manifest has it."""
+        return {"positives": self.positives, "negatives": self.negatives, "negative_sources": self.negative_sources}
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The kinds that a task has learnt, and those that its data set left out.
+
+    `learnt` None: nobody counted (an adapter of an earlier version), so all but what was left out counts as covered. `sides` False: the
+    task has no umbrella question, so a kind is covered where any label was learnt with it.
+    """
+
+    learnt: Mapping[str, Learnt] | None = None
+    dropped: frozenset[str] = frozenset()
+    sides: bool = True
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, bool | None, str]], *, dropped: Iterable[str] = (), sides: bool = True) -> Coverage:
+        """Count training flows: of each its kind, whether it is of the positive side (None: of neither), and its source."""
+        counts: Counter[tuple[str, bool]] = Counter()
+        sources: dict[str, set[str]] = {}
+        for kind, positive, source in rows:
+            if positive is None and sides:
+                continue
+            counts[kind, bool(positive)] += 1
+            if not positive:
+                sources.setdefault(kind, set()).add(source)
+        kinds = sorted({kind for kind, _ in counts})
+        learnt = {kind: Learnt(counts[kind, True], counts[kind, False], len(sources.get(kind, ()))) for kind in kinds}
+        return cls(learnt, frozenset(dropped), sides)
+
+    @classmethod
+    def of_data(
+        cls, dataset: Dataset, background: Background | None = None, *, positive: Callable[[str], bool | None] | None = None
+    ) -> Coverage:
+        """What a data set's training part and a background have learnt.
+
+        `positive` says whether a label is of the umbrella's positive side (None: the task has no umbrella). Each background source
+        counts as one; all captures of the data set as one more, since one laboratory made them. Housekeeping flows are left out where
+        the task drops them, also of the background: that no label has them is then the build's doing, not a fact about traffic.
+        """
+        keeps = dataset.task.housekeeping or "housekeeping" in dataset.manifest.get("kept_fields", ())
+        rows = [(kind, positive(label) if positive else False, "") for kind, label in _training(dataset)]
+        if background is not None:
+            rows += background_rows(background)
+        return cls.of(rows, dropped=() if keeps else CHORE_KINDS, sides=positive is not None)
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Coverage:
+        """The coverage that an adapter's manifest states as `coverage`; of an older one, what its data set left out."""
+        stated = manifest.get("coverage")
+        if stated:
+            learnt = {kind: Learnt(**row) for kind, row in stated["learnt"].items()} if stated["learnt"] is not None else None
+            return cls(learnt, frozenset(stated["dropped"]), bool(stated["sides"]))
+        task = manifest.get("task_definition") or {}
+        keeps = task.get("housekeeping", True) or "housekeeping" in manifest.get("kept_fields", ())
+        return cls(None, frozenset() if keeps else CHORE_KINDS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """A manifest's `coverage`."""
+        learnt = None if self.learnt is None else {kind: row.as_dict() for kind, row in self.learnt.items()}
+        return {"learnt": learnt, "dropped": sorted(self.dropped), "sides": self.sides}
+
+    def covers_kind(self, kind: str) -> bool:
+        """Whether flows of a kind are answered: learnt from both sides, or from the negative side alone in three sources or more.
+
+        A kind with positives alone is not covered: every such flow would be called malicious, as USTC's name service was.
+
+        >>> Coverage.of([("dns", True, "ustc")] * 9).covers_kind("dns")
+        False
+        """
+        if kind in self.dropped:
+            return False
+        if self.learnt is None or not kind:
+            return True
+        row = self.learnt.get(kind, Learnt())
+        if not self.sides:
+            return row.negatives > 0
+        if row.negatives < LEAST_FLOWS:
+            return False
+        return row.positives >= LEAST_FLOWS or row.negative_sources >= LEAST_SOURCES
+
+    def covers(self, record: Record, meta: FlowMeta | None = None) -> bool:
+        """Whether a raw flow is of a kind that is answered; `meta` has the responder's address, which tells broadcast."""
+        return self.covers_kind(kind_of(record, meta.resp_h if meta else ""))
+
+    def merged(self, other: Coverage) -> Coverage:
+        """Both together, as after an update: flows add up, of sources the larger number counts; left out is what either left out."""
+        if self.learnt is None or other.learnt is None:
+            return Coverage(None, self.dropped | other.dropped, self.sides)
+        learnt = {}
+        for kind in sorted({*self.learnt, *other.learnt}):
+            a, b = self.learnt.get(kind, Learnt()), other.learnt.get(kind, Learnt())
+            sources = max(a.negative_sources, b.negative_sources)
+            learnt[kind] = Learnt(a.positives + b.positives, a.negatives + b.negatives, sources)
+        return Coverage(learnt, self.dropped | other.dropped, self.sides)
+
+
+def background_rows(background: Background) -> list[tuple[str, bool | None, str]]:
+    """The flows of a background as `Coverage.of` counts them: all of the negative side."""
+    rows = zip(background.raw, background.meta, background.sources, strict=True)
+    return [(kind_of(record, meta.resp_h), False, source) for record, meta, source in rows]
+
+
+def _training(dataset: Dataset) -> Iterable[tuple[str, str]]:
+    """Kind and label of each training flow of a data set."""
+    names = ("kind", "proto", "ports", "icmp", "service", "resp_h", "label", "part")
+    table = dataset.table.select(names)
+    for kind, proto, ports, icmp, service, resp_h, label, part in zip(*(table[name].to_pylist() for name in names), strict=True):
+        if part == "train":
+            ends: tuple[int, int] | None = (ports[0], ports[1]) if ports else None
+            record = Record(kind=kind, proto=proto, ports=ends, icmp=icmp, facts=Facts(service))
+            yield kind_of(record, resp_h), label
