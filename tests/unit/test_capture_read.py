@@ -236,6 +236,6 @@ def test_no_memory_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr("mmap.mmap", full)
+    monkeypatch.setattr("trafficllm.capture.files.decompress.SettledFile", full)
     with pytest.raises(MemoryError):
         list(read_frames([write(tmp_path, pcap([(1.0, b"x" * 60)]))]))

@@ -1,9 +1,9 @@
-"""Bytes of a capture file as bounded windows: mapped files, streams, gzip, zstd and lz4 told by their magic numbers."""
+"""Bytes of a capture file as bounded windows: plain files, streams, gzip, zstd and lz4 told by their magic numbers."""
 
 from __future__ import annotations
 
 import errno
-import mmap
+import os
 import shlex
 import sys
 import zlib
@@ -16,6 +16,8 @@ from trafficllm.core.errors import InputError, ResourceError
 from trafficllm.core.types import U8
 
 _READ = 1 << 20
+_HEADERS = 1 << 16
+"""Bytes read at once where a header is asked for: the first whole chunk then begins with the first record."""
 _SMALL = 1 << 14  # of a cut zstd or lz4 stream at most this much is lost
 _BOMB_AFTER, _BOMB_RATIO = 64 << 20, 200
 HEAD = 1 << 16
@@ -46,18 +48,88 @@ class Window(Protocol):
         ...
 
 
-class MappedWindow:
-    """A file in memory pages of the system: nothing is copied."""
+class SettledFile:
+    """A regular file as it was when it was opened: what is appended meanwhile is left out, any other change is an error.
 
-    def __init__(self, path: Path, chunk: int) -> None:
-        with path.open("rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._all = np.frombuffer(self._map, dtype=np.uint8)
-        self._at, self._chunk = 0, chunk
+    Files are read, never mapped: a mapped file that another process cuts short kills this one (SIGBUS).
+    """
+
+    closed = False
+
+    def __init__(self, path: Path) -> None:
+        self._name, self._stream = str(path), path.open("rb", buffering=0)
+        about = os.fstat(self._stream.fileno())
+        self.size, self._written = about.st_size, about.st_mtime_ns
+        self._place = 0
+        self.grew = False
+        """Whether more was there by the time the end was reached, as of a capture that still runs."""
+
+    def readinto(self, target: memoryview) -> int:
+        """Fill `target` from here, less only at the end.
+
+        Raises InputError where the file became shorter, was written over since it was opened, or cannot be read.
+        """
+        target = target[: self.size - self._place]
+        done = 0
+        while done < len(target):
+            try:
+                count = self._stream.readinto(target[done:])
+            except OSError as error:
+                why = f"cannot be read: {error.strerror or error}"
+                raise InputError("input.unreadable", why, input=self._name, where=f"byte {self._place}", hint="check the disk") from error
+            if not count:
+                raise self._changed(f"became shorter while it was read: {self._place:,} of {self.size:,} bytes were there")
+            done += count
+            self._place += count
+        if self._place == self.size:
+            self._check_end()
+        return done
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes from here, b"" at the end; see `readinto`."""
+        block = bytearray(size)
+        return bytes(memoryview(block)[: self.readinto(memoryview(block))])
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._place
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        self.closed = True
+
+    def _check_end(self) -> None:
+        about = os.fstat(self._stream.fileno())
+        self.grew = about.st_size > self.size
+        if about.st_size < self.size:
+            raise self._changed(f"became shorter while it was read: {about.st_size:,} of {self.size:,} bytes are left")
+        if about.st_mtime_ns != self._written and not self.grew:
+            raise self._changed("was written over while it was read")
+
+    def _changed(self, why: str) -> InputError:
+        hint = "copy it first, or wait until its writer is done"
+        return InputError("input.changed", why, input=self._name, where=f"byte {self._place}", hint=hint)
+
+
+class FileWindow:
+    """A plain file, read one chunk at a time."""
+
+    def __init__(self, source: SettledFile, chunk: int) -> None:
+        self.source, self._chunk = source, chunk
+        self._data = np.empty(0, dtype=np.uint8)
+        self._at = 0
 
     def peek(self, size: int) -> U8:
         """See Window."""
-        return self._all[self._at : self._at + max(size, self._chunk)]
+        left, beyond = self._data.shape[0] - self._at, self.source.size - self.source.tell()
+        if left < size and beyond:
+            wanted = max(size, _HEADERS if size <= _HEADERS else self._chunk)
+            buffer = np.empty(left + min(wanted - left, beyond), dtype=np.uint8)
+            buffer[:left] = self._data[self._at :]
+            self.source.readinto(buffer.data[left:])
+            self._data, self._at = buffer, 0
+        return self._data[self._at :]
 
     def skip(self, size: int) -> None:
         """See Window."""
@@ -65,10 +137,11 @@ class MappedWindow:
 
     def told(self) -> int:
         """See Window."""
-        return self._at
+        return self.source.tell() - (self._data.shape[0] - self._at)
 
     def close(self) -> None:
-        """The mapping goes with its last view."""
+        """See Window."""
+        self.source.close()
 
 
 class StreamWindow:
@@ -164,7 +237,7 @@ def _decompressed(raw: Any, codec: str, name: str, chunk: int) -> StreamWindow:
 
 
 class _Joined:
-    """The bytes already read from a pipe, then the pipe; knows how far it has been read."""
+    """The bytes already read from a pipe, then the pipe; knows how far it has been read. Standard input stays open for the caller."""
 
     closed = False
 
@@ -184,7 +257,8 @@ class _Joined:
         return self._told
 
     def close(self) -> None:
-        """The pipe belongs to the caller."""
+        if self._rest is not sys.stdin.buffer:
+            self._rest.close()
 
 
 def codec_of(head: bytes) -> str:
@@ -230,29 +304,13 @@ def _check_window(head: bytes, codec: str, name: str) -> None:
 def open_window(path: Path, chunk: int) -> Window:
     """A window on a file, "-" for standard input; raises InputError or ResourceError when there is nothing to read."""
     if str(path) == "-":
-        head = sys.stdin.buffer.read(4)
-        if head[1:] == _SKIPPABLE or head == _CODECS[1][0]:
-            head += sys.stdin.buffer.read(HEAD)
-        joined = _Joined(head, sys.stdin.buffer)
-        codec = codec_of(head)
-        _check_window(head, codec, "-")
-        return _decompressed(joined, codec, "-", chunk) if codec else StreamWindow(joined, "-", chunk)
+        return _open_stream(sys.stdin.buffer, "-", chunk)
     try:
         if path.is_dir():
             raise InputError(
                 "input.directory", "is a folder", input=str(path), hint="name its captures, or the folder itself to read all of them"
             )
-        with path.open("rb") as stream:
-            head = stream.read(HEAD if path.is_file() else 4)
-        codec = codec_of(head)
-        _check_window(head, codec, str(path))
-        if codec:
-            return _decompressed(path.open("rb"), codec, str(path), chunk)
-        if path.is_file():
-            if not head:
-                raise InputError("input.empty", "the file is empty", input=str(path), hint="capture again")
-            return MappedWindow(path, chunk)
-        return StreamWindow(path.open("rb"), str(path), chunk)
+        return _open_file(path, chunk) if path.is_file() else _open_stream(path.open("rb"), str(path), chunk)
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
     except PermissionError as error:
@@ -265,3 +323,25 @@ def open_window(path: Path, chunk: int) -> Window:
         raise InputError(
             "input.unreadable", f"cannot be read: {error.strerror or error}", input=str(path), hint="check the path"
         ) from error
+
+
+def _open_file(path: Path, chunk: int) -> Window:
+    with path.open("rb") as stream:
+        head = stream.read(HEAD)
+    codec = codec_of(head)
+    _check_window(head, codec, str(path))
+    if not head:
+        raise InputError("input.empty", "the file is empty", input=str(path), hint="capture again")
+    source = SettledFile(path)
+    return _decompressed(source, codec, str(path), chunk) if codec else FileWindow(source, chunk)
+
+
+def _open_stream(stream: IO[bytes], name: str, chunk: int) -> Window:
+    """A window on a pipe, which can be opened and read only once."""
+    head = stream.read(4)
+    if head[1:] == _SKIPPABLE or head == _CODECS[1][0]:
+        head += stream.read(HEAD)
+    joined = _Joined(head, stream)
+    codec = codec_of(head)
+    _check_window(head, codec, name)
+    return _decompressed(joined, codec, name, chunk) if codec else StreamWindow(joined, name, chunk)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trafficllm.capture.files.decompress import HEAD, StreamWindow, Window, codec_of, open_window
+from trafficllm.capture.files.decompress import HEAD, FileWindow, StreamWindow, Window, codec_of, open_window
 from trafficllm.capture.files.pcap import Block, is_pcap, read_pcap
 from trafficllm.capture.files.pcapng import is_pcapng, read_pcapng
 from trafficllm.capture.flows.counts import CountsBuilder
@@ -167,9 +167,10 @@ def read_frames(
 ) -> Iterator[FrameBatch]:
     """Frames of all files in order, in batches of at most 65,536; memory does not depend on file size.
 
-    A damaged or cut file gives what is readable and counts `malformed["file.cut"]` or `["file.damaged"]`.
-    Raises InputError for a path that is no capture, ResourceError for one that may not be read; with `skipped` such
-    files among several are left out.
+    A damaged or cut file gives what is readable and counts `malformed["file.cut"]` or `["file.damaged"]`; of a file that grows, as of
+    a capture that still runs, what was there at the beginning is read, and `["file.growing"]` counted.
+    Raises InputError for a path that is no capture or that changes otherwise while it is read, ResourceError for one that may not be
+    read; with `skipped` such files among several are left out.
     """
     counts = counts if counts is not None else CountsBuilder()
     files = tuple(str(path) for path in expand(paths, skipped))
@@ -210,5 +211,7 @@ def _frames(files: tuple[str, ...], source: int, chunk_bytes: int, counts: Count
         window.close()
     if isinstance(window, StreamWindow) and window.damaged and not note:
         note.append("file.cut")
+    if isinstance(window, FileWindow) and window.source.grew:
+        note.append("file.growing")
     for kind in note:
         counts.malformed[kind] += 1

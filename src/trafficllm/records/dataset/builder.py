@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficllm import __version__
-from trafficllm.core.files import atomic_dir, json_text, read_json, sha256_bytes, sha256_file
+from trafficllm.core.errors import InputError
+from trafficllm.core.files import atomic_dir, json_text, read_json, recover, sha256_bytes, sha256_file
 from trafficllm.core.machine import cores
 from trafficllm.core.settings import CodecOptions, Config, FlowOptions, RecordOptions
 from trafficllm.core.types import ProgressSink, Silent
@@ -164,6 +165,7 @@ def _workers(workers: int, source: sources.Source) -> int:
 
 
 def _reuse(out: Path, key: str) -> dict[str, Any] | None:
+    recover(out)
     if not (out / "manifest.json").is_file() or not (out / "records.parquet").is_file():
         return None
     manifest: dict[str, Any] = read_json(out / "manifest.json")
@@ -195,6 +197,7 @@ class _Job:
             self.progress.update("reading", run.start, len(files))
             self.shards.append(shard)
         self.progress.update("reading", len(files), len(files))
+        self._raise_if_changed()
         self.shown = [shard.shown for shard in self.shards]
         self.meta = [row for shard in self.shards for row in shard.meta]
         self.labels = [label for shard in self.shards for label in shard.rest.labels]
@@ -204,6 +207,19 @@ class _Job:
             raise sources.nothing(self.reading.source)
         check_labels(self.labels, self.reserved, self.reading.source.root)
         fixed.require_labels(self.options["unknown"], self.labels)
+
+    def _raise_if_changed(self) -> None:
+        """Raise InputError for an input whose hash after it was read is not the one that the data set's key holds."""
+        before = {name: digest for name, _, digest in self.options["files"]}
+        now = [(str(file["file"]), str(file["sha256"])) for shard in self.shards for file in shard.rest.files]
+        hint = "wait until its writer is done, then build again"
+        for name, digest in now:
+            if before[name] != digest:
+                why = f"changed while the data set was built: {before[name]} before, {digest} after"
+                raise InputError("input.changed", why, input=str(self.reading.source.root / name), hint=hint)
+        logs = self.reading.logs
+        if logs is not None and logs.key() != self.options["labels"]:
+            raise InputError("input.changed", "changed while the data set was built", input=", ".join(logs.paths), hint=hint)
 
     def show(self, each: Each, given: fixed.Fixed | None) -> None:
         """Split; probe strict masks on train and validation; hide what the probe found and split again."""

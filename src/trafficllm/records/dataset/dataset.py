@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.files import read_json, sha256_file
+from trafficllm.core.files import read_json, recover
 from trafficllm.core.types import FlowMeta, Record
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
@@ -97,8 +99,12 @@ class Dataset:
 
 
 def load(out: str | Path) -> Dataset:
-    """Open a data set. Raises ArtifactError where the folder is none, or was written by another codec."""
+    """Open a data set; one that a killed `data build` had moved aside is put back first.
+
+    Raises ArtifactError where the folder is none, was written by another codec, or is not as its manifest says.
+    """
     path = Path(out)
+    recover(path)
     if not (path / "manifest.json").is_file() or not (path / "records.parquet").is_file():
         raise ArtifactError("artifact.dataset", "no data set here", input=str(out), hint="make one with `trafficllm data build`")
     manifest = read_json(path / "manifest.json")
@@ -107,7 +113,20 @@ def load(out: str | Path) -> Dataset:
     if manifest["codec_hash"] != codec_hash():
         hint = "build the data set again with this version"
         raise ArtifactError("artifact.codec", "the data set was written by another codec", input=str(out), hint=hint)
-    if sha256_file(path / "records.parquet") != manifest["dataset_sha256"]:
-        hint = "build the data set again"
-        raise ArtifactError("artifact.dataset", "records.parquet does not match its manifest", input=str(out), hint=hint)
-    return Dataset(path, manifest, pq.read_table(path / "records.parquet", schema=store.SCHEMA))
+    return Dataset(path, manifest, _rows(path / "records.parquet", manifest["dataset_sha256"]))
+
+
+def _rows(path: Path, expected: str) -> pa.Table:
+    """The rows of a data set, as they were hashed: another process may write over the file between the two."""
+    hint = "build the data set again"
+    with path.open("rb") as stream:
+        before = os.fstat(stream.fileno())
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != expected:
+            why = f"{path.name} does not match its manifest: expected {expected}, found {digest}"
+            raise ArtifactError("artifact.dataset", why, input=str(path.parent), hint=hint)
+        table = pq.read_table(stream, schema=store.SCHEMA)
+        after = os.fstat(stream.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ArtifactError("artifact.dataset", f"{path.name} changed while it was read", input=str(path.parent), hint=hint)
+    return table

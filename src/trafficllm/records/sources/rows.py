@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -48,9 +50,19 @@ class LabelLogs:
         return [[sha256_file(path) for path in self.paths], self.field]
 
 
-@lru_cache(maxsize=1)
 def labels_of(logs: LabelLogs) -> Labels:
-    """The labels of these logs, read once a process."""
+    """The labels of these logs, read once a process for as long as their files stay as they are."""
+    return _labels(logs, tuple((about.st_ino, about.st_size, about.st_mtime_ns) for about in _stats(logs.paths)))
+
+
+def _stats(paths: Sequence[str]) -> Iterator[os.stat_result]:
+    for path in paths:
+        with contextlib.suppress(OSError):  # the reader of the log names it
+            yield Path(path).stat()
+
+
+@lru_cache(maxsize=1)
+def _labels(logs: LabelLogs, _stamps: tuple[tuple[int, int, int], ...]) -> Labels:
     return Labels(logs.paths, field=logs.field)
 
 
