@@ -162,6 +162,17 @@ def test_what_a_task_file_says_of_events_is_no_part_of_the_key(small: Path, buil
     assert built.task.notable == ("malicious",)
 
 
+def test_each_file_names_its_source(small: Path, built: Dataset, tmp_path: Path) -> None:
+    assert set(built.sources.values()) == {small.name}
+    folder = tmp_path / "MTD_lab"
+    shutil.copytree(small, folder)
+    names = sorted(built.sources)
+    (tmp_path / "manifest.csv").write_text(f"file,origin\nMTD_lab/{names[0]},acme/captures@12 x.pcap\n")
+    build_dataset(folder, task=get_task("MTD"), out=tmp_path / "out")
+    sources = load(tmp_path / "out").sources
+    assert [sources[name] for name in names[:2]] == ["acme/captures", "MTD_lab"]
+
+
 def test_the_manifest_says_what_shapes_a_record(small: Path, built: Dataset, tmp_path: Path) -> None:
     assert built.manifest["record"] == RecordShape().as_dict()
     assert "table_size" not in built.manifest["record"]["capture"]

@@ -40,6 +40,7 @@ from trafficllm.records.probe import artefacts, merged, probe_codes
 from trafficllm.records.record_shape import KEY, RecordShape
 from trafficllm.records.sources import rows as sources
 from trafficllm.records.sources.captures import check_labels
+from trafficllm.records.sources.origins import Origins
 
 REVISION = 8
 """Raised when the same input would give other rows or files: older data sets are then built again, not reused."""
@@ -281,7 +282,7 @@ class _Job:
             dropped,
             sum((shard.rest.normalised for shard in self.shards), Counter()),
             [line for shard in self.shards for line in shard.rest.malformed],
-            [file for shard in self.shards for file in shard.rest.files],
+            self._files(),
             self.now.also,
             self.scores,
             self.artefacts,
@@ -295,6 +296,12 @@ class _Job:
         (self.folder / "card.md").write_text(data_card(manifest), encoding="utf-8")
         shutil.rmtree(self.scratch)
         return manifest
+
+    def _files(self) -> list[dict[str, object]]:
+        """Every file that was read, with the repository or laboratory it comes from."""
+        origins = Origins.find(self.reading.source.root)
+        files = [file for shard in self.shards for file in shard.rest.files]
+        return [{**file, "source": origins.source_of(str(file["file"]))} for file in files]
 
     def _write_rows(self, sides: Sequence[str]) -> None:
         """Shard by shard into row groups of ROW_GROUP: no more than those and one shard's pages are in memory."""

@@ -89,6 +89,11 @@ class Dataset:
         """64-bit hashes of the masked contents of these rows."""
         return self._column("content", idx)
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The repository or laboratory that each capture comes from, by `FlowMeta.capture`; none of a data set of an earlier version."""
+        return {str(file["file"]): str(file["source"]) for file in self.manifest.get("files", ()) if "source" in file}
+
     def meta(self, idx: Sequence[int]) -> list[FlowMeta]:
         """Where these rows came from."""
         return store.meta_from(self.table.take(pa.array(idx, type=pa.int64())))
