@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.flows.rows import flow_rows
 from trafficllm.capture.foreign.columns import moment, protocol
-from trafficllm.capture.foreign.labels import Labels, five_tuple
+from trafficllm.capture.foreign.labels import Labels, _Tree, five_tuple
 from trafficllm.capture.foreign.logs import entries, kind_of
 from trafficllm.core.errors import InputError
 
@@ -115,6 +116,35 @@ def test_the_flow_that_covers_the_moment_comes_before_one_a_second_away(tmp_path
     assert labels.of(**FLOW, ts=START, duration=_S) == "first"
     assert labels.of(**FLOW, ts=START + _S * 3 // 2, duration=_S) == "second"
     assert labels.of(**FLOW, ts=START + 3 * _S, duration=_S) == "second"  # within the slack of one second
+
+
+def test_many_entries_of_one_flow_are_not_walked_through(tmp_path: Path) -> None:
+    """Random spans, one of them over all, looked up as a walk through all of them would; hits are looked at, not the rest."""
+    random_ = random.Random(3)
+    spans = sorted(
+        [(0, 10**9, "long"), *((at, at + random_.randrange(9), random_.choice("abc")) for at in random_.sample(range(10**6), 2000))]
+    )
+    tree = _Tree(spans)
+    for _ in range(500):
+        start = random_.randrange(-9, 10**6)
+        end = start + random_.choice((0, 5, 10**5))
+        assert tree.touching(start, end) == {label for first, last, label in spans if first <= end and last >= start}
+    seen: list[int] = []
+
+    class Watched(list[tuple[int, int, str]]):
+        def __getitem__(self, at: Any) -> Any:
+            seen.append(at)
+            return super().__getitem__(at)
+
+    watched = _Tree(Watched(spans))
+    seen.clear()
+    watched.touching(500_000, 500_001)
+    assert len(seen) < 40
+    path = tmp_path / "x.csv"
+    rows_ = [f"192.0.2.1,40000,198.51.100.2,443,6,{1_700_000_000 + k},{k % 3}" for k in range(400)]
+    path.write_text("src_ip,src_port,dst_ip,dst_port,proto,ts,label\n" + "\n".join(rows_) + "\n", encoding="utf-8")
+    labels = Labels([path])
+    assert [labels.of(**FLOW, ts=START + k * _S, duration=0) for k in range(400)] == [str(k % 3) for k in range(400)]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,10 @@ _DEFAULTS = ("label", "class", "category", "attack", "attack_cat", "traffic_cate
 """Columns that hold a label, the first that a row has: CSV tables, Suricata alerts, Zeek's notice.log, weird.log, conn.log."""
 
 Tuple5 = tuple[str, int, str, int, int]
+_Span = tuple[int, int, str]
+"""Beginning and end of a log's entry in ns, its label."""
+_FEW = 16
+"""Entries of one flow that are looked through one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ class Labels:
     """
 
     def __init__(self, paths: Sequence[str | Path], *, field: str = "") -> None:
-        self._by_id: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        self._by_tuple: dict[Tuple5, list[tuple[int, int, str]]] = defaultdict(list)
+        self._by_id: dict[str, list[_Span]] = defaultdict(list)
+        self._by_tuple: dict[Tuple5, list[_Span]] = defaultdict(list)
+        self._trees: dict[str | Tuple5, _Tree] = {}
         self.counts: Counter[str] = Counter()
         rows = 0
         for path in paths:
@@ -61,8 +65,8 @@ class Labels:
             raise InputError(
                 "input.labels", f"no label in {rows:,} rows", input=", ".join(map(str, paths)), hint=f"labels are looked for in {named}"
             )
-        for found in (*self._by_id.values(), *self._by_tuple.values()):
-            found.sort()
+        for spans in (*self._by_id.values(), *self._by_tuple.values()):
+            spans.sort()
 
     def _add(self, entry: Entry, label: str) -> None:
         start = -(1 << 62) if entry.ts is None else entry.ts
@@ -76,21 +80,64 @@ class Labels:
         self, *, community_id: str, orig_h: str, orig_p: int, resp_h: str, resp_p: int, proto: int, ts: int, duration: int
     ) -> str | None:
         """The label of a flow, None where there is none or several disagree; times in ns. `counts` says how often which was the case."""
-        spans = self._by_id.get(community_id) or self._by_tuple.get(five_tuple(orig_h, orig_p, resp_h, resp_p, proto)) or []
-        labels = _within(spans, ts, ts + duration) or _within(spans, ts - SLACK, ts + duration + SLACK)
+        key: str | Tuple5 = community_id
+        spans = self._by_id.get(community_id, [])
+        if not spans:
+            key = five_tuple(orig_h, orig_p, resp_h, resp_p, proto)
+            spans = self._by_tuple.get(key, [])
+        touching = self._touching(key, spans)
+        labels = touching(ts, ts + duration) or touching(ts - SLACK, ts + duration + SLACK)
         kind = "unlabelled" if not labels else "labelled" if len(labels) == 1 else "conflicts"
         self.counts[kind] += 1
         return labels.pop() if len(labels) == 1 else None
+
+    def _touching(self, key: str | Tuple5, spans: Sequence[_Span]) -> Callable[[int, int], set[str]]:
+        if len(spans) <= _FEW:
+            return lambda start, end: {label for first, last, label in spans if first <= end and last >= start}
+        if key not in self._trees:
+            self._trees[key] = _Tree(spans)
+        return self._trees[key].touching
 
     def joined(self) -> Joined:
         """What the look-ups so far gave."""
         return Joined(self.counts["labelled"], self.counts["unlabelled"], self.counts["conflicts"])
 
 
-def _within(spans: Sequence[tuple[int, int, str]], start: int, end: int) -> set[str]:
-    """Labels of the entries, sorted by their beginning, that touch a span of time."""
-    last = bisect.bisect_right(spans, (end, 1 << 63, ""))
-    return {label for _, stop, label in spans[:last] if stop >= start}
+class _Tree:
+    """An interval tree in an array: of the entries, sorted by their beginning, the middle one is the root of those around it.
+
+    Thousands of alerts on one flow are then not walked through for each part of that flow, also where one entry spans them all.
+    """
+
+    def __init__(self, spans: Sequence[_Span]) -> None:
+        self._spans = spans
+        self._latest = [0] * len(spans)
+        self._fill(0, len(spans))
+
+    def _fill(self, low: int, high: int) -> int:
+        """The latest end among entries low to high - 1, noted at the middle one."""
+        if low >= high:
+            return -(1 << 63)
+        middle = (low + high) // 2
+        self._latest[middle] = max(self._spans[middle][1], self._fill(low, middle), self._fill(middle + 1, high))
+        return self._latest[middle]
+
+    def touching(self, start: int, end: int) -> set[str]:
+        """Labels of the entries that touch a span of time."""
+        labels = set()
+        parts = [(0, len(self._spans))]
+        while parts:
+            low, high = parts.pop()
+            middle = (low + high) // 2
+            if low >= high or self._latest[middle] < start:
+                continue
+            first, last, label = self._spans[middle]
+            parts.append((low, middle))
+            if first <= end:
+                parts.append((middle + 1, high))
+                if last >= start:
+                    labels.add(label)
+        return labels
 
 
 def five_tuple(orig_h: str, orig_p: int, resp_h: str, resp_p: int, proto: int) -> Tuple5:
