@@ -297,7 +297,7 @@ def _compared(background: Background, dataset: Dataset) -> tuple[dict[str, list[
     for record, meta in zip(background.raw, background.meta, strict=True):
         masked = dataset.mask(record)
         content = hash64(encode(masked, dataset.codec).encode())
-        keys = (meta.uid, _wire(record.proto, record.ports, record.dirs, record.sizes, record.iats))
+        keys = (meta.uid, wire_hash(record))
         if not raw:
             keys = (content if sequence_hash(masked) is not None else None,)
         name = next((name_of[key] for key in keys if key in name_of), None)
@@ -308,12 +308,16 @@ def _compared(background: Background, dataset: Dataset) -> tuple[dict[str, list[
     return same, absent
 
 
+def wire_hash(record: Record) -> int | None:
+    """Hash of a raw flow's ports, and of directions, sizes and gaps of its first packets; None for fewer than two or without payload."""
+    return _wire(record.proto, record.ports, record.dirs, record.sizes, record.iats)
+
+
 def _wires(table: pa.Table) -> Iterator[int | None]:
     return (_wire(*row) for row in zip(*(table[name].to_pylist() for name in _WIRE), strict=True))
 
 
 def _wire(proto: int, ports: Sequence[int] | None, dirs: Sequence[int], sizes: Sequence[int], iats: Sequence[int]) -> int | None:
-    """Hash of a flow's ports, and of directions, sizes and gaps of its first packets; None for fewer than two packets or no payload."""
     if len(dirs) < 2 or not any(sizes[:COMPARED]):
         return None
     head = [list(column[:COMPARED]) for column in (dirs, sizes, iats)]
