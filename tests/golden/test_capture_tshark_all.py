@@ -27,7 +27,7 @@ def figures(results: list[tuple[str, int, list[Difference]]]) -> dict[str, objec
     for name, count, found in results:
         folders.setdefault(name.split("/")[0], Counter()).update(files=1, compared=count, different=len(found))
     return {
-        "tshark": said.split("\n", 1)[0].split("(")[-1].split(")")[0] if "(" in said else said.split("\n", 1)[0],
+        "tshark": said.split(" (", 2)[1].split(" ")[-1] if " (" in said else said.split("\n", 1)[0],
         "files": len(results),
         "compared": compared,
         "different": different,

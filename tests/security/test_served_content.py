@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from model_samples import LABELS
 from tune_forks import QUICK, make_base, rows
 
-from trafficllm.core.errors import ArtifactError
+from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.infer.detector import TaskModel
 from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.lifecycle.adapters.upkeep import show_adapter, sign
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.tuning.job import tune_task
 from trafficllm.records.catalog import get_task
@@ -63,3 +64,49 @@ def test_a_flipped_bit_is_not_served(tmp_path: Path) -> None:
             workspace.load("MTD")
         path.write_bytes(good)
     workspace.load("MTD")
+
+
+def _key(place: Path, name: str) -> Path:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    key = Ed25519PrivateKey.generate()
+    (place / f"{name}.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (place / f"{name}.pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return place / f"{name}.pem"
+
+
+def test_only_what_the_trusted_key_signed_is_loaded(tmp_path: Path) -> None:
+    base, data = make_base(tmp_path), rows()
+    tune_task(base, data, tmp_path / "a", QUICK.model_copy(update={"max_steps": 2, "looks": 0}))
+    mine, other = _key(tmp_path, "mine"), _key(tmp_path, "other")
+    manifest = {**base_facts(base), "labels": list(LABELS), "profile": "strict"}
+
+    def workspace(key: str) -> Workspace:
+        (tmp_path / "settings.toml").write_text(f'trusted_key = "{key}"\n')
+        return Workspace(base=str(tmp_path / "traffic"), registry=str(tmp_path / "registry"), config=tmp_path / "settings.toml")
+
+    def refusal(key: str) -> str:
+        with pytest.raises(ArtifactError) as caught:
+            workspace(key).load("MTD")
+        assert caught.value.code == "artifact.signature"
+        assert caught.value.input == str(version.path)
+        return caught.value.message
+
+    public = str(mine.with_suffix(".pub"))
+    version = workspace("").registry.register("MTD", tmp_path / "a", manifest, status="live")
+    workspace("").load("MTD")
+    assert "it is not signed" in refusal(public)
+    assert show_adapter(workspace(public), "MTD").version == sign(workspace(public), "MTD", other).version == "v0001"
+    assert "its signature is not by" in refusal(public)
+    workspace("").load("MTD")  # signed by whoever it names, and no key is asked for
+    sign(workspace(public), "MTD", mine)
+    workspace(public).load("MTD")
+    assert workspace(public).registry.verify() == {}
+    again = workspace("").registry.register("MTD", tmp_path / "a", {**manifest, "seed": 1}, status="live")
+    shutil.copyfile(version.path / "signature.json", again.path / "signature.json")
+    version = again
+    assert "the manifest has changed" in refusal("")
+    assert set(workspace("").registry.verify()) == {"MTD/v0002"}
+    with pytest.raises(InputError, match="no such file"):
+        workspace(str(tmp_path / "absent.pub")).load("MTD")

@@ -245,6 +245,13 @@ def test_base_and_registry_are_opened(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (workspace.base_name, workspace.registry_root) == ("plain", tmp_path / "r")
 
 
+def test_the_trusted_key_reaches_the_registry(tmp_path: Path) -> None:
+    """What it refuses: tests/security/test_served_content.py."""
+    key = tmp_path / "key.pub"
+    assert Workspace(config=_config(tmp_path, f'trusted_key = "{key}"\n')).registry.trusted_key == key
+    assert Workspace(config=_config(tmp_path, "")).registry.trusted_key is None
+
+
 def test_the_seed_is_the_splits_too(tmp_path: Path) -> None:
     config = _config(tmp_path, "[tune]\nseed = 4\n")
     assert (BuildOptions.of(config, seed=None).seed, BuildOptions.of(config, seed=0).seed) == (4, 0)
@@ -255,7 +262,7 @@ def test_the_seed_is_the_splits_too(tmp_path: Path) -> None:
 def test_every_key_is_tried_here() -> None:
     elsewhere = {"tune.save_steps", "tune.clock", "tune.gradient_checkpointing", "tune.shard", "tune.report_to", "tune.precision"}
     tried = {f"capture.{key}" for key in CAPTURE} | {f"records.{key}" for key in RECORDS} | {f"tune.{key}" for key in TUNE}
-    assert {name for name, _ in every_key()} == tried | elsewhere | {"base", "registry"}
+    assert {name for name, _ in every_key()} == tried | elsewhere | {"base", "registry", "trusted_key"}
 
 
 def _options(command: str) -> set[str]:

@@ -154,6 +154,11 @@ class Config(_Strict):
     registry: str = _key(
         "", "adapter registry, empty: the user's folder; `--registry` and TRAFFICLLM_REGISTRY go first", ("all with `--registry`",)
     )
+    trusted_key: str = _key(
+        "",
+        "PEM file of an Ed25519 key: live adapters are loaded only with a signature by it; empty: none is needed",
+        ("all with `--registry`",),
+    )
 
 
 def every_key() -> Iterator[tuple[str, Any]]:

@@ -69,7 +69,8 @@ class Workspace:
         """The adapter registry."""
         from trafficllm.registry.store import Registry
 
-        return Registry(self.registry_root)
+        trusted = self.config.trusted_key
+        return Registry(self.registry_root, trusted_key=Path(trusted).expanduser() if trusted else None)
 
     @cached_property
     def base(self) -> Base:

@@ -6,6 +6,7 @@ as `openssl genpkey -algorithm ed25519` writes them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,22 @@ def sign(folder: Path, key: str | Path) -> dict[str, Any]:
     return body
 
 
-def differences(folder: Path, key: str | Path) -> list[str]:
-    """Why a version's manifest does not carry a valid signature by a public key; empty where it does."""
-    from cryptography.exceptions import InvalidSignature
+def differences(folder: Path, key: str | Path | None = None) -> list[str]:
+    """Why a version's manifest does not carry a valid signature by a public key; empty where it does.
 
-    public = _public(key)
+    Without a key: why a signature that is there is not one of this manifest by the key that it names.
+    """
+    if key is None and not os.path.lexists(folder / SIGNATURE):
+        return []
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    public = None if key is None else _public(key)
     try:
         body = read_sealed(folder / SIGNATURE, required=True)
         if body["schema"] != SCHEMA or body["algorithm"] != "ed25519":
             return [f"{SIGNATURE} is of another schema"]
+        public = public or Ed25519PublicKey.from_public_bytes(bytes.fromhex(body["public_key"]))
         public.verify(bytes.fromhex(body["signature"]), _CONTEXT + (folder / FILE).read_bytes())
     except InputError as error:
         return ["it is not signed" if error.code == "input.missing" else f"{SIGNATURE} is damaged: {error.message}"]
@@ -54,7 +62,8 @@ def differences(folder: Path, key: str | Path) -> list[str]:
         return [error.message]
     except InvalidSignature:
         shown = body["public_key"] if isinstance(body.get("public_key"), str) else "?"
-        return [f"its signature is not by {public.public_bytes_raw().hex()} (it names {shown[:64]}) or the manifest has changed"]
+        expected = public.public_bytes_raw().hex() if public is not None else shown[:64]
+        return [f"its signature is not by {expected} (it names {shown[:64]}) or the manifest has changed"]
     except (KeyError, TypeError, ValueError):
         return [f"{SIGNATURE} is no signature file"]
     return []

@@ -46,14 +46,17 @@ _SPARE = 1 << 20
 class Registry:
     """Adapter versions under one folder, safe for many processes at once.
 
+    With a `trusted_key` (PEM, Ed25519) only versions signed by it are given as `live`, which is what all that loads weights asks for.
+
     >>> registry = Registry("~/.local/share/trafficllm/adapters")  # doctest: +SKIP
     >>> registry.register("MTD", "out/adapter", manifest, status="live").version  # doctest: +SKIP
     'v0001'
     """
 
-    def __init__(self, root: str | Path, *, lock_timeout: float = 60.0) -> None:
+    def __init__(self, root: str | Path, *, lock_timeout: float = 60.0, trusted_key: str | Path | None = None) -> None:
         self.root = Path(root).expanduser()
         self.lock_timeout = lock_timeout
+        self.trusted_key = trusted_key
 
     # writing
 
@@ -176,10 +179,11 @@ class Registry:
                 name = again
         return None
 
-    def live(self, task: str) -> Version:
-        """The live version of a task, every file compared with its hash (read again only where it changed).
+    def live(self, task: str, *, signed: bool = True) -> Version:
+        """The live version of a task, every file compared with its hash (read again only where it changed), its signature checked.
 
-        Raises ArtifactError when there is none, or naming file, expected and found hash where it is not as it was registered.
+        Raises ArtifactError when there is none, naming file, expected and found hash where it is not as it was registered, and where its
+        signature is wrong or, with a `trusted_key`, missing; not `signed`: signatures do not count, it is only looked at or signed.
         """
         version = self.find_live(task)
         if version is None:
@@ -190,6 +194,8 @@ class Registry:
                 hint=f"train one: `trafficllm adapter register CAPTURES --task {task}`",
             )
         self._raise_if_changed(version)
+        if signed:
+            self._raise_if_untrusted(version)
         return version
 
     def show(self, task: str, version: str) -> Version:
@@ -208,14 +214,14 @@ class Registry:
     def verify(self, task: str | None = None, *, key: str | Path | None = None) -> dict[str, Sequence[str]]:
         """What is not as the manifests say, by `task/version`; empty when every file is as it was registered.
 
-        With a public `key`, versions without a valid signature by it are named too.
+        With a public `key` (default: the registry's `trusted_key`), versions without a valid signature by it are named too.
         """
         faults: dict[str, Sequence[str]] = {}
         for row in self._survey(task):
             if isinstance(row, Damage):
                 faults[row.name] = [str(row.error)]
             else:
-                reasons = [*self._differences(row), *(signature.differences(row.path, key) if key is not None else ())]
+                reasons = [*self._differences(row), *signature.differences(row.path, key or self.trusted_key)]
                 faults[f"{row.task}/{row.version}"] = reasons
         return {name: reasons for name, reasons in faults.items() if reasons}
 
@@ -354,6 +360,13 @@ class Registry:
                 input=str(version.path),
                 hint="register it again, or roll back",
             )
+
+    def _raise_if_untrusted(self, version: Version) -> None:
+        reasons = signature.differences(version.path, self.trusted_key)
+        if reasons:
+            sign = f"`trafficllm adapter sign {version.task} --key PRIVATE.pem`"
+            hint = f"sign it with {sign}" if self.trusted_key else f"sign it again with {sign}, or remove signature.json"
+            raise ArtifactError("artifact.signature", f"not loaded: {'; '.join(reasons)}", input=str(version.path), hint=hint)
 
 
 def _is_version(name: str) -> bool:

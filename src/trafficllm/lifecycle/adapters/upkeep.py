@@ -50,14 +50,14 @@ def failed(workspace: Workspace) -> dict[str, list[DamageRow]]:
 def sign(workspace: Workspace, task: str, key: Path, *, version: str = "") -> AdapterSign:
     """Sign a version, by default the live one, with an Ed25519 key (`adapter sign`)."""
     registry = workspace.registry
-    name = version or registry.live(task).version
+    name = version or registry.live(task, signed=False).version
     signed = registry.sign(task, name, key)
     return AdapterSign(task=task, version=name, public_key=signed["public_key"], signature=signed["signature"])
 
 
 def show_adapter(workspace: Workspace, task: str, version: str = "") -> AdapterShow:
     """A version, by default the live one, with its manifest (contract: `adapter show`)."""
-    shown = workspace.registry.show(task, version) if version else workspace.registry.live(task)
+    shown = workspace.registry.show(task, version) if version else workspace.registry.live(task, signed=False)
     return AdapterShow(**shown.as_dict(), path=str(shown.path), manifest=dict(shown.manifest))
 
 
@@ -88,7 +88,7 @@ def gc(workspace: Workspace, task: str = "", *, keep: int = 3) -> AdapterGc:
 def verify(workspace: Workspace, task: str = "", *, key: Path | None = None) -> AdapterVerify:
     """Compare every version, or a task's, with its manifest (contract: `adapter verify`); ArtifactError with every difference.
 
-    With a public `key` each must also carry a valid signature by it.
+    With a public `key`, or one in the settings, each must also carry a valid signature by it.
     """
     registry, only = workspace.registry, workspace.task(task).id if task else None
     changed = registry.verify(only, key=key)
