@@ -29,7 +29,8 @@ from trafficllm.core.sampling import evenly_spaced, fair_shares
 from trafficllm.core.types import FlowBatch, FlowMeta, FrameBatch, Record
 from trafficllm.records.codec.flows import records_in
 from trafficllm.records.coverage import kind_of
-from trafficllm.records.sources.background import read_background, source_name, wire_hash
+from trafficllm.records.sources.background import read_background, wire_hash
+from trafficllm.records.sources.origins import source_name
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parents[1] / "src" / "trafficllm" / "data"

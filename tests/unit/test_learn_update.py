@@ -194,11 +194,11 @@ def test_nothing_new_is_said(made: dict[str, Any], tmp_path: Path) -> None:
 def test_captures_of_one_new_class_are_enough(made: dict[str, Any], tmp_path: Path, captures: Path) -> None:
     shutil.copytree(captures / "EAC" / "ICMP", tmp_path / "in" / "ICMP")
     view = replay.View.of(made["registry"].live("EAC").manifest)
-    rows, unit = replay.fresh(tmp_path / "in", view, TASK, chores=True, seed=0, progress=Silent())
+    rows, unit, _ = replay.fresh(tmp_path / "in", view, TASK, chores=True, seed=0, progress=Silent())
     assert set(rows.labels) == {"ICMP"}
     assert set(rows.parts) == {"train", "val", "test"}
     assert unit in UNITS
-    again, _ = replay.fresh(tmp_path / "in", view, TASK, chores=True, seed=0, progress=Silent())
+    again, _, _ = replay.fresh(tmp_path / "in", view, TASK, chores=True, seed=0, progress=Silent())
     assert again == rows
 
 

@@ -18,12 +18,14 @@ from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import sha256_file
 from trafficllm.core.settings import Config, FlowOptions, every_key, load_config
 from trafficllm.core.types import ORIG, Record
+from trafficllm.lifecycle.adapters.background import folders_of
 from trafficllm.lifecycle.adapters.register import tuning_base
 from trafficllm.lifecycle.bases.tuning import TuneRequest, tune_options
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base
 from trafficllm.model.tuning.job import TuneData, tune_task
 from trafficllm.model.tuning.plan import plan_data
+from trafficllm.records.catalog import get_task
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.dataset.dataset import BuildOptions
 from trafficllm.records.masks import apply
@@ -259,10 +261,19 @@ def test_the_seed_is_the_splits_too(tmp_path: Path) -> None:
     assert tune_options(config, seed=0, max_seconds=None).seed == 0
 
 
+def test_the_background_is_the_configurations(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    write(tmp_path / "home", pcap(_frames()), name="a.pcap")
+    config = _config(tmp_path, f'[learn]\nbackground = ["{tmp_path}/home"]\n')
+    task = get_task("MTD")
+    assert folders_of(task, config, None) == [tmp_path / "home"]
+    assert folders_of(task, Config(), None) is None
+
+
 def test_every_key_is_tried_here() -> None:
     elsewhere = {"tune.save_steps", "tune.clock", "tune.gradient_checkpointing", "tune.shard", "tune.report_to", "tune.precision"}
     tried = {f"capture.{key}" for key in CAPTURE} | {f"records.{key}" for key in RECORDS} | {f"tune.{key}" for key in TUNE}
-    assert {name for name, _ in every_key()} == tried | elsewhere | {"base", "registry", "trusted_key"}
+    assert {name for name, _ in every_key()} == tried | elsewhere | {"base", "registry", "trusted_key", "learn.background"}
 
 
 def _options(command: str) -> set[str]:

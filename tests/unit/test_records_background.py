@@ -18,15 +18,7 @@ from trafficllm.lifecycle.adapters import replay
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec.flows import housekeeping
 from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
-from trafficllm.records.sources.background import (
-    NO_BACKGROUND,
-    Background,
-    packaged,
-    read_background,
-    refuse_shared,
-    shared_captures,
-    source_name,
-)
+from trafficllm.records.sources.background import NO_BACKGROUND, Background, packaged, read_background, refuse_shared, shared_captures
 
 
 def _queries(count: int, *, first: int = 0, port: int = 5353) -> bytes:
@@ -60,16 +52,14 @@ def test_the_source_is_the_manifests_or_the_first_folder_or_the_directory(tmp_pa
     }
     assert [meta.capture for meta in background.meta] == [file.name for file in background.files]
     assert list(background.sources) == [file.source for file in background.files]
-    assert source_name("a/b c.zip") == "a/b"
-    assert source_name("a/b@1 c.zip") == "a/b"
 
 
-def test_a_manifest_beside_the_folder_names_sources_too_and_source_goes_before_origin(tmp_path: Path) -> None:
+def test_a_manifest_above_the_folder_names_sources_too(tmp_path: Path) -> None:
     home = _folder(tmp_path / "all" / "EAC", {"DNS/a.pcap": 1, "DNS/b.pcap": 1})
-    (tmp_path / "all" / "manifest.csv").write_text("file,source,origin\nEAC/DNS/a.pcap,,one@1 a\nEAC/DNS/b.pcap,two,one@1 b\n")
-    assert [file.source for file in read_background([home]).files] == ["one", "two"]
+    (tmp_path / "all" / "manifest.csv").write_text("file,source\nEAC/DNS/a.pcap,one\n")
+    assert [file.source for file in read_background([home]).files] == ["one", "DNS"]
     (home / "manifest.csv").write_text("a,b\n1,2\n")  # another kind of table
-    assert [file.source for file in read_background([home]).files] == ["one", "two"]
+    assert [file.source for file in read_background([home]).files] == ["one", "DNS"]
 
 
 def test_flows_are_capped_by_capture_and_source_evenly(tmp_path: Path) -> None:

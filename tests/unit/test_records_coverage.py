@@ -9,7 +9,7 @@ from capture_samples import ethernet, ipv4, pcap, udp
 from records_samples import malware
 
 from trafficllm.core.types import Facts, FlowMeta, Record
-from trafficllm.records.catalog import Task, get_task
+from trafficllm.records.catalog import get_task
 from trafficllm.records.codec.flows import CHORES, housekeeping
 from trafficllm.records.coverage import CHORE_KINDS, LEAST_FLOWS, LEAST_SOURCES, Coverage, Learnt, background_rows, kind_of
 from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
@@ -99,10 +99,6 @@ def test_an_update_adds_up() -> None:
     assert Coverage(None, frozenset({"dns"})).merged(two) == Coverage(None, frozenset({"dns", "ntp"}))
 
 
-def _positive(task: Task, label: str) -> bool:
-    return task.umbrella_of(label) == "malicious"
-
-
 @pytest.fixture(scope="module", name="data")
 def _data(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     root = malware(captures, tmp_path_factory.mktemp("mtd"), ("Zeus", "Gmail"))
@@ -114,10 +110,7 @@ def _data(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def test_name_service_of_one_side_is_covered_only_with_background(data: Dataset, tmp_path: Path) -> None:
     """In USTC every flow to port 53 is malware: without background an adapter would call all name service malicious."""
 
-    def positive(label: str) -> bool:
-        return _positive(data.task, label)
-
-    alone = Coverage.of_data(data, positive=positive)
+    alone = Coverage.of_data(data)
     assert alone.learnt is not None
     assert alone.learnt["tcp"].positives >= LEAST_FLOWS
     assert alone.learnt["dns"].positives >= LEAST_FLOWS
@@ -131,8 +124,8 @@ def test_name_service_of_one_side_is_covered_only_with_background(data: Dataset,
     (tmp_path / "home" / "dns.pcap").write_bytes(pcap(frames))
     background = read_background([tmp_path / "home"])
     assert background_rows(background) == [("dns", False, "home")] * 9
-    assert Coverage.of_data(data, background, positive=positive).covers(DNS)
-    assert not Coverage.of_data(data, background, positive=positive).covers(NTP)
+    assert Coverage.of_data(data, background).covers(DNS)
+    assert not Coverage.of_data(data, background).covers(NTP)
 
 
 def test_a_task_that_drops_housekeeping_does_not_answer_it(captures: Path, tmp_path: Path) -> None:
@@ -140,7 +133,7 @@ def test_a_task_that_drops_housekeeping_does_not_answer_it(captures: Path, tmp_p
     task = get_task("MTD").model_copy(update={"housekeeping": False})
     build_dataset(root, task=task, out=tmp_path / "ds")
     build_dataset(root, task=task, out=tmp_path / "kept", options=BuildOptions(keep=("housekeeping",)))
-    dropped, kept = (Coverage.of_data(load(tmp_path / name), positive=lambda label: label == "Zeus") for name in ("ds", "kept"))
+    dropped, kept = (Coverage.of_data(load(tmp_path / name)) for name in ("ds", "kept"))
     assert dropped.dropped == CHORE_KINDS
     assert dropped.learnt is not None
     assert not set(dropped.learnt) & CHORE_KINDS

@@ -22,6 +22,7 @@ CUT = ("capture flows", "data build", "data audit", "adapter register", "embed")
 TABLE = (*CUT, "adapter update", "analyze", "evaluate drift", "serve")
 BUILD = ("data build", "data audit", "adapter register")
 TRAIN = ("tune plan", "tune instruct", "tune task", "adapter register")
+LEARN = ("adapter register", "adapter update")
 TUNE = (*TRAIN, "adapter update")
 """An update goes on in the live adapter's method and rank, and does not evaluate while it learns: its gate judges it."""
 
@@ -144,12 +145,24 @@ class TuneSettings(TuneOptions):
         return TuneOptions(**(self.model_dump(exclude={"precision"}) | changes))
 
 
+class LearnOptions(_Strict):
+    """What a detection adapter learns beside its labels (section [learn])."""
+
+    background: tuple[str, ...] = _key(
+        (),
+        "folders of everyday captures of other sources, learnt as background; empty: those of the package. `--background` and "
+        "`--no-background` go first",
+        LEARN,
+    )
+
+
 class Config(_Strict):
     """The whole configuration; every key has a default."""
 
     capture: FlowOptions = FlowOptions()
     records: RecordOptions = RecordOptions()
     tune: TuneSettings = TuneSettings()
+    learn: LearnOptions = LearnOptions()
     base: str = _key("default", "traffic base; `--base` and TRAFFICLLM_BASE go first", ("all with `--base`",))
     registry: str = _key(
         "", "adapter registry, empty: the user's folder; `--registry` and TRAFFICLLM_REGISTRY go first", ("all with `--registry`",)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from trafficllm.records.codec.flows import CHORES, housekeeping
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta
+    from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.records.sources.background import Background
 
@@ -113,20 +114,26 @@ class Coverage:
         return cls(learnt, frozenset(dropped), sides)
 
     @classmethod
-    def of_data(
-        cls, dataset: Dataset, background: Background | None = None, *, positive: Callable[[str], bool | None] | None = None
-    ) -> Coverage:
-        """What a data set's training part and a background have learnt.
+    def of_data(cls, dataset: Dataset, background: Background | None = None, *, task: Task | None = None) -> Coverage:
+        """What a data set's training part and a background have learnt; `task` stands in for the data set's own.
 
-        `positive` says whether a label is of the umbrella's positive side (None: the task has no umbrella). Each background source
-        counts as one; all captures of the data set as one more, since one laboratory made them. Housekeeping flows are left out where
-        the task drops them, also of the background: that no label has them is then the build's doing, not a fact about traffic.
+        Sources are those of the captures. Housekeeping flows are left out where the task drops them, also of the background: that no label
+        has them is then the build's doing, not a fact about traffic.
         """
-        keeps = dataset.task.housekeeping or "housekeeping" in dataset.manifest.get("kept_fields", ())
-        rows = [(kind, positive(label) if positive else False, "") for kind, label in _training(dataset)]
+        own = task or dataset.task
+        keeps = own.housekeeping or "housekeeping" in dataset.manifest.get("kept_fields", ())
+        return cls.counted(_training(dataset), own, keeps_chores=keeps, background=background)
+
+    @classmethod
+    def counted(
+        cls, rows: Iterable[tuple[str, str, str]], task: Task, *, keeps_chores: bool, background: Background | None = None
+    ) -> Coverage:
+        """Training flows, of each its kind, label and source, counted for a task, with those of a background."""
+        sides = bool(task.positive)
+        counted = [(kind, task.is_positive(label) if sides else False, source) for kind, label, source in rows]
         if background is not None:
-            rows += background_rows(background)
-        return cls.of(rows, dropped=() if keeps else CHORE_KINDS, sides=positive is not None)
+            counted += background_rows(background)
+        return cls.of(counted, dropped=() if keeps_chores else CHORE_KINDS, sides=sides)
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> Coverage:
@@ -185,12 +192,13 @@ def background_rows(background: Background) -> list[tuple[str, bool | None, str]
     return [(kind_of(record, meta.resp_h), False, source) for record, meta, source in rows]
 
 
-def _training(dataset: Dataset) -> Iterable[tuple[str, str]]:
-    """Kind and label of each training flow of a data set."""
-    names = ("kind", "proto", "ports", "icmp", "service", "resp_h", "label", "part")
-    table = dataset.table.select(names)
-    for kind, proto, ports, icmp, service, resp_h, label, part in zip(*(table[name].to_pylist() for name in names), strict=True):
+def _training(dataset: Dataset) -> Iterable[tuple[str, str, str]]:
+    """Kind, label and source of each training flow of a data set."""
+    sources = dataset.sources
+    names = ("kind", "proto", "ports", "icmp", "service", "resp_h", "label", "part", "capture")
+    columns = (dataset.table[name].to_pylist() for name in names)
+    for kind, proto, ports, icmp, service, resp_h, label, part, capture in zip(*columns, strict=True):
         if part == "train":
             ends: tuple[int, int] | None = (ports[0], ports[1]) if ports else None
             record = Record(kind=kind, proto=proto, ports=ends, icmp=icmp, facts=Facts(service))
-            yield kind_of(record, resp_h), label
+            yield kind_of(record, resp_h), label, sources.get(capture, "")

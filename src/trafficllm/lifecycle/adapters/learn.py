@@ -19,6 +19,7 @@ from trafficllm.lifecycle.adapters import replay
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate
 from trafficllm.lifecycle.studies import cascade, scoring
+from trafficllm.records.coverage import Coverage
 from trafficllm.records.record_shape import KEY, RecordShape
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trafficllm.model.tuning.job import TuneData
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import BuildOptions, Dataset
+    from trafficllm.records.sources.background import Background
     from trafficllm.registry.versions import Status, Version
 
 Answer = TypeVar("Answer", bound=AdapterRegister)
@@ -48,13 +50,14 @@ def register(
     augment: bool = True,
     status: Status = "live",
     trained: Path | None = None,
+    background: Background | None = None,
 ) -> AdapterRegister:
     """Train, calibrate, score and register an adapter (contract: `adapter register`).
 
     `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside the working folder as `build`
     says; default: with the seed of `training`). `augment`: training records change a little each epoch; `trained`: an adapter folder
-    that is taken as it is, nothing is tuned. Raises ArtifactError for one that does not fit, with all reasons, InputError for data that
-    cannot be learnt from or scored.
+    that is taken as it is, nothing is tuned. `background` are flows of other sources; the manifest says which, and what they cover.
+    Raises ArtifactError for an adapter that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
     """
     from trafficllm.model.tuning import job as tune
     from trafficllm.records.dataset.dataset import BuildOptions
@@ -68,6 +71,7 @@ def register(
     else:
         report = taken(trained, base, scoring.labels_of(dataset), place)
     manifest = manifest_of(dataset, task, base, report, training.options)
+    manifest |= background_facts(background, Coverage.of_data(dataset, background, task=task))
     figures, scores, predicted = _scores(dataset, task, training)
     manifest |= figures
     if training.baselines:
@@ -78,6 +82,11 @@ def register(
     manifest["sample"] = replay.keep(dataset, place, predicted)
     version = training.registry.register(task.id, place, manifest, status=status)
     return answer_of(AdapterRegister, version, manifest, report, seconds=round(time.monotonic() - start, 2))
+
+
+def background_facts(background: Background | None, coverage: Coverage) -> dict[str, Any]:
+    """What a manifest says of the background that was learnt (`background`: None for none) and of the kinds of flows that are answered."""
+    return {"background": background.as_dict() if background is not None else None, "coverage": coverage.as_dict()}
 
 
 def baseline_rows(dataset: Dataset, training: Training, scores: Scores, rate: float, seconds: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.lifecycle.adapters.background import folders_of, read_for
 from trafficllm.lifecycle.adapters.results import AdapterRegister, AdapterUpdate, Gate
 from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.records.sources.background import Background
 
 _WORK = ".work"
 
@@ -41,12 +43,14 @@ def register(
     max_seconds: float | None = None,
     trained: Path | None = None,
     notable: Sequence[str] = (),
+    background: Sequence[Path] | None = None,
     progress: ProgressSink | None = None,
 ) -> AdapterRegister:
     """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
     With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet. `notable`
-    are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself.
+    are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself. `background` are folders of
+    everyday captures learnt beside the labels; None: those of the configuration or the package, empty: none.
     Raises InputError for data that cannot be learnt from, UsageError for a task's name, ArtifactError for an adapter that does not fit.
     """
     from trafficllm.lifecycle.adapters import learn
@@ -60,7 +64,9 @@ def register(
             "input.task", f"task {definition.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
         )
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
-    work = _workdir(workspace, folder, definition.id, f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained}")
+    folders = folders_of(definition, workspace.config, background)
+    facts = f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained} {_named(folders)}"
+    work = _workdir(workspace, folder, definition.id, facts)
     build, sink = BuildOptions.of(workspace.config, profile=profile, seed=options.seed), progress or Silent()
     data = learn.open_dataset(folder, definition, work / "data", options=build, progress=sink)
     remedy = "leave the setting out, or build the data set again with it: `trafficllm data build`"
@@ -71,9 +77,15 @@ def register(
     if definition.kind == "generation":
         answer = _register_generator(data, definition, training)
     else:
-        answer = _register_detector(data, definition, training, work / "router", trained)
+        beside = read_for(data, (), folders, progress=sink)
+        answer = _register_detector(data, definition, training, work / "router", trained=trained, background=beside)
     shutil.rmtree(work, ignore_errors=True)
     return answer
+
+
+def _named(folders: Sequence[Path] | None) -> str:
+    """Folders of background as a part of what names a working folder."""
+    return "packaged" if folders is None else "\n".join(str(folder.resolve()) for folder in folders)
 
 
 def tuning_base(workspace: Workspace) -> Base:
@@ -109,9 +121,10 @@ def update(
     *,
     seed: int | None = None,
     max_seconds: float | None = None,
+    background: Sequence[Path] | None = None,
     progress: ProgressSink | None = None,
 ) -> AdapterUpdate:
-    """New captures into a live task (contract: `adapter update`); GateError where its gate refused them."""
+    """New captures into a live task (contract: `adapter update`); GateError where its gate refused them. `background`: see `register`."""
     from trafficllm.lifecycle.adapters import gate
     from trafficllm.lifecycle.adapters.update import update as learn_more
     from trafficllm.lifecycle.bases.tuning import tune_options
@@ -121,20 +134,23 @@ def update(
     live, options = workspace.registry.live(definition.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     remedy = "leave the setting out of the configuration, or register the task again with it"
     RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {definition.id} {live.version}", remedy=remedy)
-    facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name}"
+    folders = folders_of(definition, workspace.config, background)
+    facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name} {_named(folders)}"
     work = _workdir(workspace, folder, definition.id, facts)
     training = Training(tuning_base(workspace), workspace.registry, work / "adapter", options, progress or Silent())
-    answer = learn_more(folder, training, task=definition)
+    answer = learn_more(folder, training, task=definition, background=folders)
     shutil.rmtree(work, ignore_errors=True)
     gate.raise_if_refused(answer)
     return answer
 
 
-def _register_detector(data: Dataset, task: Task, training: Training, router: Path, trained: Path | None) -> AdapterRegister:
+def _register_detector(
+    data: Dataset, task: Task, training: Training, router: Path, *, trained: Path | None, background: Background | None
+) -> AdapterRegister:
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.teach import teach
 
-    answer = learn.register(data, training, task=task, trained=trained)
+    answer = learn.register(data, training, task=task, trained=trained, background=background)
     start = time.monotonic()
     routing = teach(task, data.manifest["trainable"], replace(training, workdir=router))
     seconds = round(answer.seconds + time.monotonic() - start, 2)

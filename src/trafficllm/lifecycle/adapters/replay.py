@@ -21,6 +21,7 @@ from trafficllm.core.settings import CodecOptions, FlowOptions
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.records import masks
 from trafficllm.records.codec import codec
+from trafficllm.records.coverage import Coverage, kind_of
 from trafficllm.records.dataset import store
 from trafficllm.records.dataset.dataset import PARTS, Dataset
 from trafficllm.records.dataset.duplicates import duplicates, twins
@@ -216,8 +217,8 @@ class View:
         return Rows(units, labels, parts, named, hashes, plain, [""] * len(units))
 
 
-def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, progress: ProgressSink) -> tuple[Rows, str]:
-    """New labelled captures, or a data set of them, under a version's masks; with the unit they were split by.
+def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, progress: ProgressSink) -> tuple[Rows, str, Coverage]:
+    """New labelled captures, or a data set of them, under a version's masks; the unit they were split by, and the kinds of their flows.
 
     One label is enough here: the old ones come from the sample.
     """
@@ -226,13 +227,15 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
     from trafficllm.records.dataset.reserved import Reserved
     from trafficllm.records.dataset.splits import split
     from trafficllm.records.sources import rows as sources
+    from trafficllm.records.sources.origins import Origins
 
     if is_data_set(folder):
         data = load(folder)
         view.require_flows(data.manifest, str(folder))
         idx = [i for part in PARTS for i in data.indices(part)]
         sides = [part for part in PARTS for _ in data.indices(part)]
-        return view.rows(data.raw_records(idx), data.labels_of(idx), sides, data.groups(idx)), str(data.manifest["split"]["unit"])
+        rows = view.rows(data.raw_records(idx), data.labels_of(idx), sides, data.groups(idx))
+        return rows, str(data.manifest["split"]["unit"]), Coverage.of_data(data, task=task)
     source = sources.find(folder)
     held = Reserved.find(folder)
     read = sources.read(source, task, keep_chores=chores, reserved=held, options=view.shape.capture, progress=progress)
@@ -240,7 +243,11 @@ def fresh(folder: Path, view: View, task: Task, *, chores: bool, seed: int, prog
     hashes = twins(masked, [hash64(codec.encode(record, view.options).encode()) for record in masked])
     result = split(read.meta, read.labels, seed=seed, unit=source.unit, reserved=read.reserved, hashes=hashes, given=read.given)
     rows = view.rows(read.records, read.labels, result.assignment, result.groups)
-    return rows.take([i for i, part in enumerate(rows.parts) if part in PARTS]), result.unit
+    train = [i for i, part in enumerate(rows.parts) if part == "train"]
+    origins = Origins.find(source.root)
+    kinds = ((kind_of(read.records[i], read.meta[i].resp_h), read.labels[i], origins.source_of(read.meta[i].capture)) for i in train)
+    coverage = Coverage.counted(kinds, task, keeps_chores=chores)
+    return rows.take([i for i, part in enumerate(rows.parts) if part in PARTS]), result.unit, coverage
 
 
 def fewer(new: Rows) -> Rows:

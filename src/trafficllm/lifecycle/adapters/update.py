@@ -16,8 +16,10 @@ from trafficllm.core.errors import InputError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters import gate, learn, replay
+from trafficllm.lifecycle.adapters.background import read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
 from trafficllm.lifecycle.studies import scoring
+from trafficllm.records.coverage import Coverage, background_rows
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
+    from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.registry.versions import Version
 
 SEARCH_SECONDS = 30.0
@@ -41,9 +44,10 @@ BANK = 300
 """Training rows scored for the update's calibration, see scoring.calibrate."""
 
 
-def update(folder: str | Path, training: Training, *, task: Task) -> AdapterUpdate:
+def update(folder: str | Path, training: Training, *, task: Task, background: Sequence[Path] | None = ()) -> AdapterUpdate:
     """Learn new captures or a data set into the live version (contract: `adapter update`).
 
+    `background` are folders of everyday captures learnt beside the labels; None: those of the package.
     `status` says what became of it: live, candidate (too few records to tell) or rejected, and `why`; what is rejected gets
     no baselines. Raises ArtifactError where there is no live version, it does not fit the base, or it keeps no sample; InputError for
     data that cannot be learnt from.
@@ -54,12 +58,14 @@ def update(folder: str | Path, training: Training, *, task: Task) -> AdapterUpda
     live = registry.live(task.id)
     definition = _checked(live, task, base)
     old = replay.read(live)
-    data = _data(Path(folder), live, old, definition, seed=training.seed, progress=training.progress)
+    data, coverage = _data(Path(folder), live, old, definition, seed=training.seed, progress=training.progress)
+    beside = read_for(*_labelled(Path(folder), data), background, progress=training.progress)
+    coverage = coverage.merged(Coverage.of(background_rows(beside) if beside else (), sides=coverage.sides))
     options = short(same_shape(training.options, live), live)
     # So few steps see each record about once: changed copies of it would teach less than the record.
     examples = learn.tune_data(data, augment=False, task=definition)
     report = tune.tune_task(base, examples, place, options, training.progress, start_from=live.path)
-    manifest = learn.manifest_of(data, definition, base, report, options)
+    manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage)
     figures, scores, predicted = _judged(data, old, live, definition, training)
     manifest |= figures
     manifest |= _history(live, data, old, predicted, folder=place)
@@ -101,10 +107,13 @@ def _checked(live: Version, task: Task, base: Base) -> Task:
     return Task.model_validate(live.manifest.get("task_definition", task.model_dump()))
 
 
-def _data(folder: Path, live: Version, old: replay.Rows, task: Task, *, seed: int, progress: ProgressSink) -> replay.Replayed:
+def _data(
+    folder: Path, live: Version, old: replay.Rows, task: Task, *, seed: int, progress: ProgressSink
+) -> tuple[replay.Replayed, Coverage]:
+    """Kept and new records as one data set, and the kinds of flows that both have taught."""
     view = replay.View.of(live.manifest)
     chores = task.housekeeping or "housekeeping" in live.manifest.get("kept_fields", ())
-    new, unit = replay.fresh(folder, view, task, chores=chores, seed=seed, progress=progress)
+    new, unit, coverage = replay.fresh(folder, view, task, chores=chores, seed=seed, progress=progress)
     clean, leaks = replay.without_leaks(old, new)
     data = replay.joined(old, replay.fewer(clean), live, unit=unit, leaks=leaks)
     if "train" not in data.table["part"].to_pylist()[len(old) :]:
@@ -114,7 +123,16 @@ def _data(folder: Path, live: Version, old: replay.Rows, task: Task, *, seed: in
             input=str(folder),
             hint="add captures: each label needs enough groups for training, validation and test",
         )
-    return data
+    return data, Coverage.of_manifest(live.manifest).merged(coverage)
+
+
+def _labelled(folder: Path, data: replay.Replayed) -> tuple[Dataset, list[Path]]:
+    """What tells captures that are labelled too: the data set that was named, whose rows are raw, or the joined rows and the captures."""
+    from trafficllm.lifecycle.datasets import is_data_set
+    from trafficllm.records.dataset.dataset import load
+    from trafficllm.records.sources import rows as sources
+
+    return (load(folder), []) if is_data_set(folder) else (data, [file.path for file in sources.find(folder).files])
 
 
 def same_shape(options: TuneOptions, live: Version) -> TuneOptions:

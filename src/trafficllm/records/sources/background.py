@@ -6,7 +6,6 @@ what the task does not name; they are never a label of it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,14 +24,14 @@ from trafficllm.records.codec.codec import encode
 from trafficllm.records.codec.flows import records_in
 from trafficllm.records.dataset.duplicates import sequence_hash
 from trafficllm.records.dataset.reserved import Reserved
-from trafficllm.records.sources.folders import csv_rows, scan_unlabelled
+from trafficllm.records.sources.folders import LabelledDir, csv_rows, scan_unlabelled
+from trafficllm.records.sources.origins import Origins, source_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from trafficllm.records.dataset.dataset import Dataset
 
-MANIFEST = "manifest.csv"
 _REMEDY = "give captures of other sources, or --no-background to learn without any"
 _MEANING = "without background no threshold can be chosen on other sources: expect many harmless flows of other networks to be flagged"
 
@@ -126,6 +125,16 @@ def read_background(
     )
 
 
+def require_captures(folder: Path) -> LabelledDir:
+    """The captures below a folder of background. InputError where it is missing, or where there are none."""
+    try:
+        return scan_unlabelled(folder)
+    except InputError as error:
+        if error.code != "input.no_captures":
+            raise
+        raise InputError("input.background", f"no captures in this background; {_MEANING}", input=str(folder), hint=_REMEDY) from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Capture:
     """A capture and the flows of it that are kept."""
@@ -136,12 +145,7 @@ class _Capture:
 
 def _captures(folder: Path, options: FlowOptions, most: int, read: dict[str, _Capture]) -> tuple[list[_Capture], int]:
     """The captures below a folder, put into `read` by hash, and how many are reserved."""
-    try:
-        scanned = scan_unlabelled(folder)
-    except InputError as error:
-        if error.code != "input.no_captures":
-            raise
-        raise InputError("input.background", f"no captures in this background; {_MEANING}", input=str(folder), hint=_REMEDY) from error
+    scanned = require_captures(folder)
     source_of, is_reserved = _sources(scanned.root), _reserved(scanned.root)
     out, held = [], 0
     for file in scanned.files:
@@ -194,27 +198,10 @@ def _capped(captures: Sequence[_Capture], per_source: int) -> Iterator[_Capture]
 
 
 def _sources(root: Path) -> Callable[[str], str]:
-    """The source of a capture by its path in the folder: what a manifest in or beside the folder says, else the first folder below it,
-    else the folder's own name."""
-    base = root.resolve()
-    stated = {**_stated(base.parent), **_stated(base)}
-    return lambda rel: stated.get(base / rel) or (rel.split("/")[0] if "/" in rel else base.name)
-
-
-def _stated(place: Path) -> dict[Path, str]:
-    """Sources by capture of a manifest.csv with columns `file` and `source` or `origin`; another kind of CSV says nothing."""
-    path = place / MANIFEST
-    rows = csv_rows(path) if path.is_file() else []
-    return {place / row["file"]: source_name(row.get("source") or row.get("origin") or "") for row in rows if row.get("file")}
-
-
-def source_name(origin: str) -> str:
-    """The repository or laboratory of an origin: all before the first "@" or blank.
-
-    >>> source_name("zeek/zeek@a13de64f testing/btest/Traces/dns.pcap")
-    'zeek/zeek'
-    """
-    return re.split(r"[@\s]", origin.strip(), maxsplit=1)[0]
+    """The source of a capture by its path in the folder: what a manifest in or above the folder says, else the first folder below it, else
+    the folder's own name."""
+    origins, own = Origins.find(root), root.resolve().name
+    return lambda rel: source_name(origins.origin_of(rel)) or (rel.split("/")[0] if "/" in rel else own)
 
 
 def _reserved(root: Path) -> Callable[[Path, str], bool]:

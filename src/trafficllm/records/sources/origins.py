@@ -58,8 +58,9 @@ class Origins:
             return cls(name, level=level)
         for place in (base, *list(base.parents)[: _ABOVE - 1]):
             path = place / MANIFEST
-            if path.is_file() and _has_origins(path):
-                return cls(name, _column(path, "origin"), str(path))
+            column = _names_origins(path) if path.is_file() else ""
+            if column:
+                return cls(name, _column(path, column), str(path))
         return cls(name)
 
     @property
@@ -104,12 +105,14 @@ class Origins:
         return {capture: self.source_of(capture) for capture in captures}
 
 
-def _has_origins(path: Path) -> bool:
+def _names_origins(path: Path) -> str:
+    """The column of a manifest that says where its files come from: `origin`, else `source`; "" where it has neither."""
     try:
         rows = csv_rows(path)
     except InputError:  # a file of that name which is nothing of ours
-        return False
-    return bool(rows) and {"file", "origin"} <= set(rows[0])
+        return ""
+    columns = set(rows[0]) if rows else set()
+    return next((name for name in ("origin", "source") if {"file", name} <= columns), "")
 
 
 def _column(path: Path, name: str) -> dict[str, str]:

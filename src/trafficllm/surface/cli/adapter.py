@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Config, Folder, Json, MaxSeconds, Out, Profile, Quiet, Registry, Task, Tasks, TuneSeed
+from trafficllm.surface.terminal.options import (
+    Background,
+    Base,
+    Config,
+    Folder,
+    Json,
+    MaxSeconds,
+    NoBackground,
+    Out,
+    Profile,
+    Quiet,
+    Registry,
+    Task,
+    Tasks,
+    TuneSeed,
+)
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import Quality
@@ -35,6 +50,8 @@ def register(
     notable: Annotated[
         list[str] | None, typer.Option("--notable", metavar="LABEL", help="Label of your own task that raises an event; may be repeated.")
     ] = None,
+    background: Background = None,
+    no_background: NoBackground = False,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -50,13 +67,32 @@ def register(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
+    beside = _background(background, none=no_background)
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     events = notable or ([] if as_json or quiet else _ask_notable(workspace, folder, task))
     with Bar(quiet=quiet, log=True) as bar:
         answer = made(
-            workspace, folder, task, profile=profile, seed=seed, max_seconds=max_seconds, trained=trained, notable=events, progress=bar
+            workspace,
+            folder,
+            task,
+            profile=profile,
+            seed=seed,
+            max_seconds=max_seconds,
+            trained=trained,
+            notable=events,
+            background=beside,
+            progress=bar,
         )
     emit("adapter.register", answer, as_json=as_json, show=_show_registered)
+
+
+def _background(folders: list[Path] | None, *, none: bool) -> list[Path] | None:
+    """The folders that a command states; an empty list for --no-background, None where nothing is stated."""
+    from trafficllm.core.errors import UsageError
+
+    if none and folders:
+        raise UsageError("usage.option", "--background and --no-background at once", input="--no-background", hint="choose one of them")
+    return [] if none else folders or None
 
 
 def _ask_notable(workspace: Workspace, folder: Path, task: str) -> list[str]:
@@ -102,6 +138,8 @@ def update(
     registry: Registry = "",
     seed: TuneSeed = None,
     max_seconds: MaxSeconds = None,
+    background: Background = None,
+    no_background: NoBackground = False,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -117,9 +155,10 @@ def update(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
+    beside = _background(background, none=no_background)
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     with Bar(quiet=quiet, log=True) as bar:
-        answer = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, progress=bar)
+        answer = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, background=beside, progress=bar)
     emit("adapter.update", answer, as_json=as_json, show=_show_updated)
 
 

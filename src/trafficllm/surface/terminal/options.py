@@ -43,3 +43,14 @@ Profile: TypeAlias = Annotated[
 MaxSeconds: TypeAlias = Annotated[
     float | None, typer.Option("--max-seconds", metavar="S", min=1.0, help="Stop tuning after this many seconds and keep the best.")
 ]
+Background: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--background",
+        metavar="DIR",
+        help="Everyday captures of other sources to learn beside the labels; may be repeated; default: those of the package.",
+    ),
+]
+NoBackground: TypeAlias = Annotated[
+    bool, typer.Option("--no-background", help="Learn no background: expect more false alarms on other networks.")
+]

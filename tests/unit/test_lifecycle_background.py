@@ -1,0 +1,145 @@
+"""Background on its way into an adapter: which folders, what is left out or refused, and what the manifest says of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import infer_samples as samples
+import pytest
+from capture_samples import ethernet, ipv4, pcap, udp
+from records_samples import malware
+
+from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.settings import Config, TuneOptions
+from trafficllm.core.types import Silent
+from trafficllm.lifecycle.adapters import learn, update
+from trafficllm.lifecycle.adapters.background import folders_of, read_for
+from trafficllm.lifecycle.adapters.register import register
+from trafficllm.lifecycle.adapters.training import Training
+from trafficllm.lifecycle.workspace import Workspace
+from trafficllm.model.base.load import load_base
+from trafficllm.records.catalog import get_task
+from trafficllm.records.coverage import Coverage
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
+from trafficllm.records.sources.background import packaged, read_background
+from trafficllm.registry.store import Registry
+
+TASK = get_task("MTD")
+OPTIONS = TuneOptions(max_steps=4, batch_tokens=1024, looks=1, seed=3)
+
+
+def _queries(place: Path, count: int = 9) -> Path:
+    """A folder of one capture of name service."""
+    place.mkdir(parents=True)
+    frames = [(1e9 + k, ethernet(ipv4(17, udp(40000 + k, 53, bytes(20 + k))))) for k in range(count)]
+    (place / "dns.pcap").write_bytes(pcap(frames))
+    return place
+
+
+def test_folders_are_the_commands_then_the_configurations_then_the_packages(tmp_path: Path) -> None:
+    home, lab = _queries(tmp_path / "home"), _queries(tmp_path / "lab")
+    config = Config.model_validate({"learn": {"background": [str(lab)]}})
+    assert folders_of(TASK, Config(), None) is None
+    assert folders_of(TASK, config, None) == [lab]
+    assert folders_of(TASK, config, [home, lab]) == [home, lab]
+    assert folders_of(TASK, config, []) == []
+    assert folders_of(get_task("EAC"), Config(), None) == (), "its labels may be what the packaged captures hold"
+    assert folders_of(get_task("EAC"), config, None) == [lab]
+    assert folders_of(get_task("EAG"), config, None) == ()
+    with pytest.raises(UsageError, match="gives no verdicts"):
+        folders_of(get_task("EAG"), Config(), [home])
+
+
+def test_folders_that_hold_nothing_are_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    workspace = Workspace(registry=str(tmp_path / "r"))
+    for name, code in (("empty", "input.background"), ("missing", "input.missing")):
+        with pytest.raises(InputError) as error:
+            register(workspace, tmp_path / "captures that are never read", "MTD", background=[tmp_path / name])
+        assert error.value.code == code
+        assert error.value.input == str(tmp_path / name)
+
+
+@pytest.fixture(scope="module", name="made")
+def _made(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    place = tmp_path_factory.mktemp("background")
+    root = malware(captures, place, ("Zeus", "Gmail", "Virut"))
+    build_dataset(root, task=TASK, out=place / "data", options=BuildOptions(cap=15))
+    return {"place": place, "data": load(place / "data"), "base": load_base(samples.write_base(place / "base"), dtype="float32")}
+
+
+def test_none_is_no_background(made: dict[str, Any]) -> None:
+    assert read_for(made["data"], (), (), progress=Silent()) is None
+
+
+def test_captures_of_ones_own_that_are_labelled_too_are_refused(made: dict[str, Any], captures: Path, tmp_path: Path) -> None:
+    (tmp_path / "bg").mkdir()
+    shutil.copy(captures / "MTD" / "Zeus" / "Zeus_00.pcap", tmp_path / "bg" / "x.pcap")
+    with pytest.raises(InputError, match=r"bg/x.pcap is Zeus/Zeus_00.pcap"):
+        read_for(made["data"], (), [tmp_path / "bg"], progress=Silent())
+    home = _queries(tmp_path / "home")
+    with pytest.raises(InputError, match=r"home/dns.pcap is "):
+        read_for(made["data"], [home / "dns.pcap"], [home], progress=Silent())
+
+
+def test_packaged_captures_that_the_data_label_are_left_out(captures: Path, tmp_path: Path, made: dict[str, Any]) -> None:
+    """The bundled application captures are cut from the same origins as some of the packaged background."""
+    for label in ("TLS", "QUIC", "NetBIOS"):
+        shutil.copytree(captures / "EAC" / label, tmp_path / "captures" / label)
+    build_dataset(tmp_path / "captures", task=get_task("EAC"), out=tmp_path / "data")
+    whole = read_background([packaged()])
+    part = read_for(load(tmp_path / "data"), (), None, progress=Silent())
+    assert part is not None
+    missing = {file.name for file in whole.files} - {file.name for file in part.files}
+    assert "background/ndpi/netbios.pcap.gz" in missing
+    assert {file.source for file in whole.files if file.name in missing} == {"ntop/nDPI"}
+    assert len(part) < len(whole)
+    other = read_for(made["data"], (), None, progress=Silent())
+    assert other is not None
+    assert other.as_dict() == whole.as_dict()
+
+
+def test_the_manifest_says_what_was_learnt_beside_the_labels(made: dict[str, Any], tmp_path: Path) -> None:
+    data: Dataset = made["data"]
+    registry = Registry(tmp_path / "registry")
+    background = read_for(data, (), [_queries(tmp_path / "home")], progress=Silent())
+    assert background is not None
+    training = Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False)
+    learn.register(data, training, task=TASK, background=background)
+    manifest = registry.live("MTD").manifest
+    assert manifest["background"] == {**background.as_dict(), "sources": {"home": 9}, "captures": 1, "flows": 9}
+    coverage = Coverage.of_manifest(manifest)
+    assert coverage == Coverage.of_data(data, background)
+    assert coverage.learnt is not None
+    assert coverage.learnt["dns"].negatives == 9
+    assert str(tmp_path) not in (registry.live("MTD").path / "manifest.json").read_text()
+    learn.register(data, Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False), task=TASK)
+    alone = registry.live("MTD").manifest
+    assert alone["background"] is None
+    assert Coverage.of_manifest(alone) == Coverage.of_data(data)
+
+
+def test_an_update_adds_what_it_learns_to_the_coverage(made: dict[str, Any], captures: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    learn.register(made["data"], Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False), task=TASK)
+    before = Coverage.of_manifest(registry.live("MTD").manifest)
+    new = malware(captures, tmp_path, ("Cridex", "FTP"))
+    home = _queries(tmp_path / "home")
+    training = Training(made["base"], registry, tmp_path / "w2", OPTIONS, baselines=False)
+    answer = update.update(new, training, task=TASK, background=[home])
+    manifest = registry.show("MTD", answer.version).manifest
+    assert manifest["background"]["sources"] == {"home": 9}
+    after = Coverage.of_manifest(manifest)
+    assert before.learnt is not None
+    assert after.learnt is not None
+    assert after.learnt["tcp"].negatives > before.learnt["tcp"].negatives
+    assert after.learnt["tcp"].positives > before.learnt["tcp"].positives
+    assert after.learnt["dns"].negatives == before.learnt["dns"].negatives + 9
+    assert not before.covers_kind("dns")
+    assert after.covers_kind("dns")
+    (tmp_path / "twice").mkdir()
+    shutil.copy(new / "Cridex" / "Cridex_00.pcap", tmp_path / "twice" / "again.pcap")
+    with pytest.raises(InputError, match=r"twice/again.pcap is "):
+        update.update(new, training, task=TASK, background=[tmp_path / "twice"])
