@@ -24,6 +24,7 @@ ALLOWED: Mapping[str, str] = {
     "infer.router.router.Router.of": _MANIFEST,
     "model.base.extend.write_manifest": _MANIFEST,
     "records.codec.values.learnt": "a table by label, field and bucket that goes into a generator's manifest as it is",
+    "records.coverage.Coverage.of_manifest": _MANIFEST,
     "records.record_shape.RecordShape.differences": _WANTED,
     "records.record_shape.RecordShape.of": _MANIFEST,
     "records.record_shape.RecordShape.require": _WANTED,

@@ -8,6 +8,7 @@ import pytest
 from capture_samples import ethernet, ipv4, pcap, udp
 from records_samples import malware
 
+from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Facts, FlowMeta, Record
 from trafficllm.records.catalog import get_task
 from trafficllm.records.codec.flows import CHORES, housekeeping
@@ -81,6 +82,16 @@ def test_an_older_adapter_covers_all_but_what_its_build_dropped() -> None:
     assert [Coverage.of_manifest(drops).covers(record) for record in (DNS, NTP, TLS)] == [False, False, True]
     for manifest in ({**drops, "kept_fields": ["housekeeping"]}, {"task_definition": get_task("MTD").model_dump()}, {}):
         assert all(Coverage.of_manifest(manifest).covers(record) for record in (DNS, NTP, TLS))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"learnt": 3, "dropped": [], "sides": True}, {"learnt": {}}, {"learnt": {"dns": {"many": 1}}, "dropped": [], "sides": True},
+     {"learnt": {"dns": {"negatives": "9"}}, "dropped": [], "sides": True}, {"learnt": {}, "dropped": 3, "sides": True}],
+)  # fmt: skip
+def test_a_damaged_coverage_is_refused(stated: dict[str, object]) -> None:
+    with pytest.raises(ArtifactError, match="coverage"):
+        Coverage.of_manifest({"coverage": stated})
 
 
 def test_requests_and_cells_are_always_covered_and_broadcast_needs_the_address() -> None:

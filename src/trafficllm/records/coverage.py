@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Facts, Record
 from trafficllm.records.codec.canonical import TCP
 from trafficllm.records.codec.flows import CHORES, housekeeping
@@ -137,11 +138,18 @@ class Coverage:
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> Coverage:
-        """The coverage that an adapter's manifest states as `coverage`; of an older one, what its data set left out."""
+        """The coverage that an adapter's manifest states as `coverage`; of an older one, what its data set left out.
+
+        ArtifactError where what is stated is no coverage.
+        """
         stated = manifest.get("coverage")
         if stated:
-            learnt = {kind: Learnt(**row) for kind, row in stated["learnt"].items()} if stated["learnt"] is not None else None
-            return cls(learnt, frozenset(stated["dropped"]), bool(stated["sides"]))
+            try:
+                learnt = None if stated["learnt"] is None else {str(kind): _learnt(row) for kind, row in stated["learnt"].items()}
+                return cls(learnt, frozenset(map(str, stated["dropped"])), bool(stated["sides"]))
+            except (AttributeError, KeyError, TypeError) as error:
+                hint = "restore it from a backup, or register the task again"
+                raise ArtifactError("artifact.damaged", "its coverage is none", input=str(manifest.get("task", "")), hint=hint) from error
         task = manifest.get("task_definition") or {}
         keeps = task.get("housekeeping", True) or "housekeeping" in manifest.get("kept_fields", ())
         return cls(None, frozenset() if keeps else CHORE_KINDS)
@@ -184,6 +192,13 @@ class Coverage:
             sources = max(a.negative_sources, b.negative_sources)
             learnt[kind] = Learnt(a.positives + b.positives, a.negatives + b.negatives, sources)
         return Coverage(learnt, self.dropped | other.dropped, self.sides)
+
+
+def _learnt(row: Mapping[str, int]) -> Learnt:
+    """A row of a manifest's `coverage`. TypeError where its values are no whole numbers."""
+    if not all(type(value) is int for value in row.values()):
+        raise TypeError("counts are whole numbers")
+    return Learnt(**row)
 
 
 def background_rows(background: Background) -> list[tuple[str, bool | None, str]]:

@@ -31,6 +31,8 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "routing": dict,
     "tuning": dict,
     "gate": (dict, type(None)),
+    "background": (dict, type(None)),
+    "coverage": (dict, type(None)),
 }
 """Types of the keys that others read without asking; keys not named here may be anything."""
 
