@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from trafficllm.core.results import Result, Share
+from trafficllm.core.results import Captured, Result, Share
 from trafficllm.evaluate.audit.results import AuditScore
+from trafficllm.evaluate.by_source.results import Gain, OpenworldBaseline, OpenworldScores
 from trafficllm.evaluate.fidelity.results import ClassFidelity, Overlap
 from trafficllm.evaluate.results import Answers, Baseline, Drift, Perturbation, Quality
 
@@ -240,3 +241,44 @@ class EvaluateGeneration(ClassFidelity):
     cuts: dict[str, CutShape]
     part: str
     seed: int
+
+
+class BackgroundFacts(Result):
+    """The background that was learnt beside the data: folders, sources with their flows, captures and flows."""
+
+    folders: list[str]
+    sources: dict[Captured, int]
+    captures: int
+    flows: int
+
+
+class EvaluateOpenworld(OpenworldScores):
+    """A task's umbrella question on sources that nobody learnt from: every source judged by models of all others, baselines beside it.
+
+    `learner` is ours (the embedded base's states under a readout, unless another is named). `gain` is its figures less the best
+    baseline's. `flows` counts those learnt from and judged on each side; `dropped` what was left out and why. `leaky` marks masks that
+    show what names the laboratory; `seen_by_base` how many judged contents the base was trained on.
+    """
+
+    task: str
+    title: str
+    question: str
+    positive: list[str]
+    negative: list[str]
+    part: str
+    learner: str
+    profile: str
+    mask: str
+    split: str
+    folds: int
+    background: BackgroundFacts
+    baselines: dict[str, OpenworldBaseline] = Field(min_length=1)
+    gain: list[Gain]
+    seeds: list[int]
+    flows: dict[str, int]
+    dropped: dict[Captured, int]
+    leaky: list[str]
+    seen_by_base: str
+    dataset_sha256: list[str]
+    base_sha256: str
+    seconds: float

@@ -194,20 +194,33 @@ class Head(torch.nn.Module):
 
 
 def logistic(
-    features: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, strength: float = STRENGTH, *, steps: int = 200
+    features: torch.Tensor,
+    y: torch.Tensor,
+    weights: torch.Tensor,
+    strength: float = STRENGTH,
+    *,
+    steps: int = 200,
+    rows: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Multinomial logistic regression by L-BFGS on standardised columns: (matrix [features, classes], bias [classes]), for features
-    [n, features] as they are. `y` are class indices [n], `weights` the classes' in the loss, `strength` is C of scikit-learn's formula."""
+    [n, features] as they are. `y` are class indices [n], `weights` the classes' in the loss, `rows` [n] each row's own besides,
+    `strength` is C of scikit-learn's formula."""
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
     x = (features - mean) / spread
     matrix = torch.zeros(x.shape[1], len(weights), requires_grad=True)
     bias = torch.zeros(len(weights), requires_grad=True)
     optimizer = torch.optim.LBFGS([matrix, bias], max_iter=steps, history_size=10, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
-    penalty = 1.0 / (2.0 * strength * float(weights[y].sum()))
+    each = weights[y] if rows is None else weights[y] * rows
+    total = float(each.sum())
+    penalty = 1.0 / (2.0 * strength * total)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(x @ matrix + bias, y, weight=weights) + penalty * (matrix**2).sum()
+        if rows is None:
+            loss = torch.nn.functional.cross_entropy(x @ matrix + bias, y, weight=weights)
+        else:
+            loss = (torch.nn.functional.cross_entropy(x @ matrix + bias, y, reduction="none") * each).sum() / total
+        loss = loss + penalty * (matrix**2).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

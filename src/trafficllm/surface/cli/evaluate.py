@@ -1,4 +1,4 @@
-"""`trafficllm evaluate`: run, compare, robust, transfer, drift, generation."""
+"""`trafficllm evaluate`: run, compare, robust, transfer, drift, openworld, generation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, Quiet, Registry, Seed
+from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, Profile, Quiet, Registry, Seed, Task, Tasks
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import EvaluateCompare, Quality
-    from trafficllm.lifecycle.studies.results import EvaluateDrift, EvaluateGeneration, EvaluateRobust, EvaluateRun, EvaluateTransfer
+    from trafficllm.lifecycle.studies.results import (
+        EvaluateDrift,
+        EvaluateGeneration,
+        EvaluateOpenworld,
+        EvaluateRobust,
+        EvaluateRun,
+        EvaluateTransfer,
+    )
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -289,6 +296,83 @@ def _show_drift(result: EvaluateDrift) -> None:
 
 def _beside(side: str, ours: Quality, baselines: Mapping[str, Quality]) -> list[list[Any]]:
     return [[side, name, row.macro_f1, row.ci95] for name, row in (("adapter", ours), *baselines.items())]
+
+
+@app.command()
+def openworld(
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA", help="Data sets, or folders with one sub-folder of captures a label: one or several.")
+    ],
+    task: Task = "",
+    background: Annotated[
+        list[Path] | None,
+        typer.Option("--background", metavar="DIR", help="A folder of captures that are negatives, whatever its layout; may be repeated."),
+    ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option("--sources", metavar="CSV", help="Columns file,source: where each capture, or all of a folder, comes from."),
+    ] = None,
+    source_level: Annotated[
+        int, typer.Option("--source-level", metavar="N", min=0, help="Folder level below DATA that names the source; 1 is the label's.")
+    ] = 0,
+    profile: Profile = "",
+    folds: Annotated[int, typer.Option("--folds", metavar="K", min=0, help="Leave sources out in K groups; 0: one by one.")] = 0,
+    seeds: Annotated[list[int] | None, typer.Option("--seeds", metavar="N", min=0, help="A seed; repeat it. Default: 0.")] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="R", help="Wanted false-positive rate of flows, mean over left-out sources.")
+    ] = 0.01,
+    worst_factor: Annotated[
+        float, typer.Option("--worst-factor", metavar="F", min=0.0, help="No left-out source above F times the rate either; 0: no limit.")
+    ] = 0.0,
+    learner: Annotated[str, typer.Option("--learner", metavar="NAME", help="Ours: frozen (the base's states under a readout).")] = "frozen",
+    part: Annotated[
+        str, typer.Option("--part", metavar="PART", help="all: flows that no list keeps for scoring; test: the kept ones are judged.")
+    ] = "all",
+    most: Annotated[
+        int, typer.Option("--most", metavar="N", min=0, help="Judge at most N flows of each side of a source, evenly thinned; 0: all.")
+    ] = 2000,
+    work: Annotated[
+        Path | None, typer.Option("--work", metavar="DIR", help="Keep data sets and scores of folds here; default: only until the end.")
+    ] = None,
+    html: Html = None,
+    base: Base = "",
+    registry: Registry = "",
+    extra: Tasks = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Leave every source out: false positives, recall and AUROC on laboratories that nobody learnt from, beside trees with the same."""
+    from trafficllm.lifecycle.studies.openworld import OpenOptions
+    from trafficllm.lifecycle.studies.openworld import openworld as study
+    from trafficllm.lifecycle.studies.openworld_rows import RowOptions
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.progress import Bar
+
+    workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
+    rows = RowOptions(sources=sources, level=source_level, part=part, most=most)
+    chosen = tuple(dict.fromkeys(seeds or [0]))
+    options = OpenOptions(folds=folds, seeds=chosen, rate=rate, worst_factor=worst_factor, learner=learner, rows=rows)
+    with Bar(quiet=quiet, log=True) as bar:
+        result = study(
+            workspace, data, task=task, background=background or (), profile=profile, options=options, work=work, html=html, progress=bar
+        )
+    emit("evaluate.openworld", result, as_json=as_json, show=_show_openworld)
+
+
+def _show_openworld(result: EvaluateOpenworld) -> None:
+    from trafficllm.surface.terminal.output import show_pairs, show_table
+
+    names = ("fpr_flow", "fpr_host", "recall", "auroc", "recall_at_fpr_01", "recall_at_fpr_001", "precision_at_1pct", "unknown_benign")
+    each = [(result.learner, result), *result.baselines.items()]
+    show_table(("mean over sources", *names), ([n, *(getattr(row.mean, key) for key in names)] for n, row in each), right=names)
+    figures = ("fpr_flow", "recall", "auroc", "recall_at_fpr_01")
+    show_table(("95 %, over sources", *figures), ([n, *(row.ci95.get(key) for key in figures)] for n, row in each))
+    columns = ("captures", "flows", "hosts", "fpr_flow", "fpr_host", "recall", "auroc", "unknown")
+    rows = ([row.source, row.side, *(getattr(row, key) for key in columns)] for row in result.sources)
+    show_table(("source", "side", *columns), rows, right=columns)
+    show_pairs(result, "worst", "operating", "flows", "skipped", "dropped", "split", "mask", "leaky", "seen_by_base", "seeds", "seconds")
 
 
 @app.command()

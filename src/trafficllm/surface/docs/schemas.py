@@ -53,6 +53,7 @@ BODIES: dict[str, type[Result]] = {
     "evaluate.generation": studies.EvaluateGeneration,
     "evaluate.compare": EvaluateCompare,
     "evaluate.drift": studies.EvaluateDrift,
+    "evaluate.openworld": studies.EvaluateOpenworld,
     "evaluate.robust": studies.EvaluateRobust,
     "evaluate.run": studies.EvaluateRun,
     "evaluate.transfer": studies.EvaluateTransfer,
