@@ -19,6 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the tiny b
 import evaluate_samples
 import infer_samples
 
+from trafficllm.evaluate.by_source import learners
+
 SMALL = {"--max-seconds": "1", "--budget": "1", "--draws": "1"}
 
 
@@ -30,13 +32,18 @@ def _few_trees() -> Iterator[None]:
 
 @pytest.fixture(name="place", scope="module")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Captures of three families, a capture nothing is learnt from, a tiny random base."""
+    """Captures of three families in three laboratories, harmless ones, a capture nothing is learnt from, a tiny random base."""
     root = tmp_path_factory.mktemp("evaluation")
     captures = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
     for label in ("Geodo", "Neris", "Virut"):
         for number in (0, 1, 2):
-            (root / "captures" / label).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(captures / label / f"{label}_0{number}.pcap", root / "captures" / label / f"{label}_0{number}.pcap")
+            (root / "captures" / label / f"lab{number}").mkdir(parents=True)
+            shutil.copyfile(
+                captures / label / f"{label}_0{number}.pcap", root / "captures" / label / f"lab{number}" / f"{label}_0{number}.pcap"
+            )
+    for label in ("Gmail", "SMB", "Skype"):
+        (root / "office" / label.lower()).mkdir(parents=True)
+        shutil.copyfile(captures / label / f"{label}_00.pcap", root / "office" / label.lower() / f"{label}_00.pcap")
     shutil.copyfile(captures / "Neris" / "Neris_03.pcap", root / "new.pcap")
     infer_samples.write_base(root / "base")
     return root
@@ -56,6 +63,8 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRAFFICLLM_BASE", str(place / "base"))
     monkeypatch.setattr("trafficllm.lifecycle.adapters.learn.SEARCH_SECONDS", 1.0)
+    quick = (learners.Booster(rounds=5), learners.Forest(trees=5), learners.Booster(rounds=5, identifiers=True))
+    monkeypatch.setattr(learners, "baselines", lambda **_: quick)
     bodies: dict[str, Any] = {}
     found = commands()
     assert len(found) >= 5
@@ -65,6 +74,8 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
             words[3:3] = ["--cap", "30"]
         if words[1:3] in [["evaluate", name] for name in ("run", "robust", "transfer", "drift")]:
             words[3:3] = ["--budget", "1", *(["--most", "40"] if words[2] != "drift" else [])]
+        if words[1:3] == ["evaluate", "openworld"]:
+            words[3:3] = ["--most", "20"]
         words, target = (words[:-2], words[-1]) if ">" in words else (words, "")
         name = words[1] if words[1] == "embed" else ".".join(words[1:3])
         done = cli(*words[1:], *([] if "--json" in words else ["--json"]))
@@ -112,6 +123,10 @@ def _check(bodies: dict[str, Any]) -> None:
     assert {"confidence", "unknown"} == set(drift["drift"]["now"])
     assert drift["live"] is None
     assert set(drift["baselines"]) == {"majority", "lightgbm", "random_forest"}
+    opened = bodies["evaluate.openworld"]
+    sides = {side: {row["source"] for row in opened["sources"] if row["side"] == side} for side in ("benign", "malicious")}
+    assert sides == {"benign": {"gmail", "smb", "skype"}, "malicious": {"lab0", "lab1", "lab2"}}
+    assert "lab2" in Path("openworld.html").read_text()
     same = bodies["evaluate.compare"]
     assert (same["difference"], same["ci95"], same["agreement"], same["only_a"]) == (0, [0, 0], 1, 0)
     table = pq.read_table("known.parquet")

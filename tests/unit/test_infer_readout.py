@@ -64,6 +64,25 @@ def test_the_fit_is_scikit_learns() -> None:
     assert np.abs(found - theirs.predict_proba(standard)).max() < 0.01
 
 
+def test_rows_have_weights_of_their_own() -> None:
+    """A row of weight three counts like three equal rows, and weights of one change nothing."""
+    random = np.random.default_rng(1)
+    y = torch.tensor(random.integers(0, 2, 60))
+    x = torch.tensor(random.normal(size=(60, 3)) + y[:, None].numpy(), dtype=torch.float32)
+    x = torch.cat([x, -x])  # weights then leave the mean of a column as it is
+    y, even = torch.cat([y, 1 - y]), torch.ones(2)
+    often = torch.ones(120)
+    often[:20] = often[60:80] = 3.0
+    plain, weighted = readout.logistic(x, y, even), readout.logistic(x, y, even, rows=torch.ones(120))
+    assert torch.allclose(plain[0], weighted[0], atol=1e-4)
+    times = torch.repeat_interleave(torch.arange(120), often.long())
+    spread = x.std(0, correction=0) / x[times].std(0, correction=0)
+    repeated = readout.logistic(x[times] * spread, y[times], even)
+    matrix, _ = readout.logistic(x, y, even, rows=often)
+    assert torch.allclose(matrix, repeated[0] * spread[:, None], atol=0.02)
+    assert not torch.allclose(matrix, plain[0], atol=0.02)
+
+
 def test_verdicts_mix_trie_and_readout(engine: Engine, place: Path) -> None:
     """By the definition: pooled hidden states of one prompt at a time, and the log-linear mix."""
     asked = engine.encoder.prompts([prompts.detection(TASK, record) for record in samples.records(12)])
