@@ -143,3 +143,12 @@ def test_an_update_adds_what_it_learns_to_the_coverage(made: dict[str, Any], cap
     shutil.copy(new / "Cridex" / "Cridex_00.pcap", tmp_path / "twice" / "again.pcap")
     with pytest.raises(InputError, match=r"twice/again.pcap is "):
         update.update(new, training, task=TASK, background=[tmp_path / "twice"])
+
+
+def test_python_passes_folders_on(made: dict[str, Any], tmp_path: Path) -> None:
+    import trafficllm as tl
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no captures in this background"):
+        tl.register(tmp_path, task="MTD", registry=tmp_path / "r", background=[tmp_path / "empty"])
+    assert not (tmp_path / "r").exists()

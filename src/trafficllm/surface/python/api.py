@@ -100,8 +100,11 @@ def register(
     base: str | PathLike[str] = "",
     registry: str | PathLike[str] = "",
     config: str | PathLike[str] | None = None,
+    background: Sequence[str | PathLike[str]] | None = None,
 ) -> dict[str, Any]:
     """A folder of <label>/*.pcap, or a data set -> a live, evaluated adapter (contract: `adapter register`).
+
+    `background` are folders of everyday captures learnt beside the labels; None: those of the package, empty: none.
 
     >>> import trafficllm as tl
     >>> made = tl.register("my_captures", task="CAMERAS", max_seconds=1)
@@ -111,4 +114,5 @@ def register(
     from trafficllm.lifecycle.adapters.register import register as made
 
     opened = workspace(base, registry, config)
-    return made(opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds).as_dict()
+    beside = None if background is None else [Path(place) for place in background]
+    return made(opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds, background=beside).as_dict()
