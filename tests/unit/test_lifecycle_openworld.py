@@ -239,6 +239,23 @@ def test_folders_are_built_and_their_files_name_the_source(workspace: Workspace,
     assert load(tmp_path / "work" / "data0").task.id == "MTD"
 
 
+def test_a_single_folder_is_read_as_the_task_that_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    captures = Path(__file__).resolve().parents[2] / "src" / "trafficllm" / "data" / "captures" / "MTD"
+    for name, label in (("Neris", "Neris"), ("Gmail", "benign_mail")):
+        shutil.copytree(captures / name, tmp_path / "MTD_mine" / label)
+        shutil.copytree(captures / name, tmp_path / "mine" / label)
+    options = RowOptions(level=1)
+
+    def tasks(*names: str, task: str) -> list[str]:
+        folders = [tmp_path / name for name in names]
+        opened = open_data(workspace, folders, [], tmp_path / "-".join(names), task=task, options=options, progress=Silent())
+        return [own.id for own in opened.tasks]
+
+    assert tasks("MTD_mine", task="") == ["MTD"]
+    assert tasks("MTD_mine", task="BND") == ["BND"]
+    assert tasks("MTD_mine", "mine", task="BND") == ["MTD", "BND"]
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

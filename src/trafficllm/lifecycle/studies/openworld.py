@@ -98,10 +98,11 @@ def openworld(
 ) -> EvaluateOpenworld:
     """Leave every source out (contract: `evaluate openworld`): `data` are data sets, or folders of labelled captures.
 
-    Labels are reduced to the two answers of each data set's own umbrella question; folders whose name says no task with one are read as
-    `task`. `background` are folders of captures that are negatives, each of its sources left out like any other. Scores of folds are kept
-    in `work`, so that the same command goes on where it was interrupted; without it in the registry's folder until the end. Raises
-    UsageError for options that name nothing, InputError for data with one source or one side.
+    Labels are reduced to the two answers of each data set's own umbrella question. A single folder is read as `task`; of several each as
+    the task its name begins with, or as `task` where that asks nothing. `background` are folders of captures that are negatives, each of
+    its sources left out like any other. Scores of folds are kept in `work`, so that the same command goes on where it was interrupted;
+    without it in the registry's folder until the end. Raises UsageError for options that name nothing, InputError for data with one source
+    or one side.
     """
     start = time.monotonic()
     options = options or OpenOptions()

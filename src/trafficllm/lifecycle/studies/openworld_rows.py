@@ -107,12 +107,17 @@ def open_data(
 ) -> OpenData:
     """Read data sets (folders of captures are built below `work`) and background, and put their flows side by side.
 
+    A single folder is read as `task`; of several each as the task that its name begins with, and as `task` where that asks nothing.
+
     Raises UsageError for a task without an umbrella question, for data sets of other records or another kind, and for a part that is
     none; InputError where there are fewer than two sources or one side only.
     """
     if options.part not in PARTS:
         raise UsageError("usage.part", f"no part '{options.part}' to judge", input="--part", hint=" or ".join(PARTS))
-    every = [_opened(workspace, path, work / f"data{k}", task=task, profile=profile, progress=progress) for k, path in enumerate(data)]
+    every = [
+        _opened(workspace, path, work / f"data{k}", task=task, alone=len(data) == 1, profile=profile, progress=progress)
+        for k, path in enumerate(data)
+    ]
     datasets = tuple(opened.dataset for opened in every)
     _alike(datasets)
     flows, dropped = Flows(), Counter[str]()
@@ -133,7 +138,7 @@ class _Opened:
     folder: Path | None
 
 
-def _opened(workspace: Workspace, path: Path, work: Path, *, task: str, profile: str, progress: ProgressSink) -> _Opened:
+def _opened(workspace: Workspace, path: Path, work: Path, *, task: str, alone: bool, profile: str, progress: ProgressSink) -> _Opened:
     from trafficllm.lifecycle import datasets
     from trafficllm.records.dataset.dataset import BuildOptions, load
 
@@ -144,7 +149,7 @@ def _opened(workspace: Workspace, path: Path, work: Path, *, task: str, profile:
             raise UsageError("usage.record", f"a data set under {dataset.profile}", input=str(path), where=profile, hint=hint)
         return _Opened(dataset, _asking(workspace, dataset.task, path), None)
     own = task_of_folder(path, workspace.tasks())
-    if not own.positive and task:
+    if task and (alone or not own.positive):
         own = workspace.task(task)
     own = _asking(workspace, own, path)
     options = BuildOptions.of(workspace.config, profile=profile)
