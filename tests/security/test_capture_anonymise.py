@@ -12,11 +12,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample frames live there
 
-from capture_samples import block, enhanced, ethernet, ipv4, ipv6, pcap, tcp, udp, write
+from capture_samples import A, B, block, enhanced, ethernet, ipv4, ipv6, pcap, tcp, udp, write
+from link_frames import LINKS
 
 from trafficllm.capture.anonymise.captures import anonymise
 from trafficllm.capture.anonymise.pseudonyms import CryptoPan, Pseudonyms
 from trafficllm.capture.check.captures import check
+from trafficllm.capture.checksum import transport
 from trafficllm.capture.files.read import read_frames
 from trafficllm.capture.files.write import frames_of
 from trafficllm.capture.flows.assembly import read_flows
@@ -242,6 +244,60 @@ def test_damaged_frames_are_no_failure(tmp_path: Path) -> None:
         assert sizes == Counter(len(frame) for _, frame in cut)
 
 
+WIRELESS = {"802.11", "Radiotap", "Prism", "AVS"}
+INSIDE = {"MPLS pseudowire", "FabricPath", "NSH", "NSH and Ethernet", "802.1ah", "MACsec clear text", "PPP bridging"}
+"""Frames within frames behind these headers are contents: they are kept as bytes without meaning, zeros of the same length."""
+
+
+@pytest.mark.parametrize("name", list(LINKS))
+def test_every_link_type_is_anonymised_or_named(name: str, tmp_path: Path) -> None:
+    """The flow inside stays what it was under other names; wireless frames are left out and counted."""
+    link, frame = LINKS[name]
+    out = tmp_path / "out.pcap"
+    made = anonymise([write(tmp_path, pcap([(1.0, frame)], link=link))], out, key=KEY)
+    if any(word in name for word in WIRELESS):
+        assert (made.packets, made.dropped) == (0, {f"link type {link}": 1})
+        return
+    assert (made.packets, made.dropped) == (1, {})
+    ((after, *_),) = [row for batch in read_frames([out]) for row in frames_of(batch)]
+    assert len(after) == len(frame)
+    for secret in (A, B, b"sixteen bytes of", b"en0", b"prefix", b"em0", frame[:6] if link == 1 else A):
+        assert secret not in after
+    if any(name.startswith(word) for word in INSIDE):
+        return
+    (row,) = [row for batch in read_flows([out]) for row in flow_rows(batch, number=0)]
+    assert (row["orig_p"], row["resp_p"], row["orig_bytes"]) == (40000, 9999, 16)
+    assert row["orig_h"] != "192.0.2.1"
+    assert check([out]).bad_checksums == 0
+
+
+def test_wrapped_frames_cut_anywhere_are_no_failure(tmp_path: Path) -> None:
+    for name, (link, frame) in LINKS.items():
+        cut = [(1.0, frame[:size]) for size in range(len(frame))]
+        made = anonymise([write(tmp_path, pcap(cut, link=link))], tmp_path / "out.pcap", key=KEY)
+        assert made.packets + sum(made.dropped.values()) == len(cut), name
+
+
+@pytest.mark.parametrize("kind", [0, 2, 4])
+def test_routing_headers_lead_to_the_same_place(kind: int, tmp_path: Path) -> None:
+    """Addresses in them under their names, the checksum that of the last one."""
+    way = [_ip(f"2001:db8:77::{k}") for k in ((1,) if kind == 2 else (1, 2, 3))]
+    final = way[-1] if kind == 0 else way[0]
+    body = udp(40000, 9999, b"on its way")
+    head = bytes((17, 2 * len(way), kind, 1, len(way) - 1 if kind == 4 else 0, 0, 0, 0)) + b"".join(way)
+    source = _ip("2001:db8::5")
+    value = transport(6, source, final, 17, body)
+    packet = ipv6(43, head + body[:6] + value.to_bytes(2, "big") + body[8:], source, _ip("2001:db8::6"))
+    frame = ethernet(packet, 0x86DD)
+    assert check([write(tmp_path, pcap([(1.0, frame), (2.0, frame[:-1] + b"Y")]))]).bad_checksums == 1
+    out = tmp_path / "out.pcap"
+    anonymise([write(tmp_path, pcap([(1.0, frame)]))], out, key=KEY)
+    ((after, *_),) = [row for batch in read_frames([out]) for row in frames_of(batch)]
+    assert check([out]).bad_checksums == 0
+    names = Pseudonyms(KEY)
+    assert all(names.ip(one) in after and one not in after for one in way)
+
+
 def test_the_commands(tmp_path: Path, captures: Path, capfd: pytest.CaptureFixture[str]) -> None:
     source = sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2]
     (tmp_path / "key").write_text(KEY.hex())
@@ -257,3 +313,6 @@ def test_the_commands(tmp_path: Path, captures: Path, capfd: pytest.CaptureFixtu
         assert run(["capture", "anonymize", str(source), "-o", out[0], *wrong]) in {2, 3}
     assert run(["capture", "convert", str(source), "-o", "-", "--json"]) == 2
     assert capfd.readouterr().err.count("\n") == 3
+    radio = write(tmp_path, pcap([(1.0, b"\x80" + bytes(40))], link=105))
+    assert run(["capture", "anonymize", str(radio), "-o", out[0]]) == 0
+    assert "IEEE802_11 (link type 105), left out: 1 frames" in capfd.readouterr().err

@@ -13,6 +13,7 @@ from hello_samples import CONNECTION, KEYS, NAME, crypto, dtls, extension, hello
 from trafficllm.capture.facts.flow_facts import facts_of, facts_of_flows
 from trafficllm.capture.facts.quic import quic_fields
 from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.capture.flows.counts import CountsBuilder, notices
 from trafficllm.capture.kernels.flow import P_FACTS
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import Facts, FlowBatch
@@ -107,12 +108,28 @@ def test_a_used_up_pool_costs_hellos_and_no_flows(tmp_path: Path, monkeypatch: p
         frames += [segment(b"", -1, flags=SYN, sport=40000 + k)]
         frames += [segment(stream[at : at + 1000], at, sport=40000 + k) for at in range(0, len(stream), 1000)]
     path = write(tmp_path, pcap([(1.0 + 0.001 * k, frame) for k, frame in enumerate(frames)]))
-    rows = [facts for batch in read_flows([path]) for facts in facts_of_flows(batch)]
+    counts = CountsBuilder()
+    rows = [facts for batch in read_flows([path], counts=counts) for facts in facts_of_flows(batch)]
     assert len(rows) == 60
     assert sum(SNI in facts.fields for facts in rows) == 40 // 3
+    assert counts.build().not_read == {"clients' hellos": 60 - 40 // 3}
+    assert "47, as the pool for them was full" in notices(counts.build())[0]
     later = [(1.0 + 200.0 * k, frame) for k in range(60) for frame in frames[3 * k : 3 * k + 3]]
-    rows = [facts for batch in read_flows([write(tmp_path, pcap(later))]) for facts in facts_of_flows(batch)]
+    counts = CountsBuilder()
+    rows = [facts for batch in read_flows([write(tmp_path, pcap(later))], counts=counts) for facts in facts_of_flows(batch)]
+    assert not counts.build().not_read
     assert sum(SNI in facts.fields for facts in rows) == 60  # finished flows give their chunks back
+
+
+def test_datagrams_that_find_the_pool_full_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trafficllm.capture.flows import flow_table
+
+    monkeypatch.setattr(flow_table, "_CHUNK_BYTES", 576 * 8)
+    frames = [ethernet(ipv4(17, udp(40000 + k, 443, initial(crypto(quic_hello(), 0, 900))))) for k in range(6)]
+    counts = CountsBuilder()
+    path = write(tmp_path, pcap([(1.0 + 0.001 * k, frame) for k, frame in enumerate(frames)]))
+    assert sum(len(batch) for batch in read_flows([path], counts=counts)) == 6
+    assert counts.build().not_read == {"clients' hellos": 4}
 
 
 def test_no_prefix_no_pool() -> None:

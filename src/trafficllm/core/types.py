@@ -56,7 +56,8 @@ class FrameBatch:
 class CaptureCounts:
     """What was seen while reading: nothing is dropped silently. Keys of `malformed` are kinds ("ip.truncated").
 
-    `not_read`: frames by link type that is not read, and by each reason that leaves more than 1 % of them without a flow.
+    `not_read`: frames by link type that is not read, and by each reason that leaves more than 1 % of them without a flow; clients' hellos
+    of which only the prefix was kept, as the pool for the rest was full.
     """
 
     packets: int = 0

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from trafficllm.capture.anonymise.headers import Headers
-from trafficllm.capture.anonymise.links import LINKS
 from trafficllm.capture.anonymise.pseudonyms import Pseudonyms
+from trafficllm.capture.anonymise.wrapped import WALKS
 from trafficllm.capture.files.read import read_frames
 from trafficllm.capture.files.write import CaptureFormat, frames_of, write_capture
 from trafficllm.core.types import FrameBatch
@@ -62,12 +62,12 @@ def _renamed(batches: Iterator[FrameBatch], headers: Headers, dropped: Counter[s
         frames: list[bytes] = []
         rows: list[int] = []
         for k, (data, _, _, link) in enumerate(frames_of(batch)):
-            walk = LINKS.get(link)
-            if walk is None:
+            walk = WALKS.get(link)
+            out = bytearray(len(data))
+            at, kind = walk(data, out, headers.names) if walk is not None else (-1, 0)
+            if at < 0:
                 dropped[f"link type {link}"] += 1
                 continue
-            out = bytearray(len(data))
-            at, kind = walk(data, out, headers.names)
             end = headers.network(data, out, at, kind)
             frames.append(bytes(out[:end]) if cut else bytes(out))
             rows.append(k)

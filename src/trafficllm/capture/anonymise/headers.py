@@ -11,6 +11,7 @@ from trafficllm.capture.checksum import crc32c, internet, pseudo_header
 _TCP, _UDP, _ICMP, _ICMP6, _IGMP, _SCTP, _UDP_LITE = 6, 17, 1, 58, 2, 132, 136
 _HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION = 0, 43, 44, 51, 60
 _EXTENSIONS = frozenset({_HOP, _ROUTING, _FRAGMENT, _AH, _DESTINATION})
+_ROUTES, _SEGMENTS = frozenset({0, 2, 4}), 4
 _DATA_CHUNKS = frozenset({0, 64})
 _MOST_EXTENSIONS = 8
 _NOP = 1
@@ -101,10 +102,32 @@ class Headers:
                 size = 8
             elif proto == _AH:
                 size = _authentication(data, out, place)
+            elif proto == _ROUTING:
+                size, final = self._routing(data, out, place)
+                dst = final or dst
             else:
-                size = _extension(data, out, place, proto)
+                size = _extension(data, out, place)
             proto, place = data[place], place + size
         return _Packet(6, proto, place, stop - place, src, dst, first, whole)
+
+    def _routing(self, data: bytes, out: bytearray, at: int) -> tuple[int, bytes]:
+        """A routing header with its addresses under their names; its size, and where the packet ends up if there is still a way to go.
+
+        Types 0 (RFC 2460 4.4), 2 (RFC 6275 6.4) and 4 (RFC 8754 2) have whole addresses; of others only the first four bytes stay.
+        """
+        size = 8 * (data[at + 1] + 1)
+        copied = 8 if data[at + 2] in _ROUTES else 4
+        out[at : at + copied] = data[at : at + copied]
+        if copied < 8:
+            return size, b""
+        count = data[at + 4] + 1 if data[at + 2] == _SEGMENTS else (size - 8) // 16
+        places = [place for place in range(at + 8, at + 8 + 16 * count, 16) if place + 16 <= min(at + size, len(data))]
+        for place in places:
+            out[place : place + 16] = self.names.ip(data[place : place + 16])
+        if not places or not data[at + 3]:
+            return size, b""
+        last = places[-1] if data[at + 2] == 0 else places[0]
+        return size, bytes(out[last : last + 16])
 
     # Transport protocols
 
@@ -217,13 +240,10 @@ def _authentication(data: bytes, out: bytearray, at: int) -> int:
     return max(4 * (data[at + 1] + 2), 12)
 
 
-def _extension(data: bytes, out: bytearray, at: int, kind: int) -> int:
-    """An IPv6 extension header with its contents replaced by padding (RFC 8200 4.2), a routing header without its addresses."""
+def _extension(data: bytes, out: bytearray, at: int) -> int:
+    """An IPv6 extension header with its options replaced by padding (RFC 8200 4.2); its size."""
     size = 8 * (data[at + 1] + 1)
     out[at : at + 2] = data[at : at + 2]
-    if kind == _ROUTING:
-        out[at + 2 : at + 4] = data[at + 2 : at + 4]
-        return size
     left, place = size - 2, at + 2
     while left > 0 and place + 2 <= len(out):  # PadN holds at most 255 bytes
         pad = min(left, 257)

@@ -13,6 +13,8 @@ from trafficllm.core.types import CaptureCounts, FrameBatch
 
 _SAID_FROM = 0.01
 """Share of the frames from which one reason for having no flow is said."""
+HELLOS = "clients' hellos"
+"""In `not_read`: hellos longer than the prefix that found the pool for the rest of them full."""
 _LINK_UNKNOWN = ERRORS.index("link.unknown")
 
 
@@ -26,6 +28,8 @@ def notices(counts: CaptureCounts) -> list[str]:
 
 
 def _notice(name: str, frames: int, counts: CaptureCounts) -> str:
+    if name == HELLOS:
+        return f"{name}, not kept whole: {frames:,}, as the pool for them was full; their flows may lack server name and JA4"
     share = f"{frames:,} of {counts.packets:,} packets"
     if name in counts.link_types:
         return f"{name}, not read: {share}; convert with `editcap -C HEADER_BYTES -T ether IN OUT` where Ethernet follows"
@@ -49,6 +53,7 @@ class CountsBuilder:
         self.aggregated = 0  # packets of flows that shared a frame with another one (802.11 aggregates)
         self.flows = 0
         self.evicted = 0
+        self.hellos_lost = 0
         self.link_types: Counter[str] = Counter()
         self.malformed: Counter[str] = Counter()
         self.unread_links: Counter[str] = Counter()
@@ -96,9 +101,11 @@ class CountsBuilder:
             self.flowless["IP without a flow"] += rest
 
     def not_read(self) -> dict[str, int]:
-        """Frames by link type that is not read, and by every other reason that leaves more than 1 % of all frames without a flow."""
+        """Frames by link type that is not read, and by every other reason that leaves more than 1 % of all frames without a flow; hellos
+        of which only the prefix was kept."""
         often = {reason: count for reason, count in self.flowless.items() if count > _SAID_FROM * self.packets}
-        return {**dict(sorted(self.unread_links.items())), **dict(sorted(often.items()))}
+        lost = {HELLOS: self.hellos_lost} if self.hellos_lost else {}
+        return {**dict(sorted(self.unread_links.items())), **dict(sorted(often.items())), **lost}
 
     def build(self) -> CaptureCounts:
         """The frozen result."""

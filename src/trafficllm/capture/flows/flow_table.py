@@ -23,6 +23,7 @@ from trafficllm.capture.kernels.layout import (
     C_FREE_CHUNKS,
     C_FREE_PACKETS,
     C_HELD,
+    C_HELLOS_LOST,
     C_LIVE,
     CHUNK,
     CONTROL,
@@ -91,6 +92,11 @@ class FlowTable:
         """Flows thrown out because the table was full."""
         return int(self._table.control[C_EVICTED])
 
+    @property
+    def hellos_lost(self) -> int:
+        """Hellos of which the part beyond the prefix was given up because the pool for such parts was full."""
+        return int(self._table.control[C_HELLOS_LOST])
+
     def ready(self) -> bool:
         """Enough finished flows for a batch."""
         return bool(self._table.control[C_DONE] >= _FLUSH or self._table.control[C_HELD] >= _FLUSH_PACKETS)
@@ -119,6 +125,7 @@ class FlowTable:
         table.control[C_DONE] = table.control[C_HELD] = table.control[C_CHUNKS_DONE] = 0
         counts.flows += len(batch)
         counts.evicted = self.evicted
+        counts.hellos_lost = self.hellos_lost
         return batch
 
 

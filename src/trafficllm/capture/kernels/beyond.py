@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trafficllm.capture.kernels.compiling import Word, i64, inner
-from trafficllm.capture.kernels.layout import C_CHUNKS_DONE, C_FREE_CHUNKS, C_TOP_CHUNKS, CHUNK
+from trafficllm.capture.kernels.layout import C_CHUNKS_DONE, C_FREE_CHUNKS, C_HELLOS_LOST, C_TOP_CHUNKS, CHUNK
 from trafficllm.core.types import I64, U8
 
 _RECORD, _CLIENT_HELLO, _CONNECT = i64(22), i64(1), i64(67)
@@ -129,6 +129,7 @@ def keep_stream(
     start, stop = max(at, limit), min(at + size, wanted)
     if start < stop and not _write(chunks, chunk_next, control, end, start - limit, buf, source + start - at, stop - start):
         end["wanted"] = -1
+        control[C_HELLOS_LOST] += 1
         release(chunk_next, control, end)
 
 
@@ -171,6 +172,7 @@ def keep_datagram(chunks: U8, chunk_next: Any, control: I64, most: Word, buf: U8
     number = _chunk(chunks, chunk_next, control, end, (at + 1) // CHUNK)
     if number < 0 or not _write(chunks, chunk_next, control, end, at + 2, buf, source, size):
         end["closed_hello"] = 1
+        control[C_HELLOS_LOST] += 1
         return
     for k in range(at, at + 2):
         row = chunks[_chunk(chunks, chunk_next, control, end, k // CHUNK)]

@@ -55,12 +55,32 @@ def fold(total: Word) -> Word:
 
 
 @inner
-def _address_sum(row: Any) -> Word:
-    total = i64(0)
-    for shift in range(0, 64, 16):
-        total += (row["src_hi"] >> shift & 0xFFFF) + (row["src_lo"] >> shift & 0xFFFF)
-        total += (row["dst_hi"] >> shift & 0xFFFF) + (row["dst_lo"] >> shift & 0xFFFF)
-    return total
+def _address_sum(buf: U8, row: Any, pos: Word) -> Word:
+    """Both addresses of the pseudo header before the transport header at `pos`.
+
+    IPv6 headers may name others than the packet's ends: on its way it has the final destination in a routing header (RFC 8200 8.1; types 0,
+    2 and 4), and a mobile node's own address stands in an option (RFC 6275 6.3).
+    """
+    l3 = pos - row["l4"] + row["l3"]
+    if row["ip_version"] == 4:
+        return ones_sum(buf, l3 + 12, l3 + 20)
+    src, dst, at, proto = l3 + 8, l3 + 24, l3 + 40, i64(buf[l3 + 6])
+    while at + 8 <= pos:
+        size = 8 if proto == 44 else ((i64(buf[at + 1]) + 2) * 4 if proto == AH else (i64(buf[at + 1]) + 1) * 8)
+        if proto == 43 and buf[at + 3] > 0 and size >= 24:
+            if buf[at + 2] == 0:
+                dst = at + size - 16
+            elif (buf[at + 2] == 2) | (buf[at + 2] == 4):
+                dst = at + 8
+        elif proto == 60:
+            option = at + 2
+            while option + 2 <= at + size:
+                if buf[option] == 201 and buf[option + 1] == 16 and option + 18 <= at + size:
+                    src = option + 2
+                option += 1 if buf[option] == 0 else i64(buf[option + 1]) + 2
+        proto = i64(buf[at])
+        at += size
+    return ones_sum(buf, src, src + 16) + ones_sum(buf, dst, dst + 16)
 
 
 @inner
@@ -69,7 +89,7 @@ def _l4_checksum(buf: U8, row: Any, pos: Word, length: Word, covered: Word) -> W
     proto = i64(row["proto"])
     total = ones_sum(buf, pos, pos + covered)
     if proto != ICMP:
-        total += _address_sum(row) + proto + (length & 0xFFFF) + (length >> 16)
+        total += _address_sum(buf, row, pos) + proto + (length & 0xFFFF) + (length >> 16)
     return 1 if fold(total) == 0xFFFF else 2
 
 

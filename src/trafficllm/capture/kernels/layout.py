@@ -152,10 +152,10 @@ SUMMARY = np.dtype(
 CONTROL = 16
 """int64 slots shared between Python and the kernels."""
 _SLOTS = range(12)
-C_FREE_CHUNKS, C_TOP_CHUNKS, C_CHUNKS_DONE = range(12, 15)
+C_FREE_CHUNKS, C_TOP_CHUNKS, C_CHUNKS_DONE, C_HELLOS_LOST = range(12, 16)
 (C_FREE, C_FREE_PACKETS, C_FREE_BUFFERS, C_TOP, C_TOP_PACKETS, C_TOP_BUFFERS, C_DONE, C_NUMBER, C_CLOCK, C_LIVE, C_EVICTED, C_HELD) = _SLOTS
 # FREE: head of the list of rows given back, -1 none; TOP: rows from here on were never used, so their memory is not even there
-# yet; HELD: packets stored for finished flows; CHUNKS_DONE: chunks of finished flows
+# yet; HELD: packets stored for finished flows; CHUNKS_DONE: chunks of finished flows; HELLOS_LOST: hellos that found no chunk left
 
 END_EOF, END_IDLE, END_ACTIVE, END_EVICTED, END_FIN, END_RST = range(6)
 END_NAMES = ("eof", "idle", "active", "evicted", "fin", "rst")

@@ -215,6 +215,18 @@ def anonymise(paths: Sequence[str | Path], out: str | Path, *, form: str, payloa
     return CaptureAnonymize(file=str(out), format=container, payload=way, **asdict(report))
 
 
+def left_out(result: CaptureAnonymize) -> list[str]:
+    """A line for every link type whose frames were not written."""
+    from trafficllm.capture.link.names import link_name
+
+    lines = []
+    for reason, frames in result.dropped.items():
+        number = reason.rsplit(" ", 1)[-1]
+        name = link_name(int(number)) if number.isdigit() else number
+        lines.append(f"{name} ({reason}), left out: {frames:,} frames; what in them names somebody is not known")
+    return lines
+
+
 def _key(file: Path) -> bytes:
     """A key of 32 bytes from a file with 64 hexadecimal digits."""
     try:

@@ -235,6 +235,8 @@ def anonymize(
     _one_stdout(out, as_json=as_json)
     result = captures.anonymise(files, out, form=form, payload=payload, key_file=key_file)
     _tell("capture.anonymize", result, as_json=as_json)
+    for line in captures.left_out(result):
+        note(line)
     if payload == "keep":
         note("contents were kept: names, addresses and passwords in them are as they were")
 
