@@ -15,10 +15,10 @@ from trafficllm.evaluate.by_source.folds import (
     Judged,
     OpenRows,
     balanced_groups,
+    common_scale,
     cross_fitted,
     learning_weights,
     leave_out,
-    platt,
     scoring_of,
 )
 from trafficllm.evaluate.by_source.results import OpenworldScores
@@ -134,18 +134,26 @@ def test_sides_sources_and_captures_weigh_alike() -> None:
     assert weights.tolist() == pytest.approx([0.75, 0.75, 1.5, 1.5, 0.75, 0.75])
 
 
-def test_platt_calibrates_and_never_turns_the_order() -> None:
-    rng = np.random.default_rng(4)
-    truth = (rng.random(4000) < 0.5).astype(np.int64)
-    p = 1 / (1 + np.exp(-rng.normal(0, 2, 4000)))
-    truth = (rng.random(4000) < p).astype(np.int64)
-    scores = 3.0 * np.log(p / (1 - p)) + 5.0
-    slope, offset = platt(scores, truth, np.ones(4000))
-    assert slope == pytest.approx(1 / 3, rel=0.1)
-    assert offset == pytest.approx(-5 / 3, rel=0.15)
-    against = platt(-scores, truth, np.ones(4000))
-    assert against[0] > 0
-    assert platt(scores, np.zeros(4000, dtype=np.int64), np.ones(4000)) == (1.0, 0.0)
+def test_models_of_other_scales_compare() -> None:
+    rows = study(each=60)
+    spy = Spy(rows)
+    fold = {"now": 0}
+
+    def stretched(train: I64, judged: I64) -> F64:
+        return (1.0 + fold["now"]) * spy(train, judged) + 10.0 * fold["now"]
+
+    one = leave_out(rows, spy)
+    other = leave_out(rows, stretched, step=lambda done, _: fold.update(now=done))
+    assert np.allclose(one.score, other.score)
+    assert np.array_equal(one.verdict, other.verdict)
+
+
+def test_the_common_scale_is_that_of_negatives() -> None:
+    scores, weights = np.array([1.0, 2.0, 6.0]), np.array([0.5, 0.25, 0.25])
+    mean, spread = common_scale(scores, weights)
+    assert mean == 2.5
+    assert spread == pytest.approx(np.sqrt(0.5 * 2.25 + 0.25 * 0.25 + 0.25 * 12.25))
+    assert common_scale(np.ones(3), weights) == (1.0, 1.0)
 
 
 def _judged(rows: OpenRows, margin: F64, *, clear: float = -1.0) -> Judged:
@@ -167,14 +175,14 @@ def test_rows_of_sources_are_counted_the_long_way_round() -> None:
     lab = table["lab", "benign"]
     mine = [k for k in range(len(rows.positive)) if rows.sources[k] == "lab" and rows.positive[k] == 0]
     assert (lab.flows, lab.captures, lab.hosts) == (40, 2, 4)
-    assert lab.fpr_flow == pytest.approx(np.mean(judged.margin[mine] > 0))
+    assert lab.fpr_flow == pytest.approx(np.mean(judged.score[mine] > 0))
     hosts = {rows.hosts[k] for k in mine}
-    hit = {rows.hosts[k] for k in mine if judged.margin[k] > 0}
+    hit = {rows.hosts[k] for k in mine if judged.score[k] > 0}
     assert lab.fpr_host == pytest.approx(len(hit) / len(hosts))
-    assert lab.unknown == pytest.approx(np.mean((judged.margin[mine] <= 0) & (judged.margin[mine] > -1)))
+    assert lab.unknown == pytest.approx(np.mean((judged.score[mine] <= 0) & (judged.score[mine] > -1)))
     others = [name for name in SIDES if 1 in SIDES[name]]
-    positive = {name: judged.margin[[k for k, s in enumerate(rows.sources) if s == name and rows.positive[k]]] for name in others}
-    assert lab.auroc == pytest.approx(np.mean([metrics.auroc(positive[name], judged.margin[mine]) for name in others]))
+    positive = {name: judged.score[[k for k, s in enumerate(rows.sources) if s == name and rows.positive[k]]] for name in others}
+    assert lab.auroc == pytest.approx(np.mean([metrics.auroc(positive[name], judged.score[mine]) for name in others]))
     assert (lab.recall, table["zoo", "malicious"].fpr_flow) == (None, None)
 
 
@@ -241,7 +249,7 @@ def test_the_worst_source_is_named() -> None:
 def test_gains_are_paired() -> None:
     rows, judged, _ = _run()
     ours, same = figures.Tables.of(rows, judged), figures.Tables.of(rows, judged)
-    better = figures.Tables.of(rows, _judged(rows, judged.margin + 2.0 * rows.positive))
+    better = figures.Tables.of(rows, _judged(rows, judged.score + 2.0 * rows.positive))
     none = {gain.figure: gain for gain in figures.gains([ours], {"trees": [same]}, n_boot=100)}
     assert set(none) == set(figures.COMPARED)
     assert all(gain.difference == 0 and gain.ci95 == [0.0, 0.0] for gain in none.values())

@@ -207,6 +207,14 @@ def test_a_table_says_where_captures_come_from(place: Path, workspace: Workspace
     assert set(by_level.sources) == set(KIND)
 
 
+def test_a_data_set_that_names_no_source_is_refused(place: Path, workspace: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(place / "data", tmp_path / "old")
+    manifest = read_json(tmp_path / "old" / "manifest.json")
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps({**manifest, "files": []}))
+    with pytest.raises(InputError, match="does not say where its captures come from"):
+        open_data(workspace, [tmp_path / "old"], [], tmp_path, options=RowOptions(), progress=Silent())
+
+
 def test_tasks_side_by_side_and_background(place: Path, workspace: Workspace, tmp_path: Path) -> None:
     sources = {"bern": ("Zeus",), "basel": ("Gmail",)}
     data_set(tmp_path / "more", task="BND", sources=sources, seed=3)

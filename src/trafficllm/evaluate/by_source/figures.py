@@ -2,8 +2,8 @@
 
 For benign source b and malicious source m, at threshold t:
 
-    fpr_b(t) = share of b's flows with margin > t,   recall_m(t) likewise,   auroc = mean over m, b of AUROC(m, b)
-    recall at rate r = mean_m recall_m(t_r),   t_r = smallest benign margin with mean_b fpr_b(t) <= r
+    fpr_b(t) = share of b's flows with score > t,   recall_m(t) likewise,   auroc = mean over m, b of AUROC(m, b)
+    recall at rate r = mean_m recall_m(t_r),   t_r = smallest benign score with mean_b fpr_b(t) <= r
     precision at prevalence q = q recall / (q recall + (1 - q) fpr)
 """
 
@@ -33,9 +33,9 @@ BENIGN, MALICIOUS = "benign", "malicious"
 
 @dataclass(frozen=True)
 class Side:
-    """The judged flows of one side: `margin`, `verdict` and number of the source [n]; names of its sources; hosts and captures [n]."""
+    """The judged flows of one side: `score`, `verdict` and number of the source [n]; names of its sources; hosts and captures [n]."""
 
-    margin: F64
+    score: F64
     verdict: I64
     source: I64
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Side:
         names = tuple(sorted(set(own)))
         number = {name: k for k, name in enumerate(names)}
         return cls(
-            judged.margin[mine],
+            judged.score[mine],
             judged.verdict[mine],
             np.array([number[name] for name in own], dtype=np.int64),
             names,
@@ -96,14 +96,14 @@ class Side:
         """Share of each source's flows above each threshold, float64 [thresholds, sources]."""
         out = np.zeros((len(thresholds), len(self.names)))
         for s in range(len(self.names)):
-            own = np.sort(self.margin[self.source == s])
+            own = np.sort(self.score[self.source == s])
             out[:, s] = 1.0 - np.searchsorted(own, thresholds, side="right") / max(len(own), 1)
         return out
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What all figures of one seed are made from: both sides, and shares of flows above every benign margin."""
+    """What all figures of one seed are made from: both sides, and shares of flows above every benign score."""
 
     benign: Side
     malicious: Side
@@ -115,8 +115,8 @@ class Tables:
 
     @cached_property
     def thresholds(self) -> F64:
-        """Every distinct benign margin, ascending."""
-        return np.unique(self.benign.margin)
+        """Every distinct benign score, ascending."""
+        return np.unique(self.benign.score)
 
     @cached_property
     def fpr(self) -> F64:
@@ -131,7 +131,7 @@ class Tables:
     @cached_property
     def pairs(self) -> F64:
         """AUROC of each malicious source against each benign one, float64 [malicious, benign]."""
-        sides = [[side.margin[side.source == s] for s in range(len(side.names))] for side in (self.malicious, self.benign)]
+        sides = [[side.score[side.source == s] for s in range(len(side.names))] for side in (self.malicious, self.benign)]
         return np.array([[metrics.auroc(m, b) for b in sides[1]] for m in sides[0]]).reshape(len(sides[0]), len(sides[1]))
 
     def recall_at(self, rate: float, benign: F64, malicious: F64) -> F64:
@@ -169,7 +169,7 @@ class Tables:
         return {
             "fpr_flow_pooled": float((b.verdict == 1).mean()) if len(b.verdict) else None,
             "recall_pooled": float((m.verdict == 1).mean()) if len(m.verdict) else None,
-            "auroc_pooled": metrics.auroc(m.margin, b.margin) if len(b.verdict) and len(m.verdict) else None,
+            "auroc_pooled": metrics.auroc(m.score, b.score) if len(b.verdict) and len(m.verdict) else None,
         }
 
 
@@ -350,7 +350,7 @@ def operating(judged: Sequence[Judged]) -> OperatingSummary | None:
         rate=float(np.mean([point.rate for point in points])),
         worst=float(np.max([point.worst for point in points])),
         unknown=float(np.mean([point.unknown for point in points])),
-        calibrated=float(np.mean([point.threshold for point in points])),
+        threshold=float(np.mean([point.threshold for point in points])),
         sources=fewest.sources,
         expected=fewest.expected,
         bound=fewest.bound,

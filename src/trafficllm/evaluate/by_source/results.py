@@ -80,15 +80,16 @@ class RocPoint(Result):
 class OperatingSummary(Result):
     """The operating points of all folds: what was wanted, what training sources said of it, what it promises.
 
-    `rate` and `unknown` are means over folds, `worst` the worst of all; `calibrated` is the mean threshold in calibrated log-odds with
-    both sides alike. `expected`, `bound` and `guarantee` are those of the fold with the fewest `sources` (see `evaluate.openworld`).
+    `rate` and `unknown` are means over folds, `worst` the worst of all; `threshold` is the mean threshold in standard deviations of
+    left-out benign flows above their mean. `expected`, `bound` and `guarantee` are those of the fold with the fewest `sources` (see
+    `evaluate.openworld`).
     """
 
     wanted: Share
     rate: Share
     worst: Share
     unknown: Share
-    calibrated: float
+    threshold: float
     sources: int
     expected: Share
     bound: Share

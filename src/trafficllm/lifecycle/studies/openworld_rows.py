@@ -188,6 +188,9 @@ def _add_dataset(flows: Flows, dropped: Counter[str], opened: _Opened, options: 
     dataset, task, folder = opened.dataset, opened.task, opened.folder
     name = str(dataset.manifest.get("source") or dataset.path.name)
     stated = {} if options.sources or options.level else dataset.sources
+    if folder is None and not stated and not options.sources and not options.level:
+        hint = "build it again: data sets of this version name the sources of their captures; or say them with --sources or --source-level"
+        raise InputError("input.source", "the data set does not say where its captures come from", input=str(dataset.path), hint=hint)
     origins = Origins.find(folder or Path(name), table=options.sources, level=options.level)
     everything = list(range(len(dataset)))
     held = _reserved(dataset, Reserved.find(folder) if folder else None, name)
