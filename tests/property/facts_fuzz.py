@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the decoders that read what a client says first, with atheris (a tool beside, not a dependency).
 
-    python tests/property/facts_fuzz.py quic 60        # seconds; targets: quic, initial, hpack, dtls, facts
+    python tests/property/facts_fuzz.py quic 60        # seconds; targets: quic, initial, hpack, dtls, facts, wlan
     python tests/property/facts_fuzz.py quic 60 --keep # and keep what reached new code, one hex line an input, in tests/property/corpus
 
 A target takes bytes and must never raise. The corpus is played back by test_capture_facts_fuzz.py, where atheris is not needed.
@@ -8,6 +8,7 @@ A target takes bytes and must never raise. The corpus is played back by test_cap
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,12 +18,18 @@ HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus"
 sys.path.insert(0, str(HERE.parent / "unit"))
 
+if __name__ == "__main__" and "wlan" in sys.argv:
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # kernels as Python: their branches are seen, and a read outside the frame raises
+
+import numpy as np  # noqa: E402 - numba must not be loaded before
 from hello_samples import initial  # noqa: E402 - a module of the tests
 
 from trafficllm.capture.facts.dtls import dtls_fields  # noqa: E402
 from trafficllm.capture.facts.flow_facts import facts_of  # noqa: E402
 from trafficllm.capture.facts.http2 import PREFACE, http2_facts  # noqa: E402
 from trafficllm.capture.facts.quic import quic_fields  # noqa: E402
+from trafficllm.capture.flows.decode import decode, trace  # noqa: E402
+from trafficllm.core.types import FrameBatch  # noqa: E402
 
 _LONGEST, _KEPT_LINE, _MOST, _PREFIX = 1100, 400, 64, 512
 
@@ -62,12 +69,35 @@ def fuzz_facts(data: bytes) -> None:
     assert all(0 <= span.start <= span.end <= sizes[span.dir] for span in facts.spans)
 
 
+def fuzz_wlan(data: bytes) -> None:
+    """802.11 frames, bare or behind Radiotap, Prism and AVS: the first byte says which. What is found lies within the frame."""
+    if len(data) < 2:
+        return
+    size, one = len(data) - 1, np.ones(1, dtype=np.int64)
+    frames = FrameBatch(
+        buffer=np.frombuffer(data[1:], dtype=np.uint8).copy(),
+        offset=0 * one,
+        caplen=(size * one).astype(np.uint32),
+        origlen=(size * one).astype(np.uint32),
+        ts=one,
+        link=np.array([(105, 127, 119, 163)[data[0] & 3]], dtype=np.uint16),
+        source=np.zeros(1, dtype=np.uint32),
+        number=one,
+        files=("fuzz",),
+    )
+    for packets in (decode(frames, checksums=True), decode(frames, tunnels=True), trace(frames)[0]):
+        row = packets.rows[0]
+        assert all(-1 <= row[name] <= size for name in ("l3", "l4", "payload"))
+        assert row["payload"] < 0 or row["payload"] + row["payload_cap"] <= size
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "quic": fuzz_quic,
     "initial": fuzz_initial,
     "hpack": fuzz_hpack,
     "dtls": fuzz_dtls,
     "facts": fuzz_facts,
+    "wlan": fuzz_wlan,
 }
 
 
@@ -86,8 +116,6 @@ def _keep(target: str, folder: Path) -> None:
 
 def main() -> None:
     """Fuzz one target for some seconds."""
-    import os
-
     import atheris
 
     target, seconds = sys.argv[1], int(sys.argv[2])

@@ -10,8 +10,10 @@ import audit_captures as ac
 import pytest
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.settings import FlowOptions, RecordOptions
 from trafficllm.records.catalog import get_task
 from trafficllm.records.lint import check_data
+from trafficllm.records.record_shape import RecordShape
 
 
 def _snapped(*, flows: int, kept: int, declared: int) -> bytes:
@@ -80,3 +82,11 @@ def test_wrong_inside_is_a_finding(captures: Path, tmp_path: Path) -> None:
     report = check_data(tmp_path, task=get_task("MTD")).as_dict()
     assert report["findings"][0]["level"] == "error"
     assert "x.pcap" in report["findings"][0]["where"] + report["findings"][0]["message"]
+
+
+def test_records_are_checked_as_the_settings_shape_them(captures: Path) -> None:
+    shape = RecordShape(capture=FlowOptions(max_packets=3), records=RecordOptions(profile="raw", packets=2))
+    plain, shaped = (check_data(captures / "MTD", task=get_task("MTD"), shape=one).samples[0] for one in (None, shape))
+    assert plain.masked
+    assert not shaped.masked
+    assert len(shaped.tokens) != len(plain.tokens)

@@ -17,10 +17,10 @@ from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.results import Result
 from trafficllm.core.toml import BadTomlError, read_toml
 
-CUT = ("capture flows", "data build", "data audit", "adapter register", "embed")
+CUT = ("capture flows", "data check", "data build", "data audit", "adapter register", "embed")
 """Commands that cut flows as [capture] states; others follow the data set or adapter that they are given."""
 TABLE = (*CUT, "adapter update", "analyze", "evaluate drift", "serve")
-BUILD = ("data build", "data audit", "adapter register")
+BUILD = ("data check", "data build", "data audit", "adapter register")
 TRAIN = ("tune plan", "tune instruct", "tune task", "adapter register")
 LEARN = ("adapter register", "adapter update")
 TUNE = (*TRAIN, "adapter update")

@@ -23,6 +23,7 @@ from trafficllm.records.codec.codec import encode, pretty
 from trafficllm.records.dataset import marks
 from trafficllm.records.dataset.duplicates import duplicates
 from trafficllm.records.dataset.reserved import Reserved
+from trafficllm.records.record_shape import RecordShape
 from trafficllm.records.results import DataCheck, DataFinding, Sample, State, TokenState
 from trafficllm.records.sources import rows as sources
 from trafficllm.records.sources.captures import Gathered
@@ -50,33 +51,35 @@ class Lint:
         return DataCheck(ready=ready, findings=self.findings, classes=classes, duplicates=duplicates, samples=samples, parts={})
 
 
-def check_data(directory: str | Path, *, task: Task, profile: str = "strict", samples: int = 3) -> DataCheck:
-    """Read a folder and say what is wrong with it; classes with their flows and captures.
+def check_data(directory: str | Path, *, task: Task, shape: RecordShape | None = None, samples: int = 3) -> DataCheck:
+    """Read a folder and say what is wrong with it; classes with their flows and captures. `shape`: how flows are cut and shown.
 
     Files that cannot be read are findings, one each, and the rest is checked all the same. Raises InputError where there
     is no folder, or nothing in it that is labelled.
     """
     lint = Lint()
     source = sources.find(directory)
-    rows = _read(source, task, lint)
+    shape = shape if shape is not None else RecordShape()
+    rows = _read(source, task, lint, shape)
     if not rows.records:
         lint.add("no_records", str(source.root), "nothing in this folder can be read", level="error")
         return lint.result({}, {}, [])
-    masked = [masks.apply(record, profile) for record in rows.records]
-    units = [encode(record) for record in masked]
+    codec = shape.codec()
+    masked = [masks.apply(record, shape.records.profile) for record in rows.records]
+    units = [encode(record, codec) for record in masked]
     _sizes(rows, lint)
     _captures(rows, lint)
     _set_up(rows, lint, marks.marks_of(source.root, rows.meta)["cut_at"])
     twice = duplicates([hash64(text.encode()) for text in units], rows.labels)
     if twice["conflicting"]:
         lint.add("conflict", "", f"{twice['conflicting']:.1%} of the records equal one of another label: ceiling {twice['ceiling']}")
-    shown = [_sample(rows.labels[i], rows.records[i], units[i], masked[i]) for i in _spread(rows.labels, samples)]
+    shown = [_sample(rows.labels[i], encode(rows.records[i], codec), units[i], masked[i]) for i in _spread(rows.labels, samples)]
     return lint.result(_classes(rows), twice, shown)
 
 
-def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered:
+def _read(source: sources.Source, task: Task, lint: Lint, shape: RecordShape) -> Gathered:
     """The rows of every file that can be read; the others are findings."""
-    reading = sources.Reading(source, task, task.housekeeping, Reserved.find(source.root))
+    reading = sources.Reading(source, task, task.housekeeping, Reserved.find(source.root), shape.capture)
     rows = Gathered()
     for file in source.files:
         try:
@@ -89,9 +92,9 @@ def _read(source: sources.Source, task: Task, lint: Lint) -> Gathered:
     return rows
 
 
-def _sample(label: str, raw: Record, units: str, masked: Record) -> Sample:
+def _sample(label: str, raw: str, units: str, masked: Record) -> Sample:
     """A record as a model sees it, and token by token what the masks took away and put in its place."""
-    return Sample(label=label, record=pretty(units), tokens=token_states(encode(raw), units), masked=sorted(masked.masked))
+    return Sample(label=label, record=pretty(units), tokens=token_states(raw, units), masked=sorted(masked.masked))
 
 
 def token_states(raw: str, shown: str) -> list[TokenState]:

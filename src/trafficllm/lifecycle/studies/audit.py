@@ -20,11 +20,15 @@ _FIELDS_SHOWN = 30
 _STATES = {True: "kept from the model", False: "open to the model"}
 
 
-def check(folder: Path, task: Task) -> DataCheck:
-    """What is wrong with labelled captures, or with a data set built from them: `ready` when nothing stands in the way."""
+def check(folder: Path, task: Task, *, options: BuildOptions | None = None) -> DataCheck:
+    """What is wrong with labelled captures, or with a data set built from them: `ready` when nothing stands in the way.
+
+    `options`: how flows of captures are cut and shown, as for `data build`.
+    """
     from trafficllm.records.lint import check_data
 
-    return _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task)
+    shape = options.shape() if options is not None else None
+    return _check_data_set(folder) if is_data_set(folder) else check_data(folder, task=task, shape=shape)
 
 
 def _check_data_set(folder: Path) -> DataCheck:

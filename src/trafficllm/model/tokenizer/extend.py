@@ -19,6 +19,7 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_dir, atomic_write, inside, read_json, sha256_file
 from trafficllm.model.base.folder import COMPANIONS, TOKENIZER, check_folder
 from trafficllm.model.base.meta import first_line
+from trafficllm.model.tokenizer.patterns import check_patterns
 
 MOST_HOLES = 4096
 """More unused ids than this are no oversight but a broken file."""
@@ -61,11 +62,13 @@ def load_raw(folder: str | Path) -> Any:
     if not path.is_file():
         raise ArtifactError("artifact.tokenizer", "no tokenizer.json in this folder", input=str(folder), hint="name a model folder")
     try:
-        return Tokenizer.from_file(str(path))
+        raw = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception on a malformed file
         raise ArtifactError(
             "artifact.tokenizer", f"not a tokenizer: {first_line(error)}", input=str(path), hint="the file may be cut"
         ) from error
+    check_patterns(raw, str(path))
+    return raw
 
 
 def load_auto(folder: str | Path) -> Any:
@@ -74,7 +77,7 @@ def load_auto(folder: str | Path) -> Any:
 
     check_folder(Path(folder))
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of a malformed folder the library raises whatever it stumbles over
         raise ArtifactError(
             "artifact.tokenizer",
@@ -82,6 +85,8 @@ def load_auto(folder: str | Path) -> Any:
             input=str(folder),
             hint="name a folder that holds tokenizer.json",
         ) from error
+    check_patterns(tokenizer, str(folder))
+    return tokenizer
 
 
 def fill_holes(raw: Any) -> tuple[Any, int]:

@@ -131,17 +131,21 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Labelled captures, or a data set made by `data build`.")],
     task: _TaskId = "",
     extra: Tasks = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Look before you train: labels too small, unreadable files, one capture a label, marks of the capture set-up.
 
     Shows three records token by token, [-hidden by the masks-] and {+put in its place+}. Exit code 3 when not ready to train.
     """
+    from trafficllm.core.settings import load_config
     from trafficllm.lifecycle import datasets
     from trafficllm.lifecycle.studies import audit as auditing
+    from trafficllm.records.dataset.dataset import BuildOptions
     from trafficllm.surface.terminal.output import emit
 
-    result = auditing.check(folder, datasets.pick_task(folder, task, extra or ()))
+    options = BuildOptions.of(load_config(config))
+    result = auditing.check(folder, datasets.pick_task(folder, task, extra or ()), options=options)
     emit("data.check", result, as_json=as_json, show=_show_check)
     if not result.ready:
         raise typer.Exit(InputError.exit_code)
