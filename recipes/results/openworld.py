@@ -18,6 +18,7 @@ from typing import Any
 
 from trafficllm.core.files import atomic_write, read_json, write_json
 from trafficllm.core.types import ProgressSink
+from trafficllm.lifecycle.reports.openworld_page import area, share
 from trafficllm.surface.terminal.progress import Bar
 
 HERE = Path(__file__).resolve().parent
@@ -65,19 +66,10 @@ class Table:
         return dict(read_json(path))
 
 
-def share(value: float | None) -> str:
-    """Percent with one digit below a tenth, two digits else.
-
-    >>> share(0.004), share(0.61), share(None)
-    ('0.4 %', '61 %', '-')
-    """
-    return "-" if value is None else f"{100 * value:.{1 if value < 0.1 else 0}f} %"
-
-
 def _span(body: Mapping[str, Any], figure: str) -> str:
-    pair = body["ci95"].get(figure)
-    value = body["mean"][figure]
-    return share(value) if pair is None or value is None else f"{share(value)} [{share(pair[0])}, {share(pair[1])}]"
+    pair, value = body["ci95"].get(figure), body["mean"][figure]
+    shown = area if figure == "auroc" else share
+    return shown(value) if pair is None or value is None else f"{shown(value)} [{shown(pair[0])}, {shown(pair[1])}]"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -142,7 +134,7 @@ def _source_lines(body: Mapping[str, Any]) -> list[str]:
             share(row["fpr_flow"] if row["side"] == "benign" else row["recall"]),
             share(row["fpr_host"] if row["side"] == "benign" else row["recall_host"]),
             share(row["unknown"]),
-            share(row["auroc"]),
+            area(row["auroc"]),
         ]
         for row in (*harmless, *malicious)
     ]
@@ -177,7 +169,7 @@ def markdown(studies: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, body in studies.items():
         trees = {key: row for key, row in body["baselines"].items() if key != "identifier_probe"}
-        best = max(trees, key=lambda key: trees[key]["mean"]["auroc"] or 0.0)
+        best = max(trees, key=lambda key: trees[key]["mean"]["recall_at_fpr_01"] or 0.0)
         rows.append(
             [
                 STUDIES[name]["title"],
@@ -186,11 +178,11 @@ def markdown(studies: Mapping[str, Mapping[str, Any]]) -> str:
                 _span(body, "recall"),
                 _span(body, "recall_at_fpr_01"),
                 f"{share(trees[best]['mean']['recall_at_fpr_01'])} ({NAMES[best]})",
-                share(body["mean"]["auroc"]),
-                share(trees[best]["mean"]["auroc"]),
+                area(body["mean"]["auroc"]),
+                area(trees[best]["mean"]["auroc"]),
             ]
         )
-    head = ("task", *HEAD[1:5], "the same, best trees", "AUROC", "AUROC, best trees")
+    head = ("task", *HEAD[1:5], "the same, best trees", "AUROC", "AUROC, these trees")
     lines = [INTRO, *_table(head, rows)]
     for name, body in studies.items():
         lines += _study_lines(name, body)

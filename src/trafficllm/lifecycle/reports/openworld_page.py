@@ -28,19 +28,27 @@ NAMES = {"lightgbm": "LightGBM", "random_forest": "random forest", "identifier_p
 
 
 def share(value: float | None) -> str:
-    """A share as a person reads it: percent below a tenth, else two digits.
+    """Percent, with one digit below ten.
 
     >>> share(0.0123), share(0.5), share(None)
-    ('1.2 %', '.50', '-')
+    ('1.2 %', '50 %', '-')
     """
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f} %" if value < 0.1 else f"{value:.2f}".removeprefix("0")
+    return "-" if value is None else f"{100 * value:.{1 if value < 0.1 else 0}f} %"
+
+
+def area(value: float | None) -> str:
+    """An AUROC, two digits.
+
+    >>> area(0.876), area(1.0), area(None)
+    ('.88', '1.00', '-')
+    """
+    return "-" if value is None else f"{value:.2f}".removeprefix("0") if value < 0.995 else "1.00"
 
 
 def _cell(scores: OpenworldScores, name: str) -> str:
     value, pair = getattr(scores.mean, name), scores.ci95.get(name)
-    return share(value) if pair is None or value is None else f"{share(value)} ({share(pair[0])} to {share(pair[1])})"
+    shown = area if name == "auroc" else share
+    return shown(value) if pair is None or value is None else f"{shown(value)} ({shown(pair[0])} to {shown(pair[1])})"
 
 
 def learners(result: EvaluateOpenworld) -> list[tuple[str, OpenworldScores]]:
@@ -57,7 +65,7 @@ def openworld_page(result: EvaluateOpenworld, path: Path) -> Path:
         (f"of benign flows of the worst source of 100 flows or more ({worst.fpr_flow_100_source or '-'})", share(worst.fpr_flow_100)),
         ("recall on malicious sources never learnt from", share(mean.recall)),
         ("recall at 1 % false positives", share(mean.recall_at_fpr_01)),
-        ("AUROC", share(mean.auroc)),
+        ("AUROC", area(mean.auroc)),
     ]
     about = (
         f"{result.question} Every one of {len({row.source for row in result.sources})} sources was left out in turn"
@@ -103,7 +111,7 @@ def _sources(result: EvaluateOpenworld) -> list[Sequence[object]]:
             share(row.fpr_flow if row.fpr_flow is not None else row.recall),
             share(row.fpr_host if row.fpr_host is not None else row.recall_host),
             share(row.unknown),
-            share(row.auroc),
+            area(row.auroc),
         ]
         for row in (*benign, *malicious)
     ]
