@@ -42,6 +42,18 @@ class Table:
         """The file of one study."""
         return self.out / f"{study}-{self.profile}.json"
 
+    def folder(self, name: str, without: Sequence[str]) -> Path:
+        """A folder of captures; where labels are left out one of links to the others, with manifest and reserved list beside it."""
+        if not without:
+            return self.data / name
+        place = self.out / "links"
+        for path in (self.data / "manifest.csv", self.data / "RESERVED.csv", *(self.data / name).iterdir()):
+            link = place / (path.name if path.parent == self.data else f"{name}/{path.name}")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.name not in without and not link.exists():
+                link.symlink_to(path.resolve())
+        return place / name
+
     def study(self, name: str, progress: ProgressSink) -> dict[str, Any]:
         """One study, made where there is no file of it yet."""
         from trafficllm.lifecycle.studies.openworld import OpenOptions, openworld
@@ -53,7 +65,7 @@ class Table:
             workspace = Workspace(base=self.base, registry=str(self.out / "registry"), extra_tasks=[HERE / "openworld_vpn.toml"])
             result = openworld(
                 workspace,
-                [self.data / folder for folder in entry["data"]],
+                [self.folder(folder, entry.get("without", ())) for folder in entry["data"]],
                 task=entry.get("task", ""),
                 background=[self.data / folder for folder in (*PLAN["everyday"], *entry["background"])],
                 profile=self.profile,
@@ -98,7 +110,7 @@ def _study_lines(name: str, body: Mapping[str, Any]) -> list[str]:
     """One study: learners side by side, then every source of ours."""
     entry, point, worst = STUDIES[name], body["operating"], body["worst"]
     benign = sum(row["side"] == "benign" for row in body["sources"])
-    rows = [_row("LLM", body), *(_row(NAMES.get(key, key), row) for key, row in body["baselines"].items())]
+    rows = [_row("LLM", body), *(_row(name, body["baselines"][key]) for key, name in NAMES.items())]
     about = (
         f"{body['question']} The answer has to come from {entry['says']}. {benign} harmless and {len(body['sources']) - benign} malicious "
         f"sources, {body['flows']['judged_benign']:,} and {body['flows']['judged_malicious']:,} flows judged; "

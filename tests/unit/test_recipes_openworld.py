@@ -43,6 +43,8 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copyfile(CAPTURES / name / f"{name}_0{number}.pcap", place / "data" / folder / label / f"{number}.pcap")
             rows.append(f"{folder}/{label}/{number}.pcap,{source}@12 x")
     (place / "data" / "manifest.csv").write_text("\n".join(rows))
+    (place / "data" / "EVD_lab" / "L2TP").mkdir()
+    (place / "data" / "EVD_lab" / "L2TP" / "0.pcap").write_bytes(b"no capture")
     infer_samples.write_base(place / "base")
     return place
 
@@ -56,7 +58,7 @@ def test_every_study_becomes_a_part_of_the_page(
     small = {"background": [], "folds": 0, "says": "sizes"}
     studies = {
         "malware": {**small, "title": "Malware", "data": ["MTD_lab"]},
-        "vpn": {**small, "title": "VPN protocols", "data": ["EVD_lab"], "task": "VPN"},
+        "vpn": {**small, "title": "VPN protocols", "data": ["EVD_lab"], "task": "VPN", "without": ["L2TP"]},
     }
     monkeypatch.setattr(recipe, "STUDIES", studies)
     words = ["--data", str(place / "data"), "--out", str(place / "runs"), "--results", str(place / "out"), "--base", str(place / "base")]
