@@ -189,6 +189,8 @@ SESSIONS: dict[str, tuple[int, int, bytes, bytes]] = {
     "ssh": (6, 22, b"SSH-2.0-OpenSSH_9\r\n" + TALK, b"Hello Mathilda\r\nSSH-2.0-x\r\n"),
 }
 PARAMETERS = pytest.mark.parametrize("name", SESSIONS)
+SERVERS = {b"corner-shop", b"Osgood", b"osgood", b"Corner", b"zebra"}
+"""Planted in names of hosts and certificates: what the profile `names` is for."""
 
 
 def _raw(name: str) -> Record:
@@ -226,10 +228,15 @@ def test_prefixes_that_begin_or_end_anywhere_show_no_more(name: str, cut: int) -
 
 
 @PARAMETERS
-def test_payload_and_raw_profiles_show_what_was_sent(name: str) -> None:
-    raw = _raw(name)
-    for profile in ("payload", "raw"):
-        assert _left(b"\n".join(masks.apply(raw, profile).payload))
+def test_raw_profile_shows_what_was_sent(name: str) -> None:
+    assert _left(_units_as_bytes(encode(masks.apply(_raw(name), "raw"), WHOLE)))
+
+
+@PARAMETERS
+def test_profile_names_shows_no_secret(name: str) -> None:
+    """Names of servers, queries and certificates are shown; what a person is called or types, and what opens an account, never."""
+    shown = _left(_units_as_bytes(encode(masks.apply(_raw(name), "names"), WHOLE)))
+    assert set(shown) <= SERVERS, shown
 
 
 @PARAMETERS

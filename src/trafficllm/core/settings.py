@@ -82,7 +82,7 @@ class CodecOptions(_Strict):
 class RecordOptions(CodecOptions):
     """What a record shows and which masks are on (section [records])."""
 
-    profile: Literal["strict", "header", "payload", "raw"] = _key("strict", "mask profile; `--profile` goes first", BUILD)
+    profile: Literal["strict", "names", "header", "payload", "raw"] = _key("strict", "mask profile; `--profile` goes first", BUILD)
 
     def codec(self) -> CodecOptions:
         """How much a record shows, without the masks."""

@@ -76,7 +76,9 @@ def table_hash() -> str:
     return sha256_bytes(resources.files("trafficllm.records").joinpath("masks.toml").read_bytes())
 
 
-PROFILES = ("strict", "header", "payload", "raw")
+PROFILES = ("strict", "names", "header", "payload", "raw")
+PROBED = frozenset({"strict", "names"})
+"""Profiles under which a data set looks for artefacts, and keeps nothing of the payload that they hide."""
 FIELDS: tuple[str, ...] = tuple(row.name for row in table() if row.carried)
 """Fields that can be hidden or kept by name; "fact:" and a name of units.FACTS is one too."""
 FACT = "fact:"

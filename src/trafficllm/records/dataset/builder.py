@@ -225,7 +225,7 @@ class _Job:
     def show(self, each: Each, given: fixed.Fixed | None) -> None:
         """Split; probe strict masks on train and validation; hide what the probe found and split again."""
         self._split(given)
-        if self.now.profile != "strict":
+        if self.now.profile not in masks.PROBED:
             return
         self.progress.update("masking", 1, 2)
         parts = [self.result.indices("train"), self.result.indices("val")]

@@ -140,7 +140,7 @@ def _write_others(piece: Gathered, show: Show, shard: Shard, out: Any) -> None:
     """Records that are not captured flows, or none: the end of a file."""
     if piece.records:
         table = store.rows_of(piece.records, piece.meta)
-        units = _show(piece.records, show, shard.shown, probe=show.profile == "strict")
+        units = _show(piece.records, show, shard.shown, probe=show.profile in masks.PROBED)
         out.write_table(table.append_column("units", pa.array(units)).append_column("head", pa.nulls(len(units), pa.int32())))
         shard.meta += map(_slim, piece.meta)
     piece.records, piece.meta = [], []
@@ -173,9 +173,9 @@ def show_again(reading: Reading, folder: Path, files: range, show: Show) -> Show
 
 
 def rows(place: Path, show: Show) -> pa.Table:
-    """A shard's rows with the units that were shown last, payload as `masks.kept` leaves it under `strict`; memory-mapped."""
+    """A shard's rows with the units that were shown last, payload as `masks.kept` leaves it under `strict` or `names`; memory-mapped."""
     table = pa.ipc.open_stream(pa.memory_map(str(place))).read_all().drop_columns(["head"])
-    if show.profile == "strict":
+    if show.profile in masks.PROBED:
         names = Show(show.profile, frozenset(), show.keep, show.codec).names
         with no_collector():
             table = store.with_beginnings(table, [masks.kept(record, names) for record in store.records_from(table)])
@@ -206,7 +206,7 @@ def _show_flows(piece: FlowRows, show: Show, into: Shown) -> tuple[list[str], li
     heads = head_units(masked, show.codec.packets)
     units = [head + beginning_units(*left, show.codec) + END for head, left in zip(heads, begun, strict=True)]
     codes: dict[str, Coded] = {}
-    if show.profile == "strict":
+    if show.profile in masks.PROBED:
         codes = {name: coded_numbers(values) for name, values in flow_columns.probes(masked).items()}
         codes |= {name: coded(column) for name, column in beginning_values(begun).items()}
     into.add(units, flow_columns.sequence_hashes(masked), codes)

@@ -38,7 +38,8 @@ Config: TypeAlias = Annotated[Path | None, typer.Option("--config", metavar="TOM
 Tasks: TypeAlias = Annotated[list[Path] | None, typer.Option("--task-file", metavar="TOML", help="A task of your own; may be repeated.")]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result goes; written whole or not at all.")]
 Profile: TypeAlias = Annotated[
-    str, typer.Option("--profile", metavar="NAME", help="Masks: strict, header, payload or raw; default: [records] profile of --config.")
+    str,
+    typer.Option("--profile", metavar="NAME", help="Masks: strict, names, header, payload or raw; default: [records] profile of --config."),
 ]
 MaxSeconds: TypeAlias = Annotated[
     float | None, typer.Option("--max-seconds", metavar="S", min=1.0, help="Stop tuning after this many seconds and keep the best.")
