@@ -69,3 +69,9 @@ def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="umbrella") as caught:
         read_task(path)
     assert caught.value.input == str(path)
+
+
+def test_vpn_protocols_are_inside_a_vpn() -> None:
+    evd = load_tasks()["EVD"]
+    assert {evd.umbrella_of(label) for label in ("OpenVPN", "WireGuard", "IPSec", "PPTP", "CommercialVPN", "Vpn_Chat")} == {"vpn"}
+    assert {evd.umbrella_of(label) for label in ("Chat", "NonVPN", "Streaming")} == {"direct"}
