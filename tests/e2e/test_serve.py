@@ -32,13 +32,23 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(base: Path, registry: Path, port: int) -> subprocess.Popen[str]:
+def _start(base: Path, registry: Path, port: int, *more: str) -> subprocess.Popen[str]:
     """The log goes to a file: a pipe that nobody reads would stop the server once it is full."""
     code = "from trafficllm.surface.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--port", str(port), "--base", str(base), "--registry", str(registry)]
+    command = [sys.executable, "-c", code, "serve", "--port", str(port), "--base", str(base), "--registry", str(registry), *more]
     environment = {**os.environ, "TRAFFICLLM_API_KEY": KEY, "PYTHONPATH": str(REPO / "src")}
     with (registry.parent / "log").open("w") as log:
         return subprocess.Popen(command, env=environment, stderr=log, text=True)
+
+
+def _wait(url: str, process: subprocess.Popen[str], log: Path) -> None:
+    for _ in range(600):
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                break
+        except httpx.TransportError:
+            assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module", name="server")
@@ -47,13 +57,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, sub
     port = _free_port()
     process = _start(base, registry, port)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                break
-        except httpx.TransportError:
-            assert process.poll() is None, (registry.parent / "log").read_text()
-        time.sleep(0.1)
+    _wait(url, process, registry.parent / "log")
     yield url, process, registry.parent / "log"
     if process.poll() is None:
         process.kill()
@@ -167,6 +171,27 @@ def test_zz_sigterm_drains(server: tuple[str, subprocess.Popen[str], Path], capt
     assert "route=/v1/analyze status=200" in log
     assert KEY not in log
     assert "Traceback" not in log
+
+
+def test_a_socket_of_ipv6(tmp_path: Path) -> None:
+    base, registry = server_samples.write(tmp_path)
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+            port = int(probe.getsockname()[1])
+    except OSError:
+        pytest.skip("no IPv6 here")
+    process = _start(base, registry, port, "--host", "::1")
+    try:
+        url = f"http://[::1]:{port}"
+        _wait(url, process, registry.parent / "log")
+        assert httpx.get(f"{url}/v1/tasks").status_code == 401
+        assert httpx.get(f"{url}/v1/tasks", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/readyz")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_open_server_is_refused() -> None:

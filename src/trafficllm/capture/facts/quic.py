@@ -188,9 +188,9 @@ def opened(data: bytes, packet: Packet, keys: Keys) -> bytes:
     mask = keys.mask.update(data[at + 4 : at + 4 + _SAMPLE])
     first = data[packet.start] ^ (mask[0] & 0x0F)
     size = (first & 3) + 1
-    number = bytes(a ^ b for a, b in zip(data[at : at + size], mask[1:], strict=False))
-    header = bytes([first]) + data[packet.start + 1 : at] + number
-    nonce = (keys.iv ^ int.from_bytes(number, "big")).to_bytes(12, "big")
+    number = int.from_bytes(data[at : at + size], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
+    header = bytes([first]) + data[packet.start + 1 : at] + number.to_bytes(size, "big")
+    nonce = (keys.iv ^ number).to_bytes(12, "big")
     try:
         return keys.aead.decrypt(nonce, data[at + size : packet.end], header)
     except _library().refusal:

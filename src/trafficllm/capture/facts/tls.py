@@ -24,6 +24,7 @@ _JA4_VERSIONS = {0x0304: "13", 0x0303: "12", 0x0302: "11", 0x0301: "10", 0x0300:
 _JA4_DTLS = {0xFEFF: "d1", 0xFEFD: "d2", 0xFEFC: "d3"}
 _PARAMETERS = (0x39, 0xFFA5)
 """Extensions with QUIC transport parameters: RFC 9001 8.2, and the drafts before it."""
+_READ = frozenset({_SNI, _GROUPS, _SIGNATURES, _ALPN, _TICKET, _PRE_SHARED, _VERSIONS, _KEY_SHARE, *_PARAMETERS})
 _KINDS = frozenset({_HANDSHAKE, _CHANGE_CIPHER, _APPLICATION, _ALERT})
 _CLEAR = {_SERVER_KEYS: "tls.key_share", _CLIENT_KEYS: "tls.key_share", _VERIFY: "tls.key_share"}
 _CLEAR |= {_CERTIFICATE: "tls.cert_name", _REQUEST: "tls.cert_name", _STATUS: "tls.cert_name", _NEW_TICKET: "tls.ticket"}
@@ -86,6 +87,8 @@ class _Stream:
 
     def mark(self, start: int, end: int, kind: str) -> None:
         """Span over handshake bytes [start, end), split where records part them."""
+        if not self.runs:  # a hello without records: nothing of it lies in the prefix
+            return
         end = min(end, len(self.data))
         for i, (at, place) in enumerate(self.runs):
             stop = self.runs[i + 1][0] if i + 1 < len(self.runs) else len(self.data)
@@ -222,7 +225,8 @@ def _client_hello(stream: _Stream, fields: Fields, body: int, end: int, *, trans
     found, complete = _extensions(stream, at + 1 + data[at], end)
     fields["tls.handshake.extension.type"] = tuple(kind for kind, _, _ in found)
     for kind, start, stop in found:
-        _client_extension(stream, fields, kind, start, stop)
+        if kind in _READ:  # half of a browser's extensions say nothing that is kept
+            _client_extension(stream, fields, kind, start, stop)
     if complete:
         fields["tls.handshake.ja4"] = ja4(fields, transport=transport)
 
