@@ -54,6 +54,7 @@ def _verdict(text: str) -> dict[str, Any]:
         "proto": "tcp", "packets": 3, "task": text, "label": text, "confidence": 0.5, "probabilities": {text: 0.5,
         "other": 0.5}, "unknown_score": 0.1,
         "evidence": [{"frame": 1, "field": text, "weight": 0.5}], "file": text, "frames": [1, 2], "adapter": text, "version": "v0001",
+        "umbrella": text, "umbrella_probability": 0.5, "malicious": None, "labels_90": [text], "source": "registry",
     }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ UMBRELLA = {"Zeus": "malicious", "FTP": "benign"}
 
 
 def _row(label: str, confidence: float, uid: int) -> dict[str, Any]:
-    return {**ROW, "label": label, "confidence": confidence, "uid": f"C{uid}"}
+    return {**ROW, "label": label, "umbrella": UMBRELLA.get(label, "unknown"), "confidence": confidence, "uid": f"C{uid}"}
 
 
 def _analysis(batches: Iterator[list[dict[str, Any]]]) -> Analysis:
@@ -61,7 +61,7 @@ def _run(
 def test_every_flow_has_a_line(tmp_path: Path) -> None:
     stopped, summary, lines = _run(tmp_path)
     assert (stopped, summary.flows, len(lines)) == (False, 64, 64)
-    assert summary.above() == {"MTD": {"benign": 61, "malicious": 2}}
+    assert summary.above() == {"MTD": {"benign": 61, "malicious": 2, "unknown": 1}}
     assert summary.result().verdicts == {"MTD": {"FTP": 61, "Zeus": 2, "unknown": 1}}
 
 

@@ -40,6 +40,11 @@ ROW: dict[str, Any] = {
     "frames": [4, 6],
     "adapter": "MTD",
     "version": "v0001",
+    "umbrella": "malicious",
+    "umbrella_probability": 0.875,
+    "malicious": 0.875,
+    "labels_90": ["Zeus", "Neris"],
+    "source": "registry",
 }
 FLOW_ROW: dict[str, Any] = {
     "ts": 1.25,

@@ -70,6 +70,16 @@ def logsumexp(values: F64) -> F64:
     return np.asarray(top + np.log(np.exp(values - top[:, None]).sum(axis=1)))
 
 
+def likely_labels(probabilities: F64, least: float) -> list[list[int]]:
+    """Columns of each row whose probability is at least `least`, the likeliest first; the likeliest one always.
+
+    >>> likely_labels(np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0]]), 0.25)
+    [[0, 1], [0]]
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable").tolist()
+    return [[k for place, k in enumerate(row) if place == 0 or p[k] >= least] for row, p in zip(order, probabilities, strict=True)]
+
+
 def project(params: Params, states: F64) -> F64:
     """States [n, width] less their mean, on the fitted components [n, components]."""
     return np.asarray((states - np.asarray(params["mean"])) @ np.asarray(params["components"]), dtype=np.float64)

@@ -150,9 +150,16 @@ class LearnOptions(_Strict):
 
     background: tuple[str, ...] = _key(
         (),
-        "folders of everyday captures of other sources, learnt as background; empty: those of the package. `--background` and "
-        "`--no-background` go first",
+        "folders of everyday captures of other sources, learnt as background beside those of the package; `--background` goes first",
         LEARN,
+    )
+    packaged: bool = _key(True, "learn the background of the package too; `--no-background` leaves it out", LEARN)
+    false_positives: float = _key(
+        0.01,
+        "share of harmless flows of sources not learnt that may be called positive (malicious, VPN...); `--false-positives` goes first",
+        LEARN,
+        gt=0.0,
+        le=0.2,
     )
 
 

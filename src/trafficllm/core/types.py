@@ -21,6 +21,8 @@ F64: TypeAlias = npt.NDArray[np.float64]
 
 UNKNOWN = "unknown"
 """The verdict on a flow that belongs to no class of the task."""
+NOT_COVERED = "not covered"
+"""The verdict on a flow of a kind that the adapter has not learnt, name service say."""
 NONE = "none"
 """The router's answer to a question that asks for no task."""
 ORIG, RESP = 0, 1
@@ -260,7 +262,8 @@ Prompt: TypeAlias = tuple[Segment, ...]
 class Scores:
     """Label probabilities of a batch: `probabilities` float64 [n, labels] (rows sum to 1), `logits` the log-probabilities before
     calibration [n, labels], `hidden` float32 [n, width] last hidden state at the answer position, or None, `pooled` float32 [n, width] the
-    mean of the last hidden states over the record, or None, `readout` float32 [n, labels] a readout's logits as they are, or None."""
+    mean of the last hidden states over the record, or None, `readout` float32 [n, labels] a readout's logits as they are, or None,
+    `umbrella` float32 [n, classes] those of an umbrella readout, or None."""
 
     labels: tuple[str, ...]
     probabilities: F64
@@ -268,6 +271,7 @@ class Scores:
     hidden: npt.NDArray[np.float32] | None = None
     pooled: npt.NDArray[np.float32] | None = None
     readout: npt.NDArray[np.float32] | None = None
+    umbrella: npt.NDArray[np.float32] | None = None
 
 
 @runtime_checkable

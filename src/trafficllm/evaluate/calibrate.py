@@ -22,7 +22,8 @@ class CalibrationParams:
     """Fitted calibration; `as_dict` is the JSON that travels in an adapter's manifest.
 
     `temperature` divides the log-probabilities before they are normalised; `ece` and `ece_before` are on validation,
-    the first by two-fold cross-fitting; `unknown` is what `evaluate.unknown.choose` returns.
+    the first by two-fold cross-fitting; `unknown` is what `evaluate.unknown.choose` returns; `set_90` is the least probability of labels
+    in a verdict's set, see `least_in_set`.
     """
 
     temperature: float
@@ -30,10 +31,18 @@ class CalibrationParams:
     ece_before: float
     n: int
     unknown: dict[str, Any]
+    set_90: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists."""
-        return {"temperature": self.temperature, "ece": self.ece, "ece_before": self.ece_before, "n": self.n, "unknown": self.unknown}
+        return {
+            "temperature": self.temperature,
+            "ece": self.ece,
+            "ece_before": self.ece_before,
+            "n": self.n,
+            "unknown": self.unknown,
+            "set_90": self.set_90,
+        }
 
 
 def nll(logits: F64, truth: I64, temperature: float) -> float:
@@ -73,6 +82,30 @@ def choose_weight(trie: F64, readout: F64, y: Sequence[str], labels: Sequence[st
     best = max(WEIGHTS, key=lambda w: score[w])
     weight = best if score[best] > score[WEIGHTS[0]] + GAIN else WEIGHTS[0]
     return weight, mixed[weight]
+
+
+COVERAGE = 0.9
+
+
+def least_in_set(probabilities: F64, truth: I64, groups: Sequence[str] | None = None, *, coverage: float = COVERAGE) -> float:
+    """The least probability a label needs to be in a verdict's set, so that sets hold the truth of `coverage` of a new capture's flows.
+
+    Split conformal over captures: 1 - p(truth) of validation flows, every capture weighing alike, and one capture more that is as bad as
+    can be (hierarchical exchangeability: Lee, Barber, Willett 2023, arXiv 2306.06342). 0, every label, where there are too few captures
+    to promise anything. Without `groups` each flow stands alone.
+
+    >>> least_in_set(np.array([[0.9, 0.1]] * 9 + [[0.4, 0.6]]), np.zeros(10, int), coverage=0.8)
+    0.9
+    """
+    if not len(truth):
+        return 0.0
+    scores = 1.0 - probabilities[np.arange(len(truth)), truth]
+    names = [str(k) for k in range(len(truth))] if groups is None or not len(groups) else list(groups)
+    _, of, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum((1.0 / sizes)[of][order]) / (len(sizes) + 1)
+    place = int(np.searchsorted(reached, coverage - 1e-12))
+    return 0.0 if place >= len(order) else max(float(1.0 - scores[order[place]]), 0.0)
 
 
 def _cross_ece(logits: F64, truth: I64) -> float:
@@ -142,5 +175,6 @@ def fit(
         ece=_cross_ece(logits, truth),
         ece_before=metrics.ece(np.exp(log_softmax(logits)), truth) if len(truth) else 0.0,
         n=len(truth),
+        set_90=least_in_set(np.exp(log_softmax(logits / temperature)), truth, groups),
         unknown=unknown.choose(fitted_on, judged_on, temperature=temperature, outliers=rows_of(outliers) if outliers else None, seed=seed),
     )

@@ -58,6 +58,18 @@ def unknown_score(params: Params, scores: Scores) -> F64:
     return np.asarray(values - bare["threshold"] + unknown["threshold"])
 
 
+def likely(params: Params, scores: Scores) -> list[tuple[str, ...]]:
+    """The labels of each row that hold the truth in 90 % of flows of captures like the validation ones, the likeliest first.
+
+    Every label where nothing was fitted: an adapter of an earlier version promises nothing.
+    """
+    least = params.get("set_90")
+    if not len(scores.probabilities):
+        return []
+    rows = formulas.likely_labels(scores.probabilities, 0.0 if least is None else float(least))
+    return [tuple(scores.labels[k] for k in row) for row in rows]
+
+
 def threshold(params: Params) -> float:
     """Above this unknown score a record is called unknown; infinity where none was fitted."""
     value = (params.get("unknown") or {}).get("threshold")

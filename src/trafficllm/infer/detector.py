@@ -12,14 +12,17 @@ from typing_extensions import TypedDict
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.results import Captured, closed
-from trafficllm.core.types import UNKNOWN, FlowBatch, FlowMeta, Record, Scorer, Scores
+from trafficllm.core.types import NOT_COVERED, UNKNOWN, FlowBatch, FlowMeta, Record, Scorer
+from trafficllm.core.umbrella import Umbrella
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.infer.evidence import Evidence, EvidenceRow, explain
+from trafficllm.infer.two_step import Steps
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec.flows import records_in, records_of
 from trafficllm.records.codec.units import PROTOS
+from trafficllm.records.coverage import Coverage
 from trafficllm.records.record_shape import RecordShape
 from trafficllm.records.sources.logs import is_blank
 
@@ -58,12 +61,21 @@ class VerdictRow(TypedDict):
     frames: list[int]
     adapter: Captured
     version: str
+    umbrella: str | None
+    umbrella_probability: float | None
+    malicious: float | None
+    labels_90: list[str]
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one flow is, by one task: `label` is from the task's closed set or "unknown"; `confidence` is the
-    calibrated probability of the likeliest label, also where the verdict is unknown. Times in ns."""
+    """What one flow is, by one task: `label` is from the task's closed set, the umbrella's negative answer, "unknown" or "not covered";
+    `confidence` is the calibrated probability of the likeliest label, also where the verdict is unknown. Times in ns.
+
+    `umbrella` answers the task's umbrella question (None where it asks none), `umbrella_probability` is that of its positive answer and
+    `odds` its log-odds; `malice` says whether that answer is malice; `likely` are the labels that hold the truth in 90 % of flows.
+    """
 
     meta: FlowMeta
     task: str
@@ -74,6 +86,12 @@ class Verdict:
     evidence: tuple[Evidence, ...] = ()
     adapter: str = ""
     version: str = ""
+    umbrella: str | None = None
+    umbrella_probability: float | None = None
+    odds: float | None = None
+    malice: bool = False
+    likely: tuple[str, ...] = ()
+    source: str = "registry"
 
     def row(self) -> VerdictRow:
         """The line of `analyze -f jsonl`; times in seconds, as Zeek writes them."""
@@ -99,6 +117,11 @@ class Verdict:
             "frames": list(m.frames[:FRAMES]),
             "adapter": self.adapter,
             "version": self.version,
+            "umbrella": self.umbrella,
+            "umbrella_probability": self.umbrella_probability,
+            "malicious": self.umbrella_probability if self.malice else None,
+            "labels_90": list(self.likely),
+            "source": self.source,
         }
 
 
@@ -114,6 +137,8 @@ class TaskModel:
     keep: frozenset[str] = frozenset()
     adapter: str = ""
     version: str = ""
+    steps: Steps | None = None
+    coverage: Coverage = field(default_factory=Coverage)
 
     @classmethod
     def of(cls, engine: Engine, task: Task, version: Version) -> TaskModel:
@@ -140,6 +165,8 @@ class TaskModel:
             keep=frozenset(manifest.get("kept_fields", ())) - {"housekeeping"},
             adapter=version.task,
             version=version.version,
+            steps=Steps(definition, tuple(manifest["labels"]), Umbrella.of(calibration)),
+            coverage=Coverage.of_manifest(manifest),
         )
 
     def masked(self, record: Record) -> Record:
@@ -169,6 +196,14 @@ class Detector:
         self.evidence = evidence
         self.blank: Counter[str] = Counter()
         """Flows by task that a log names without saying what they did: their verdict is unknown, whatever the scores."""
+        self.uncovered: Counter[str] = Counter()
+        """Flows by task of kinds that its adapter has not learnt: their verdict is "not covered", whatever the scores."""
+
+    def questions(self) -> dict[str, tuple[str, Umbrella | None, bool]]:
+        """Of each task with an umbrella question its positive answer, its fitted first step, and whether the answer is malice."""
+        steps = {name: model.steps for name, model in self.models.items() if model.steps is not None}
+        asked = {name: own for name, own in steps.items() if own.task is not None and own.task.positive}
+        return {name: (own.task.positive if own.task else "", own.umbrella, own.malice) for name, own in asked.items()}
 
     def verdicts(self, batch: FlowBatch, task: str) -> list[Verdict]:
         """One verdict a flow, in the batch's order. UsageError for a task this detector does not hold."""
@@ -199,11 +234,19 @@ class Detector:
         for at in range(0, len(rows), CHUNK):
             part = rows[at : at + CHUNK]
             records = [model.masked(record) for record, _ in part]
-            silent = [bool(raw.masked) and is_blank(record) for (raw, _), record in zip(part, records, strict=True)]
-            self.blank[task] += sum(silent)
             verdicts = self._verdicts(model, records, [meta for _, meta in part])
-            out += [replace(row, label=UNKNOWN) if nothing else row for row, nothing in zip(verdicts, silent, strict=True)]
+            out += [self._held_back(model, v, raw, record) for v, (raw, _), record in zip(verdicts, part, records, strict=True)]
         return out
+
+    def _held_back(self, model: TaskModel, verdict: Verdict, raw: Record, record: Record) -> Verdict:
+        """The verdict, or none of a flow of a kind that the adapter has not learnt, or of which a log says nothing."""
+        if not model.coverage.covers(raw, verdict.meta):
+            self.uncovered[model.task] += 1
+            return replace(verdict, label=NOT_COVERED, umbrella=verdict.umbrella and NOT_COVERED, odds=None)
+        if raw.masked and is_blank(record):
+            self.blank[model.task] += 1
+            return replace(verdict, label=UNKNOWN, umbrella=verdict.umbrella and UNKNOWN, odds=None)
+        return verdict
 
     def _verdicts(self, model: TaskModel, records: list[Record], metas: list[FlowMeta]) -> list[Verdict]:
         scores = model.scorer.score(records)
@@ -212,20 +255,26 @@ class Detector:
         why: Sequence[tuple[Evidence, ...]] = [()] * len(records)
         if self.evidence:
             why = explain(model.scorer, records, best, metas, top=self.evidence)
-        return [_verdict(model, scores, k, foreign=strange[k], meta=metas[k], why=why[k]) for k in range(len(records))]
-
-
-def _verdict(model: TaskModel, scores: Scores, k: int, *, foreign: float, meta: FlowMeta, why: tuple[Evidence, ...]) -> Verdict:
-    p = [float(value) for value in scores.probabilities[k]]
-    best = max(range(len(p)), key=p.__getitem__)
-    return Verdict(
-        meta,
-        model.task,
-        UNKNOWN if foreign > cal.threshold(model.calibration) else scores.labels[best],
-        p[best],
-        dict(zip(scores.labels, p, strict=True)),
-        foreign,
-        why,
-        model.adapter,
-        model.version,
-    )
+        limit = cal.threshold(model.calibration)
+        steps = model.steps or Steps(None, tuple(scores.labels), None)
+        answers = steps.answers(scores, [value > limit for value in strange])
+        likely = cal.likely(model.calibration, scores)
+        return [
+            Verdict(
+                metas[k],
+                model.task,
+                answers[k].label,
+                float(scores.probabilities[k, best[k]]),
+                dict(zip(scores.labels, scores.probabilities[k].tolist(), strict=True)),
+                strange[k],
+                why[k],
+                model.adapter,
+                model.version,
+                answers[k].umbrella,
+                answers[k].probability,
+                answers[k].odds,
+                steps.malice,
+                likely[k],
+            )
+            for k in range(len(records))
+        ]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LEAST_FLOWS = 5
 """Training flows of a kind, a side, from which that side counts as learnt."""
-LEAST_SOURCES = 3
+LEAST_SOURCES = 2
 """Sources from which a kind that only harmless traffic was learnt of is answered: fewer could all lack the same thing."""
 CHORE_KINDS = frozenset(CHORES) - {""}
 """Kinds that a data set's build leaves out where its task does not keep housekeeping."""
@@ -160,7 +160,7 @@ class Coverage:
         return {"learnt": learnt, "dropped": sorted(self.dropped), "sides": self.sides}
 
     def covers_kind(self, kind: str) -> bool:
-        """Whether flows of a kind are answered: learnt from both sides, or from the negative side alone in three sources or more.
+        """Whether flows of a kind are answered: learnt from both sides, or from the negative side alone in two sources or more.
 
         A kind with positives alone is not covered: every such flow would be called malicious, as USTC's name service was.
 

@@ -25,7 +25,7 @@ from trafficllm.infer.engine.forward import batches, forward_at, packed
 from trafficllm.infer.engine.label_tree import LabelTree
 from trafficllm.infer.engine.prefix import PrefixCache, shared_prefix
 from trafficllm.infer.engine.resident import Residents, own
-from trafficllm.model.adapter.readout import Readout, blended, means, reasons
+from trafficllm.model.adapter.readout import FILE, UMBRELLA, Readout, blended, means, reasons
 from trafficllm.model.tuning.collate import padded
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.trie import LabelTrie
@@ -84,6 +84,7 @@ class Engine:
         self._prefixes = PrefixCache()
         self._sets: dict[tuple[str, ...], LabelSet] = {}
         self._readouts: dict[str, Readout] = {}
+        self._umbrellas: dict[str, Readout] = {}
         if why := reasons(base.path, self.model):
             raise ArtifactError("artifact.readout", why[0], input=str(base.path), hint="remove the file or export again")
         self._read("", base.path)
@@ -109,10 +110,11 @@ class Engine:
             self._read(name, Path(folder))
 
     def _read(self, name: str, folder: Path) -> None:
-        """Keep the readout of a checked folder, where it has one: an adapter's, or that of a checkpoint an adapter was merged into."""
-        readout = Readout.load(folder)
-        if readout is not None:
-            self._readouts[name] = readout.on(self.device)
+        """Keep the readouts of a checked folder, where it has any: an adapter's, or those of a checkpoint an adapter was merged into."""
+        for kept, file in ((self._readouts, FILE), (self._umbrellas, UMBRELLA)):
+            readout = Readout.load(folder, file)
+            if readout is not None:
+                kept[name] = readout.on(self.device)
 
     def remove_adapter(self, name: str) -> None:
         """Drop a resident adapter; unknown names are ignored."""
@@ -123,6 +125,7 @@ class Engine:
     def _forget(self, name: str) -> None:
         self._prefixes.forget(name)
         self._readouts.pop(name, None)
+        self._umbrellas.pop(name, None)
 
     @contextlib.contextmanager
     def using(self, adapter: str) -> Iterator[nn.Module]:
@@ -162,11 +165,12 @@ class Engine:
     ) -> Scores:
         """As `score`, for prompts that are token ids already; `prefix` is their known common beginning. With `pool_from`, not below the
         prefix's length, hidden states are also averaged over the prompt's tokens from there on; an adapter with a readout says itself from
-        where, and its readout shares in the answer, by its own weight or `readout_weight`."""
+        where, and its readout shares in the answer, by its own weight or `readout_weight`; its umbrella readout stands apart."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
-        readout = self._readout(adapter, answer.labels)
+        readout = self.readout(adapter, answer.labels)
         wanted = pool_from is not None
+        heads = [head for head in (readout, self._umbrellas.get(adapter)) if head is not None] if readout is not None else []
         if readout is not None:
             shared, pool_from = shared[: readout.first], readout.first
         same, rows_of = _distinct(ids)
@@ -177,26 +181,33 @@ class Engine:
         opinions: dict[int, torch.Tensor] = {}
         for batch in batches([len(row) - len(shared) + inner for row in same], batch_tokens or self.batch_tokens, limit):
             rows = [same[i] for i in batch]
-            flat[batch], vectors, said = self._batch(rows, answer, adapter, shared, pool_from=pool_from, readout=readout)
+            flat[batch], vectors, said = self._batch(rows, answer, adapter, shared, pool_from=pool_from, heads=heads)
             hidden.update(zip(batch, vectors, strict=True))
             opinions.update(zip(batch, said, strict=True))
-        second = None
+        second = umbrella = None
         log_p = answer.tree.log_probabilities(flat)
         if readout is not None and same:
-            raw = torch.stack([opinions[i] for i in range(len(same))])
+            both = torch.stack([opinions[i] for i in range(len(same))])
+            raw = both[:, : len(readout.labels)]
+            umbrella = both[:, len(readout.labels) :].numpy()[rows_of] if len(heads) > 1 else None
             share = readout.weight if readout_weight is None else readout_weight
             log_p = blended(torch.from_numpy(log_p), raw.double().log_softmax(1), share).numpy()
             second = raw.numpy()[rows_of]
         log_p = log_p[rows_of]
         states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
         last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
-        return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second)
+        return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second, umbrella)
 
     def reads_out(self, adapter: str, labels: Sequence[str]) -> bool:
         """Whether a resident adapter has a readout for these labels."""
-        return self._readout(adapter, tuple(labels)) is not None
+        return self.readout(adapter, tuple(labels)) is not None
 
-    def _readout(self, adapter: str, labels: tuple[str, ...]) -> Readout | None:
+    def umbrella(self, adapter: str) -> tuple[str, ...]:
+        """The classes of a resident adapter's umbrella readout; none where it has none."""
+        own = self._umbrellas.get(adapter)
+        return own.labels if own is not None else ()
+
+    def readout(self, adapter: str, labels: tuple[str, ...]) -> Readout | None:
         """The adapter's readout, where it has one that knows all the labels."""
         own = self._readouts.get(adapter)
         return own.of(labels) if own is not None else None
@@ -214,15 +225,15 @@ class Engine:
         prefix: tuple[int, ...],
         *,
         pool_from: int | None,
-        readout: Readout | None,
+        heads: Sequence[Readout],
     ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]], torch.Tensor]:
         """Raw logits of the tree's columns [rows, columns] of one batch, hidden states [rows, 1 or 2, width]: that at the answer, and
-        with `pool_from` the prompt's mean, and the readout's logits [rows, labels], or nothing [rows, 0]."""
+        with `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side [rows, labels]."""
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
         columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
-        layers = readout.layers if readout is not None else ()
+        layers = heads[0].layers if heads else ()
 
         def pool(tokens: torch.Tensor) -> torch.Tensor | None:
             return None if pool_from is None else means(lengths, tokens.shape[1], max(0, pool_from - len(prefix)))
@@ -246,7 +257,8 @@ class Engine:
             picked = [parts[node + 1][:, list(places)] for node, places in answer.choices]
             flat = torch.cat(picked, 1) if picked else seen.logits[:, 0, :0]
             states = seen.hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
-            second = torch.zeros(len(ids), 0) if readout is None or seen.features is None else readout.logits(seen.features)
+            said = [head.logits(seen.features) for head in heads] if seen.features is not None else []
+            second = torch.cat(said, 1) if said else torch.zeros(len(ids), 0)
             return flat.double().cpu().numpy(), states, second.cpu()
 
     def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:

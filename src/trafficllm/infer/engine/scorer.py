@@ -80,7 +80,7 @@ class LLMScorer:
             pool_from=len(self._prefix),
             readout_weight=self.calibration.get(WEIGHT),
         )
-        return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden, raw.pooled, raw.readout)
+        return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden, raw.pooled, raw.readout, raw.umbrella)
 
     def embed(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
         """Last hidden states at the answer position, float32 [n, width]."""

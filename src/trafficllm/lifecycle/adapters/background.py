@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,31 @@ if TYPE_CHECKING:
     from trafficllm.records.sources.background import Background
 
 
-def folders_of(task: Task, config: Config, stated: Sequence[Path] | None) -> Sequence[Path] | None:
-    """The folders to learn as background: `stated` by a command, else the configuration's; None stands for the packaged captures.
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Which background to learn: folders of the user's own, and whether the package's captures too."""
 
-    An empty sequence is none at all, as for tasks that ask no umbrella question where nobody states a folder: their labels may be what
-    the packaged captures hold. Raises UsageError for a folder stated for a task that gives no verdicts, InputError for one that is
-    missing or holds no captures, before any work.
+    folders: Sequence[Path] = ()
+    packaged: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.folders) or self.packaged
+
+    @property
+    def name(self) -> str:
+        """What tells this background from another, for the name of a working folder."""
+        return "\n".join([*(str(folder.resolve()) for folder in self.folders), *(["packaged"] if self.packaged else [])])
+
+
+NOTHING = Beside()
+
+
+def chosen(task: Task, config: Config, stated: Sequence[Path] | None, *, packaged: bool = True) -> Beside:
+    """The background to learn: folders `stated` by a command, else the configuration's; beside them the packaged captures, unless the
+    configuration or `packaged` says no.
+
+    Tasks that ask no umbrella question learn the package's captures never: their labels may be what these hold. Raises UsageError for a
+    folder stated for a task that gives no verdicts, InputError for one that is missing or holds no captures, before any work.
     """
     from trafficllm.records.sources.background import require_captures
 
@@ -30,28 +50,27 @@ def folders_of(task: Task, config: Config, stated: Sequence[Path] | None) -> Seq
         if stated:
             hint = "leave --background out"
             raise UsageError("usage.option", f"task {task.id} gives no verdicts, so it learns no background", input=task.id, hint=hint)
-        return ()
+        return NOTHING
     for folder in folders:
         require_captures(folder)
-    if stated is None and not folders:
-        return None if task.positive else ()
-    return folders
+    return Beside(folders, packaged and config.learn.packaged and bool(task.positive))
 
 
-def read_for(dataset: Dataset, labelled: Sequence[Path], folders: Sequence[Path] | None, *, progress: ProgressSink) -> Background | None:
-    """The background in these folders (None: the packaged captures), its flows cut as the data set's; None where there are no folders.
+def read_for(dataset: Dataset, labelled: Sequence[Path], beside: Beside, *, progress: ProgressSink) -> Background | None:
+    """The background's flows, cut as the data set's; None where there is none to learn.
 
     Captures of the packaged background that the data set labels too are left out; in folders of the user's own they are refused with
     InputError. `labelled` are captures that were learnt without being rows of the data set.
     """
     from trafficllm.records.sources.background import packaged, read_background, refuse_shared, shared_captures
 
-    if folders is None:
+    parts = []
+    if beside.folders:
+        parts.append(read_background(beside.folders, options=dataset.shape.capture, progress=progress))
+        refuse_shared(parts[0], dataset, labelled)
+    if beside.packaged:
         background = read_background([packaged()], options=dataset.shape.capture, progress=progress)
         shared = {row.name for row in shared_captures(background, dataset, labelled)}
-        return background.where(lambda file: file.name not in shared)
-    if not folders:
-        return None
-    background = read_background(folders, options=dataset.shape.capture, progress=progress)
-    refuse_shared(background, dataset, labelled)
-    return background
+        mine = {file.sha256 for part in parts for file in part.files}
+        parts.append(background.where(lambda file: file.name not in shared and file.sha256 not in mine))
+    return parts[0].plus(parts[1]) if len(parts) > 1 else parts[0] if parts else None

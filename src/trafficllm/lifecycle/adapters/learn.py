@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_write, read_json, sha256_bytes
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters import replay
+from trafficllm.lifecycle.adapters import replay, umbrella
 from trafficllm.lifecycle.adapters.learn_router import base_facts
-from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate
+from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate, UmbrellaScore
 from trafficllm.lifecycle.studies import cascade, scoring
 from trafficllm.records.coverage import Coverage
 from trafficllm.records.record_shape import KEY, RecordShape
@@ -72,7 +72,7 @@ def register(
         report = taken(trained, base, scoring.labels_of(dataset), place)
     manifest = manifest_of(dataset, task, base, report, training.options)
     manifest |= background_facts(background, Coverage.of_data(dataset, background, task=task))
-    figures, scores, predicted = _scores(dataset, task, training)
+    figures, scores, predicted = _scores(dataset, task, training, background)
     manifest |= figures
     if training.baselines:
         seconds = max(SEARCH_SECONDS, training.options.max_seconds or 0.0) if training.search_s is None else training.search_s
@@ -182,9 +182,11 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
     )
 
 
-def _scores(dataset: Dataset, task: Task, training: Training) -> tuple[dict[str, Any], Scores, dict[int, str]]:
-    """Calibration from validation, then quality, cost and scores from test, with the adapter as it lies on disk; and its predictions for
-    held-out rows that the sample will keep."""
+def _scores(
+    dataset: Dataset, task: Task, training: Training, background: Background | None
+) -> tuple[dict[str, Any], Scores, dict[int, str]]:
+    """Calibration from validation and background, then quality, cost and scores from test, with the adapter as it lies on disk; and its
+    predictions for held-out rows that the sample will keep."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
 
@@ -193,11 +195,14 @@ def _scores(dataset: Dataset, task: Task, training: Training) -> tuple[dict[str,
     engine.add_adapter(task.id, training.workdir)
     scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
     scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
+    umbrella.add(scorer, dataset, background, training)
     quality, cost, scores = scoring.assess(scorer, dataset, training.base, seed=training.seed)
     test, _ = scoring.rows(dataset, "test", scores.labels)
     sampled = sorted(set(replay.sampled(dataset)) & set(dataset.indices("val")))
     predicted = named(test, scores) | named(sampled, scoring.score_rows(scorer, dataset, sampled))
-    return {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost}, scores, predicted
+    first_step = umbrella.judged(scorer, scores, scoring.rows(dataset, "test", scores.labels)[1])
+    figures = {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost, "umbrella": first_step}
+    return figures, scores, predicted
 
 
 def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:
@@ -239,6 +244,8 @@ def answer_of(
 
     calibration = dict(manifest["calibration"])
     unknown = calibration.pop("unknown")
+    calibration.pop("umbrella", None)
+    first_step = manifest.get("umbrella")
     gate = {"gate": Gate(old=None, new=None, router=None), "replayed": 0}
     return kind(
         **version.as_dict(),
@@ -248,6 +255,7 @@ def answer_of(
         cascade=manifest["cascade"],
         calibration=calibration,
         unknown={key: unknown[key] for key in ("method", "auroc", "tpr_at_fpr05")},
+        umbrella=UmbrellaScore(**first_step) if first_step else None,
         cost=manifest["cost"],
         tuning=report,
         seconds=seconds,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
 from trafficllm.core.types import ProgressSink, Silent
-from trafficllm.lifecycle.adapters.background import folders_of, read_for
+from trafficllm.lifecycle.adapters.background import chosen, read_for
 from trafficllm.lifecycle.adapters.results import AdapterRegister, AdapterUpdate, Gate
 from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
@@ -44,13 +44,16 @@ def register(
     trained: Path | None = None,
     notable: Sequence[str] = (),
     background: Sequence[Path] | None = None,
+    packaged: bool = True,
+    false_positives: float | None = None,
     progress: ProgressSink | None = None,
 ) -> AdapterRegister:
     """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
     With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet. `notable`
     are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself. `background` are folders of
-    everyday captures learnt beside the labels; None: those of the configuration or the package, empty: none.
+    everyday captures learnt beside the labels (None: the configuration's); `packaged`: beside them those of the package.
+    `false_positives` is the share of harmless flows of other sources that may be called positive.
     Raises InputError for data that cannot be learnt from, UsageError for a task's name, ArtifactError for an adapter that does not fit.
     """
     from trafficllm.lifecycle.adapters import learn
@@ -64,8 +67,8 @@ def register(
             "input.task", f"task {definition.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
         )
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
-    folders = folders_of(definition, workspace.config, background)
-    facts = f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained} {_named(folders)}"
+    beside = chosen(definition, workspace.config, background, packaged=packaged)
+    facts = f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained} {beside.name}"
     work = _workdir(workspace, folder, definition.id, facts)
     build, sink = BuildOptions.of(workspace.config, profile=profile, seed=options.seed), progress or Silent()
     data = learn.open_dataset(folder, definition, work / "data", options=build, progress=sink)
@@ -73,19 +76,20 @@ def register(
     data.shape.require(wanted_of(workspace.config, profile), whose=f"data set {folder}", remedy=remedy)
     if definition.kind == "generation" and trained is not None:
         raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
-    training = Training(tuning_base(workspace), workspace.registry, work / "adapter", options, sink)
+    training = Training(
+        tuning_base(workspace), workspace.registry, work / "adapter", options, sink, false_positives=_rate(workspace, false_positives)
+    )
     if definition.kind == "generation":
         answer = _register_generator(data, definition, training)
     else:
-        beside = read_for(data, (), folders, progress=sink)
-        answer = _register_detector(data, definition, training, work / "router", trained=trained, background=beside)
+        learnt = read_for(data, (), beside, progress=sink)
+        answer = _register_detector(data, definition, training, work / "router", trained=trained, background=learnt)
     shutil.rmtree(work, ignore_errors=True)
     return answer
 
 
-def _named(folders: Sequence[Path] | None) -> str:
-    """Folders of background as a part of what names a working folder."""
-    return "packaged" if folders is None else "\n".join(str(folder.resolve()) for folder in folders)
+def _rate(workspace: Workspace, stated: float | None) -> float:
+    return workspace.config.learn.false_positives if stated is None else stated
 
 
 def tuning_base(workspace: Workspace) -> Base:
@@ -122,6 +126,8 @@ def update(
     seed: int | None = None,
     max_seconds: float | None = None,
     background: Sequence[Path] | None = None,
+    packaged: bool = True,
+    false_positives: float | None = None,
     progress: ProgressSink | None = None,
 ) -> AdapterUpdate:
     """New captures into a live task (contract: `adapter update`); GateError where its gate refused them. `background`: see `register`."""
@@ -134,11 +140,18 @@ def update(
     live, options = workspace.registry.live(definition.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     remedy = "leave the setting out of the configuration, or register the task again with it"
     RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {definition.id} {live.version}", remedy=remedy)
-    folders = folders_of(definition, workspace.config, background)
-    facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name} {_named(folders)}"
+    beside = chosen(definition, workspace.config, background, packaged=packaged)
+    facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name} {beside.name}"
     work = _workdir(workspace, folder, definition.id, facts)
-    training = Training(tuning_base(workspace), workspace.registry, work / "adapter", options, progress or Silent())
-    answer = learn_more(folder, training, task=definition, background=folders)
+    training = Training(
+        tuning_base(workspace),
+        workspace.registry,
+        work / "adapter",
+        options,
+        progress or Silent(),
+        false_positives=_rate(workspace, false_positives),
+    )
+    answer = learn_more(folder, training, task=definition, background=beside)
     shutil.rmtree(work, ignore_errors=True)
     gate.raise_if_refused(answer)
     return answer

@@ -123,6 +123,48 @@ class Gate(Result):
     router: RouterGate | None
 
 
+class LeftOutPoint(Result):
+    """Where an answer turns and what it gave on sources that were left out: see `evaluate.openworld.OperatingPoint`."""
+
+    threshold: float
+    clear: float
+    wanted: Share
+    rate: Share
+    worst: Share
+    unknown: Share
+    sources: int
+    expected: Share
+    bound: Share
+    confidence: Share
+    guarantee: str
+
+
+class LeftOut(Result):
+    """Operating points of flows and hosts for the rate that was `asked`; `captures_flagged`: share of left-out captures of three flows or
+    more that hold any positive flow."""
+
+    asked: Share
+    flow: LeftOutPoint
+    host: LeftOutPoint
+    captures_flagged: Share | None
+
+
+class UmbrellaScore(Result):
+    """The first step on the task's test flows: `recall` and `missed` of positive ones (called positive, called negative),
+    `false_positive_rate` of its own negatives; `left_out` is what to expect on other sources."""
+
+    positive: str
+    negative: str
+    recall: Share | None
+    missed: Share | None
+    false_positive_rate: Share | None
+    unknown_share: Share | None
+    auroc: Share | None
+    n_positive: int
+    n_negative: int
+    left_out: LeftOut
+
+
 class AdapterRegister(AdapterVersion):
     """A new version with its score, baselines, calibration and cost; a generator has no score here."""
 
@@ -133,6 +175,7 @@ class AdapterRegister(AdapterVersion):
     gate: Gate
     calibration: dict[str, Any]
     unknown: dict[str, Any]
+    umbrella: UmbrellaScore | None = None
     cost: dict[str, float]
     tuning: TuneReport
     seconds: float

@@ -19,7 +19,8 @@ class Training:
     """Where and how an adapter is made: the base, the registry it goes to, the tuner's options.
 
     `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s` bounds each baseline's search in estimated
-    seconds (None: the command's own bound); without `baselines` none is trained.
+    seconds (None: the command's own bound); without `baselines` none is trained. `false_positives` is the rate that harmless flows of
+    left-out sources may have.
     """
 
     base: Base
@@ -29,6 +30,7 @@ class Training:
     progress: ProgressSink = field(default_factory=Silent)
     baselines: bool = True
     search_s: float | None = None
+    false_positives: float = 0.01
 
     @property
     def seed(self) -> int:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters import gate, learn, replay
-from trafficllm.lifecycle.adapters.background import read_for
+from trafficllm.lifecycle.adapters import gate, learn, replay, umbrella
+from trafficllm.lifecycle.adapters.background import NOTHING, Beside, read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import Coverage, background_rows
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.records.sources.background import Background
     from trafficllm.registry.versions import Version
 
 SEARCH_SECONDS = 30.0
@@ -44,10 +45,10 @@ BANK = 300
 """Training rows scored for the update's calibration, see scoring.calibrate."""
 
 
-def update(folder: str | Path, training: Training, *, task: Task, background: Sequence[Path] | None = ()) -> AdapterUpdate:
+def update(folder: str | Path, training: Training, *, task: Task, background: Beside = NOTHING) -> AdapterUpdate:
     """Learn new captures or a data set into the live version (contract: `adapter update`).
 
-    `background` are folders of everyday captures learnt beside the labels; None: those of the package.
+    `background` is what is learnt beside the labels.
     `status` says what became of it: live, candidate (too few records to tell) or rejected, and `why`; what is rejected gets
     no baselines. Raises ArtifactError where there is no live version, it does not fit the base, or it keeps no sample; InputError for
     data that cannot be learnt from.
@@ -66,7 +67,7 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Se
     examples = learn.tune_data(data, augment=False, task=definition)
     report = tune.tune_task(base, examples, place, options, training.progress, start_from=live.path)
     manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage)
-    figures, scores, predicted = _judged(data, old, live, definition, training)
+    figures, scores, predicted = _judged(data, old, live, definition, training, background=beside)
     manifest |= figures
     manifest |= _history(live, data, old, predicted, folder=place)
     status = manifest["decision"]["status"]
@@ -156,7 +157,7 @@ def short(options: TuneOptions, live: Version) -> TuneOptions:
 
 
 def _judged(
-    data: replay.Replayed, old: replay.Rows, live: Version, task: Task, training: Training
+    data: replay.Replayed, old: replay.Rows, live: Version, task: Task, training: Training, *, background: Background | None
 ) -> tuple[dict[str, Any], Scores, dict[int, str]]:
     """Calibration, quality and gate of the new weights, the live ones beside them on the same held-out rows (validation and test: neither
     chose the new weights); the new ones' test scores, and their predictions for all held-out rows."""
@@ -174,6 +175,7 @@ def _judged(
     (val, y_val), (test, y_test) = (scoring.rows(data, part, labels) for part in ("val", "test"))
     val_scores = scoring.score_rows(after, data, val)
     after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=val_scores)
+    umbrella.add(after, data, background, training)
     start = time.monotonic()
     scores = scoring.score_rows(after, data, test)
     spent = max(time.monotonic() - start, 1e-9)
@@ -198,6 +200,7 @@ def _judged(
             "calibration": after.calibration,
             "quality": quality.as_dict(),
             "cost": _cost(after, scores, spent),
+            "umbrella": umbrella.judged(after, scores, y_test),
             "gate": Gate(old=old_side.row(), new=new_side.row(), router=None).as_dict(),
             "transfer": {"backward": round(old_side.gain, 6), "forward": round(forward, 6)},
             "decision": {"status": status, "why": why},

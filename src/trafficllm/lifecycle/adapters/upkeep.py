@@ -123,10 +123,10 @@ def export(workspace: Workspace, task: str, out: Path, *, version: str = "", mer
 
 def _merge(workspace: Workspace, version: Version, out: Path) -> None:
     """The weights are added into a base of their own, as merging changes the model it is given: a small one in float32, where nothing is
-    rounded away, a large one as its files hold it. The readout lies beside them, with the weight that calibration chose."""
+    rounded away, a large one as its files hold it. The readouts lie beside them, the one with the weight that calibration chose."""
     from trafficllm.infer.engine.scorer import WEIGHT
     from trafficllm.model.adapter import lora
-    from trafficllm.model.adapter.readout import Readout
+    from trafficllm.model.adapter.readout import UMBRELLA, Readout
     from trafficllm.model.base.folder import weight_files
     from trafficllm.model.base.load import load_base, resolve
     from trafficllm.records.codec.units import codec_hash
@@ -137,9 +137,12 @@ def _merge(workspace: Workspace, version: Version, out: Path) -> None:
     base = load_base(folder, dtype="float32" if small else "stored")
     fit.check(version.manifest, base.manifest, codec_hash())
     model = lora.merge(base.model, version.path)
-    readout, calibration = Readout.load(version.path), version.manifest.get("calibration") or {}
+    readout, umbrella = Readout.load(version.path), Readout.load(version.path, UMBRELLA)
+    calibration = version.manifest.get("calibration") or {}
     with atomic_dir(out) as temporary:
         model.save_pretrained(temporary)
         base.tokenizer.save_pretrained(temporary)
         if readout is not None:
             replace(readout, weight=float(calibration.get(WEIGHT, readout.weight))).save(temporary)
+        if umbrella is not None:
+            umbrella.save(temporary, UMBRELLA)

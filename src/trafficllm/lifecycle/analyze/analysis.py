@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
+from trafficllm.lifecycle.analyze.hosts import Hosts
 
 if TYPE_CHECKING:
     from trafficllm.infer.router.results import TaskRoute
@@ -29,7 +30,8 @@ class Analysis:
     """Verdicts on their way: `batches` of rows (contract: `analyze`), the tasks that were chosen and why.
 
     `notable`: the labels and umbrella answers of each task that raise an event, as its task file says. `blank`: flows by task of
-    which a log says too little for a verdict.
+    which a log says too little for a verdict, `uncovered` flows of kinds that an adapter has not learnt. `hosts` fills while batches are
+    taken.
     """
 
     tasks: tuple[str, ...]
@@ -40,10 +42,12 @@ class Analysis:
     counts: Callable[[], CaptureTotals] = field(default=_none)
     notable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     blank: Callable[[], Mapping[str, int]] = dict
+    hosts: Hosts = field(default_factory=lambda: Hosts({}))
+    uncovered: Callable[[], Mapping[str, int]] = dict
 
     def names(self, row: VerdictRow) -> set[str]:
         """What a row can be asked for by: its label and the umbrella answer above it."""
-        above = self.umbrellas[row["task"]](row["label"])
+        above = row["umbrella"]
         return {str(row["label"]), *([above] if above else [])}
 
     def severity(self, row: VerdictRow) -> int:
@@ -51,7 +55,7 @@ class Analysis:
         notable = self.notable.get(row["task"], frozenset())
         if self.names(row) & notable:
             return 1
-        return 2 if row["label"] == UNKNOWN and notable else 0
+        return 2 if notable and UNKNOWN in (row["umbrella"], row["label"] if row["umbrella"] is None else "") else 0
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse a verdict that these tasks can never give: a typo in `--fail-on` must not pass for good news."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from trafficllm.core.results import Counts, Failure, Result
 from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.router.results import TaskRoute
+from trafficllm.lifecycle.analyze.hosts import HostRow
 
 
 class CaptureTotals(Result):
@@ -71,6 +72,8 @@ class Analyze(Result):
     route: TaskRoute | None
     verdicts: dict[str, Counts]
     above: dict[str, Counts] = Field(default_factory=dict)
+    hosts: dict[str, Counts] = Field(default_factory=dict)
+    notable_hosts: list[HostRow] = Field(default_factory=list)
     notable: list[VerdictRow]
     interrupted: bool = False
     capture: CaptureTotals

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.core.types import UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
+from trafficllm.core.types import NOT_COVERED, UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
 from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import totals
+from trafficllm.lifecycle.analyze.hosts import Hosts
 from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:
@@ -126,10 +127,11 @@ def start(
     catalogue = workspace.tasks()
     live = [workspace.registry.live(name) for name in tasks]
     umbrellas = {version.task: catalogue[version.task].umbrella_of for version in live}
-    labels = {UNKNOWN, *(label for version in live for label in version.manifest["labels"])}
+    labels = {UNKNOWN, NOT_COVERED, *(label for version in live for label in version.manifest["labels"])}
     above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
+    above |= {answer for version in live for answer in (catalogue[version.task].positive, catalogue[version.task].negative)}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
-    counts = CountsBuilder()
+    counts, hosts = CountsBuilder(), Hosts(detector.questions())
     captures, logs = part_logs(files)
     read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
     verdicts = chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks))
@@ -137,12 +139,14 @@ def start(
     return Analysis(
         tasks,
         route,
-        _batches(verdicts, tasks, counts=counts, whole=whole, progress=sink),
+        _batches(verdicts, tasks, hosts=hosts, counts=counts, whole=whole, progress=sink),
         umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: totals(counts.build()),
         {version.task: catalogue[version.task].notable_among(version.manifest["labels"]) for version in live},
         lambda: dict(detector.blank),
+        hosts,
+        lambda: dict(detector.uncovered),
     )
 
 
@@ -174,11 +178,12 @@ def _logged(logs: Sequence[Path], counts: CountsBuilder) -> Iterator[tuple[Recor
 
 
 def _batches(
-    verdicts: Iterable[Verdict], tasks: Sequence[str], *, counts: CountsBuilder, whole: int | None, progress: ProgressSink
+    verdicts: Iterable[Verdict], tasks: Sequence[str], *, hosts: Hosts, counts: CountsBuilder, whole: int | None, progress: ProgressSink
 ) -> Iterator[list[VerdictRow]]:
     rows: list[VerdictRow] = []
     done = 0
     for verdict in verdicts:
+        hosts.add(verdict)
         rows.append(verdict.row())
         if len(rows) == _ROWS:
             done += len(rows)

@@ -175,12 +175,16 @@ def _router(job: Run) -> Routing:
 
 def _task(job: Run, task: str, data: BuiltData) -> QuickstartTask:
     """Stage 2 of one task: tuned, evaluated on reserved flows beside every baseline, registered."""
+    from trafficllm.lifecycle.adapters.background import chosen, read_for
     from trafficllm.lifecycle.adapters.learn import register
     from trafficllm.records.catalog import get_task
+    from trafficllm.records.dataset.dataset import load
 
     def work() -> TrainedTask:
         training = job.training(task, task, search_s=job.sizes["search_s"])
-        answer = register(job.workdir / "data" / task, training, task=get_task(task), augment=task in job.sizes["augment"])
+        data = load(job.workdir / "data" / task)
+        beside = read_for(data, (), chosen(get_task(task), job.workspace.config, None), progress=job.stages.progress)
+        answer = register(data, training, task=get_task(task), augment=task in job.sizes["augment"], background=beside)
         return TrainedTask.of(answer, made=[f"registry/{task}"])
 
     trained = job.stages.run(f"stage 2 {task}", job.key("task", task=task, data=data.dataset_sha256), TrainedTask, work)

@@ -120,7 +120,9 @@ def joined(scorer: LLMScorer, parts: Sequence[Scores]) -> Scores:
 
     if not parts:
         return scorer.score([])
-    states = ([v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled, p.readout) for p in parts), strict=True))
+    states = (
+        [v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled, p.readout, p.umbrella) for p in parts), strict=True)
+    )
     return Scores(
         scorer.labels,
         np.concatenate([part.probabilities for part in parts]),

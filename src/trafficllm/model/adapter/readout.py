@@ -20,6 +20,10 @@ from trafficllm.core.files import atomic_write, inside, parse_json
 from trafficllm.model.adapter.header import read_header
 
 FILE = "readout.safetensors"
+UMBRELLA = "umbrella.safetensors"
+"""A second readout of the same states: the labels and, as one class more, what other sources' traffic looks like."""
+BACKGROUND = "(background)"
+"""The umbrella readout's class for flows of the background, which have no label of the task."""
 WIDTH = 8192
 """Features at most: of a wide model fewer layers are read."""
 LAYERS = 5
@@ -93,28 +97,28 @@ class Readout:
         """The same with its numbers on a device."""
         return replace(self, matrix=self.matrix.to(device), bias=self.bias.to(device))
 
-    def save(self, folder: Path) -> None:
-        """Write `readout.safetensors`; equal values give equal bytes."""
+    def save(self, folder: Path, name: str = FILE) -> None:
+        """Write `readout.safetensors`, or the file named; equal values give equal bytes."""
         from safetensors.torch import save
 
         facts = {"labels": self.labels, "layers": self.layers, "first": self.first, "weight": self.weight}
         tensors = {"matrix": self.matrix.contiguous(), "bias": self.bias.contiguous()}
-        atomic_write(folder / FILE, save(tensors, metadata={"readout": json.dumps(facts)}))
+        atomic_write(folder / name, save(tensors, metadata={"readout": json.dumps(facts)}))
 
     @classmethod
-    def load(cls, folder: Path) -> Readout | None:
+    def load(cls, folder: Path, name: str = FILE) -> Readout | None:
         """The readout of an adapter folder, None where it has none. ValueError with the reason for a file that is no readout."""
         from safetensors import SafetensorError, safe_open
 
-        if not (folder / FILE).is_file():
+        if not (folder / name).is_file():
             return None
         try:
-            path = inside(folder, FILE)
+            path = inside(folder, name)
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
             read_header(path)
             with safe_open(str(path), framework="pt") as stream:
-                facts = parse_json((stream.metadata() or {})["readout"], FILE, unique=True)
+                facts = parse_json((stream.metadata() or {})["readout"], name, unique=True)
                 loaded = cls(
                     tuple(facts["labels"]),
                     tuple(facts["layers"]),
@@ -124,39 +128,43 @@ class Readout:
                     stream.get_tensor("bias"),
                 )
         except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, TrafficLLMError) as error:
-            raise ValueError(f"{FILE} is no readout: {str(error)[:200]}") from error
-        return loaded.checked()
+            raise ValueError(f"{name} is no readout: {str(error)[:200]}") from error
+        return loaded.checked(name)
 
-    def checked(self) -> Readout:
-        """Itself where its parts fit each other; ValueError else."""
+    def checked(self, name: str = FILE) -> Readout:
+        """Itself where its parts fit each other; ValueError, with the file's name, else."""
         labels, places = self.labels, (*self.layers, self.first)
         words = 1 < len(labels) <= MOST_LABELS and all(isinstance(label, str) for label in labels) and len(set(labels)) == len(labels)
         numbers = len(places) <= 65 and all(type(k) is int and 0 <= k < 1 << 20 for k in places) and 0 <= self.weight <= 1
         shapes = self.matrix.shape[1:] == self.bias.shape == (len(self.labels),)
         if not (words and numbers and shapes and self.layers):
-            raise ValueError(f"{FILE} has labels, layers and shapes that do not fit each other")
+            raise ValueError(f"{name} has labels, layers and shapes that do not fit each other")
         if self.matrix.dtype != torch.float32 or self.bias.dtype != torch.float32:
-            raise ValueError(f"{FILE} is not float32")
+            raise ValueError(f"{name} is not float32")
         if not bool((self.matrix.abs() <= LARGEST).all() and (self.bias.abs() <= LARGEST).all()):
-            raise ValueError(f"{FILE} holds values that are not finite or beyond {LARGEST:g}")
+            raise ValueError(f"{name} holds values that are not finite or beyond {LARGEST:g}")
         return self
 
-    def misfits(self, model: Any) -> list[str]:
+    def misfits(self, model: Any, name: str = FILE) -> list[str]:
         """Why it cannot be used with a model; nothing where it can."""
         config = model.config.get_text_config()
         want = 2 * len(self.layers) * int(config.hidden_size)
         if max(self.layers) > int(config.num_hidden_layers) or self.matrix.shape[0] != want:
-            return [f"{FILE} reads layers {list(self.layers)} of {self.matrix.shape[0]} features, the base gives {want}"]
+            return [f"{name} reads layers {list(self.layers)} of {self.matrix.shape[0]} features, the base gives {want}"]
         return []
 
 
 def reasons(folder: Path, model: Any = None) -> list[str]:
     """Why an adapter folder's readout is refused; nothing where it is sound or there is none."""
     try:
-        loaded = Readout.load(folder)
+        loaded, umbrella = Readout.load(folder), Readout.load(folder, UMBRELLA)
     except ValueError as error:
         return [str(error)]
-    return loaded.misfits(model) if loaded is not None and model is not None else []
+    if umbrella is not None and (loaded is None or (umbrella.layers, umbrella.first) != (loaded.layers, loaded.first)):
+        return [f"{UMBRELLA} does not read the states that {FILE} reads"]
+    if loaded is None or model is None:
+        return []
+    return [*loaded.misfits(model), *(umbrella.misfits(model, UMBRELLA) if umbrella is not None else [])]
 
 
 # Fitting

@@ -72,6 +72,12 @@ class Background:
             "sha256": sha256_bytes(json_text(facts).encode()),
         }
 
+    def plus(self, other: Background) -> Background:
+        """Both backgrounds; of a source that both have, all flows."""
+        columns = (self.raw, other.raw), (self.meta, other.meta), (self.sources, other.sources), (self.files, other.files)
+        raw, meta, sources, files = ((*mine, *others) for mine, others in columns)
+        return Background(raw, meta, sources, files, self.reserved + other.reserved)
+
     def where(self, wanted: Callable[[BackgroundFile], bool]) -> Background:
         """The part of the background whose captures are wanted: without one source, say."""
         files = [file for file in self.files if wanted(file)]

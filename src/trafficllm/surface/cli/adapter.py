@@ -12,6 +12,7 @@ from trafficllm.surface.terminal.options import (
     Background,
     Base,
     Config,
+    FalsePositives,
     Folder,
     Json,
     MaxSeconds,
@@ -52,6 +53,7 @@ def register(
     ] = None,
     background: Background = None,
     no_background: NoBackground = False,
+    false_positives: FalsePositives = None,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -67,7 +69,6 @@ def register(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    beside = _background(background, none=no_background)
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     events = notable or ([] if as_json or quiet else _ask_notable(workspace, folder, task))
     with Bar(quiet=quiet, log=True) as bar:
@@ -80,19 +81,12 @@ def register(
             max_seconds=max_seconds,
             trained=trained,
             notable=events,
-            background=beside,
+            background=background or None,
+            packaged=not no_background,
+            false_positives=false_positives,
             progress=bar,
         )
     emit("adapter.register", answer, as_json=as_json, show=_show_registered)
-
-
-def _background(folders: list[Path] | None, *, none: bool) -> list[Path] | None:
-    """The folders that a command states; an empty list for --no-background, None where nothing is stated."""
-    from trafficllm.core.errors import UsageError
-
-    if none and folders:
-        raise UsageError("usage.option", "--background and --no-background at once", input="--no-background", hint="choose one of them")
-    return [] if none else folders or None
 
 
 def _ask_notable(workspace: Workspace, folder: Path, task: str) -> list[str]:
@@ -140,6 +134,7 @@ def update(
     max_seconds: MaxSeconds = None,
     background: Background = None,
     no_background: NoBackground = False,
+    false_positives: FalsePositives = None,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
@@ -155,10 +150,19 @@ def update(
     from trafficllm.surface.terminal.output import emit
     from trafficllm.surface.terminal.progress import Bar
 
-    beside = _background(background, none=no_background)
     workspace = Workspace(base=base, registry=registry, extra_tasks=extra or (), config=config)
     with Bar(quiet=quiet, log=True) as bar:
-        answer = made(workspace, folder, task, seed=seed, max_seconds=max_seconds, background=beside, progress=bar)
+        answer = made(
+            workspace,
+            folder,
+            task,
+            seed=seed,
+            max_seconds=max_seconds,
+            background=background or None,
+            packaged=not no_background,
+            false_positives=false_positives,
+            progress=bar,
+        )
     emit("adapter.update", answer, as_json=as_json, show=_show_updated)
 
 

@@ -27,6 +27,7 @@ _ZEEK_TYPES = {
     "proto": "enum",
     "flag": "bool",
     "names": "set[string]",
+    "words": "vector[string]",
 }
 
 
@@ -70,6 +71,11 @@ VERDICT = _columns(
     "frames frames",
     "adapter text",
     "version text",
+    "umbrella text",
+    "umbrella_probability share",
+    "malicious share",
+    "labels_90 words",
+    "source text",
 )
 """A line a flow of `analyze`: who talked to whom, the verdict and what it rests on."""
 
@@ -149,5 +155,6 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
         "splt": pa.list_(pa.struct([("dir", pa.int64()), ("size", pa.int64()), ("iat", pa.float64())])),
         "frames": pa.list_(pa.int64()),
         "proto": pa.string(),
+        "words": pa.list_(pa.string()),
     }
     return pa.schema([(column.name, types[column.kind]) for column in columns])

@@ -62,6 +62,11 @@ class EveVerdict(TypedDict):
     frames: list[int]
     adapter: Captured
     version: str
+    umbrella: str | None
+    umbrella_probability: float | None
+    malicious: float | None
+    labels_90: list[str]
+    source: str
 
 
 @closed
@@ -140,8 +145,19 @@ def verdict_event(row: VerdictRow, severity: int) -> EveEvent:
         "frames": row["frames"],
         "adapter": row["adapter"],
         "version": row["version"],
+        "umbrella": row["umbrella"],
+        "umbrella_probability": row["umbrella_probability"],
+        "malicious": row["malicious"],
+        "labels_90": row["labels_90"],
+        "source": row["source"],
     }
     return event
+
+
+def _said(row: VerdictRow) -> str:
+    """Both steps of a verdict in words: a malicious flow of no known family is said to be malicious."""
+    above = row["umbrella"]
+    return f"{row['label']} ({above})" if above and above not in (row["label"], UNKNOWN) else str(row["label"])
 
 
 def _alert(row: VerdictRow, severity: int) -> EveAlert:
@@ -151,7 +167,7 @@ def _alert(row: VerdictRow, severity: int) -> EveAlert:
         "gid": 1,
         "signature_id": _LOCAL_SIDS + hash64(name.encode("utf-8", "surrogatepass")) % 1_000_000,
         "rev": 1,
-        "signature": f"TrafficLLM {row['task']}: {row['label']}",
+        "signature": f"TrafficLLM {row['task']}: {_said(row)}",
         "category": "unknown traffic" if row["label"] == UNKNOWN else "traffic classification",
         "severity": severity,
     }

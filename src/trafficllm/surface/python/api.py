@@ -104,7 +104,7 @@ def register(
 ) -> dict[str, Any]:
     """A folder of <label>/*.pcap, or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
-    `background` are folders of everyday captures learnt beside the labels; None: those of the package, empty: none.
+    `background` are folders of everyday captures learnt beside the labels; beside those of the package. None: these alone; empty: none at all.
 
     >>> import trafficllm as tl
     >>> made = tl.register("my_captures", task="CAMERAS", max_seconds=1)
@@ -115,4 +115,6 @@ def register(
 
     opened = workspace(base, registry, config)
     beside = None if background is None else [Path(place) for place in background]
-    return made(opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds, background=beside).as_dict()
+    return made(
+        opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds, background=beside, packaged=beside != []
+    ).as_dict()

@@ -53,5 +53,19 @@ Background: TypeAlias = Annotated[
     ),
 ]
 NoBackground: TypeAlias = Annotated[
-    bool, typer.Option("--no-background", help="Learn no background: expect more false alarms on other networks.")
+    bool,
+    typer.Option(
+        "--no-background",
+        help="Leave out the package's background; without --background there is none then, and more false alarms on other networks.",
+    ),
+]
+FalsePositives: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--false-positives",
+        metavar="RATE",
+        min=1e-6,
+        max=0.2,
+        help="Share of harmless flows of networks not learnt that may be called malicious (VPN, ...); default .01.",
+    ),
 ]

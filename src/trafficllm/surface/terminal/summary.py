@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core.types import UNKNOWN
-
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.core.errors import TrafficLLMError
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.analyze.results import Analyze
 
 _SHOWN = 20
@@ -48,7 +47,8 @@ class Summary:
         self.flows = 0
         self.interrupted = False
         self.verdicts: Counter[tuple[str, str]] = Counter()
-        self.sureness: Counter[tuple[str, str]] = Counter()
+        self.answers: Counter[tuple[str, str, str]] = Counter()
+        self.sureness: Counter[tuple[str, str, str]] = Counter()
         self.files: set[str] = set()
         self._notable: list[tuple[tuple[float, float], int, VerdictRow]] = []
         self._seen = 0
@@ -59,7 +59,9 @@ class Summary:
         for row in rows:
             verdict = (str(row["task"]), str(row["label"]))
             self.verdicts[verdict] += 1
-            self.sureness[verdict] += row["confidence"]
+            both = (*verdict, str(row["umbrella"] or ""))
+            self.answers[both] += 1
+            self.sureness[both] += row["confidence"]
             self.files.add(str(row["file"]))
 
     def keep(self, rows: Sequence[VerdictRow]) -> None:
@@ -74,16 +76,12 @@ class Summary:
                 heapq.heappushpop(self._notable, item)
 
     def above(self) -> dict[str, dict[str, int]]:
-        """Flows by the answer above their labels (malicious, benign, ...), for the tasks that have one."""
+        """Flows by the answer above their labels (malicious, benign, unknown...), for the tasks that have one."""
         out: dict[str, Counter[str]] = {}
-        for (task, label), count in self.verdicts.items():
-            if answer := self._means(task, label):
+        for (task, _, answer), count in self.answers.items():
+            if answer:
                 out.setdefault(task, Counter())[answer] += count
         return {task: dict(sorted(counts.items(), key=lambda item: -item[1])) for task, counts in sorted(out.items())}
-
-    def _means(self, task: str, label: str) -> str | None:
-        above = self.analysis.umbrellas.get(task)
-        return above(label) if above is not None else None
 
     def result(self) -> Analyze:
         """The object of `analyze --json`."""
@@ -99,6 +97,8 @@ class Summary:
             route=self.analysis.route,
             verdicts=verdicts,
             above=self.above(),
+            hosts=self.analysis.hosts.counts(),
+            notable_hosts=self._notable_hosts(),
             notable=self.notable(),
             interrupted=self.interrupted,
             failed=failures(self.skipped),
@@ -121,11 +121,8 @@ class Summary:
     def _heading(self) -> str:
         flows = self.flows // max(1, len(self.analysis.tasks))
         files = f"{len(self.files):,} captures" if len(self.files) != 1 else next(iter(self.files))
-        parts = {
-            task: [*counts.items(), *([(UNKNOWN, self.verdicts[task, UNKNOWN])] if self.verdicts[task, UNKNOWN] else [])]
-            for task, counts in self.above().items()
-        }
-        answers = "; ".join(f"{task}: {', '.join(f'{count:,} {answer}' for answer, count in part)}" for task, part in parts.items())
+        hosts = self.analysis.hosts.counts()
+        answers = "; ".join(f"{task}: {_counted(part)}{_of_hosts(hosts.get(task, {}))}" for task, part in self.above().items())
         missing = f", {len(self._failed()):,} more not read" if self._failed() else ""
         cut = ", interrupted: what was done until then" if self.interrupted else ""
         return f"{flows:,} flows of {files}{missing}{cut}" + (f". {answers}" if answers else "")
@@ -134,19 +131,35 @@ class Summary:
         from trafficllm.surface.terminal.output import note, out, show_table
 
         rows = [
-            [task, label, self._means(task, label), count, f"{count / self.flows:.1%}", self.sureness[task, label] / count]
-            for (task, label), count in self._ordered()
+            [task, label, answer, count, f"{count / self.flows:.1%}", self.sureness[task, label, answer] / count]
+            for (task, label, answer), count in sorted(self.answers.items(), key=lambda item: (item[0][0], -item[1], item[0][1:]))
         ]
         names = ("task", "verdict", "means", "flows", "share", "mean confidence")
         show_table(names, rows, title=self._heading(), right=names[3:])
+        if hosts := self._notable_hosts():
+            lines = [[row["host"], row["umbrella"], row["flows"], _counted(row["labels"]), row["file"]] for row in hosts]
+            show_table(("host", "means", "flows", "verdicts of its flows", "file"), lines, right=("flows",))
         shown = self.notable()
         cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
         show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
         if self._seen > _SHOWN:
             note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
 
+    def _notable_hosts(self) -> list[HostRow]:
+        """Hosts whose answer raises an event, at most _SHOWN."""
+        notable = self.analysis.notable
+        return [row for row in self.analysis.hosts.rows() if row["umbrella"] in notable.get(row["task"], frozenset())][:_SHOWN]
+
     def _ordered(self) -> list[tuple[tuple[str, str], int]]:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _of_hosts(counts: Mapping[str, int]) -> str:
+    return f" (hosts: {_counted(counts)})" if counts else ""
 
 
 def _cells(width: int, *, several: bool, why: bool) -> dict[str, Callable[[Mapping[str, Any]], Any]]:

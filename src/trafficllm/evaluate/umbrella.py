@@ -1,0 +1,147 @@
+"""Fitting what the first step of a verdict needs besides its readout: row weights, groups of sources, probability, operating points."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trafficllm.core.types import F64, I64
+from trafficllm.core.umbrella import host_score, sigmoid
+from trafficllm.evaluate.openworld import OperatingPoint, operating_point, within_sources
+
+GROUPS = 5
+"""Groups that sources are left out in: with as many models as groups each source is scored by one that has not learnt it."""
+WORST = 3.0
+"""No left-out source may have more than this many times the wanted false-positive rate."""
+HOST_RATE = 0.05
+"""Share of harmless hosts of left-out sources that may be called positive."""
+CAPTURES = 0.1
+"""Share of left-out captures that may hold any positive flow."""
+LARGE, HALVED = 3, 64
+"""Flows that a capture must have to count for it, and by how much the wanted rate may be lowered for it at most."""
+_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Negative flows scored by models that had not learnt their source: log-odds [n], and where each is from."""
+
+    odds: F64
+    sources: Sequence[str]
+    captures: Sequence[str]
+    hosts: Sequence[str]
+
+
+def row_weights(positive: Sequence[bool], strata: Sequence[str]) -> F64:
+    """Weights [n], of mean 1: both sides alike, labels alike on the positive side, strata by the square root of their flows on the other.
+
+    `strata` are labels of positive rows and, of negative ones, what should count by the square root: sources, or kinds of flows within
+    them. With sources alike a source of five flows would weigh as much as
+    one of four hundred; with flows alike two sources would be half of all there is.
+
+    >>> row_weights([True, True, False], ["a", "b", "c"]).round(2).tolist()
+    [0.75, 0.75, 1.5]
+    """
+    side = np.asarray(positive, dtype=bool)
+    out = np.zeros(len(side))
+    for value, power in ((True, 1.0), (False, 0.5)):
+        rows = np.flatnonzero(side == value)
+        if not len(rows):
+            continue
+        _, which, counts = np.unique([strata[k] for k in rows.tolist()], return_inverse=True, return_counts=True)
+        weight = counts[which].astype(float) ** -power
+        out[rows] = weight / weight.sum()
+    return np.asarray(out * len(side) / out.sum(), dtype=np.float64)
+
+
+def source_groups(sources: Sequence[str], count: int = GROUPS) -> I64:
+    """The group of each row [n], 0 to count - 1: whole sources, the largest first, each into the group with the fewest rows so far.
+
+    >>> source_groups(["a", "a", "b", "c", "c", "c"], 2).tolist()
+    [1, 1, 1, 0, 0, 0]
+    """
+    names, which, counts = np.unique(list(sources), return_inverse=True, return_counts=True)
+    load = np.zeros(min(count, len(names)), dtype=np.int64)
+    group = np.zeros(len(names), dtype=np.int64)
+    for source in np.argsort(-counts, kind="stable"):
+        group[source] = int(load.argmin())
+        load[group[source]] += counts[source]
+    return np.asarray(group[which], dtype=np.int64)
+
+
+def platt(odds: F64, positive: Sequence[bool], weights: F64) -> tuple[float, float]:
+    """Slope and intercept of the least weighted log-loss of sigmoid(slope * odds + intercept) (Platt 1999), by Newton's method; the slope
+    is at least a hundredth, so that the order stays. (1, 0) where a side is missing."""
+    y, w = np.asarray(positive, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if not len(y) or y.min() == y.max():
+        return 1.0, 0.0
+    w = w / w.sum()
+    scale = max(float(np.std(odds)), 1e-6)
+    x = np.stack([np.asarray(odds, dtype=np.float64) / scale, np.ones(len(y))], axis=1)
+    theta = np.array([1.0, 0.0])
+    ridge = 1e-3 * np.eye(2)
+    for _ in range(_STEPS):
+        p = sigmoid(x @ theta)
+        gradient = x.T @ (w * (p - y)) + ridge @ theta
+        step = np.linalg.solve((x * (w * p * (1 - p))[:, None]).T @ x + ridge, gradient)
+        theta = theta - step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-12))
+        if float(np.abs(step).max()) < 1e-9:
+            break
+    return max(float(theta[0] / scale), 0.01), float(theta[1])
+
+
+def hosts_of(left: LeftOut) -> tuple[F64, list[str], list[str]]:
+    """Score, source and name of each host: a client's address within one capture."""
+    rows: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for k, key in enumerate(zip(left.captures, left.hosts, strict=True)):
+        rows[key].append(k)
+    scores = np.array([host_score(left.odds[members]) for members in rows.values()])
+    return scores, [left.sources[members[0]] for members in rows.values()], ["\t".join(key) for key in rows]
+
+
+def facts(left: LeftOut, *, rate: float) -> dict[str, Any]:
+    """The calibration's `flow` and `host` operating points, and what left-out sources gave: `captures_flagged` is the share of captures
+    of LARGE flows or more that hold any positive flow. Where it is above CAPTURES at the rate that was asked for, the rate is halved
+    until it is not: a rate of flows alone would let every capture of some hundred flows raise an alarm."""
+    wanted = rate
+    while True:
+        point = operating_point(left.odds, left.sources, left.captures, rate=wanted, worst_factor=WORST)
+        share = flagged(left, point.threshold)
+        if share is None or share <= CAPTURES or wanted < rate / HALVED:
+            break
+        wanted /= 2
+    scores, sources, names = hosts_of(left)
+    host = operating_point(scores, sources, names, rate=max(HOST_RATE, rate), worst_factor=WORST)
+    return {"asked": rate, "flow": _row(point), "host": _row(host), "captures_flagged": None if share is None else round(share, 4)}
+
+
+def flagged(left: LeftOut, threshold: float) -> float | None:
+    """Share of captures of LARGE flows or more that hold any flow above a threshold; None where no capture is so large."""
+    highest: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for key, score in zip(zip(left.sources, left.captures, strict=True), left.odds.tolist(), strict=True):
+        highest[key].append(score)
+    large = [max(scores) > threshold for scores in highest.values() if len(scores) >= LARGE]
+    return float(np.mean(large)) if large else None
+
+
+def _row(point: OperatingPoint) -> dict[str, Any]:
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(point).items()}
+
+
+def calibrated(left: LeftOut, held_out: F64, positive: Sequence[bool]) -> dict[str, float]:
+    """`slope` and `intercept` of the probability, from left-out negatives and the task's validation rows (log-odds and side). Both sides
+    weigh alike; on the negative one so do the sources, the task's own negatives being one of them."""
+    own = [bool(value) for value in positive]
+    odds = np.concatenate([left.odds, held_out])
+    side = np.array([False] * len(left.odds) + own)
+    task = "(task)"
+    weights = within_sources([*left.sources, *[task] * len(own)], [*left.captures, *[f"{task} {value}" for value in own]])
+    for value in (False, True):
+        total = weights[side == value].sum()
+        weights[side == value] /= total if total else 1.0
+    slope, intercept = platt(odds, side.tolist(), weights)
+    return {"slope": round(slope, 6), "intercept": round(intercept, 6)}

@@ -1,0 +1,98 @@
+"""Verdicts in two steps: first the umbrella question (malicious or not, VPN or not), then, inside its answer, the label.
+
+The first step is an adapter's own (`core.umbrella`) where one was fitted with background; of an adapter without one it is read off the
+label. Either step may end as unknown: a malicious flow of no known family is `malicious`, label `unknown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from trafficllm.core.types import F64, UNKNOWN, Scores
+from trafficllm.core.umbrella import Umbrella
+
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+if TYPE_CHECKING:
+    from trafficllm.records.catalog import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Both steps for one flow. `umbrella` is the first step's answer, `unknown`, or None where the task asks no such question;
+    `probability` is that of the positive answer, `odds` its log-odds by the umbrella readout (None without one)."""
+
+    label: str
+    umbrella: str | None
+    probability: float | None
+    odds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How one adapter's scores become answers: its task, its labels' sides, and its umbrella step where it has one."""
+
+    task: Task | None
+    labels: tuple[str, ...]
+    umbrella: Umbrella | None
+
+    @property
+    def malice(self) -> bool:
+        """Whether the positive answer is malice."""
+        return self.task is not None and self.task.asks_malice
+
+    def answers(self, scores: Scores, strange: Sequence[bool]) -> list[Answer]:
+        """One answer a row; `strange` says which rows look like no label of the task."""
+        p = scores.probabilities
+        best = p.argmax(axis=1).tolist() if p.size else []
+        if self.task is None or not self.task.positive:
+            return [Answer(UNKNOWN if odd else self.labels[k], self._above(k), None, None) for k, odd in zip(best, strange, strict=True)]
+        task = self.task
+        sides = np.array([task.is_positive(label) is True for label in self.labels])
+        if self.umbrella is None or scores.umbrella is None:
+            total = p[:, sides].sum(axis=1)
+            return [self._read_off(int(k), bool(odd), float(t)) for k, odd, t in zip(best, strange, total, strict=True)]
+        odds = self.umbrella.odds(scores.umbrella)
+        chance = self.umbrella.probability(odds)
+        stranger = self._of_background(scores)
+        return [
+            self._inside(p[k], sides, odds=float(odds[k]), chance=float(chance[k]), strange=bool(strange[k]), other=bool(stranger[k]))
+            for k in range(len(p))
+        ]
+
+    def _above(self, label: int) -> str | None:
+        return self.task.umbrella_of(self.labels[label]) if self.task is not None and self.task.umbrella else None
+
+    def _read_off(self, best: int, strange: bool, total: float) -> Answer:
+        if strange:
+            return Answer(UNKNOWN, UNKNOWN, total, None)
+        return Answer(self.labels[best], self._above(best) or UNKNOWN, total, None)
+
+    def _inside(self, p: F64, sides: Flags, *, odds: float, chance: float, strange: bool, other: bool) -> Answer:
+        assert self.umbrella is not None
+        positive = self.umbrella.flow(odds)
+        if positive is None:
+            return Answer(UNKNOWN, UNKNOWN, chance, odds)
+        name = self.umbrella.positive if positive else self.umbrella.negative
+        inside = np.flatnonzero(sides == positive)
+        if strange or (not positive and other) or not len(inside):
+            return Answer(UNKNOWN if positive else name, name, chance, odds)
+        return Answer(self.labels[int(inside[p[inside].argmax()])], name, chance, odds)
+
+    def _of_background(self, scores: Scores) -> Flags:
+        """Whether the umbrella readout takes a row for background rather than for any negative label of the task."""
+        assert self.umbrella is not None
+        assert scores.umbrella is not None
+        named = [k for k, label in enumerate(self.umbrella.classes) if label in self.labels]
+        negative = [k for k in named if not self.umbrella.members[k]]
+        rest = [k for k in range(len(self.umbrella.classes)) if k not in named]
+        if not rest:
+            return np.zeros(len(scores.umbrella), dtype=bool)
+        if not negative:
+            return np.ones(len(scores.umbrella), dtype=bool)
+        return np.asarray(scores.umbrella[:, rest].max(axis=1) > scores.umbrella[:, negative].max(axis=1))
