@@ -118,13 +118,16 @@ def test_no_adapter_yet(cli: Cli, captures: Path) -> None:
     cli("task", "route", "is this malware?").refused(4, "router")
 
 
-def test_background_that_holds_nothing_or_is_stated_and_forbidden(cli: Cli, tmp_path: Path, captures: Path) -> None:
+def test_background_that_holds_nothing_and_rates_that_are_none(cli: Cli, tmp_path: Path, captures: Path) -> None:
     (tmp_path / "empty").mkdir()
     words = ("adapter", "register", captures / "MTD", "--task", "MTD")
     cli(*words, "--background", tmp_path / "empty").refused(3, "harmless flows of other networks")
     cli(*words, "--background", tmp_path / "no").refused(3, "no such folder")
-    cli(*words, "--background", tmp_path, "--no-background").refused(2, "at once")
-    cli("adapter", "update", captures / "MTD", "--task", "MTD", "--background", tmp_path, "--no-background").refused(2, "at once")
+    update = ("adapter", "update", captures / "MTD", "--task", "MTD")
+    cli(*words, "--background", tmp_path / "empty", "--no-background").refused(3, "harmless flows of other networks")
+    for command in (words, update):
+        for wrong in ("0", "0.5", "many"):
+            cli(*command, "--false-positives", wrong).refused(2, "--false-positives")
 
 
 def test_wrong_words(cli: Cli) -> None:

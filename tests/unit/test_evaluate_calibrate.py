@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,3 +136,33 @@ def test_outliers_of_other_tasks_take_part_in_the_choice() -> None:
     with_them = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train, outliers=strangers)
     without = calibrate.fit(val[0].logits, val[1], LABELS, hidden=val[0].hidden, train=train)
     assert with_them.unknown["trials"]["max_probability"] != without.unknown["trials"]["max_probability"]
+
+
+def _captures(rng: np.random.Generator, count: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[str]]:
+    """Probabilities of two labels, the first the true one, in captures of one to nine flows that are easy or hard as a whole."""
+    sizes = rng.integers(1, 10, count)
+    ease = np.repeat(rng.normal(1, 2, count), sizes)
+    p = 1 / (1 + np.exp(-(ease + rng.normal(0, 1, len(ease)))))
+    return np.stack([p, 1 - p], axis=1), [f"c{k}" for k, size in enumerate(sizes) for _ in range(size)]
+
+
+def test_sets_of_labels_hold_the_truth_of_a_new_captures_flows() -> None:
+    """The mean over many draws of the share of a new capture's flows whose true label is in the set."""
+    rng = np.random.default_rng(5)
+    held = []
+    for _ in range(400):
+        p, groups = _captures(rng, 40)
+        least = calibrate.least_in_set(p, np.zeros(len(p), int), groups)
+        new, _ = _captures(rng, 1)
+        held.append(float(np.mean(new[:, 0] >= least)))
+    assert 0.88 < float(np.mean(held)) < 0.95
+
+
+def test_captures_weigh_alike_and_too_few_of_them_promise_nothing() -> None:
+    p = np.array([[0.9, 0.1]] * 90 + [[0.2, 0.8]] * 20)
+    groups = ["easy"] * 90 + [f"hard {k}" for k in range(20)]
+    truth = np.zeros(len(p), int)
+    assert calibrate.least_in_set(p, truth, groups) == pytest.approx(0.2)
+    assert calibrate.least_in_set(p, truth, coverage=0.8) == pytest.approx(0.9), "each flow alone: the easy ones are most"
+    assert calibrate.least_in_set(p[:90], truth[:90], ["easy"] * 90) == 0.0
+    assert calibrate.least_in_set(p[:0], truth[:0]) == 0.0

@@ -82,7 +82,8 @@ def test_verdicts_carry_the_contract() -> None:
     (verdict,) = _detector(0.4, evidence=2).judge([(RECORD, META)], "MTD")
     row = verdict.row()
     keys = "uid ts duration community_id orig_h orig_p resp_h resp_p proto packets task label confidence probabilities"
-    assert set(row) == {*keys.split(), "unknown_score", "evidence", "file", "frames", "adapter", "version"}
+    later = "unknown_score evidence file frames adapter version umbrella umbrella_probability malicious labels_90 source"
+    assert set(row) == {*keys.split(), *later.split()}
     assert row["label"] == "big"
     assert row["ts"] == 1.5
     assert row["proto"] == "tcp"

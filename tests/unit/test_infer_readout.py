@@ -164,6 +164,54 @@ def test_what_does_not_fit_is_refused(place: Path, tmp_path: Path, broken: objec
         Engine(load_base(place / "base", dtype="float32")).add_adapter("bad", tmp_path / "bad")
 
 
+def _umbrella(first: int, *, layers: tuple[int, ...] = LAYERS) -> Readout:
+    generator = torch.Generator().manual_seed(7)
+    matrix = torch.randn(2 * len(layers) * 32, 4, generator=generator) / 10
+    return Readout((*LABELS, readout.BACKGROUND), layers, first, 0.0, matrix, torch.zeros(4))
+
+
+def test_an_umbrella_readout_reads_the_same_states_and_changes_no_label(engine: Engine, place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "read", tmp_path / "both")
+    own = Readout.load(place / "read")
+    assert own is not None
+    second = _umbrella(own.first)
+    second.save(tmp_path / "both", readout.UMBRELLA)
+    engine.add_adapter("both", tmp_path / "both")
+    assert engine.umbrella("both") == (*LABELS, readout.BACKGROUND)
+    assert engine.umbrella("read") == ()
+    records = samples.records(12)
+    scorer = LLMScorer(engine, "both", TASK, LABELS)
+    both, alone = scorer.score(records), LLMScorer(engine, "read", TASK, LABELS).score(records)
+    assert alone.umbrella is None
+    assert both.umbrella is not None
+    assert both.readout is not None
+    assert np.abs(both.probabilities - alone.probabilities).max() < 1e-6
+    assert np.abs(both.readout - alone.readout).max() < 1e-5
+    with engine.using("both") as model:
+        features = readout.features_of(model, scorer.ids(records), own.layers, own.first)
+    assert np.abs(both.umbrella - second.logits(features).numpy()).max() < 1e-4
+    engine.remove_adapter("both")
+    assert engine.umbrella("both") == ()
+
+
+def test_an_umbrella_readout_of_other_states_is_refused(place: Path, tmp_path: Path) -> None:
+    own = Readout.load(place / "read")
+    assert own is not None
+    for name, second in (
+        ("layers", _umbrella(own.first, layers=(0, 1))),
+        ("first", _umbrella(own.first + 1)),
+        ("alone", _umbrella(own.first)),
+    ):
+        shutil.copytree(place / ("plain" if name == "alone" else "read"), tmp_path / name)
+        second.save(tmp_path / name, readout.UMBRELLA)
+        with pytest.raises(ArtifactError, match="does not read the states"):
+            Engine(load_base(place / "base", dtype="float32")).add_adapter(name, tmp_path / name)
+    shutil.copytree(place / "read", tmp_path / "bytes")
+    (tmp_path / "bytes" / readout.UMBRELLA).write_bytes(b"\x80\x04.")
+    with pytest.raises(ArtifactError, match=r"umbrella\.safetensors is no readout"):
+        Engine(load_base(place / "base", dtype="float32")).add_adapter("bytes", tmp_path / "bytes")
+
+
 def test_what_is_no_readout_is_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "plain", tmp_path / "bad")
     for content in (b"", b"\x80\x04.", (place / "plain" / "adapter_model.safetensors").read_bytes()):

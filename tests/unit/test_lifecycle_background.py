@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import infer_samples as samples
+import numpy as np
 import pytest
 from capture_samples import ethernet, ipv4, pcap, udp
 from records_samples import malware
 
-from trafficllm.core.errors import InputError, UsageError
+from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.core.settings import Config, TuneOptions
 from trafficllm.core.types import Silent
-from trafficllm.lifecycle.adapters import learn, update
-from trafficllm.lifecycle.adapters.background import folders_of, read_for
+from trafficllm.core.umbrella import Umbrella
+from trafficllm.infer.detector import Detector, TaskModel
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.lifecycle.adapters import learn, update, upkeep
+from trafficllm.lifecycle.adapters.background import NOTHING, Beside, chosen, read_for
 from trafficllm.lifecycle.adapters.register import register
 from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.workspace import Workspace
+from trafficllm.model.adapter.readout import BACKGROUND, UMBRELLA
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
 from trafficllm.records.coverage import Coverage
@@ -38,18 +44,42 @@ def _queries(place: Path, count: int = 9) -> Path:
     return place
 
 
-def test_folders_are_the_commands_then_the_configurations_then_the_packages(tmp_path: Path) -> None:
+def test_folders_are_the_commands_or_the_configurations_beside_the_packages(tmp_path: Path) -> None:
     home, lab = _queries(tmp_path / "home"), _queries(tmp_path / "lab")
     config = Config.model_validate({"learn": {"background": [str(lab)]}})
-    assert folders_of(TASK, Config(), None) is None
-    assert folders_of(TASK, config, None) == [lab]
-    assert folders_of(TASK, config, [home, lab]) == [home, lab]
-    assert folders_of(TASK, config, []) == []
-    assert folders_of(get_task("EAC"), Config(), None) == (), "its labels may be what the packaged captures hold"
-    assert folders_of(get_task("EAC"), config, None) == [lab]
-    assert folders_of(get_task("EAG"), config, None) == ()
+    bare = Config.model_validate({"learn": {"packaged": False}})
+    assert chosen(TASK, Config(), None) == Beside([], packaged=True)
+    assert chosen(TASK, config, None) == Beside([lab], packaged=True)
+    assert chosen(TASK, config, [home, lab]) == Beside([home, lab], packaged=True)
+    assert chosen(TASK, config, [home], packaged=False) == Beside([home], packaged=False)
+    assert not chosen(TASK, Config(), None, packaged=False)
+    assert not chosen(TASK, bare, None)
+    assert chosen(get_task("EAC"), Config(), None) == Beside([], packaged=False), "its labels may be what the packaged captures hold"
+    assert chosen(get_task("EAC"), config, None) == Beside([lab], packaged=False)
+    assert chosen(get_task("EAG"), config, None) == NOTHING
     with pytest.raises(UsageError, match="gives no verdicts"):
-        folders_of(get_task("EAG"), Config(), [home])
+        chosen(get_task("EAG"), Config(), [home])
+
+
+def test_another_background_is_another_working_folder(tmp_path: Path) -> None:
+    names = [Beside(folders, packaged).name for folders in ([], [tmp_path], [tmp_path / "x"]) for packaged in (False, True)]
+    assert len(set(names)) == len(names)
+
+
+def test_own_folders_and_the_packages_are_learnt_side_by_side(made: dict[str, Any], tmp_path: Path) -> None:
+    """A capture that both hold counts once, as the user's own."""
+    whole = read_background([packaged()])
+    copied = next(file for file in whole.files if file.flows > 1)
+    home = _queries(tmp_path / "home")
+    shutil.copy(packaged().parent / copied.name, home / Path(copied.name).name)
+    both = read_for(made["data"], (), Beside([home], packaged=True), progress=Silent())
+    assert both is not None
+    assert Counter(both.sources)["home"] == 9 + copied.flows
+    assert sorted(file.sha256 for file in both.files if file.source != "home") == sorted(
+        file.sha256 for file in whole.files if file.sha256 != copied.sha256
+    )
+    assert len(both) == len(whole) + 9
+    assert {meta.capture for meta in both.meta} == {file.name for file in both.files}
 
 
 def test_folders_that_hold_nothing_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -71,17 +101,17 @@ def _made(captures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def test_none_is_no_background(made: dict[str, Any]) -> None:
-    assert read_for(made["data"], (), (), progress=Silent()) is None
+    assert read_for(made["data"], (), NOTHING, progress=Silent()) is None
 
 
 def test_captures_of_ones_own_that_are_labelled_too_are_refused(made: dict[str, Any], captures: Path, tmp_path: Path) -> None:
     (tmp_path / "bg").mkdir()
     shutil.copy(captures / "MTD" / "Zeus" / "Zeus_00.pcap", tmp_path / "bg" / "x.pcap")
     with pytest.raises(InputError, match=r"bg/x.pcap is Zeus/Zeus_00.pcap"):
-        read_for(made["data"], (), [tmp_path / "bg"], progress=Silent())
+        read_for(made["data"], (), Beside([tmp_path / "bg"]), progress=Silent())
     home = _queries(tmp_path / "home")
     with pytest.raises(InputError, match=r"home/dns.pcap is "):
-        read_for(made["data"], [home / "dns.pcap"], [home], progress=Silent())
+        read_for(made["data"], [home / "dns.pcap"], Beside([home]), progress=Silent())
 
 
 def test_packaged_captures_that_the_data_label_are_left_out(captures: Path, tmp_path: Path, made: dict[str, Any]) -> None:
@@ -90,13 +120,13 @@ def test_packaged_captures_that_the_data_label_are_left_out(captures: Path, tmp_
         shutil.copytree(captures / "EAC" / label, tmp_path / "captures" / label)
     build_dataset(tmp_path / "captures", task=get_task("EAC"), out=tmp_path / "data")
     whole = read_background([packaged()])
-    part = read_for(load(tmp_path / "data"), (), None, progress=Silent())
+    part = read_for(load(tmp_path / "data"), (), Beside(packaged=True), progress=Silent())
     assert part is not None
     missing = {file.name for file in whole.files} - {file.name for file in part.files}
     assert "background/ndpi/netbios.pcap.gz" in missing
     assert {file.source for file in whole.files if file.name in missing} == {"ntop/nDPI"}
     assert len(part) < len(whole)
-    other = read_for(made["data"], (), None, progress=Silent())
+    other = read_for(made["data"], (), Beside(packaged=True), progress=Silent())
     assert other is not None
     assert other.as_dict() == whole.as_dict()
 
@@ -104,7 +134,7 @@ def test_packaged_captures_that_the_data_label_are_left_out(captures: Path, tmp_
 def test_the_manifest_says_what_was_learnt_beside_the_labels(made: dict[str, Any], tmp_path: Path) -> None:
     data: Dataset = made["data"]
     registry = Registry(tmp_path / "registry")
-    background = read_for(data, (), [_queries(tmp_path / "home")], progress=Silent())
+    background = read_for(data, (), Beside([_queries(tmp_path / "home")]), progress=Silent())
     assert background is not None
     training = Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False)
     learn.register(data, training, task=TASK, background=background)
@@ -118,7 +148,58 @@ def test_the_manifest_says_what_was_learnt_beside_the_labels(made: dict[str, Any
     learn.register(data, Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False), task=TASK)
     alone = registry.live("MTD").manifest
     assert alone["background"] is None
+    assert alone["umbrella"] is None
+    assert "umbrella" not in alone["calibration"]
+    assert not (registry.live("MTD").path / UMBRELLA).exists(), "that of the same working folder is gone"
     assert Coverage.of_manifest(alone) == Coverage.of_data(data)
+
+
+def test_the_first_step_is_fitted_kept_and_served(made: dict[str, Any], tmp_path: Path) -> None:
+    """From the background of two sources: an umbrella readout beside the adapter, its operating points, and answers by it."""
+    data: Dataset = made["data"]
+    folders = [_queries(tmp_path / "home"), _queries(tmp_path / "lab", 14)]
+    background = read_for(data, (), Beside(folders), progress=Silent())
+    registry = Registry(tmp_path / "registry")
+    training = Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False, false_positives=0.1)
+    body = learn.register(data, training, task=TASK, background=background).as_dict()
+    told = body["umbrella"]
+    assert (told["positive"], told["negative"], told["left_out"]["asked"]) == ("malicious", "benign", 0.1)
+    assert told["left_out"]["flow"]["sources"] == 2
+    assert told["left_out"]["flow"]["rate"] <= told["left_out"]["flow"]["wanted"] <= 0.1
+    assert told["n_positive"] + told["n_negative"] == body["quality"]["n_test"]
+    assert "umbrella" not in body["calibration"]
+    live = registry.live("MTD")
+    stated = live.manifest["calibration"]["umbrella"]
+    assert stated["classes"] == [*live.manifest["labels"], BACKGROUND]
+    assert stated["members"] == [TASK.is_positive(label) is True for label in live.manifest["labels"]] + [False]
+    assert live.manifest["umbrella"] == told
+    assert (live.path / UMBRELLA).is_file()
+    assert UMBRELLA in live.manifest["files"]
+
+    model = TaskModel.of(Engine(made["base"]), TASK, live)
+    test = data.indices("test")[:20]
+    served = Detector([model]).judge(list(zip(data.raw_records(test), data.meta(test), strict=True)), "MTD")
+    step = Umbrella.of(model.calibration)
+    assert step is not None
+    odds = step.odds(model.scorer.score(data.records(test)).umbrella)
+    words = {True: "malicious", False: "benign", None: "unknown"}
+    covered = [k for k, verdict in enumerate(served) if verdict.umbrella != "not covered"]
+    assert covered
+    assert [served[k].umbrella for k in covered] == [words[step.flow(float(odds[k]))] for k in covered]
+    assert np.abs(np.array([served[k].odds for k in covered]) - odds[covered]).max() < 1e-4
+
+    app = Workspace(base=str(made["place"] / "base"), registry=str(tmp_path / "registry"))
+    assert UMBRELLA in upkeep.export(app, "MTD", tmp_path / "out").files
+    assert UMBRELLA in upkeep.export(app, "MTD", tmp_path / "whole", merged=True).files
+    apart = Engine(load_base(tmp_path / "whole", dtype="float32"))
+    merged = apart.score_ids(model.scorer.ids(data.records(test)), model.scorer.labels).umbrella
+    assert merged is not None
+    assert np.abs(step.odds(merged) - odds).max() < 1e-2
+    content = bytearray((live.path / UMBRELLA).read_bytes())
+    content[-1] ^= 1
+    (live.path / UMBRELLA).write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"umbrella\.safetensors has changed"):
+        registry.live("MTD")
 
 
 def test_an_update_adds_what_it_learns_to_the_coverage(made: dict[str, Any], captures: Path, tmp_path: Path) -> None:
@@ -128,7 +209,7 @@ def test_an_update_adds_what_it_learns_to_the_coverage(made: dict[str, Any], cap
     new = malware(captures, tmp_path, ("Cridex", "FTP"))
     home = _queries(tmp_path / "home")
     training = Training(made["base"], registry, tmp_path / "w2", OPTIONS, baselines=False)
-    answer = update.update(new, training, task=TASK, background=[home])
+    answer = update.update(new, training, task=TASK, background=Beside([home]))
     manifest = registry.show("MTD", answer.version).manifest
     assert manifest["background"]["sources"] == {"home": 9}
     after = Coverage.of_manifest(manifest)
@@ -142,7 +223,7 @@ def test_an_update_adds_what_it_learns_to_the_coverage(made: dict[str, Any], cap
     (tmp_path / "twice").mkdir()
     shutil.copy(new / "Cridex" / "Cridex_00.pcap", tmp_path / "twice" / "again.pcap")
     with pytest.raises(InputError, match=r"twice/again.pcap is "):
-        update.update(new, training, task=TASK, background=[tmp_path / "twice"])
+        update.update(new, training, task=TASK, background=Beside([tmp_path / "twice"]))
 
 
 def test_python_passes_folders_on(made: dict[str, Any], tmp_path: Path) -> None:

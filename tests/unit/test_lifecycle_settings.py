@@ -18,8 +18,8 @@ from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import sha256_file
 from trafficllm.core.settings import Config, FlowOptions, every_key, load_config
 from trafficllm.core.types import ORIG, Record
-from trafficllm.lifecycle.adapters.background import folders_of
-from trafficllm.lifecycle.adapters.register import tuning_base
+from trafficllm.lifecycle.adapters.background import Beside, chosen
+from trafficllm.lifecycle.adapters.register import _rate, tuning_base
 from trafficllm.lifecycle.bases.tuning import TuneRequest, tune_options
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base
@@ -266,14 +266,25 @@ def test_the_background_is_the_configurations(tmp_path: Path) -> None:
     write(tmp_path / "home", pcap(_frames()), name="a.pcap")
     config = _config(tmp_path, f'[learn]\nbackground = ["{tmp_path}/home"]\n')
     task = get_task("MTD")
-    assert folders_of(task, config, None) == [tmp_path / "home"]
-    assert folders_of(task, Config(), None) is None
+    assert chosen(task, config, None) == Beside([tmp_path / "home"], packaged=True)
+    assert chosen(task, Config(), None) == Beside([], packaged=True)
+    assert chosen(task, _config(tmp_path, "[learn]\npackaged = false\n"), None) == Beside([], packaged=False)
+
+
+def test_the_rate_of_false_positives_is_the_commands_then_the_configurations(tmp_path: Path) -> None:
+    workspace = Workspace(config=_config(tmp_path, "[learn]\nfalse_positives = 0.05\n"))
+    assert (_rate(workspace, None), _rate(workspace, 0.002)) == (0.05, 0.002)
+    assert _rate(Workspace(config=Config()), None) == 0.01
+    for wrong in (0.0, 0.3):
+        with pytest.raises(UsageError, match="false_positives"):
+            _config(tmp_path, f"[learn]\nfalse_positives = {wrong}\n")
 
 
 def test_every_key_is_tried_here() -> None:
     elsewhere = {"tune.save_steps", "tune.clock", "tune.gradient_checkpointing", "tune.shard", "tune.report_to", "tune.precision"}
     tried = {f"capture.{key}" for key in CAPTURE} | {f"records.{key}" for key in RECORDS} | {f"tune.{key}" for key in TUNE}
-    assert {name for name, _ in every_key()} == tried | elsewhere | {"base", "registry", "trusted_key", "learn.background"}
+    learn = {"learn.background", "learn.packaged", "learn.false_positives"}
+    assert {name for name, _ in every_key()} == tried | elsewhere | learn | {"base", "registry", "trusted_key"}
 
 
 def _options(command: str) -> set[str]:

@@ -56,7 +56,7 @@ def _rows(kind: str, positives: int, negatives: int, sources: int = 1) -> list[t
         (0, LEAST_FLOWS - 1, LEAST_SOURCES, False),
     ],
 )  # fmt: skip
-def test_a_kind_is_answered_if_learnt_from_both_sides_or_harmless_in_three_sources(
+def test_a_kind_is_answered_if_learnt_from_both_sides_or_harmless_in_two_sources(
     positives: int, negatives: int, sources: int, covered: bool
 ) -> None:
     coverage = Coverage.of(_rows("dns", positives, negatives, sources))

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from test_surface_formats import ROW
 
 from trafficllm.capture.files.read import Skipped
 from trafficllm.core.errors import InputError
-from trafficllm.infer.detector import VerdictRow
+from trafficllm.core.types import FlowMeta
+from trafficllm.infer.detector import Verdict, VerdictRow
 from trafficllm.lifecycle.analyze.analysis import Analysis
+from trafficllm.lifecycle.analyze.hosts import HostRow, Hosts
 from trafficllm.lifecycle.analyze.results import Analyze
 from trafficllm.surface.cli.analyze import Hits, _kept, _pump
 from trafficllm.surface.cli.main import run
-from trafficllm.surface.formats.eve import EveEvent
+from trafficllm.surface.formats.eve import EveEvent, EveHostEvent
 from trafficllm.surface.terminal.progress import Bar
 from trafficllm.surface.terminal.summary import Summary, runs
 
@@ -92,11 +95,28 @@ def test_fail_on_counts_what_is_sure_enough(least: float, label: str, hits: int)
     assert found.count == hits
 
 
+def test_both_steps_can_be_asked_for() -> None:
+    """A malicious flow of no known family is `unknown` by its label and `malicious` by the answer above it."""
+    stranger = {**_row("unknown", 0.9, 1), "umbrella": "malicious"}
+    clear = {**_row("benign", 0.9, 2), "umbrella": "benign"}
+    for label, hits in (("malicious", 1), ("unknown", 1), ("benign", 1), ("Zeus", 0)):
+        analysis = _analysis(iter([[stranger, clear]]))
+        asked = Hits((label,), least=0.0)
+        list(_kept(analysis, Summary(analysis), asked, ()))
+        assert asked.count == hits, label
+    assert (analysis.severity(stranger), analysis.severity(clear)) == (1, 0)
+    assert analysis.severity(_row("unknown", 0.9, 3)) == 2
+    assert analysis.severity({**_row("not covered", 0.9, 3), "umbrella": "not covered"}) == 0
+
+
 # The whole command, with verdicts of our own
 
 
 def _command(
-    monkeypatch: pytest.MonkeyPatch, batches: Callable[[], Iterator[list[dict[str, Any]]]], unread: InputError | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    batches: Callable[[], Iterator[list[dict[str, Any]]]],
+    unread: InputError | None = None,
+    hosts: Hosts | None = None,
 ) -> None:
     """`analyze` gets these batches, whatever the capture."""
 
@@ -106,7 +126,8 @@ def _command(
         info = {"packets": 9, "bytes": 9, "first": None, "last": None, "link_types": {}, "truncated": 0, "malformed": {}}
         info |= {"non_ip": 0, "non_flow": 0, "flows": 3, "evicted": 0}
         made = _analysis(batches())
-        return Analysis(made.tasks, None, made.batches, made.umbrellas, made.labels, lambda: info, made.notable)
+        uncovered = {"MTD": 5}
+        return replace(made, counts=lambda: info, hosts=hosts or Hosts({}), uncovered=lambda: uncovered)
 
     monkeypatch.setattr("trafficllm.lifecycle.analyze.verdicts.start", analyze)
 
@@ -238,3 +259,70 @@ def test_a_file_that_was_not_read_outweighs_fail_on(
 def _bare(text: str) -> dict[str, Any]:
     """The object of --json without its envelope."""
     return {name: value for name, value in json.loads(text).items() if name not in {"schema", "ok"}}
+
+
+# A row a host
+
+HOST_READERS: dict[str, Callable[[bytes], list[str]]] = {
+    "jsonl": lambda data: [TypeAdapter(HostRow).validate_json(line)["host"] for line in data.splitlines()],
+    "eve": lambda data: [TypeAdapter(EveHostEvent).validate_json(line)["src_ip"] for line in data.splitlines()],
+    "csv": lambda data: [row["host"] for row in csv.DictReader(io.StringIO(data.decode()))],
+    "zeek": lambda data: [line.split(b"\t")[1].decode() for line in data.splitlines() if not line.startswith(b"#")],
+    "parquet": lambda data: pq.read_table(io.BytesIO(data))["host"].to_pylist(),
+}
+
+
+def _hosts() -> Hosts:
+    """Three hosts of one flow each: malicious, benign, unknown."""
+    hosts = Hosts({"MTD": ("malicious", None, True)})
+    for k, (label, answer) in enumerate((("FTP", "benign"), ("Zeus", "malicious"), ("unknown", "unknown"))):
+        meta = FlowMeta(orig_h=f"10.0.0.{k}", capture="x.pcap", frames=(k + 1,))
+        hosts.add(Verdict(meta, "MTD", label, 0.9, {}, 0.0, umbrella=answer, umbrella_probability=0.5, malice=True))
+    return hosts
+
+
+@pytest.mark.parametrize("form", HOST_READERS)
+def test_a_row_a_host_in_every_form(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _command(monkeypatch, lambda: _batches(stop=False), hosts=_hosts())
+    out = tmp_path / "hosts"
+    assert run(["analyze", "x.pcap", "--hosts", "-f", form, "-o", str(out)]) == 0
+    assert HOST_READERS[form](out.read_bytes()) == ["10.0.0.1", "10.0.0.2", "10.0.0.0"]
+    if form == "eve":
+        assert [json.loads(line)["event_type"] for line in out.read_text().splitlines()] == ["alert", "trafficllm", "trafficllm"]
+
+
+def test_hosts_are_chosen_by_answer_and_by_their_flows_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "hosts"
+    for label, found in (("malicious", ["10.0.0.1"]), ("FTP", ["10.0.0.0"]), ("unknown", ["10.0.0.2"])):
+        _command(monkeypatch, lambda: _batches(stop=False), hosts=_hosts())
+        assert run(["analyze", "x.pcap", "--hosts", "--only", label, "-f", "jsonl", "-o", str(out)]) == 0
+        assert HOST_READERS["jsonl"](out.read_bytes()) == found
+    capfd.readouterr()
+    _command(monkeypatch, lambda: _batches(stop=False), hosts=_hosts())
+    assert run(["analyze", "x.pcap", "--hosts", "--fail-on", "malicious"]) == 7
+    printed, said = capfd.readouterr()
+    assert [name for name in ("10.0.0.0", "10.0.0.1", "10.0.0.2") if name in printed] == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
+    assert "192.0.2" not in printed, "no flows in this table"
+    assert "5 flows are not covered" in said
+
+
+def test_hosts_after_ctrl_c_are_those_seen_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _command(monkeypatch, _until_ctrl_c, hosts=_hosts())
+    assert run(["analyze", "x.pcap", "--hosts", "-f", "csv", "-o", str(tmp_path / "h")]) == 130
+    assert len(HOST_READERS["csv"]((tmp_path / "h").read_bytes())) == 3
+
+
+def test_hosts_of_a_task_without_the_question_are_refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    _command(monkeypatch, lambda: _batches(stop=False))
+    assert run(["analyze", "x.pcap", "--hosts"]) == 2
+    assert "no host answer" in capfd.readouterr().err
+
+
+def test_the_summary_shows_notable_hosts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    _command(monkeypatch, lambda: _batches(stop=False), hosts=_hosts())
+    assert run(["analyze", "x.pcap", "--json"]) == 0
+    body = json.loads(capfd.readouterr().out)
+    assert body["hosts"] == {"MTD": {"malicious": 1, "unknown": 1, "not malicious": 1}}
+    assert [row["host"] for row in body["notable_hosts"]] == ["10.0.0.1"]

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 from trafficllm.capture.flows.rows import ConnRow, FlowRow
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.infer.detector import VerdictRow
-from trafficllm.surface.formats.columns import CONN, FLOW, LABEL, VERDICT
-from trafficllm.surface.formats.eve import EveEvent, flow_event, verdict_event
+from trafficllm.lifecycle.analyze.hosts import HostRow
+from trafficllm.surface.formats.columns import CONN, FLOW, HOST, LABEL, VERDICT
+from trafficllm.surface.formats.eve import EveEvent, EveHostEvent, flow_event, host_event, verdict_event
 from trafficllm.surface.formats.writers import FORMATS, check_format, make_writer, writing
 
 ROW: dict[str, Any] = {
@@ -45,6 +46,20 @@ ROW: dict[str, Any] = {
     "malicious": 0.875,
     "labels_90": ["Zeus", "Neris"],
     "source": "registry",
+}
+HOST_ROW: dict[str, Any] = {
+    "file": "x.pcap",
+    "host": "10.0.0.5",
+    "task": "MTD",
+    "umbrella": "malicious",
+    "umbrella_probability": 0.875,
+    "malicious": 0.875,
+    "score": 4.5,
+    "flows": 4,
+    "labels": {"Zeus": 3, "unknown": 1},
+    "first": 1.25,
+    "last": 9.5,
+    "frames": [7],
 }
 FLOW_ROW: dict[str, Any] = {
     "ts": 1.25,
@@ -126,10 +141,53 @@ def test_eve() -> None:
     TypeAdapter(EveEvent).validate_python(event)
     assert event["timestamp"] == "2012-05-29T04:19:37.250000+0000"
     assert event["event_type"] == "alert"
-    assert event["alert"]["signature"] == "TrafficLLM MTD: Zeus"
+    assert event["alert"]["signature"] == "TrafficLLM MTD: Zeus (malicious)"
     assert 1_000_000 <= event["alert"]["signature_id"] < 2_000_000
     assert verdict_event(ROW, 0)["event_type"] == "trafficllm"
     TypeAdapter(EveEvent).validate_python(flow_event(FLOW_ROW))
+
+
+def _alert(label: str, answer: str | None) -> tuple[str, int, str]:
+    alert = verdict_event({**ROW, "label": label, "umbrella": answer}, 1)["alert"]
+    return alert["signature"].removeprefix("TrafficLLM MTD: "), alert["signature_id"], alert["category"]
+
+
+def test_an_alert_says_both_steps() -> None:
+    assert _alert("Zeus", "malicious")[1] == _alert("Zeus", None)[1], "a label keeps its signature id"
+    stranger, unclear = _alert("unknown", "malicious"), _alert("unknown", "unknown")
+    assert stranger[0] == "unknown (malicious)"
+    assert (unclear[0], unclear[2]) == ("unknown", "unknown traffic")
+    assert stranger[1] != unclear[1]
+    assert stranger[2] == "traffic classification"
+    assert _alert("benign", "benign")[0] == "benign"
+
+
+def _hosts(form: str) -> bytes:
+    stream = io.BytesIO()
+    writer = make_writer(form, stream, HOST, path="trafficllm_hosts", eve=lambda row: host_event(row, 1))
+    writer.write([HOST_ROW])
+    writer.close()
+    return stream.getvalue()
+
+
+def test_hosts_in_every_form() -> None:
+    assert [column.name for column in HOST] == list(get_type_hints(HostRow)) == list(HOST_ROW)
+    assert json.loads(_hosts("jsonl")) == HOST_ROW
+    (row,) = csv.DictReader(io.StringIO(_hosts("csv").decode()))
+    assert (row["host"], json.loads(row["labels"])) == ("10.0.0.5", HOST_ROW["labels"])
+    (kept,) = pq.read_table(io.BytesIO(_hosts("parquet"))).to_pylist()
+    assert {**kept, "labels": dict(kept["labels"])} == HOST_ROW
+    lines = _hosts("zeek").decode().splitlines()
+    told = dict(zip(lines[5].split("\t")[1:], lines[7].split("\t"), strict=True))
+    assert len(lines[6].split("\t")) == 1 + len(HOST)
+    assert (told["host"], told["labels"], told["score"]) == ("10.0.0.5", "Zeus=3,unknown=1", "4.500000")
+    event = json.loads(_hosts("eve"))
+    TypeAdapter(EveHostEvent).validate_python(event)
+    assert (event["src_ip"], event["event_type"], event["pcap_cnt"]) == ("10.0.0.5", "alert", 7)
+    assert event["alert"]["signature"] == "TrafficLLM MTD: host malicious"
+    quiet = host_event(HOST_ROW, 0)
+    assert quiet["event_type"] == "trafficllm"
+    assert "alert" not in quiet
 
 
 def test_formats_are_refused_before_any_work() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
-from trafficllm.lifecycle.analyze.hosts import Hosts
+from trafficllm.lifecycle.analyze.hosts import HostRow, Hosts
 
 if TYPE_CHECKING:
     from trafficllm.infer.router.results import TaskRoute
@@ -56,6 +56,16 @@ class Analysis:
         if self.names(row) & notable:
             return 1
         return 2 if notable and UNKNOWN in (row["umbrella"], row["label"] if row["umbrella"] is None else "") else 0
+
+    def raises_event(self, host: HostRow) -> bool:
+        """Whether a host's answer raises an event, as its task file says."""
+        return host["umbrella"] in self.notable.get(host["task"], frozenset())
+
+    def check_hosts(self) -> None:
+        """Refuse to count hosts for tasks whose labels have no answer above them: nothing could be said of a host."""
+        if not self.hosts.steps:
+            message = f"no host answer from {', '.join(self.tasks)}: the labels have no answer above them (malicious or not, VPN or not)"
+            raise UsageError("usage.option", message, input="--hosts", hint="leave --hosts out, or name a task such as MTD or EVD")
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Refuse a verdict that these tasks can never give: a typo in `--fail-on` must not pass for good news."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.studies.results import Embed
     from trafficllm.surface.formats.eve import EveEvent
     from trafficllm.surface.terminal.summary import Summary
@@ -39,6 +40,9 @@ def analyze(
         list[str] | None, typer.Option("--fail-on", metavar="LABEL", help="Exit with code 7 when a flow has this verdict.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say which packets and fields each verdict rests on.")] = False,
+    hosts: Annotated[
+        bool, typer.Option("--hosts", help="A row a host instead of a flow: malicious or not (VPN or not...), by its most positive flows.")
+    ] = False,
     strict: Strict = False,
     base: Base = "",
     registry: Registry = "",
@@ -64,21 +68,27 @@ def analyze(
         workspace = Workspace(base=base, registry=registry, config=config)
         analysis = start(workspace, files, task=task, question=question, explain=explain, progress=bar, skipped=skipped)
         analysis.check_labels([*(only or ()), *hits.labels])
+        if hosts:
+            analysis.check_hosts()
         summary = Summary(analysis, skipped)
         rows = _kept(analysis, summary, hits, only or ())
-        summary.interrupted = _pump(rows, summary, form, out)
-    if form == "table":
+        summary.interrupted = _drain(rows, summary.keep) if hosts else _pump(rows, summary, form, out)
+    if hosts and not as_json:
+        _write_hosts(summary, only or (), form, out)
+    elif form == "table":
         summary.show(as_json=as_json)
     _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
 
 
 def _blank(analysis: Analysis) -> list[str]:
-    """A line for every task whose adapter cannot say anything of flows without packets and contents."""
-    return [
-        f"{task}: {count:,} flows are unknown: the log has neither packets nor contents of them, which this adapter learnt from"
-        for task, count in analysis.blank().items()
-        if count
-    ]
+    """A line for every task whose adapter cannot say anything of flows without packets and contents, and one for flows of kinds that it
+    has not learnt."""
+    from trafficllm.core.types import NOT_COVERED
+
+    blank = "flows are unknown: the log has neither packets nor contents of them, which this adapter learnt from"
+    uncovered = f"flows are {NOT_COVERED}: they are of kinds (name service, discovery...) that this adapter has not learnt from both sides"
+    told = [(blank, analysis.blank()), (uncovered, analysis.uncovered())]
+    return [f"{task}: {count:,} {words}" for words, counts in told for task, count in counts.items() if count]
 
 
 class Hits:
@@ -148,6 +158,28 @@ def _pump(batches: Iterator[list[VerdictRow]], summary: Summary, form: str, out:
 
     with writing(form, out, VERDICT, path="trafficllm", eve=event) as writer:
         return _drain(batches, writer.write)
+
+
+def _write_hosts(summary: Summary, only: Sequence[str], form: str, out: str) -> None:
+    """A row a host, of those whose answer or any of whose flows' verdicts was asked for."""
+    from trafficllm.surface.formats.columns import HOST
+    from trafficllm.surface.formats.eve import EveHostEvent, host_event
+    from trafficllm.surface.formats.writers import writing
+    from trafficllm.surface.terminal.output import note
+
+    analysis, wanted = summary.analysis, set(only)
+    if analysis.hosts.beyond:
+        note(f"{analysis.hosts.beyond:,} flows are of further hosts than can be kept apart: these have no row")
+    rows = [row for row in analysis.hosts.rows() if not wanted or wanted & {row["umbrella"], *row["labels"]}]
+    if form == "table":
+        summary.show_hosts(rows)
+        return
+
+    def event(row: HostRow) -> EveHostEvent:
+        return host_event(row, int(analysis.raises_event(row)))
+
+    with writing(form, out, HOST, path="trafficllm_hosts", eve=event) as writer:
+        writer.write(rows)
 
 
 def _drain(batches: Iterator[list[VerdictRow]], write: Callable[[list[VerdictRow]], None]) -> bool:

@@ -20,13 +20,14 @@ from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle import tasks
 from trafficllm.lifecycle.adapters import results as adapters
 from trafficllm.lifecycle.analyze import results as captures
+from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.lifecycle.bases import results as bases
 from trafficllm.lifecycle.doctor import Doctor
 from trafficllm.lifecycle.generate.results import Generate
 from trafficllm.lifecycle.quickstart.results import Quickstart
 from trafficllm.lifecycle.studies import results as studies
 from trafficllm.records.results import DataBuild, DataCheck
-from trafficllm.surface.formats.eve import EveEvent
+from trafficllm.surface.formats.eve import EveEvent, EveHostEvent
 
 BODIES: dict[str, type[Result]] = {
     "adapter.export": adapters.AdapterExport,
@@ -73,7 +74,13 @@ BODIES: dict[str, type[Result]] = {
 }
 """Bodies of the `--json` envelopes, by command."""
 
-LINES: dict[str, Any] = {"analyze.line": VerdictRow, "capture.flows.line": FlowRow, "eve.line": EveEvent}
+LINES: dict[str, Any] = {
+    "analyze.hosts.line": HostRow,
+    "analyze.line": VerdictRow,
+    "capture.flows.line": FlowRow,
+    "eve.hosts.line": EveHostEvent,
+    "eve.line": EveEvent,
+}
 """Lines of the stream formats."""
 
 

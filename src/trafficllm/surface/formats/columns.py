@@ -21,6 +21,7 @@ _ZEEK_TYPES = {
     "count": "count",
     "share": "double",
     "shares": "vector[string]",
+    "counts": "vector[string]",
     "evidence": "vector[string]",
     "splt": "vector[string]",
     "frames": "vector[count]",
@@ -78,6 +79,22 @@ VERDICT = _columns(
     "source text",
 )
 """A line a flow of `analyze`: who talked to whom, the verdict and what it rests on."""
+
+HOST = _columns(
+    "file text",
+    "host address",
+    "task text",
+    "umbrella text",
+    "umbrella_probability share",
+    "malicious share",
+    "score share",
+    "flows count",
+    "labels counts",
+    "first time",
+    "last time",
+    "frames frames",
+)
+"""A line a host of `analyze --hosts`: its answer, what it rests on, and when it was seen."""
 
 FLOW = _columns(
     "ts time",
@@ -151,6 +168,7 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
         "count": pa.int64(),
         "share": pa.float64(),
         "shares": pa.map_(pa.string(), pa.float64()),
+        "counts": pa.map_(pa.string(), pa.int64()),
         "evidence": pa.list_(pa.struct([("frame", pa.int64()), ("field", pa.string()), ("weight", pa.float64())])),
         "splt": pa.list_(pa.struct([("dir", pa.int64()), ("size", pa.int64()), ("iat", pa.float64())])),
         "frames": pa.list_(pa.int64()),

@@ -12,10 +12,11 @@ from typing_extensions import TypedDict
 
 from trafficllm.capture.flows.rows import Connection
 from trafficllm.core.files import hash64
-from trafficllm.core.results import Captured, closed
+from trafficllm.core.results import Captured, Counts, closed
 from trafficllm.core.types import UNKNOWN
 from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.evidence import EvidenceRow
+from trafficllm.lifecycle.analyze.hosts import HostRow
 
 _LOCAL_SIDS = 1_000_000
 """Signature ids 1,000,000 to 1,999,999 are kept for local rules (Suricata user guide, "Meta keywords: sid")."""
@@ -90,6 +91,35 @@ class EveEvent(TypedDict):
     trafficllm: NotRequired[EveVerdict]
 
 
+@closed
+class EveHost(TypedDict):
+    """What is ours in an EVE event of a host."""
+
+    task: Captured
+    umbrella: str
+    umbrella_probability: float | None
+    malicious: float | None
+    score: float | None
+    flows: int
+    labels: Counts
+    first: str
+    last: str
+    frames: list[int]
+
+
+@closed
+class EveHostEvent(TypedDict):
+    """A line of `analyze --hosts -f eve`; a host has no peer, port or protocol, so `src_ip` alone says who."""
+
+    timestamp: str
+    event_type: EventType
+    src_ip: str
+    pcap_filename: Captured
+    pcap_cnt: int | None
+    alert: NotRequired[EveAlert]
+    trafficllm: EveHost
+
+
 def _timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%f%z")
 
@@ -154,6 +184,33 @@ def verdict_event(row: VerdictRow, severity: int) -> EveEvent:
     return event
 
 
+def host_event(row: HostRow, severity: int) -> EveHostEvent:
+    """A host row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event."""
+    event: EveHostEvent = {
+        "timestamp": _timestamp(row["first"]),
+        "event_type": "alert" if severity else "trafficllm",
+        "src_ip": row["host"],
+        "pcap_filename": row["file"],
+        "pcap_cnt": next(iter(row["frames"]), None),
+        "trafficllm": {
+            "task": row["task"],
+            "umbrella": row["umbrella"],
+            "umbrella_probability": row["umbrella_probability"],
+            "malicious": row["malicious"],
+            "score": row["score"],
+            "flows": row["flows"],
+            "labels": row["labels"],
+            "first": _timestamp(row["first"]),
+            "last": _timestamp(row["last"]),
+            "frames": row["frames"],
+        },
+    }
+    if severity:
+        said = f"host {row['umbrella']}"
+        event["alert"] = _signed(row["task"], said, said, category="traffic classification", severity=severity)
+    return event
+
+
 def _said(row: VerdictRow) -> str:
     """Both steps of a verdict in words: a malicious flow of no known family is said to be malicious."""
     above = row["umbrella"]
@@ -161,13 +218,19 @@ def _said(row: VerdictRow) -> str:
 
 
 def _alert(row: VerdictRow, severity: int) -> EveAlert:
-    name = f"{row['task']}/{row['label']}"
+    unclear = row["label"] == UNKNOWN and row["umbrella"] in (None, UNKNOWN)
+    name = _said(row) if row["label"] == UNKNOWN else row["label"]
+    return _signed(row["task"], name, _said(row), category="unknown traffic" if unclear else "traffic classification", severity=severity)
+
+
+def _signed(task: str, name: str, said: str, *, category: str, severity: int) -> EveAlert:
+    """The alert with what a task said in words, and the signature id of its name: a label keeps the id it has always had."""
     return {
         "action": "allowed",
         "gid": 1,
-        "signature_id": _LOCAL_SIDS + hash64(name.encode("utf-8", "surrogatepass")) % 1_000_000,
+        "signature_id": _LOCAL_SIDS + hash64(f"{task}/{name}".encode("utf-8", "surrogatepass")) % 1_000_000,
         "rev": 1,
-        "signature": f"TrafficLLM {row['task']}: {_said(row)}",
-        "category": "unknown traffic" if row["label"] == UNKNOWN else "traffic classification",
+        "signature": f"TrafficLLM {task}: {said}",
+        "category": category,
         "severity": severity,
     }

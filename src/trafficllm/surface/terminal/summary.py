@@ -137,18 +137,24 @@ class Summary:
         names = ("task", "verdict", "means", "flows", "share", "mean confidence")
         show_table(names, rows, title=self._heading(), right=names[3:])
         if hosts := self._notable_hosts():
-            lines = [[row["host"], row["umbrella"], row["flows"], _counted(row["labels"]), row["file"]] for row in hosts]
-            show_table(("host", "means", "flows", "verdicts of its flows", "file"), lines, right=("flows",))
+            _show_hosts(hosts)
         shown = self.notable()
         cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
         show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
         if self._seen > _SHOWN:
             note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
 
+    def show_hosts(self, rows: Sequence[HostRow]) -> None:
+        """Print one table of hosts, at most _SHOWN, in their order."""
+        from trafficllm.surface.terminal.output import note
+
+        _show_hosts(rows[:_SHOWN], title=self._heading())
+        if len(rows) > _SHOWN:
+            note(f"the first {_SHOWN} of {len(rows):,} hosts: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+
     def _notable_hosts(self) -> list[HostRow]:
         """Hosts whose answer raises an event, at most _SHOWN."""
-        notable = self.analysis.notable
-        return [row for row in self.analysis.hosts.rows() if row["umbrella"] in notable.get(row["task"], frozenset())][:_SHOWN]
+        return [row for row in self.analysis.hosts.rows() if self.analysis.raises_event(row)][:_SHOWN]
 
     def _ordered(self) -> list[tuple[tuple[str, str], int]]:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
@@ -156,6 +162,16 @@ class Summary:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _show_hosts(rows: Sequence[HostRow], title: str = "") -> None:
+    from trafficllm.surface.terminal.output import show_table
+
+    names = ("host", "means", "probability", "flows", "verdicts of its flows", "file")
+    lines = [
+        [row["host"], row["umbrella"], row["umbrella_probability"], row["flows"], _counted(row["labels"]), row["file"]] for row in rows
+    ]
+    show_table(names, lines, title=title, right=("probability", "flows"))
 
 
 def _of_hosts(counts: Mapping[str, int]) -> str:
