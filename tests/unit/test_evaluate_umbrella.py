@@ -59,13 +59,13 @@ def test_the_probability_is_the_one_that_made_the_data() -> None:
 
 
 def test_the_probability_is_at_equal_odds_however_many_flows_a_side_has() -> None:
-    left = LeftOut(np.linspace(-3, -1, 900), ["a"] * 900, ["x"] * 900, ["h"] * 900)
-    few = np.linspace(1, 3, 10)
+    left = LeftOut(np.linspace(-3, 1, 900), ["a"] * 900, ["x"] * 900, ["h"] * 900)
+    few = np.linspace(-1, 3, 10)
     made = calibrated(left, few, [True] * 10)
     step = Umbrella("malicious", "benign", ("Zeus", "(background)"), (True, False), made["slope"], made["intercept"], Cut(0, 0), None)
     low, middle, high = step.probability(np.array([-2.0, 0.0, 2.0]))
-    assert middle == pytest.approx(0.5, abs=0.02)
-    assert low < 0.1 < 0.9 < high
+    assert middle == pytest.approx(0.5, abs=0.03)
+    assert low < 0.15 < 0.85 < high
 
 
 def test_a_rate_of_flows_that_would_flag_most_captures_is_lowered() -> None:

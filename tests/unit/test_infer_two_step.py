@@ -84,13 +84,12 @@ class Fixed:
         return Scores(LABELS, np.array([NERIS] * n), np.log([NERIS] * n), umbrella=np.array([MALICIOUS] * n, dtype=np.float32))
 
 
-def _judged(record: Record, *, least: float | None = None, coverage: Coverage | None = None, steps: Steps | None = None) -> Detector:
+def _detector(*, least: float | None = None, coverage: Coverage | None = None, steps: Steps | None = None) -> Detector:
     calibration = {"unknown": {"method": "max_probability", "threshold": 0.9, "params": {}}}
     if least is not None:
         calibration["set_90"] = least  # type: ignore[assignment]
-    model = TaskModel(
-        "MTD", Fixed(), calibration, adapter="MTD", version="v0001", steps=steps or Steps(TASK, LABELS, STEP), coverage=coverage or Coverage()
-    )  # fmt: skip
+    own, learnt = steps or Steps(TASK, LABELS, STEP), coverage or Coverage()
+    model = TaskModel("MTD", Fixed(), calibration, adapter="MTD", version="v0001", steps=own, coverage=learnt)
     return Detector([model])
 
 
@@ -100,11 +99,11 @@ META = FlowMeta(uid="C1", orig_h="10.0.0.1", capture="a.pcap")
 
 
 def test_rows_show_both_steps() -> None:
-    (verdict,) = _judged(TLS).judge([(TLS, META)], "MTD")
+    (verdict,) = _detector().judge([(TLS, META)], "MTD")
     row = verdict.row()
     assert (row["label"], row["umbrella"], row["source"]) == ("Neris", "malicious", "registry")
     assert row["umbrella_probability"] == row["malicious"] == pytest.approx(0.9999, abs=1e-3)
-    (vpn,) = _judged(TLS, steps=Steps(get_task("EVD"), LABELS, None)).judge([(TLS, META)], "MTD")
+    (vpn,) = _detector(steps=Steps(get_task("EVD"), LABELS, None)).judge([(TLS, META)], "MTD")
     assert vpn.row()["malicious"] is None, "the answer of another question is no malice"
 
 
@@ -115,18 +114,18 @@ def test_the_set_of_labels_is_what_calibration_promises() -> None:
         (0.0, ["Neris", "Gmail", "Zeus"]),
         (None, ["Neris", "Gmail", "Zeus"]),
     ):
-        (verdict,) = _judged(TLS, least=least).judge([(TLS, META)], "MTD")
+        (verdict,) = _detector(least=least).judge([(TLS, META)], "MTD")
         assert verdict.row()["labels_90"] == labels
 
 
 def test_flows_of_a_kind_that_was_not_learnt_are_not_covered() -> None:
     coverage = Coverage.of([("tcp", True, "lab"), ("tcp", False, "lab")] * 9 + [("dns", True, "lab")] * 9)
-    detector = _judged(DNS, coverage=coverage)
+    detector = _detector(coverage=coverage)
     dns, tls = detector.judge([(DNS, META), (TLS, META)], "MTD")
     assert (dns.label, dns.umbrella, dns.odds) == ("not covered", "not covered", None)
     assert (tls.label, tls.umbrella) == ("Neris", "malicious")
     assert dict(detector.uncovered) == {"MTD": 1}
     assert detector.questions() == {"MTD": ("malicious", STEP, True)}
-    assert _judged(DNS, steps=Steps(get_task("EAC"), LABELS, None)).questions() == {}
-    bare = _judged(DNS, coverage=coverage, steps=Steps(get_task("EAC"), LABELS, None)).judge([(DNS, META)], "MTD")[0]
+    assert _detector(steps=Steps(get_task("EAC"), LABELS, None)).questions() == {}
+    bare = _detector(coverage=coverage, steps=Steps(get_task("EAC"), LABELS, None)).judge([(DNS, META)], "MTD")[0]
     assert (bare.label, bare.umbrella) == ("not covered", None)

@@ -126,7 +126,7 @@ def _command(
         info = {"packets": 9, "bytes": 9, "first": None, "last": None, "link_types": {}, "truncated": 0, "malformed": {}}
         info |= {"non_ip": 0, "non_flow": 0, "flows": 3, "evicted": 0}
         made = _analysis(batches())
-        uncovered = {"MTD": 5}
+        uncovered = {"MTD": 5 if hosts else 0}
         return replace(made, counts=lambda: info, hosts=hosts or Hosts({}), uncovered=lambda: uncovered)
 
     monkeypatch.setattr("trafficllm.lifecycle.analyze.verdicts.start", analyze)

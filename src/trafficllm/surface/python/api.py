@@ -104,7 +104,7 @@ def register(
 ) -> dict[str, Any]:
     """A folder of <label>/*.pcap, or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
-    `background` are folders of everyday captures learnt beside the labels; beside those of the package. None: these alone; empty: none at all.
+    `background` are folders of everyday captures learnt beside the labels and the package's captures; None: these alone; empty: none.
 
     >>> import trafficllm as tl
     >>> made = tl.register("my_captures", task="CAMERAS", max_seconds=1)
