@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import evaluate_samples
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures"
 LABELS = ("FTP", "Neris", "Zeus")
 SECONDS = ("--max-seconds", "1")
+BARE = ("--no-background", "--json")
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,17 @@ def _bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         (root / "in" / label).mkdir(parents=True)
         for number in (0, 1, 2):
             shutil.copyfile(CAPTURES / "MTD" / label / f"{label}_0{number}.pcap", root / "in" / label / f"{label}_0{number}.pcap")
+    for source, label in (("home", "TLS"), ("office", "HTTP")):
+        (root / "background" / source).mkdir(parents=True)
+        for path in sorted((CAPTURES / "EAC" / label).glob("*.pcap"), key=lambda path: path.stat().st_size)[:3]:
+            shutil.copyfile(path, root / "background" / source / path.name)
+    beside = ("--background", root / "background", "--no-background", "--false-positives", "0.05")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAFFICLLM_REGISTRY", str(root / "registry"))
         patch.setenv("TRAFFICLLM_BASE", str(root / "base"))
         _did("data", "build", root / "in", "-o", root / "data", "--task", "MTD", "--cap", "30")
         _did("tokenizer", "extend", "--base", "plain", "--data", root / "data", "-o", root / "base", "--size", "700")
-        _did("adapter", "register", root / "data", "--task", "MTD", *SECONDS)
+        _did("adapter", "register", root / "data", "--task", "MTD", *SECONDS, *beside)
         yield Bench(root / "in", root / "data", root / "base", root / "registry")
 
 
@@ -86,7 +93,10 @@ def test_analyze_gives_every_flow_a_verdict(use: Cli, bench: Bench) -> None:
     for row in rows:
         jsonschema.validate(row, schema("analyze.line"))
         assert math.isclose(sum(row["probabilities"].values()), 1, abs_tol=1e-5)
-        assert row["label"] in {*LABELS, "unknown"}
+        assert row["label"] in {*LABELS, "benign", "unknown", "not covered"}
+        assert row["umbrella"] in {"malicious", "benign", "unknown", "not covered"}
+        assert row["malicious"] == row["umbrella_probability"]
+        assert row["labels_90"][0] == max(row["probabilities"], key=row["probabilities"].__getitem__)
         assert (row["task"], row["version"]) == ("MTD", "v0001")
 
 
@@ -99,7 +109,34 @@ def test_analyze_in_every_format(use: Cli, bench: Bench, tmp_path: Path) -> None
     assert pq.read_table(tmp_path / "v.parquet")["label"].to_pylist() == [row["label"] for row in rows]
     for event, row in zip(_lines(use("analyze", bench.capture, "-f", "eve").out), rows, strict=True):
         jsonschema.validate(event, schema("eve.line"))
-        assert (event["event_type"] == "alert") == (row["label"] in {"Neris", "Zeus", "unknown"})
+        assert (event["event_type"] == "alert") == (row["umbrella"] in {"malicious", "unknown"})
+
+
+def test_hosts_and_their_answer(use: Cli, bench: Bench) -> None:
+    """A row a client, whose flows add up to the capture's; exit 7 by the answer above the labels, whatever the label."""
+    rows = _lines(use("analyze", bench.capture, "-f", "jsonl").out)
+    hosts = _lines(use("analyze", bench.capture, "-f", "jsonl", "--hosts").out)
+    assert {host["host"] for host in hosts} == {row["orig_h"] for row in rows}
+    assert sum(host["flows"] for host in hosts) == len(rows)
+    for host in hosts:
+        jsonschema.validate(host, schema("analyze.hosts.line"))
+    for event in _lines(use("analyze", bench.capture, "-f", "eve", "--hosts").out):
+        jsonschema.validate(event, schema("eve.hosts.line"))
+    body = use("analyze", bench.capture, "--json").body("analyze")
+    assert body["above"]["MTD"] == dict(Counter(row["umbrella"] for row in rows).most_common())
+    assert sum(body["hosts"]["MTD"].values()) == len(hosts)
+    for answer in ("malicious", "benign"):
+        seen = any(row["umbrella"] == answer for row in rows)
+        assert use("analyze", bench.capture, "-f", "jsonl", "--fail-on", answer).code == (7 if seen else 0)
+    assert {row["umbrella"] for row in rows} & {"malicious", "benign"}
+
+
+def test_the_first_step_travels_with_the_adapter(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    shown = use("adapter", "show", "MTD", "--json").body("adapter.show")["manifest"]
+    assert shown["umbrella"]["left_out"]["asked"] == 0.05
+    assert set(shown["background"]["sources"]) == {"home", "office"}
+    files = use("adapter", "export", "MTD", "-o", tmp_path / "out", "--json").body("adapter.export")["files"]
+    assert "umbrella.safetensors" in files
 
 
 def test_analyze_summary_and_pipeline_options(use: Cli, bench: Bench) -> None:
@@ -133,7 +170,8 @@ def test_same_capture_same_bytes(use: Cli, bench: Bench) -> None:
 def test_a_second_version_and_back(use: Cli, bench: Bench, tmp_path: Path) -> None:
     shutil.copytree(bench.registry, tmp_path / "r")
     where = ("--registry", tmp_path / "r")
-    body = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, "--json").body("adapter.register")
+    body = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, *BARE).body("adapter.register")
+    assert body["umbrella"] is None
     assert (body["version"], body["parent"], body["status"]) == ("v0002", "v0001", "live")
     assert set(body["baselines"]) == {"majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest"}
     assert use("adapter", "rollback", "MTD", *where, "--json").body("adapter.rollback")["version"] == "v0001"
@@ -236,7 +274,7 @@ def test_analyze_reads_flow_logs(use: Cli, bench: Bench, tmp_path: Path) -> None
     done = use("analyze", conn, "--task", "MTD", "-f", "jsonl")
     logged = _lines(done.out)
     assert [row["community_id"] for row in logged] == [row["community_id"] for row in rows]
-    assert {row["label"] for row in logged} == {"unknown"}
+    assert {row["label"] for row in logged} <= {"unknown", "not covered"}
     assert "neither packets nor contents" in done.err
     for row in logged:
         jsonschema.validate(row, schema("analyze.line"))

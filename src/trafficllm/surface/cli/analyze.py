@@ -86,7 +86,7 @@ def _blank(analysis: Analysis) -> list[str]:
     from trafficllm.core.types import NOT_COVERED
 
     blank = "flows are unknown: the log has neither packets nor contents of them, which this adapter learnt from"
-    uncovered = f"flows are {NOT_COVERED}: they are of kinds (name service, discovery...) that this adapter has not learnt from both sides"
+    uncovered = f"flows are {NOT_COVERED}: they are of kinds (name service, discovery...) that this adapter has not learnt enough of"
     told = [(blank, analysis.blank()), (uncovered, analysis.uncovered())]
     return [f"{task}: {count:,} {words}" for words, counts in told for task, count in counts.items() if count]
 
