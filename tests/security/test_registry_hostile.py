@@ -24,14 +24,15 @@ from trafficllm.core.errors import ArtifactError, InputError, ResourceError, Tra
 from trafficllm.core.files import json_text
 from trafficllm.registry.store import Registry
 
-NAMES = ("adapter_model.safetensors", "readout.safetensors", "manifest.json", "adapter_config.json")
+NAMES = ("adapter_model.safetensors", "readout.safetensors", "umbrella.safetensors", "manifest.json", "adapter_config.json")
 
 
 @pytest.fixture(name="made")
 def _made(tmp_path: Path) -> Registry:
-    """Two tasks, the first with two versions, each with weights, a readout and a calibration."""
+    """Two tasks, the first with two versions, each with weights, two readouts and a calibration."""
     source = adapter(tmp_path / "adapter", "w" * 500)
     (source / "readout.safetensors").write_text("r" * 300)
+    (source / "umbrella.safetensors").write_text("u" * 300)
     registry = Registry(tmp_path / "registry", lock_timeout=5)
     for task, count in (("MTD", 2), ("EAC", 1)):
         for _ in range(count):
