@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trafficllm.core.umbrella import Cut, Umbrella, host_score
-from trafficllm.evaluate.umbrella import CAPTURES, LeftOut, calibrated, facts, flagged, hosts_of, platt, row_weights, source_groups
+from trafficllm.evaluate.umbrella import CAPTURES, LeftOut, calibrated, chosen, flagged, hosts_of, platt, row_weights, source_groups
 
 
 def _left(captures: int, flows: int, *, seed: int = 0, sources: int = 5) -> LeftOut:
@@ -71,7 +71,7 @@ def test_the_probability_is_at_equal_odds_however_many_flows_a_side_has() -> Non
 def test_a_rate_of_flows_that_would_flag_most_captures_is_lowered() -> None:
     """Of captures of a hundred flows one flow in fifty leaves hardly any without an alarm."""
     left = _left(40, 100)
-    told = facts(left, rate=0.02)
+    told = chosen(left, rate=0.02).as_dict()
     assert told["asked"] == 0.02
     assert told["flow"]["wanted"] < 0.02
     assert told["captures_flagged"] <= CAPTURES
@@ -82,17 +82,17 @@ def test_a_rate_of_flows_that_would_flag_most_captures_is_lowered() -> None:
 
 
 def test_a_rate_that_flags_few_captures_stays_as_asked() -> None:
-    told = facts(_left(200, 3, seed=2), rate=0.02)
+    told = chosen(_left(200, 3, seed=2), rate=0.02).as_dict()
     assert told["flow"]["wanted"] == 0.02
     assert told["captures_flagged"] <= CAPTURES
     assert told["host"]["wanted"] == 0.05, "hosts have a rate of their own"
-    assert facts(_left(200, 3, seed=2), rate=0.1)["host"]["wanted"] == 0.1, "unless more is asked for"
+    assert chosen(_left(200, 3, seed=2), rate=0.1).as_dict()["host"]["wanted"] == 0.1, "unless more is asked for"
 
 
 def test_captures_of_one_or_two_flows_do_not_count() -> None:
     left = _left(30, 2)
     assert flagged(left, -100.0) is None
-    assert facts(left, rate=0.02)["captures_flagged"] is None
+    assert chosen(left, rate=0.02).as_dict()["captures_flagged"] is None
 
 
 def test_a_host_is_an_address_within_a_capture() -> None:

@@ -11,13 +11,12 @@ among a hundred flows should not name a host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trafficllm.core.calibration import logsumexp
+from trafficllm.core.calibration import Params, logsumexp
 from trafficllm.core.types import F64
 
 HOST_FLOWS = 3
@@ -54,7 +53,7 @@ class Umbrella:
     host: Cut | None
 
     @classmethod
-    def of(cls, calibration: Mapping[str, Any]) -> Umbrella | None:
+    def of(cls, calibration: Params) -> Umbrella | None:
         """What a calibration states as `umbrella`; None where it states none."""
         facts = calibration.get("umbrella")
         if not facts:

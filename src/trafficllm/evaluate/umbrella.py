@@ -36,6 +36,22 @@ class LeftOut:
     hosts: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The operating points of `flow` and `host` for the rate that was `asked`, and what left-out sources gave: `captures_flagged` is the
+    share of captures of LARGE flows or more that hold any positive flow, None where there is none so large."""
+
+    asked: float
+    flow: OperatingPoint
+    host: OperatingPoint
+    captures_flagged: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its part of a calibration's `umbrella`: plain numbers and words."""
+        share = None if self.captures_flagged is None else round(self.captures_flagged, 4)
+        return {"asked": self.asked, "flow": _row(self.flow), "host": _row(self.host), "captures_flagged": share}
+
+
 def row_weights(positive: Sequence[bool], strata: Sequence[str]) -> F64:
     """Weights [n], of mean 1: both sides alike, labels alike on the positive side, strata by the square root of their flows on the other.
 
@@ -103,9 +119,8 @@ def hosts_of(left: LeftOut) -> tuple[F64, list[str], list[str]]:
     return scores, [left.sources[members[0]] for members in rows.values()], ["\t".join(key) for key in rows]
 
 
-def facts(left: LeftOut, *, rate: float) -> dict[str, Any]:
-    """The calibration's `flow` and `host` operating points, and what left-out sources gave: `captures_flagged` is the share of captures
-    of LARGE flows or more that hold any positive flow. Where it is above CAPTURES at the rate that was asked for, the rate is halved
+def chosen(left: LeftOut, *, rate: float) -> Chosen:
+    """The operating points of flows and hosts. Where it is above CAPTURES at the rate that was asked for, the rate is halved
     until it is not: a rate of flows alone would let every capture of some hundred flows raise an alarm."""
     wanted = rate
     while True:
@@ -116,7 +131,7 @@ def facts(left: LeftOut, *, rate: float) -> dict[str, Any]:
         wanted /= 2
     scores, sources, names = hosts_of(left)
     host = operating_point(scores, sources, names, rate=max(HOST_RATE, rate), worst_factor=WORST)
-    return {"asked": rate, "flow": _row(point), "host": _row(host), "captures_flagged": None if share is None else round(share, 4)}
+    return Chosen(rate, point, host, share)
 
 
 def flagged(left: LeftOut, threshold: float) -> float | None:

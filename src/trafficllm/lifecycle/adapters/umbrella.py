@@ -107,7 +107,7 @@ def fit(scorer: LLMScorer, dataset: Dataset, background: Background, *, rate: fl
         "classes": list(readout.labels),
         "members": members,
         **fitting.calibrated(left, held_out, side),
-        **fitting.facts(left, rate=rate),
+        **fitting.chosen(left, rate=rate).as_dict(),
     }
     return Fitted(readout, facts)
 
