@@ -120,8 +120,8 @@ def hosts_of(left: LeftOut) -> tuple[F64, list[str], list[str]]:
 
 
 def chosen(left: LeftOut, *, rate: float) -> Chosen:
-    """The operating points of flows and hosts. Where it is above CAPTURES at the rate that was asked for, the rate is halved
-    until it is not: a rate of flows alone would let every capture of some hundred flows raise an alarm."""
+    """The operating points of flows and hosts. Where more than CAPTURES of the captures are flagged at the rate that was asked for, the
+    rate is halved until they are not: a rate of flows alone would let every capture of some hundred flows raise an alarm."""
     wanted = rate
     while True:
         point = operating_point(left.odds, left.sources, left.captures, rate=wanted, worst_factor=WORST)
