@@ -32,6 +32,7 @@ def _scores(probabilities: list[float], umbrella: list[int] | None) -> Scores:
         (NERIS, MALICIOUS, False, "Neris", "malicious"),
         (NERIS, MALICIOUS, True, "unknown", "malicious"),
         (GMAIL, MALICIOUS, False, "Neris", "malicious"),
+        (GMAIL, [0, 6, 6, 5], False, "Neris", "malicious"),
         (GMAIL, HARMLESS, False, "Gmail", "benign"),
         (NERIS, HARMLESS, False, "Gmail", "benign"),
         (GMAIL, HARMLESS, True, "benign", "benign"),
@@ -68,6 +69,9 @@ def test_a_task_without_the_question_has_labels_alone() -> None:
     steps = Steps(get_task("EAC"), LABELS, None)
     assert steps.answers(_scores(NERIS, None), [False]) == [Answer("Neris", None, None, None)]
     assert steps.answers(_scores(NERIS, None), [True]) == [Answer("unknown", None, None, None)]
+    named = TASK.model_copy(update={"positive": "", "negative": ""})
+    assert Steps(named, LABELS, None).answers(_scores(NERIS, None), [False]) == [Answer("Neris", "malicious", None, None)]
+    assert Steps(named, LABELS, None).answers(_scores(NERIS, None), [True]) == [Answer("unknown", "unknown", None, None)]
     assert steps.answers(Scores(LABELS, np.zeros((0, 3)), np.zeros((0, 3))), []) == []
     assert [Steps(get_task(task), LABELS, None).malice for task in ("MTD", "EVD", "EAC")] == [True, False, False]
 

@@ -69,15 +69,17 @@ def test_labels_of_a_generation_task() -> None:
     assert found.value.hint == "did you mean 'Zeus'?"
 
 
+UMBRELLA = {"Zeus": "malicious", "FTP": "benign", "unknown": "unknown"}
+
+
 def _analysis() -> Analysis:
-    umbrella = {"Zeus": "malicious", "FTP": "benign"}
     names = frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"})
-    return Analysis(("MTD",), None, iter(()), {"MTD": umbrella.get}, names, notable={"MTD": frozenset({"malicious"})})
+    return Analysis(("MTD",), None, iter(()), {"MTD": UMBRELLA.get}, names, notable={"MTD": frozenset({"malicious"})})
 
 
 @pytest.mark.parametrize(("label", "severity"), [("Zeus", 1), ("FTP", 0), ("unknown", 2)])
 def test_what_is_notable(label: str, severity: int) -> None:
-    row: dict[str, Any] = {"task": "MTD", "label": label}
+    row: dict[str, Any] = {"task": "MTD", "label": label, "umbrella": UMBRELLA[label]}
     assert _analysis().severity(row) == severity
     assert label in _analysis().names(row)
 
@@ -93,7 +95,11 @@ def test_notable_labels_of_a_task_of_ones_own() -> None:
     mine = datasets.with_notable(datasets.new_task("MINE"), ["malware"], ["malware", "office"])
     notable = {"MINE": mine.notable_among(["malware", "office"])}
     analysis = Analysis(("MINE",), None, iter(()), {"MINE": mine.umbrella_of}, frozenset({"malware", "office", "unknown"}), notable=notable)
-    assert [analysis.severity({"task": "MINE", "label": label}) for label in ("malware", "office", "unknown")] == [1, 0, 2]
+    assert [analysis.severity({"task": "MINE", "label": label, "umbrella": None}) for label in ("malware", "office", "unknown")] == [
+        1,
+        0,
+        2,
+    ]
     with pytest.raises(UsageError, match="malwar") as found:
         datasets.with_notable(mine, ["malwar"], ["malware", "office"])
     assert "'malware'" in found.value.hint
@@ -131,7 +137,7 @@ def test_an_answer_is_no_task(name: str) -> None:
 
 def test_unknown_is_not_notable_where_nothing_is_malicious() -> None:
     plain = Analysis(("EAC",), None, iter(()), {"EAC": lambda _: None}, frozenset({"DNS", "unknown"}))
-    assert plain.severity({"task": "EAC", "label": "unknown"}) == 0
+    assert plain.severity({"task": "EAC", "label": "unknown", "umbrella": None}) == 0
 
 
 def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,8 @@ class Steps:
         p = scores.probabilities
         best = p.argmax(axis=1).tolist() if p.size else []
         if self.task is None or not self.task.positive:
-            return [Answer(UNKNOWN if odd else self.labels[k], self._above(k), None, None) for k, odd in zip(best, strange, strict=True)]
+            stranger = Answer(UNKNOWN, UNKNOWN if self.task is not None and self.task.umbrella else None, None, None)
+            return [stranger if odd else Answer(self.labels[k], self._above(k), None, None) for k, odd in zip(best, strange, strict=True)]
         task = self.task
         sides = np.array([task.is_positive(label) is True for label in self.labels])
         if self.umbrella is None or scores.umbrella is None:
@@ -59,9 +60,9 @@ class Steps:
             return [self._read_off(int(k), bool(odd), float(t)) for k, odd, t in zip(best, strange, total, strict=True)]
         odds = self.umbrella.odds(scores.umbrella)
         chance = self.umbrella.probability(odds)
-        stranger = self._of_background(scores)
+        others = self._of_background(scores)
         return [
-            self._inside(p[k], sides, odds=float(odds[k]), chance=float(chance[k]), strange=bool(strange[k]), other=bool(stranger[k]))
+            self._inside(p[k], sides, odds=float(odds[k]), chance=float(chance[k]), strange=bool(strange[k]), other=bool(others[k]))
             for k in range(len(p))
         ]
 
