@@ -1,6 +1,6 @@
 """How many harmless captures of one's own network bring the false alarms down: 0, 5, 20, 100 of them as background beside the package's.
 
-    python recipes/results/own_captures.py --registry REGISTRY --dataset DATASET --own ../shared/data/EVD_iscxvpn2016/Chat --task MTD --out FILE
+    python recipes/results/own_captures.py --registry REGISTRY --dataset DATA --own ../shared/data/EVD_iscxvpn2016/Chat --out FILE
 
 The live adapter of the task stays as it is, only its first step is fitted anew, as `adapter update --background` does. Captures of `--own`
 are parted by name: every second one may be learnt, the others are judged. No capture in a RESERVED.csv takes part.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trafficllm.registry.versions import laboratory_only
+
 
 def _plain(value: object) -> str:
     """One table cell: no line breaks, no pipes, no markup from labels or file names."""
@@ -93,7 +95,21 @@ def _limits(manifest: Mapping[str, Any]) -> Iterator[str]:
     unknown = calibration.get("unknown") or {}
     if unknown:
         yield f"A flow is called `unknown` by {_plain(unknown.get('method'))} at 5 % false alarms on validation."
+    yield from _elsewhere(manifest)
     yield "It answers only with the labels above, and knows the networks its captures came from; others may differ."
+
+
+def _elsewhere(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What to expect on other networks: the first step's operating point on left-out sources, or that nothing is known of it."""
+    if laboratory_only(manifest):
+        yield "**Laboratory only**: nothing bounds its false alarms on networks it has not learnt; it answers where it is named."
+    step = (manifest.get("calibration") or {}).get("umbrella")
+    if step:
+        flow = step["flow"]
+        yield (
+            f"On sources left out, {flow['rate']:.2%} of harmless flows were called {_plain(step['positive'])} (worst source "
+            f"{flow['worst']:.2%}), {flow['unknown']:.1%} unknown. {_plain(flow['guarantee'])}."
+        )
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:

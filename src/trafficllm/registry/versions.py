@@ -39,6 +39,24 @@ def version_number(name: str) -> int:
     return int(match[1])
 
 
+ELSEWHERE = 0.01
+"""Mean false-positive rate on sources left out up to which an adapter is for more than its laboratory."""
+
+
+def laboratory_only(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest's task asks an umbrella question and nothing bounds its false alarms on sources it has not learnt.
+
+    >>> laboratory_only({"task_definition": {"positive": "malicious"}})
+    True
+    """
+    definition, calibration = manifest.get("task_definition"), manifest.get("calibration")
+    if not isinstance(definition, Mapping) or not definition.get("positive"):
+        return False
+    step = calibration.get("umbrella") if isinstance(calibration, Mapping) else None
+    rate = step["flow"]["rate"] if isinstance(step, Mapping) and isinstance(step.get("flow"), Mapping) else None
+    return not isinstance(rate, float | int) or rate > ELSEWHERE
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """One immutable adapter version: its folder is a stock PEFT adapter plus `manifest.json` and `README.md`.
@@ -63,6 +81,11 @@ class Version:
         """The version this one was tuned from, or None."""
         value = self.manifest.get("parent")
         return value if isinstance(value, str) else None
+
+    @property
+    def laboratory_only(self) -> bool:
+        """Whether its task asks an umbrella question whose false-positive rate on other sources is unknown or above ELSEWHERE."""
+        return laboratory_only(self.manifest)
 
     def as_dict(self) -> dict[str, Any]:
         """What `adapter list --json` prints for a version."""

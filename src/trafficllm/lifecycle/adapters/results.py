@@ -22,10 +22,12 @@ class AdapterVersion(Result):
 
 
 class AdapterRow(AdapterVersion):
-    """A version in the list, with its score and its folder."""
+    """A version in the list, with its score and its folder; `laboratory_only`: its false alarms on other networks are not bounded."""
 
     macro_f1: Share | None
     path: str
+    source: str = "registry"
+    laboratory_only: bool = False
 
 
 class DamageRow(Failure):

@@ -112,6 +112,11 @@ def fit(scorer: LLMScorer, dataset: Dataset, background: Background, *, rate: fl
     return Fitted(readout, facts)
 
 
+def odds_of(scorer: LLMScorer, fitted: Fitted, records: list[Record]) -> F64:
+    """Log-odds [n] that a fitted first step gives masked records."""
+    return _odds(fitted.readout, _features(scorer, records, fitted.readout), _members(scorer.task, scorer.labels))
+
+
 def _like(dataset: Dataset, background: Background) -> Background:
     """The background for data of flows; none for requests or cell sequences, which no background flow is."""
     from trafficllm.records.sources.background import NO_BACKGROUND

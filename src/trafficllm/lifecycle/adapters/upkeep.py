@@ -37,7 +37,12 @@ def list_adapters(workspace: Workspace) -> AdapterList:
     rows = []
     for version in workspace.registry.list():
         quality = version.manifest.get("quality") or {}
-        rows.append(AdapterRow(**version.as_dict(), macro_f1=quality.get("macro_f1"), path=str(version.path)))
+        laboratory = version.laboratory_only
+        rows.append(
+            AdapterRow(
+                **version.as_dict(), macro_f1=quality.get("macro_f1"), path=str(version.path), source="registry", laboratory_only=laboratory
+            )
+        )
     return AdapterList(registry=str(workspace.registry_root), adapters=rows, **failed(workspace))
 
 

@@ -42,7 +42,8 @@ Choice: TypeAlias = "tuple[tuple[str, ...], TaskRoute | None]"
 def choose(workspace: Workspace, task: str, question: str) -> Choice:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
-    Raises UsageError for an unknown task or a question that asks for no detection task, ArtifactError where none is live.
+    An adapter that is laboratory only answers where it is named, never else. Raises UsageError for an unknown task or a question that
+    asks for no detection task, ArtifactError where none is live.
     """
     if task:
         return (_detection(workspace, task),), None
@@ -50,12 +51,23 @@ def choose(workspace: Workspace, task: str, question: str) -> Choice:
     if not live:
         hint = "`trafficllm quickstart` makes two; `trafficllm adapter register DIR --task ID` makes yours"
         raise ArtifactError("artifact.no_adapter", "no detection adapter is registered", input=str(workspace.registry_root), hint=hint)
+    held_back = [name for name in live if workspace.registry.live(name).laboratory_only]
+    live = [name for name in live if name not in held_back]
+    if not live:
+        raise UsageError(
+            "usage.laboratory_only",
+            f"{', '.join(held_back)}: laboratory only, nothing bounds its false alarms on other networks",
+            input="--task",
+            hint=f"name it to have its answer all the same: --task {held_back[0]}; or learn background: `trafficllm adapter register`",
+        )
     if not question:
         return (live[0],), None
     route = routed_to(workspace, [question])[0]
     routed = tuple(row.id for row in route.tasks if row.id in live)
     if not routed:
-        names = ", ".join(row.id for row in route.tasks) or "none of the tasks"
+        asked = [row.id for row in route.tasks]
+        names = ", ".join(f"{name} (laboratory only)" if name in held_back else name for name in asked) or "none of the tasks"
+        live = [*live, *(name for name in asked if name in held_back)]
         raise UsageError(
             "usage.question", f"the question asks for {names}", input="--question", hint=f"name a task with --task: {', '.join(live)}"
         )

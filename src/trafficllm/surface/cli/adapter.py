@@ -28,7 +28,7 @@ from trafficllm.surface.terminal.options import (
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import Quality
-    from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList, AdapterRegister, AdapterUpdate
+    from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList, AdapterRegister, AdapterRow, AdapterUpdate
     from trafficllm.lifecycle.studies.results import CascadeScore
     from trafficllm.lifecycle.workspace import Workspace
 
@@ -190,10 +190,14 @@ def list_(registry: Registry = "", config: Config = None, as_json: Json = False)
     emit("adapter.list", body, as_json=as_json, show=_show_list)
 
 
+def _standing(row: AdapterRow) -> str:
+    return f"{row.status}, laboratory only" if row.laboratory_only else row.status
+
+
 def _show_list(answer: AdapterList) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    rows = [[row.task, row.version, row.status, row.macro_f1, row.path] for row in answer.adapters]
+    rows = [[row.task, row.version, _standing(row), row.macro_f1, row.path] for row in answer.adapters]
     show_table(("task", "version", "status", "macro-F1", "path"), rows, right=("macro-F1",))
     if not rows and not answer.failed:
         note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
