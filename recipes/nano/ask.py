@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import instruct
 import torch
 
 from trafficllm.core.files import write_json
+from trafficllm.core.types import Record
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning.collate import pad_left
 from trafficllm.model.tuning.encode import Encoder
@@ -25,8 +27,8 @@ from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task
 
 A_FIELD = 100
-LONGEST = 12
-"""Tokens of the longest answer: eight letters of an ALPN name."""
+LONGEST = 20
+"""Tokens of the longest answer, a domain."""
 
 
 def named(base: Base, asked: list[Any]) -> list[str]:
@@ -50,6 +52,12 @@ def named(base: Base, asked: list[Any]) -> list[str]:
     return [base.tokenizer.decode(row[start:]) for row, start in zip(rows, starts, strict=True)]
 
 
+def every(raw: Record) -> Iterator[tuple[str, str]]:
+    """("view: field", value) of every question about a raw record."""
+    for view, (_, asked) in fields.VIEWS.items():
+        yield from ((f"{view}: {name}", value) for name, value in asked(raw))
+
+
 def main() -> None:
     """Ask, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,17 +69,18 @@ def main() -> None:
     sets, _, raw = instruct.material(options.trained)
     common: dict[str, Counter[str]] = defaultdict(Counter)
     for record in raw:
-        for name, value in fields.questions(record):
+        for name, value in every(record):
             common[name][value] += 1
     held: dict[str, list[tuple[Any, str]]] = defaultdict(list)
     for data in sets.values():
         for record in data.raw_records(data.indices("val")):
-            for name, value in fields.questions(shown := fields.shown(record)):
-                held[name].append((shown, value))
+            for name, value in every(record):
+                held[name].append((record, value))
     task, chooser, found = get_task("FIELD"), random.Random(0), {}
-    for name, every in sorted(held.items()):
-        rows = chooser.sample(every, min(A_FIELD, len(every)))
-        said = named(base, [prompts.understanding(task, name, record) for record, _ in rows])
+    for name, pairs in sorted(held.items()):
+        rows = chooser.sample(pairs, min(A_FIELD, len(pairs)))
+        view, field = name.split(": ")
+        said = named(base, [prompts.understanding(task, field, fields.VIEWS[view][0](record)) for record, _ in rows])
         usual = common[name].most_common(1)[0][0] if common[name] else ""
         found[name] = {
             "n": len(rows),
@@ -81,7 +90,7 @@ def main() -> None:
         }
         print(name, found[name], flush=True)
     mean = sum(row["exact"] for row in found.values()) / max(len(found), 1)
-    split = "validation parts of the recipe's data sets; strict masks, ports and time to live shown"
+    split = "validation parts of the recipe's data sets; strict masks; read: ports and time to live shown; named: names shown"
     write_json(options.out, {"split": split, "mean_exact": mean, "fields": found})
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     sets, records, raw = material(options.trained)
     natural, held_english = english(base, options.corpus, RECIPE["english_tokens"])
     rows = instructions.load("train")
-    recipe = {**RECIPE, "block": traffic.RECIPE["block"]}
+    recipe = {**RECIPE, "block": traffic.RECIPE["block"], "header_share": traffic.RECIPE["header_share"]}
     mixture = Mixture(base.tokenizer, rows, records, raw, english=natural, recipe=recipe)
     held = pack(
         base.tokenizer(traffic.validation_strings(sets), add_special_tokens=False)["input_ids"],
@@ -72,7 +72,8 @@ def main() -> None:
         eos=base.tokenizer.eos_token_id,
     )[:200]
     before = {"traffic": held_out_loss(base.model, held, 16), "english": held_out_loss(base.model, held_english, 16)}
-    print(f"{len(rows):,} questions, {len(records):,} records, {len(mixture.asked):,} to ask about; before {before}", flush=True)
+    asked = {view: len(found) for view, found in mixture.views.items()}
+    print(f"{len(rows):,} questions, {len(records):,} records, {asked} to ask about; before {before}", flush=True)
     base.model.train()
     run = PretrainOptions(
         learning_rate=RECIPE["learning_rate"],

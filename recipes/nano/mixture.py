@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from trafficllm.model.tuning.collate import Sample, collate
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.records import prompts
 from trafficllm.records.catalog import get_task, load_tasks
+from trafficllm.records.codec import view
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.instructions import Instruction
 
@@ -67,7 +69,7 @@ class Mixture:
         self.encoder, self.recipe, self.english = Encoder(tokenizer), recipe, english
         self.splitter = tokenizer.backend_tokenizer.model
         self.pad = int(tokenizer.pad_token_id)
-        self.records = records
+        self.records, self.raw = records, raw
         tasks = load_tasks()
         self.ends = {name: [*self.encoder.label(name), self.encoder.eos] for name in (*tasks, "none")}
         self.questions = [(row.text, answers(row.tasks, tasks)) for row in rows]
@@ -75,7 +77,8 @@ class Mixture:
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         self.questions = [self.questions[k] for k in order]
         self.lengths = np.cumsum([lengths[k] + 3 for k in order])
-        self.asked = [(record, found) for record in map(fields.shown, raw) if (found := dict(fields.questions(record)))]
+        self.views = {name: _askable(raw, name, recipe.get("rarest", 1)) for name in recipe["views"]}
+        self.views = {name: found for name, found in self.views.items() if found}
         self.task = get_task("FIELD")
 
     def __call__(self, step: int) -> dict[str, Any]:
@@ -110,28 +113,42 @@ class Mixture:
         return (". ".join(text for text, _ in pair), names or ["none"]) if len(names) <= 3 else row
 
     def field(self, chooser: random.Random) -> dict[str, Any]:
-        """Records with one field asked for, rare fields as often as common ones among a record's own."""
+        """Records in one of the views with one field asked for, rare fields as often as common ones among a record's own; a hidden name
+        is asked for in half of the cases where there is one."""
         samples: list[Sample] = []
         while sum(map(len, samples)) < self.recipe["tokens"]:
-            record, found = self.asked[chooser.randrange(len(self.asked))]
-            name = chooser.choice(list(found))
+            name_of_view = chooser.choices(list(self.views), [self.recipe["views"][name] for name in self.views])[0]
+            raw, found = self.views[name_of_view][chooser.randrange(len(self.views[name_of_view]))]
+            names = [name for name in found if name.startswith("domain of ")]
+            name = chooser.choice(names if names and chooser.random() < 0.5 else list(found))
             answer = [*self.encoder.label(found[name]), self.encoder.eos]
+            record = fields.VIEWS[name_of_view][0](raw)
             samples.append(Sample(self.encoder.prompt(prompts.understanding(self.task, name, record)), answer))
         return collate(samples, self.pad)
 
     def traffic(self, chooser: random.Random) -> dict[str, Any]:
-        """Blocks of records, a third as they are, the others augmented."""
+        """Blocks of records, a third as they are, the others augmented; a share with their headers shown."""
         block, eos = self.recipe["block"], self.encoder.eos
         stream: list[int] = []
         wanted = block * self.recipe["blocks"]
         while len(stream) < wanted:
-            record = self.records[chooser.randrange(len(self.records))]
+            place = chooser.randrange(len(self.records))
+            record = view.shown(self.raw[place]) if chooser.random() < self.recipe.get("header_share", 0.0) else self.records[place]
             stream += [*self.encoder.units(encode(record if chooser.random() < 1 / 3 else augment(record, chooser))), eos]
         return _next_token(np.asarray(stream[:wanted]).reshape(-1, block))
 
     def natural(self, chooser: random.Random) -> dict[str, Any]:
         """Blocks of English."""
         return _next_token(self.english[[chooser.randrange(len(self.english)) for _ in range(self.recipe["blocks"])]])
+
+
+def _askable(raw: Sequence[Record], view: str, rarest: int) -> list[tuple[Record, dict[str, str]]]:
+    """Raw records with the questions of a view; an answer that fewer than `rarest` records have is nothing that can be foretold."""
+    every = [(record, dict(fields.VIEWS[view][1](record))) for record in raw]
+    counts = Counter(pair for _, found in every for pair in found.items()) if view == "hidden" else None
+    if counts is not None:
+        every = [(record, {name: value for name, value in found.items() if counts[name, value] >= rarest}) for record, found in every]
+    return [(record, found) for record, found in every if found]
 
 
 def _next_token(rows: np.ndarray) -> dict[str, Any]:

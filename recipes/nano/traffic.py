@@ -29,6 +29,7 @@ from trafficllm.model.tuning.augment import augment
 from trafficllm.model.tuning.pretrain import PretrainOptions, held_out_loss, pack, pretrain
 from trafficllm.records import masks
 from trafficllm.records.catalog import get_task
+from trafficllm.records.codec import view
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
 
@@ -55,13 +56,21 @@ def data_sets(data: Path, out: Path) -> dict[str, Dataset]:
     made = {}
     for folder, task in RECIPE["folders"].items():
         build_dataset(
-            data / folder,
+            _without(data / folder, RECIPE["left_out"].get(folder, []), out / "labels" / folder),
             task=get_task(task),
             out=out / folder,
             options=BuildOptions(reserved=data / "RESERVED.csv", cap=RECIPE["cap"], keep=("housekeeping",), seed=RECIPE["seed"]),
         )
         made[folder] = load(out / folder)
     return made
+
+
+def _without(folder: Path, labels: list[str], copy: Path) -> Path:
+    """The folder, or a copy of it without some labels' folders."""
+    if not labels:
+        return folder
+    shutil.rmtree(copy, ignore_errors=True)
+    return Path(shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(*labels)))
 
 
 def held_back(sets: Iterable[Dataset]) -> tuple[set[str], set[int]]:
@@ -138,14 +147,20 @@ def validation_strings(sets: dict[str, Dataset]) -> list[str]:
     return [text for data in sets.values() for text in data.units(data.indices("val"))]
 
 
-def passes(records: list[Record], count: int, seed: int) -> Iterator[str]:
-    """`count` shuffled passes over the records, each time augmented anew; every third as it is."""
+def with_headers(sets: dict[str, Dataset], bundled: list[Dataset]) -> list[Record]:
+    """The same records with windows, times to live and service ports, as generators learn them: no adapter under strict masks is shown
+    these values, but without them their units would stay as they were begun."""
+    return [view.shown(raw) for folder, rows in training_rows(sets, bundled).items() for raw in sets[folder].raw_records(rows)]
+
+
+def passes(records: list[Record], headers: list[Record], count: int, seed: int) -> Iterator[str]:
+    """`count` shuffled passes over the records, each time augmented anew; every third as it is, a share with their headers shown."""
     chooser = random.Random(seed)
     for _ in range(count):
         order = list(range(len(records)))
         chooser.shuffle(order)
         for place in order:
-            record = records[place]
+            record = (headers if chooser.random() < RECIPE["header_share"] else records)[place]
             yield encode(record if chooser.random() < 1 / 3 else augment(record, chooser))
 
 
@@ -174,7 +189,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(RECIPE["seed"])
     sets = data_sets(options.data, options.out / "data")
-    records, seen, counts = training_records(sets, bundled_sets(options.out / "bundled"))
+    bundled = bundled_sets(options.out / "bundled")
+    records, seen, counts = training_records(sets, bundled)
     print(f"{len(records):,} training records: {counts}", flush=True)
     vocabulary = learn((encode(record) for record in records), RECIPE["vocab_size"], seed=RECIPE["seed"])
     report = make_traffic_base(options.plain, vocabulary, options.out / "extended", name="nano")
@@ -182,7 +198,7 @@ def main() -> None:
     if options.only_tokens:
         return
     base = load_base(options.out / "extended", dtype="float32")
-    strings = passes(records, RECIPE["passes"], RECIPE["seed"])
+    strings = passes(records, with_headers(sets, bundled), RECIPE["passes"], RECIPE["seed"])
     blocks = blocks_of(base, strings, options.corpus / "corpus.txt", RECIPE["seed"])
     eos = base.tokenizer.eos_token_id
     held = pack(base.tokenizer(validation_strings(sets), add_special_tokens=False)["input_ids"], block=RECIPE["block"], eos=eos)[:200]

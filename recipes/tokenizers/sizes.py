@@ -164,7 +164,7 @@ def judge(folder: Path, records: list[Record], flows: dict[str, list[str]], sets
     torch.manual_seed(0)
     base = load_base(folder, dtype="float32")
     eos, block = int(base.tokenizer.eos_token_id), traffic.RECIPE["block"]
-    texts = list(traffic.passes(records, 1, traffic.RECIPE["seed"]))
+    texts = list(traffic.passes(records, records, 1, traffic.RECIPE["seed"]))
     blocks = pack(base.tokenizer(texts, add_special_tokens=False)["input_ids"], block=block, eos=eos)
     steps = train(base.model, blocks, seconds)
     asked = [text for rows in flows.values() for text in rows[:50]]

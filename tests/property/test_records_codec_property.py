@@ -10,6 +10,7 @@ import pytest
 from trafficllm.core.errors import InputError
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Facts, Record, Span
+from trafficllm.records import masks
 from trafficllm.records.codec import units as u
 from trafficllm.records.codec.canonical import canonical
 from trafficllm.records.codec.codec import decode, encode, pretty
@@ -88,6 +89,39 @@ def test_decode_gives_back_what_the_codec_keeps() -> None:
     assert walked > CASES // 40
     assert kinds.total() == CASES == 10_000
     assert min(kinds[kind] for kind in ("flow", "packet", "http", "cells")) > 900
+
+
+def test_a_set_of_numbers_is_written_in_rising_order() -> None:
+    record = Record(proto=17, facts=Facts("quic", {"tls.quic.parameter.type": (3, 1, 70_000, 2), "quic.version": 1}))
+    units = encode(record)
+    assert pretty(units) == "flow udp ip4 | service quic | fact quic.version 00 00 00 01 | fact tls.quic.parameter.type 01 02 03 ff | end"
+    falling = units.replace(u.bytes_units(bytes((1, 2, 3))), u.bytes_units(bytes((2, 1, 3))))
+    assert not Grammar().accepts(Grammar().run(Grammar().start(), falling))
+    assert encode(decode(falling)) == units
+
+
+def test_the_whole_of_a_page_load_comes_before_its_bursts() -> None:
+    record = Record(kind="cells", proto=-1, ip_version=0, dirs=(0, 1, 1) * 400, iats=(0, 1_000_000, 0) * 400)
+    shown = pretty(encode(record, CodecOptions(bursts=2)))
+    begin = "cells | total orig 400 | total resp 800 | cumul 1 17 | cumul 2 34 |"
+    assert shown.startswith(begin)
+    assert "| cumul 24 400 | moment 1 32.8ms | moment 2 65.5ms |" in shown
+    assert shown.endswith("| moment 12 330ms | > 1 | < 2 813us | end")
+    cut = canonical(record, CodecOptions(bursts=2))
+    assert (cut.dirs, cut.load[:2]) == ((0, 1, 1), (400, 800))
+    assert pretty(encode(cut)) == shown
+    blind = pretty(encode(masks.apply(cut, also=frozenset({"iats"}))))
+    assert blind.startswith(begin)
+    assert "moment" not in blind
+    one = pretty(encode(masks.apply(cut, also=frozenset({"packet_count"}))))
+    assert one.startswith("cells | total orig 1 | total resp 0 |")
+
+
+@pytest.mark.parametrize("missing", ["total:resp", "cumul:7", "moment:2"])
+def test_half_of_a_page_load_is_refused(missing: str) -> None:
+    units = encode(Record(kind="cells", proto=-1, dirs=(0, 1), iats=(0, 5)))
+    with pytest.raises(InputError, match="out of place"):
+        decode(units.replace(u.unit(missing), ""))
 
 
 @pytest.mark.parametrize("options", [CodecOptions(packets=3, payload=(5, 0)), CodecOptions(packets=0, payload=(1, 2))])

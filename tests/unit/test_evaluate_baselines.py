@@ -161,3 +161,12 @@ def test_what_website_fingerprinting_counts_of_a_sequence() -> None:
     assert (row["orig_in_chunk[0]"], row["orig_in_chunk[1]"]) == (2, features.ABSENT)
     assert (row["bursts.resp.count"], row["bursts.resp.mean"], row["bursts.resp.max"]) == (2, 2, 3)
     assert row["orig_share"] == pytest.approx(2 / 6)
+    assert [row[f"load.{name}"] for name in ("orig", "resp", "orig_part[0]", "orig_part[15]", "orig_part[16]")] == [2, 4, 1, 1, 2]
+    assert row["load.log_time[0]"] == 0 < row["load.log_time[11]"]
+
+
+def test_trees_are_given_the_whole_of_a_load_that_goes_on_beyond_its_bursts() -> None:
+    alike = [Record(kind="cells", proto=-1, dirs=(0, 1) * 100 + (1,) * rest, iats=(5,) * (200 + rest)) for rest in (0, 300)]
+    short, long = (dict(zip(features.sizes_times_names([r]), features.sizes_times([r])[0], strict=True)) for r in alike)
+    assert short["sum.packets"] == long["sum.packets"] == 128
+    assert (short["load.resp"], long["load.resp"]) == (100, 400)

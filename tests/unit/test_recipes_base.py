@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from trafficllm.core.files import read_json
-from trafficllm.core.types import Facts, Record
+from trafficllm.core.types import Facts, Record, Span
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "recipes" / name) for name in ("nano", "small", "tokenizers")]
@@ -21,10 +22,11 @@ import fields  # noqa: E402 - the recipes are scripts beside each other
 import mixture  # noqa: E402
 import sizes  # noqa: E402
 import small  # noqa: E402
+import traffic  # noqa: E402
 
 SHARES = {"route": 0.4, "field": 0.2, "traffic": 0.3, "english": 0.1}
 NOISE = {"word_dropout": 0.6, "slips": 0.05, "shuffled": 0.2, "joined": 0.3}
-MIX = {**NOISE, "bpe_dropout": 0.1, "block": 16, "blocks": 2, "tokens": 128, "shares": SHARES}
+MIX = {**NOISE, "bpe_dropout": 0.1, "block": 16, "blocks": 2, "tokens": 128, "shares": SHARES, "views": {"read": 0.6, "hidden": 0.4}}
 TINY: dict[str, Any] = {
     "tokenizer": {"vocab_size": 400},
     "model": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256},
@@ -210,3 +212,81 @@ def test_field_questions_are_answered_as_tshark_prints_them() -> None:
     assert asked["ip.ttl"] == "64"
     assert asked["tls.handshake.version"] == "0x0303"
     assert not list(fields.questions(Record(kind="http", proto=-1, text="GET /")))
+    assert "tcp.srcport" not in asked  # the client's system draws it: nothing foretells it
+    cells = dict(fields.questions(Record(kind="cells", proto=-1, dirs=(0, 1, 1), iats=(0, 5, 5))))
+    assert (cells["cells sent"], cells["cells received"], cells["cells sent up to part 24"]) == ("1", "2", "1")
+
+
+def _hello() -> Record:
+    """A flow to a named server: its name lies in the payload, as in a reader's record."""
+    payload = b"\x16\x03\x01" + b"mail.example.co.uk" + b"\x00"
+    name = {"tls.handshake.extensions_server_name": "mail.example.co.uk"}
+    return Record(
+        proto=6,
+        ports=(50000, 993),
+        dirs=(0, 1),
+        sizes=(22, 0),
+        flags=(0x18, 0x10),
+        iats=(0, 5),
+        windows=(64240, 501),
+        ttls=(64, 55),
+        payload=(payload, b""),
+        facts=Facts("tls", name, (Span(0, 3, 21, "tls.sni"),)),
+    )
+
+
+def test_what_masks_hide_is_asked_of_a_record_that_hides_it() -> None:
+    show, ask = fields.VIEWS["hidden"]
+    asked, shown = dict(ask(_hello())), show(_hello())
+    assert asked["tcp.window_size_value of the client"] == "64240"
+    assert (asked["ip.ttl of the client"], asked["ip.ttl of the server"], asked["tcp.dstport"]) == ("64", "55", "993")
+    assert asked["domain of tls.handshake.extensions_server_name"] == "example.co.uk"
+    assert (shown.ports, shown.ttls, set(shown.windows)) == (None, (-1, -1), {65535, 1})
+    assert b"example" not in shown.payload[0]
+    assert "tcp.dstport" not in dict(ask(replace(_hello(), ports=(993, 50000))))
+
+
+def test_names_are_asked_for_where_they_are_shown_too() -> None:
+    show, ask = fields.VIEWS["named"]
+    assert dict(ask(_hello())) == {"domain of tls.handshake.extensions_server_name": "example.co.uk"}
+    assert b"mail.example.co.uk" in show(_hello()).payload[0]
+    assert show(_hello()).ports is None
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("a.b.example.com.", "example.com"),
+        ("x.com.br", "x.com.br"),
+        ("WWW.gov.uk", "www.gov.uk"),
+        ("10.1.2.3", ""),
+        ("localhost", ""),
+        ("", ""),
+    ],
+)
+def test_the_registrable_part_of_a_name(name: str, domain: str) -> None:
+    assert fields.registrable(name) == domain
+
+
+def test_hidden_values_that_few_records_have_are_not_asked_for() -> None:
+    odd = replace(_hello(), windows=(31_337, 501))
+    every = mixture._askable([_hello(), _hello(), odd], "hidden", 2)
+    assert [found.get("tcp.window_size_value of the client") for _, found in every] == ["64240", "64240", None]
+    assert all(found["tcp.dstport"] == "993" for _, found in every)
+    assert len(mixture._askable([_hello(), odd], "read", 2)) == 2
+
+
+def test_a_share_of_the_records_shows_its_headers() -> None:
+    from trafficllm.records.codec.units import unit
+
+    records, headers = [fields.hidden(_hello())] * 200, [traffic.view.shown(_hello())] * 200
+    strings = list(traffic.passes(records, headers, 1, seed=0))
+    assert 0.05 < sum(unit("ttl:64") in text for text in strings) / 200 < 0.3
+    assert not any(unit("ttl:64") in text for text in traffic.passes(records, records, 1, seed=0))
+
+
+def test_labels_that_a_data_set_would_refuse_are_left_out(tmp_path: Path) -> None:
+    for label in ("A", "B"):
+        (tmp_path / "folder" / label).mkdir(parents=True)
+    assert traffic._without(tmp_path / "folder", [], tmp_path / "copy") == tmp_path / "folder"
+    assert [path.name for path in traffic._without(tmp_path / "folder", ["B"], tmp_path / "copy").iterdir()] == ["A"]

@@ -196,7 +196,8 @@ class Record:
     `ports` is (originator, responder), or None when masked; `port_class` says
     "w" well-known, "r" registered, "e" ephemeral for each end. `payload` are the prefixes (originator, responder);
     `hidden` spans of it are masked: the codec writes them as masked runs, never their bytes.
-    `text` holds an HTTP request (kind "http"). `masked` names the fields that were hidden.
+    `text` holds an HTTP request (kind "http"). `masked` names the fields that were hidden. `load` is what the whole of a cell
+    sequence adds up to (records.codec.page_load), where the cells beside it may be its beginning only; empty: the cells tell it.
     """
 
     kind: RecordKind = "flow"
@@ -216,6 +217,7 @@ class Record:
     facts: Facts = field(default_factory=Facts)
     text: str = ""
     masked: frozenset[str] = frozenset()
+    load: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records import byte_classes
 from trafficllm.records.codec import units
 from trafficllm.records.codec.canonical import canonical_facts, filled, port_class, text_bytes
+from trafficllm.records.codec.page_load import MOMENTS, UNKNOWN
 
 Draft: TypeAlias = dict[str, Any]
 
@@ -31,6 +32,7 @@ PORT_SERVICES = frozenset({"dhcp", "ntp", "netbios", "snmp", "syslog"})
 _COLUMNS = ("dirs", "sizes", "iats", "flags", "windows", "ttls")
 SYN, ACK = 0x02, 0x10
 _HEAD = 4
+_TIMES = frozenset({"iats", "iat_first", "iat_second", "iat_third"})
 _PLAIN_HEADERS = frozenset(
     b"accept accept-charset accept-encoding accept-language accept-ranges age allow cache-control connection content-encoding "
     b"content-language content-length content-range content-transfer-encoding content-type dnt expect keep-alive man max-forwards "
@@ -110,6 +112,8 @@ def apply(record: Record, profile: str = "strict", also: frozenset[str] = frozen
     for name, hide in _ORDERED:
         if name in names:
             hide(draft)
+    if draft["load"]:
+        _load(draft, names)
     if also:
         _single_facts(draft, names)
     spans = _spans(draft, names)
@@ -317,6 +321,14 @@ def _one(column: str, position: int) -> Callable[[Draft], None]:
 def _proto(draft: Draft) -> None:
     draft["proto"], draft["icmp"] = -1, -1
     _all("flags", "windows")(draft)
+
+
+def _load(draft: Draft, names: Collection[str]) -> None:
+    """Sums of a cell sequence that was decoded: nothing in them gives hidden times or packets away."""
+    if not _TIMES.isdisjoint(names):
+        draft["load"] = (*draft["load"][:-MOMENTS], *(UNKNOWN,) * MOMENTS)
+    if "packet_count" in names or "packets" in names:
+        draft["load"] = ()
 
 
 def _values(**values: object) -> Callable[[Draft], None]:

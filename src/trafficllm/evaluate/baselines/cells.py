@@ -7,6 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from trafficllm.core.types import F64, RESP, Record
+from trafficllm.records.codec.page_load import MOMENTS as LOAD_MOMENTS
+from trafficllm.records.codec.page_load import PARTS
 
 CUMULATIVE, OUTGOING, CHUNKS, CHUNK, MOMENTS = 60, 24, 24, 20, 12
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
@@ -21,6 +23,10 @@ NAMES = (
     "orig_share",
     "orig_place_mean",
     "orig_place_std",
+    "load.orig",
+    "load.resp",
+    *(f"load.orig_part[{k}]" for k in range(PARTS)),
+    *(f"load.log_time[{k}]" for k in range(LOAD_MOMENTS)),
 )
 
 
@@ -28,7 +34,8 @@ def columns(shown: Record, absent: float) -> F64:
     """float64 [len(NAMES)] of one record as the codec carries it; `absent` past the end of a short one.
 
     `cumulative`: resp minus orig cells at even places; `orig_place`: places of the first cells that the client sent;
-    `orig_in_chunk`: its cells in each 20; `log_time`: log2 of microseconds at even places; burst lengths each way.
+    `orig_in_chunk`: its cells in each 20; `log_time`: log2 of microseconds at even places; burst lengths each way; `load`: what the
+    codec adds up of the whole load, which may go on beyond the bursts shown (`records.codec.page_load`).
     """
     signs = np.where(np.asarray(shown.dirs, dtype=np.int64) == RESP, 1, -1)
     if not len(signs):
@@ -52,8 +59,15 @@ def columns(shown: Record, absent: float) -> F64:
             np.log2(1.0 + _sampled(times, MOMENTS)),
             *(_spread(length) for length in lengths),
             tail,
+            _load(shown.load, absent),
         ]
     )
+
+
+def _load(load: tuple[int, ...], absent: float) -> F64:
+    values = np.asarray(load, dtype=np.float64)
+    times = values[2 + PARTS :]
+    return np.concatenate([values[: 2 + PARTS], np.where(times < 0, absent, np.log2(1.0 + np.maximum(times, 0) / 1000.0))])
 
 
 def _sampled(values: F64, count: int) -> F64:

@@ -49,7 +49,7 @@ def _columns(record: Record) -> dict[str, list[int]]:
 def _with_columns(record: Record, columns: dict[str, list[int]]) -> Record:
     """A flow keeps as many packets as a reader stores; a cell sequence is as long as it is, and of directions and times alone."""
     if record.kind == "cells":
-        return dataclasses.replace(record, dirs=tuple(columns["dirs"]), iats=tuple(columns["iats"]))
+        return dataclasses.replace(record, dirs=tuple(columns["dirs"]), iats=tuple(columns["iats"]), load=())
     cut: dict[str, Any] = {name: tuple(values[:MOST_PACKETS]) for name, values in columns.items()}
     return dataclasses.replace(record, **cut)
 

@@ -20,7 +20,7 @@ SAMPLE_UNITS = 4_000_000
 MAX_TOKEN_UNITS = 24
 MIN_COUNT = 4
 SHRINK = 0.7
-_STARTS = ("dir:", "payload:", "fact:", "service:", "mask", "end", "kind:", "iat:")
+_STARTS = ("dir:", "payload:", "fact:", "service:", "mask", "end", "kind:", "iat:", "total:", "cumul:", "moment:")
 
 
 STARTS = frozenset(char for char, name in UNIT_NAMES.items() if not is_byte(char) and name.startswith(_STARTS))

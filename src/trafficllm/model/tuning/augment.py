@@ -19,8 +19,8 @@ _MOST = 32
 """Packets of a record at most, whatever splitting made of them."""
 _WIRE_NS = 12_000
 """What 1,500 bytes take at 1 Gbit/s: the gap between the parts of a segment."""
-_CELLS = 2000
-"""Cells that are looked at: the codec's bursts end long before."""
+_CELLS = 5000
+"""Cells that are looked at: readers keep no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Strength:
     other_ip: float = 0.1
     begin_only: float = 0.1
     scramble: float = 0.05
-    lose_cells: float = 0.5
+    lose_cells: float = 0.25
     cut_text: float = 0.3
 
 
@@ -222,7 +222,7 @@ def _cut(record: Record, ends: list[int]) -> Record:
 
 def _cells(record: Record, chooser: random.Random, strength: Strength) -> Record:
     """A cell sequence as another load of the page could have been seen: up to 3 % of the cells lost, times scaled."""
-    changed = replace(record, dirs=record.dirs[:_CELLS], iats=record.iats[:_CELLS])
+    changed = replace(record, dirs=record.dirs[:_CELLS], iats=record.iats[:_CELLS], load=())
     if chooser.random() < strength.lose_cells and len(changed.dirs) > 1:
         rate = 0.03 * chooser.random()
         changed = _keep(changed, [0, *(k for k in range(1, len(changed.dirs)) if chooser.random() >= rate)])

@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from trafficllm.capture.facts.services import NAMED_BY_BYTES
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import Facts, Record, Span
 from trafficllm.records.codec import units as u
+from trafficllm.records.codec.page_load import MOMENTS, page_load
 
 TCP, ICMP, ICMP6 = 6, 1, 58
 ICMP_PROTOS = (ICMP, ICMP6)
@@ -21,8 +21,6 @@ MAX_PACKETS = 32
 """Packets of a flow that a raw record holds at most, whatever a record shows of them."""
 GREASE = 0x0A0A
 _SERVICES = frozenset(u.SERVICES)
-_NO_UNIT = NAMED_BY_BYTES - _SERVICES
-"""Services that readers tell since bases were trained on codec version 1: it has no unit for them, and records stay as they were."""
 
 
 DEFAULT = CodecOptions()
@@ -116,8 +114,24 @@ def _cells(record: Record, bursts: int) -> Record:
         last = d
     empty = (-1,) * len(dirs)
     return Record(
-        kind="cells", ip_version=0, proto=-1, dirs=tuple(dirs), iats=tuple(iats), sizes=empty, flags=empty, windows=empty, ttls=empty
+        kind="cells",
+        ip_version=0,
+        proto=-1,
+        dirs=tuple(dirs),
+        iats=tuple(iats),
+        sizes=empty,
+        flags=empty,
+        windows=empty,
+        ttls=empty,
+        load=load_of(record),
     )
+
+
+def load_of(record: Record) -> tuple[int, ...]:
+    """What the whole load adds up to (`page_load`), as the codec carries it: counts like sizes, times in their buckets."""
+    values = record.load or page_load(record.dirs, filled(record.iats, len(record.dirs)))
+    counts, times = values[: len(values) - MOMENTS], values[-MOMENTS:] if values else ()
+    return (*(_size(value) for value in counts), *(-1 if time < 0 else u.iat_value(u.iat_bucket(time)) for time in times))
 
 
 def filled(values: Sequence[int], n: int) -> tuple[int, ...]:
@@ -198,25 +212,25 @@ def canonical_facts(facts: Facts) -> Facts:
 
 
 def shown_service(service: str) -> str:
-    """The service as the codec shows it: by its unit, as "other", or not at all."""
-    if service in _SERVICES or not service:
-        return service
-    return "" if service in _NO_UNIT else "other"
+    """The service as the codec shows it: by its unit, or as "other"."""
+    return service if service in _SERVICES or not service else "other"
 
 
-def fact_value(fields: Mapping[str, int | str | tuple[int, ...]], name: str, form: str) -> int | str | None:
+def fact_value(fields: Mapping[str, int | str | tuple[int, ...]], name: str, form: str) -> int | str | tuple[int, ...] | None:
     """One fact in its codec form, or None where it is absent, empty or of another type."""
     value = fields.get(name)
     if form == "str":
         text = value.encode("ascii", "replace")[: u.FACT_TEXT].decode("ascii") if isinstance(value, str) else ""
         return text or None
+    if form == "set":
+        return tuple(sorted(max(0, min(v, 255)) for v in value)[: u.FACT_SET]) or None if isinstance(value, tuple) else None
     if form == "n8" and isinstance(value, tuple | str):
         value = len(value)
     if form == "m16" and isinstance(value, tuple):
         value = max((v for v in value if v & 0x0F0F != GREASE), default=None)
     if not isinstance(value, int):
         return None
-    return max(0, min(value, 255 if u.FACT_WIDTH[form] == 1 else 65535))
+    return max(0, min(value, (1 << 8 * u.FACT_WIDTH[form]) - 1))
 
 
 def bare(record: Record) -> Record:

@@ -24,6 +24,7 @@ from trafficllm.records.codec.canonical import (
     canonical,
     fact_value,
     filled,
+    load_of,
     port_class,
     runs,
     shown_service,
@@ -53,6 +54,7 @@ def encode(record: Record, options: CodecOptions = DEFAULT) -> str:
         data = text_bytes(record.text)
         parts.append(_payload_units(data, runs(record.hidden, 0, len(data)), options.text))
     elif record.kind == "cells":
+        _load_units(record, parts)
         _burst_units(record, options.bursts, parts)
     else:
         _head_units(record, parts)
@@ -125,8 +127,23 @@ def _fact_units(facts: Facts, parts: list[str]) -> None:
         value = fact_value(facts.fields, name, form) if name in facts.fields else None
         if value is None:
             continue
-        raw = value.encode() if isinstance(value, str) else value.to_bytes(u.FACT_WIDTH[form], "big")
-        parts.append(FACT_UNITS[name] + u.bytes_units(raw))
+        parts.append(FACT_UNITS[name] + u.bytes_units(_fact_bytes(value, form)))
+
+
+def _fact_bytes(value: int | str | tuple[int, ...], form: str) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    return bytes(value) if isinstance(value, tuple) else value.to_bytes(u.FACT_WIDTH[form], "big")
+
+
+def _load_units(record: Record, parts: list[str]) -> None:
+    """What the whole load adds up to, before its bursts: a prompt that is cut still has it."""
+    load = load_of(record)
+    for char, count in zip((*u.TOTAL_UNITS, *u.CUMUL_UNITS), load, strict=False):
+        parts.append(char + u.size_units(count))
+    for char, time in zip(u.MOMENT_UNITS, load[-len(u.MOMENT_UNITS) :] if load else (), strict=False):
+        if time >= 0:
+            parts.append(char + u.IAT_UNITS[u.iat_bucket(time)])
 
 
 def _payload_units(data: bytes, hidden: list[tuple[int, int]], budget: int) -> str:
@@ -326,6 +343,8 @@ def _read_facts(reader: _Reader) -> Facts:
         reader.at += 1
         if form == "str":
             fields[name] = reader.octets(u.FACT_TEXT).decode("ascii", "replace")
+        elif form == "set":
+            fields[name] = tuple(reader.octets(u.FACT_SET))
         else:
             fields[name] = reader.number(u.FACT_WIDTH[form])
     return Facts(service=service, fields=fields)
@@ -346,7 +365,26 @@ def _read_payload(reader: _Reader, direction: int) -> tuple[bytes, tuple[Span, .
         out += bytes(u.RUN_BOUNDS[bucket])
 
 
+def _read_load(reader: _Reader) -> tuple[int, ...]:
+    """What the whole load adds up to: all counts, and either all times or none."""
+    if reader.peek() != u.TOTAL_UNITS[0]:
+        return ()
+    counts, times = [], []
+    for char in (*u.TOTAL_UNITS, *u.CUMUL_UNITS):
+        if reader.peek() != char:
+            raise reader.fault()
+        reader.at += 1
+        counts.append(_read_size(reader))
+    for char in u.MOMENT_UNITS if reader.peek() == u.MOMENT_UNITS[0] else ():
+        if reader.peek() != char:
+            raise reader.fault()
+        reader.at += 1
+        times.append(u.iat_value(max(reader.take(_IAT_OF), 0)))
+    return (*counts, *(times or [-1] * len(u.MOMENT_UNITS)))
+
+
 def _read_cells(reader: _Reader) -> Record:
+    load = _read_load(reader)
     dirs: list[int] = []
     iats: list[int] = []
     while (d := reader.take(_DIR_OF)) >= 0:
@@ -355,7 +393,7 @@ def _read_cells(reader: _Reader) -> Record:
         dirs += [d] * count
         iats += [u.iat_value(gap) if gap >= 0 else -1, *[0] * (count - 1)][:count]
     empty = (-1,) * len(dirs)
-    return Record("cells", 0, -1, None, "", tuple(dirs), empty, tuple(iats), empty, empty, empty)
+    return Record("cells", 0, -1, None, "", tuple(dirs), empty, tuple(iats), empty, empty, empty, load=load)
 
 
 def pretty(units: str) -> str:
@@ -383,6 +421,6 @@ def _word(name: str, head: str, value: str) -> str:
         return value
     if head in {"run", "ttl", "window"}:
         return value if head == "run" else f"{head}={value}"
-    if head in {"service", "fact", "payload"} or name == "end":
+    if head in {"service", "fact", "payload", "total", "cumul", "moment"} or name == "end":
         return f"| {head} {value}".rstrip()
     return {"dir:orig": "| >", "dir:resp": "| <", "mask": "hidden", "ports": "ports", "flags+U": "+U"}.get(name, name)

@@ -18,7 +18,7 @@ State: TypeAlias = tuple[object, ...]
 Moves: TypeAlias = dict[str, State]
 
 _FACT_ROWS = [(c.FACT_UNITS[name], form) for name, (form, _) in u.FACTS.items()]
-_WIDTH = {**u.FACT_WIDTH, "str": u.FACT_TEXT}
+_WIDTH = {**u.FACT_WIDTH, "str": u.FACT_TEXT, "set": u.FACT_SET}
 _PLAIN = range(128)
 _FLAGS, _EXTRA, _SIZE, _WINDOW, _TTL, _IAT, _DONE = range(7)
 
@@ -154,17 +154,19 @@ class Grammar:
             moves |= dict.fromkeys(c.SERVICE_UNITS.values(), ("facts", 0))
         for at in range(max(k, 0), len(_FACT_ROWS)):
             char, form = _FACT_ROWS[at]
-            moves[char] = ("value", at, _WIDTH[form], True)
+            moves[char] = ("value", at, _WIDTH[form], -1)
         return moves
 
     def _on_facts(self, k: int) -> Moves:
         return self._facts(k)
 
-    def _on_value(self, k: int, left: int, first: bool) -> Moves:
-        text = _FACT_ROWS[k][1] == "str"
-        after: State = ("value", k, left - 1, False) if left > 1 else ("facts", k + 1)
-        moves: Moves = {u.BYTE_UNITS[b]: after for b in (_PLAIN if text else range(256))}
-        return moves | self._facts(k + 1) if text and not first else moves
+    def _on_value(self, k: int, left: int, last: int) -> Moves:
+        """`last` is the byte before: -1 at the start, 0 where it does not matter; numbers of a set do not fall."""
+        form = _FACT_ROWS[k][1]
+        moves: Moves = {}
+        for b in _PLAIN if form == "str" else range(max(last, 0) if form == "set" else 0, 256):
+            moves[u.BYTE_UNITS[b]] = ("value", k, left - 1, b if form == "set" else 0) if left > 1 else ("facts", k + 1)
+        return moves | self._facts(k + 1) if form in {"str", "set"} and last >= 0 else moves
 
     # Payload: `left` units of a direction; a run never follows a run.
 

@@ -13,8 +13,9 @@ import math
 from functools import cache
 
 from trafficllm.core.files import sha256_bytes
+from trafficllm.records.codec.page_load import MOMENTS, PARTS
 
-CODEC_VERSION = 1
+CODEC_VERSION = 2
 BYTE0 = 0x100000
 FIELD0 = 0x100100
 
@@ -52,6 +53,23 @@ SERVICES = (
     "bittorrent",
     "mysql",
     "socks",
+    "redis",
+    "postgresql",
+    "xmpp",
+    "ldap",
+    "kerberos",
+    "mqtt",
+    "modbus",
+    "dnp3",
+    "iec104",
+    "cotp",
+    "amqp",
+    "rfb",
+    "bgp",
+    "openvpn",
+    "wireguard",
+    "radius",
+    "tftp",
     "other",
 )
 
@@ -75,13 +93,18 @@ FACTS: dict[str, tuple[str, str]] = {
     "tls.handshake.extensions.supported_version": ("m16", "tls newest version"),
     "tls.server.supported_version": ("u16", "tls chosen version"),
     "http.response.header_count": ("u8", "http answer headers"),
+    "quic.version": ("u32", "quic version"),
+    "tls.quic.parameter.type": ("set", "quic parameters"),
+    "tls.quic.parameter.length": ("set", "quic parameter lengths"),
 }
 """Facts the codec carries, in the order it writes them: tshark-style name -> (value form, English words).
 
 u8 and u16 are numbers in one and two byte units, clipped; n8 is how many values or characters there are; m16 the largest
-of several numbers, GREASE (RFC 8701) aside; str at most FACT_TEXT byte units."""
-FACT_WIDTH = {"u8": 1, "n8": 1, "u16": 2, "m16": 2}
+of several numbers, GREASE (RFC 8701) aside; u32 four byte units; str at most FACT_TEXT byte units; set at most FACT_SET of them, several
+numbers clipped to a byte each, in rising order: clients shuffle their transport parameters from one connection to the next."""
+FACT_WIDTH = {"u8": 1, "n8": 1, "u16": 2, "m16": 2, "u32": 4}
 FACT_TEXT = 8
+FACT_SET = 16
 
 
 def _flag_word(bits: int) -> str:
@@ -118,6 +141,9 @@ def _field_table() -> list[tuple[str, str]]:
     rows += [(f"run:{low}", f"length {low}") for low in RUN_BOUNDS]
     rows += [(f"service:{name}", f"service {name}") for name in SERVICES]
     rows += [(f"fact:{name}", words) for name, (_, words) in FACTS.items()]
+    rows += [("total:orig", "cells sent by the client"), ("total:resp", "cells sent by the server")]
+    rows += [(f"cumul:{part}", f"cells sent up to part {part}") for part in range(1, PARTS + 1)]
+    rows += [(f"moment:{part}", f"time of part {part}") for part in range(1, MOMENTS + 1)]
     return rows
 
 
@@ -193,6 +219,9 @@ IAT_UNITS = tuple(unit(f"iat:{span(low)}") for low in IAT_BOUNDS)
 WINDOW_UNITS = tuple(unit(f"window:{low}") for low in WINDOW_BOUNDS)
 TTL_UNITS = tuple(unit(f"ttl:{high}") for high in TTL_UPPER)
 RUN_UNITS = tuple(unit(f"run:{low}") for low in RUN_BOUNDS)
+TOTAL_UNITS = (unit("total:orig"), unit("total:resp"))
+CUMUL_UNITS = tuple(unit(f"cumul:{part}") for part in range(1, PARTS + 1))
+MOMENT_UNITS = tuple(unit(f"moment:{part}") for part in range(1, MOMENTS + 1))
 
 
 def size_units(size: int) -> str:

@@ -42,7 +42,7 @@ from trafficllm.records.sources import rows as sources
 from trafficllm.records.sources.captures import check_labels
 from trafficllm.records.sources.origins import Origins
 
-REVISION = 8
+REVISION = 9
 """Raised when the same input would give other rows or files: older data sets are then built again, not reused."""
 ROW_GROUP = 1 << 14
 HOUSEKEEPING = "housekeeping"
