@@ -22,6 +22,7 @@ from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.lifecycle.adapters import umbrella
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.lifecycle.workspace import Workspace
+from trafficllm.records.coverage import Coverage, kind_of
 from trafficllm.records.dataset.dataset import Dataset, load
 from trafficllm.records.sources.background import Background, packaged, read_background
 
@@ -34,17 +35,20 @@ def own_flows(folders: list[Path], dataset: Dataset) -> tuple[list[str], Backgro
     return sorted(file.name for file in read.files), read
 
 
-def judged(scorer: LLMScorer, fitted: umbrella.Fitted, dataset: Dataset, rows: Background) -> dict[str, Any]:
-    """Shares of flows called positive and unknown, and of captures with any positive flow."""
+def judged(scorer: LLMScorer, fitted: umbrella.Fitted, dataset: Dataset, rows: Background, coverage: Coverage) -> dict[str, Any]:
+    """Shares of flows called positive and unknown (or not covered), and of captures with any positive flow."""
     step = Umbrella.of({"umbrella": fitted.facts})
     own = scorer.engine.readout(scorer.adapter, scorer.labels)
     assert step is not None
     assert own is not None
     odds = umbrella.odds_of(scorer, fitted, [dataset.mask(record) for record in rows.raw])
-    positive = odds > step.flow.threshold
+    kinds = [kind_of(raw, meta.resp_h) for raw, meta in zip(rows.raw, rows.meta, strict=True)]
+    above = odds > step.flow.threshold
+    positive = above & np.array([coverage.may_be_positive(kind) for kind in kinds])
+    covered = np.array([coverage.covers_kind(kind) for kind in kinds])
     captures = {meta.capture for meta in rows.meta}
     flagged = {meta.capture for meta, hit in zip(rows.meta, positive, strict=True) if hit}
-    unknown = (odds > step.flow.clear) & ~positive
+    unknown = ((odds > step.flow.clear) & ~positive) | ~covered
     return {
         "flows": len(odds),
         "captures": len(captures),
@@ -54,14 +58,15 @@ def judged(scorer: LLMScorer, fitted: umbrella.Fitted, dataset: Dataset, rows: B
     }
 
 
-def recall(scorer: LLMScorer, fitted: umbrella.Fitted, dataset: Dataset) -> float:
+def recall(scorer: LLMScorer, fitted: umbrella.Fitted, dataset: Dataset, coverage: Coverage) -> float:
     """Share of the data set's positive test flows that are called positive."""
     test, y = scoring.rows(dataset, "test", scorer.labels)
     step = Umbrella.of({"umbrella": fitted.facts})
     assert step is not None
     odds = umbrella.odds_of(scorer, fitted, dataset.records(test))
     side = np.array([bool(scorer.task.is_positive(label)) for label in y])
-    return round(float((odds[side] > step.flow.threshold).mean()), 4)
+    able = np.array(umbrella.may_be_positive(dataset, test, coverage))
+    return round(float(((odds > step.flow.threshold) & able)[side].mean()), 4)
 
 
 def main() -> None:
@@ -86,10 +91,12 @@ def main() -> None:
     for count in args.counts:
         taken = set(sorted(learnable)[:count])
         mine = own.where(lambda file, taken=taken: file.name in taken)  # type: ignore[misc]
-        fitted = umbrella.fit(scorer, dataset, base.plus(mine) if count else base, rate=0.01, progress=Silent())
+        beside = base.plus(mine) if count else base
+        coverage = Coverage.of_data(dataset, beside)
+        fitted = umbrella.fit(scorer, dataset, beside, coverage, rate=0.01, progress=Silent())
         assert fitted is not None
-        row = {"own_captures": len(taken), "own_flows": len(mine), **judged(scorer, fitted, dataset, others)}
-        rows.append(row | {"known_found": recall(scorer, fitted, dataset)})
+        row = {"own_captures": len(taken), "own_flows": len(mine), **judged(scorer, fitted, dataset, others, coverage)}
+        rows.append(row | {"known_found": recall(scorer, fitted, dataset, coverage)})
         print(rows[-1], flush=True)
     write_json(args.out, {"task": args.task, "own": [folder.name for folder in args.own], "rows": rows})
 

@@ -133,3 +133,14 @@ def test_flows_of_a_kind_that_was_not_learnt_are_not_covered() -> None:
     assert _detector(steps=Steps(get_task("EAC"), LABELS, None)).questions() == {}
     bare = _detector(coverage=coverage, steps=Steps(get_task("EAC"), LABELS, None)).judge([(DNS, META)], "MTD")[0]
     assert (bare.label, bare.umbrella) == ("not covered", None)
+
+
+def test_name_service_of_one_laboratory_is_never_called_malicious() -> None:
+    """Both sides were learnt, the positive one from a single laboratory: unknown, and no word on its host."""
+    both = [("tcp", True, "lab"), ("tcp", False, "zeek")] * 9 + [("dns", True, "lab"), ("dns", False, "zeek")] * 9
+    dns, tls = _detector(coverage=Coverage.of(both)).judge([(DNS, META), (TLS, META)], "MTD")
+    assert (dns.label, dns.umbrella, dns.odds) == ("unknown", "unknown", None)
+    assert (tls.label, tls.umbrella) == ("Neris", "malicious")
+    assert tls.odds is not None
+    two = _detector(coverage=Coverage.of([*both, ("dns", True, "other lab")])).judge([(DNS, META)], "MTD")[0]
+    assert (two.label, two.umbrella) == ("Neris", "malicious")

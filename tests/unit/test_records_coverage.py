@@ -104,7 +104,7 @@ def test_requests_and_cells_are_always_covered_and_broadcast_needs_the_address()
 def test_an_update_adds_up() -> None:
     one, two = Coverage.of(_rows("dns", 3, 0)), Coverage.of([*_rows("dns", 4, 6, 2), *_rows("tcp", 1, 2)], dropped={"ntp"})
     both = one.merged(two)
-    assert both.learnt == {"dns": Learnt(7, 6, 2), "tcp": Learnt(1, 2, 1)}
+    assert both.learnt == {"dns": Learnt(7, 6, 2, 1), "tcp": Learnt(1, 2, 1, 1)}
     assert both.dropped == {"ntp"}
     assert both.covers(DNS)
     assert Coverage(None, frozenset({"dns"})).merged(two) == Coverage(None, frozenset({"dns", "ntp"}))

@@ -22,7 +22,7 @@ from trafficllm.records import masks
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec.flows import records_in, records_of
 from trafficllm.records.codec.units import PROTOS
-from trafficllm.records.coverage import Coverage
+from trafficllm.records.coverage import Coverage, kind_of
 from trafficllm.records.record_shape import RecordShape
 from trafficllm.records.sources.logs import is_blank
 
@@ -239,13 +239,24 @@ class Detector:
         return out
 
     def _held_back(self, model: TaskModel, verdict: Verdict, raw: Record, record: Record) -> Verdict:
-        """The verdict, or none of a flow of a kind that the adapter has not learnt, or of which a log says nothing."""
-        if not model.coverage.covers(raw, verdict.meta):
+        """The verdict, or none of a flow of a kind that the adapter has not learnt, or of which a log says nothing.
+
+        A flow of a kind that may not be positive (`Coverage.may_be_positive`) is unknown where the first step says it is, and says
+        nothing of its host.
+        """
+        kind = kind_of(raw, verdict.meta.resp_h)
+        if not model.coverage.covers_kind(kind):
             self.uncovered[model.task] += 1
             return replace(verdict, label=NOT_COVERED, umbrella=verdict.umbrella and NOT_COVERED, odds=None)
         if raw.masked and is_blank(record):
             self.blank[model.task] += 1
             return replace(verdict, label=UNKNOWN, umbrella=verdict.umbrella and UNKNOWN, odds=None)
+        if verdict.odds is not None and not model.coverage.may_be_positive(kind):
+            step = model.steps.umbrella if model.steps is not None else None
+            positive = step is not None and verdict.umbrella == step.positive
+            if positive:
+                verdict = replace(verdict, label=UNKNOWN, umbrella=UNKNOWN)
+            return replace(verdict, odds=None)
         return verdict
 
     def _verdicts(self, model: TaskModel, records: list[Record], metas: list[FlowMeta]) -> list[Verdict]:

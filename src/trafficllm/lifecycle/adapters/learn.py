@@ -71,8 +71,9 @@ def register(
     else:
         report = taken(trained, base, scoring.labels_of(dataset), place)
     manifest = manifest_of(dataset, task, base, report, training.options)
-    manifest |= background_facts(background, Coverage.of_data(dataset, background, task=task))
-    figures, scores, predicted = _scores(dataset, task, training, background)
+    coverage = Coverage.of_data(dataset, background, task=task)
+    manifest |= background_facts(background, coverage)
+    figures, scores, predicted = _scores(dataset, task, training, background, coverage)
     manifest |= figures
     if training.baselines:
         seconds = max(SEARCH_SECONDS, training.options.max_seconds or 0.0) if training.search_s is None else training.search_s
@@ -183,7 +184,7 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
 
 
 def _scores(
-    dataset: Dataset, task: Task, training: Training, background: Background | None
+    dataset: Dataset, task: Task, training: Training, background: Background | None, coverage: Coverage
 ) -> tuple[dict[str, Any], Scores, dict[int, str]]:
     """Calibration from validation and background, then quality, cost and scores from test, with the adapter as it lies on disk; and its
     predictions for held-out rows that the sample will keep."""
@@ -195,12 +196,13 @@ def _scores(
     engine.add_adapter(task.id, training.workdir)
     scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
     scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
-    umbrella.add(scorer, dataset, background, training)
+    umbrella.add(scorer, dataset, background, training, coverage)
     quality, cost, scores = scoring.assess(scorer, dataset, training.base, seed=training.seed)
     test, _ = scoring.rows(dataset, "test", scores.labels)
     sampled = sorted(set(replay.sampled(dataset)) & set(dataset.indices("val")))
     predicted = named(test, scores) | named(sampled, scoring.score_rows(scorer, dataset, sampled))
-    first_step = umbrella.judged(scorer, scores, scoring.rows(dataset, "test", scores.labels)[1])
+    judged, y = scoring.rows(dataset, "test", scores.labels)
+    first_step = umbrella.judged(scorer, scores, y, umbrella.may_be_positive(dataset, judged, coverage))
     figures = {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost, "umbrella": first_step}
     return figures, scores, predicted
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.adapter.readout import Readout
     from trafficllm.records.catalog import Task
+    from trafficllm.records.coverage import Coverage
     from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.records.sources.background import Background
 
@@ -63,13 +64,14 @@ class _Rows:
     own: int
 
 
-def add(scorer: LLMScorer, dataset: Dataset, background: Background | None, training: Training) -> None:
+def add(scorer: LLMScorer, dataset: Dataset, background: Background | None, training: Training, coverage: Coverage) -> None:
     """Fit the first step for the adapter in the working folder, which the scorer has resident, write its readout there and make it
     resident; what was fitted is the calibration's `umbrella`. Nothing where the task asks no such question, or nothing can be fitted."""
     from trafficllm.model.adapter.readout import UMBRELLA
 
     folder = training.workdir
-    fitted = fit(scorer, dataset, background, rate=training.false_positives, progress=training.progress) if background else None
+    options: dict[str, Any] = {"rate": training.false_positives, "progress": training.progress}
+    fitted = fit(scorer, dataset, background, coverage, **options) if background else None
     if fitted is None:
         (folder / UMBRELLA).unlink(missing_ok=True)
         return
@@ -78,9 +80,11 @@ def add(scorer: LLMScorer, dataset: Dataset, background: Background | None, trai
     scorer.calibration["umbrella"] = fitted.facts
 
 
-def fit(scorer: LLMScorer, dataset: Dataset, background: Background, *, rate: float, progress: ProgressSink) -> Fitted | None:
+def fit(
+    scorer: LLMScorer, dataset: Dataset, background: Background, coverage: Coverage, *, rate: float, progress: ProgressSink
+) -> Fitted | None:
     """The umbrella readout and its operating points; None where the task has no umbrella, no label of its positive side, no background,
-    or the adapter no readout whose states could be read."""
+    or the adapter no readout whose states could be read. Operating points are chosen on flows that `coverage` lets be positive."""
     from trafficllm.evaluate import umbrella as fitting
 
     task, own = scorer.task, scorer.engine.readout(scorer.adapter, scorer.labels)
@@ -90,12 +94,14 @@ def fit(scorer: LLMScorer, dataset: Dataset, background: Background, *, rate: fl
         return None
     progress.update("umbrella", 0, None)
     rows = _rows(scorer, dataset, background, own)
-    left = fitting.LeftOut(
-        _left_out(rows, list(background.sources), scorer, own),
-        list(background.sources),
-        [meta.capture for meta in background.meta],
-        [meta.orig_h for meta in background.meta],
-    )
+    odds = _left_out(rows, list(background.sources), scorer, own)
+    kinds = [kind_of(raw, meta.resp_h) for raw, meta in zip(background.raw, background.meta, strict=True)]
+    able = [k for k, kind in enumerate(kinds) if coverage.may_be_positive(kind) and coverage.covers_kind(kind)]
+    if not able:
+        return None
+    meta = [background.meta[k] for k in able]
+    sources = [background.sources[k] for k in able]
+    left = fitting.LeftOut(odds[able], sources, [each.capture for each in meta], [each.orig_h for each in meta])
     readout = _readout(rows, range(len(rows.positive)), scorer, own)
     val, y = scoring.rows(dataset, "val", scorer.labels)
     some = evenly_over_labels(y, HELD_OUT) if y else []
@@ -125,8 +131,9 @@ def _like(dataset: Dataset, background: Background) -> Background:
     return background if first and dataset.records(first)[0].kind == "flow" else NO_BACKGROUND
 
 
-def judged(scorer: LLMScorer, scores: Scores, y: Sequence[str]) -> dict[str, Any] | None:
-    """How the first step does on test rows of the labels `y`, beside what left-out sources gave; None without one.
+def judged(scorer: LLMScorer, scores: Scores, y: Sequence[str], able: Sequence[bool]) -> dict[str, Any] | None:
+    """How the first step does on test rows of the labels `y`, beside what left-out sources gave; None without one. `able` says which rows
+    may be positive: others are unknown where they would be.
 
     The task's own negatives are of its own laboratory: `left_out`, chosen on other sources, says what to expect elsewhere.
     """
@@ -139,7 +146,8 @@ def judged(scorer: LLMScorer, scores: Scores, y: Sequence[str]) -> dict[str, Any
     odds = step.odds(scores.umbrella)
     side = np.array([bool(scorer.task.is_positive(label)) for label in y], dtype=bool)
     facts = scorer.calibration["umbrella"]
-    answers = [step.flow(value) for value in odds.tolist()]
+    given = [step.flow(value) for value in odds.tolist()]
+    answers = [None if answer and not may else answer for answer, may in zip(given, able, strict=True)]
 
     def share(rows: np.ndarray[Any, np.dtype[np.bool_]], answer: bool | None) -> float | None:
         return round(float(np.mean([answers[k] is answer for k in np.flatnonzero(rows)])), 4) if rows.any() else None
@@ -156,6 +164,16 @@ def judged(scorer: LLMScorer, scores: Scores, y: Sequence[str]) -> dict[str, Any
         "n_negative": int((~side).sum()),
         "left_out": {"asked": facts["asked"], "flow": facts["flow"], "host": facts["host"], "captures_flagged": facts["captures_flagged"]},
     }
+
+
+def may_be_positive(dataset: Dataset, rows: Sequence[int], coverage: Coverage) -> list[bool]:
+    """Which rows of a data set may get the positive answer; all of one that keeps no raw records (an update's), which knows no kinds."""
+    from trafficllm.lifecycle.adapters.replay import Replayed
+
+    if isinstance(dataset, Replayed):
+        return [True] * len(rows)
+    kinds = (kind_of(raw, meta.resp_h) for raw, meta in zip(dataset.raw_records(rows), dataset.meta(rows), strict=True))
+    return [coverage.may_be_positive(kind) for kind in kinds]
 
 
 def _members(task: Task, labels: tuple[str, ...]) -> list[bool]:

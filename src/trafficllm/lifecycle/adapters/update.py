@@ -67,7 +67,7 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
     examples = learn.tune_data(data, augment=False, task=definition)
     report = tune.tune_task(base, examples, place, options, training.progress, start_from=live.path)
     manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage)
-    figures, scores, predicted = _judged(data, old, live, definition, training, background=beside)
+    figures, scores, predicted = _judged(data, old, live, definition, training, background=beside, coverage=coverage)
     manifest |= figures
     manifest |= _history(live, data, old, predicted, folder=place)
     status = manifest["decision"]["status"]
@@ -157,7 +157,14 @@ def short(options: TuneOptions, live: Version) -> TuneOptions:
 
 
 def _judged(
-    data: replay.Replayed, old: replay.Rows, live: Version, task: Task, training: Training, *, background: Background | None
+    data: replay.Replayed,
+    old: replay.Rows,
+    live: Version,
+    task: Task,
+    training: Training,
+    *,
+    background: Background | None,
+    coverage: Coverage,
 ) -> tuple[dict[str, Any], Scores, dict[int, str]]:
     """Calibration, quality and gate of the new weights, the live ones beside them on the same held-out rows (validation and test: neither
     chose the new weights); the new ones' test scores, and their predictions for all held-out rows."""
@@ -175,7 +182,7 @@ def _judged(
     (val, y_val), (test, y_test) = (scoring.rows(data, part, labels) for part in ("val", "test"))
     val_scores = scoring.score_rows(after, data, val)
     after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=val_scores)
-    umbrella.add(after, data, background, training)
+    umbrella.add(after, data, background, training, coverage)
     start = time.monotonic()
     scores = scoring.score_rows(after, data, test)
     spent = max(time.monotonic() - start, 1e-9)
@@ -200,7 +207,7 @@ def _judged(
             "calibration": after.calibration,
             "quality": quality.as_dict(),
             "cost": _cost(after, scores, spent),
-            "umbrella": umbrella.judged(after, scores, y_test),
+            "umbrella": umbrella.judged(after, scores, y_test, umbrella.may_be_positive(data, test, coverage)),
             "gate": Gate(old=old_side.row(), new=new_side.row(), router=None).as_dict(),
             "transfer": {"backward": round(old_side.gain, 6), "forward": round(forward, 6)},
             "decision": {"status": status, "why": why},
