@@ -259,7 +259,7 @@ def test_base_that_is_no_model(use: Cli, bench: Bench, tmp_path: Path, what: str
 
 
 def test_base_that_the_adapter_was_not_made_for(use: Cli, bench: Bench, tmp_path: Path) -> None:
-    use("tokenizer", "extend", "--base", "plain", "--data", bench.data, "-o", tmp_path / "b", "--size", "650")
+    use("tokenizer", "extend", "--base", "plain", "--data", bench.data, "-o", tmp_path / "b", "--size", "720")
     use("analyze", bench.capture, "--base", tmp_path / "b").refused(4, "does not fit")
 
 
