@@ -36,10 +36,10 @@ TASK = get_task("MTD")
 OPTIONS = TuneOptions(max_steps=4, batch_tokens=1024, looks=1, seed=3)
 
 
-def _queries(place: Path, count: int = 9) -> Path:
-    """A folder of one capture of name service."""
+def _queries(place: Path, count: int = 9, port: int = 53) -> Path:
+    """A folder of one capture of name service, or of datagrams to another port."""
     place.mkdir(parents=True)
-    frames = [(1e9 + k, ethernet(ipv4(17, udp(40000 + k, 53, bytes(20 + k))))) for k in range(count)]
+    frames = [(1e9 + k, ethernet(ipv4(17, udp(40000 + k, port, bytes(20 + k))))) for k in range(count)]
     (place / "dns.pcap").write_bytes(pcap(frames))
     return place
 
@@ -157,7 +157,7 @@ def test_the_manifest_says_what_was_learnt_beside_the_labels(made: dict[str, Any
 def test_the_first_step_is_fitted_kept_and_served(made: dict[str, Any], tmp_path: Path) -> None:
     """From the background of two sources: an umbrella readout beside the adapter, its operating points, and answers by it."""
     data: Dataset = made["data"]
-    folders = [_queries(tmp_path / "home"), _queries(tmp_path / "lab", 14)]
+    folders = [_queries(tmp_path / "home", port=4321), _queries(tmp_path / "lab", 14, port=4321)]
     background = read_for(data, (), Beside(folders), progress=Silent())
     registry = Registry(tmp_path / "registry")
     training = Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False, false_positives=0.1)
