@@ -137,8 +137,7 @@ def test_envelope_keeps_what_is_printable() -> None:
 
 def test_the_table_of_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
     """Labels, tasks, files and adapters are 500 strings; the table has them all in its first part."""
-    umbrellas = dict.fromkeys(STRINGS, {}.get)
-    summary = Summary(Analysis(("x",), None, iter(()), umbrellas, frozenset(STRINGS)))
+    summary = Summary(Analysis(("x",), None, iter(()), frozenset(STRINGS)))
     rows = [_verdict(text) for text in STRINGS]
     summary.add(rows)
     summary.keep(rows)
@@ -203,7 +202,7 @@ def test_nothing_acts_in_a_notebook() -> None:
     elements = set()
     for at in range(0, len(STRINGS), 10):
         rows = [_verdict(text) for text in STRINGS[at : at + 10]]
-        shown = Verdicts("x<script>.pcap", lambda rows=rows: Analysis(("x",), None, iter([rows]), {}, frozenset()))
+        shown = Verdicts("x<script>.pcap", lambda rows=rows: Analysis(("x",), None, iter([rows]), frozenset()))
         shown.to_arrow()
         page = shown._repr_html_()
         assert LIVE.search(page + repr(shown)) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,10 @@ def test_the_first_step_is_fitted_kept_and_served(made: dict[str, Any], tmp_path
     merged = apart.score_ids(model.scorer.ids(data.records(test)), model.scorer.labels).umbrella
     assert merged is not None
     assert np.abs(step.odds(merged) - odds).max() < 1e-2
+    for change in ({"classes": stated["classes"][1:]}, {"members": [True]}, {"members": [False] * len(stated["classes"])}, {"flow": 3}):
+        bad = {**live.manifest, "calibration": {**live.manifest["calibration"], "umbrella": {**stated, **change}}}
+        with pytest.raises(ArtifactError, match="its first step does not fit"):
+            TaskModel.of(Engine(made["base"]), TASK, replace(live, manifest=bad))
     content = bytearray((live.path / UMBRELLA).read_bytes())
     content[-1] ^= 1
     (live.path / UMBRELLA).write_bytes(content)

@@ -74,7 +74,7 @@ UMBRELLA = {"Zeus": "malicious", "FTP": "benign", "unknown": "unknown"}
 
 def _analysis() -> Analysis:
     names = frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"})
-    return Analysis(("MTD",), None, iter(()), {"MTD": UMBRELLA.get}, names, notable={"MTD": frozenset({"malicious"})})
+    return Analysis(("MTD",), None, iter(()), names, notable={"MTD": frozenset({"malicious"})})
 
 
 @pytest.mark.parametrize(("label", "severity"), [("Zeus", 1), ("FTP", 0), ("unknown", 2)])
@@ -94,7 +94,7 @@ def test_a_typo_in_fail_on_is_refused() -> None:
 def test_notable_labels_of_a_task_of_ones_own() -> None:
     mine = datasets.with_notable(datasets.new_task("MINE"), ["malware"], ["malware", "office"])
     notable = {"MINE": mine.notable_among(["malware", "office"])}
-    analysis = Analysis(("MINE",), None, iter(()), {"MINE": mine.umbrella_of}, frozenset({"malware", "office", "unknown"}), notable=notable)
+    analysis = Analysis(("MINE",), None, iter(()), frozenset({"malware", "office", "unknown"}), notable=notable)
     assert [analysis.severity({"task": "MINE", "label": label, "umbrella": None}) for label in ("malware", "office", "unknown")] == [
         1,
         0,
@@ -136,7 +136,7 @@ def test_an_answer_is_no_task(name: str) -> None:
 
 
 def test_unknown_is_not_notable_where_nothing_is_malicious() -> None:
-    plain = Analysis(("EAC",), None, iter(()), {"EAC": lambda _: None}, frozenset({"DNS", "unknown"}))
+    plain = Analysis(("EAC",), None, iter(()), frozenset({"DNS", "unknown"}))
     assert plain.severity({"task": "EAC", "label": "unknown", "umbrella": None}) == 0
 
 

@@ -41,8 +41,8 @@ def test_damaged_figures_bound_nothing(bad: dict[str, Any]) -> None:
 
 def _workspace(monkeypatch: pytest.MonkeyPatch, rates: dict[str, float | None]) -> Any:
     versions = {name: Version(name, "v0001", "live", Path(), _manifest(rate)) for name, rate in rates.items()}
-    monkeypatch.setattr(verdicts, "detection_tasks", lambda _: list(versions))
-    return SimpleNamespace(registry=SimpleNamespace(live=versions.__getitem__), registry_root=Path())
+    monkeypatch.setattr(verdicts, "detection_versions", lambda _: versions)
+    return SimpleNamespace(registry_root=Path())
 
 
 def test_laboratory_adapters_answer_only_where_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def _row(label: str, confidence: float, uid: int) -> dict[str, Any]:
 
 def _analysis(batches: Iterator[list[dict[str, Any]]]) -> Analysis:
     names = frozenset({"Zeus", "FTP", "unknown", "malicious", "benign"})
-    return Analysis(("MTD",), None, batches, {"MTD": UMBRELLA.get}, names, notable={"MTD": frozenset({"malicious"})})
+    return Analysis(("MTD",), None, batches, names, notable={"MTD": frozenset({"malicious"})})
 
 
 def _batches(stop: bool) -> Iterator[list[dict[str, Any]]]:

@@ -165,13 +165,26 @@ class TaskModel:
             keep=frozenset(manifest.get("kept_fields", ())) - {"housekeeping"},
             adapter=version.task,
             version=version.version,
-            steps=Steps(definition, tuple(manifest["labels"]), Umbrella.of(calibration)),
+            steps=Steps(definition, tuple(manifest["labels"]), _first_step(calibration, engine.umbrella(name), version)),
             coverage=Coverage.of_manifest(manifest),
         )
 
     def masked(self, record: Record) -> Record:
         """A raw record as the adapter was trained to see it."""
         return masks.wiped(masks.apply(record, self.profile, self.also, self.keep))
+
+
+def _first_step(calibration: Mapping[str, Any], classes: tuple[str, ...], version: Version) -> Umbrella | None:
+    """The first step that a version's calibration states; ArtifactError where it is none, or of other `classes` than its readout's."""
+    try:
+        step = Umbrella.of(calibration)
+        fits = step is None or (step.classes == classes and len(step.members) == len(classes) and 0 < sum(step.members) < len(classes))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        hint = "restore it from a backup, or register the task again"
+        raise ArtifactError("artifact.damaged", "its first step does not fit its umbrella readout", input=str(version.path), hint=hint)
+    return step
 
 
 def _task_of(version: Version, task: Task) -> Task:

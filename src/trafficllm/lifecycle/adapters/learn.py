@@ -198,11 +198,10 @@ def _scores(
     scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
     umbrella.add(scorer, dataset, background, training, coverage)
     quality, cost, scores = scoring.assess(scorer, dataset, training.base, seed=training.seed)
-    test, _ = scoring.rows(dataset, "test", scores.labels)
+    test, y = scoring.rows(dataset, "test", scores.labels)
     sampled = sorted(set(replay.sampled(dataset)) & set(dataset.indices("val")))
     predicted = named(test, scores) | named(sampled, scoring.score_rows(scorer, dataset, sampled))
-    judged, y = scoring.rows(dataset, "test", scores.labels)
-    first_step = umbrella.judged(scorer, scores, y, umbrella.may_be_positive(dataset, judged, coverage))
+    first_step = umbrella.judged(scorer, scores, y, umbrella.may_be_positive(dataset, test, coverage))
     figures = {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost, "umbrella": first_step}
     return figures, scores, predicted
 

@@ -18,6 +18,7 @@ from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
@@ -76,9 +77,7 @@ def register(
     data.shape.require(wanted_of(workspace.config, profile), whose=f"data set {folder}", remedy=remedy)
     if definition.kind == "generation" and trained is not None:
         raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
-    training = Training(
-        tuning_base(workspace), workspace.registry, work / "adapter", options, sink, false_positives=_rate(workspace, false_positives)
-    )
+    training = _training(workspace, work, options, sink, false_positives)
     if definition.kind == "generation":
         answer = _register_generator(data, definition, training)
     else:
@@ -88,8 +87,10 @@ def register(
     return answer
 
 
-def _rate(workspace: Workspace, stated: float | None) -> float:
-    return workspace.config.learn.false_positives if stated is None else stated
+def _training(workspace: Workspace, work: Path, options: TuneOptions, progress: ProgressSink, false_positives: float | None) -> Training:
+    """How the adapter is made, below `work`; `false_positives` as the command states it, else as the configuration does."""
+    rate = workspace.config.learn.false_positives if false_positives is None else false_positives
+    return Training(tuning_base(workspace), workspace.registry, work / "adapter", options, progress, false_positives=rate)
 
 
 def tuning_base(workspace: Workspace) -> Base:
@@ -143,14 +144,7 @@ def update(
     beside = chosen(definition, workspace.config, background, packaged=packaged)
     facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name} {beside.name}"
     work = _workdir(workspace, folder, definition.id, facts)
-    training = Training(
-        tuning_base(workspace),
-        workspace.registry,
-        work / "adapter",
-        options,
-        progress or Silent(),
-        false_positives=_rate(workspace, false_positives),
-    )
+    training = _training(workspace, work, options, progress or Silent(), false_positives)
     answer = learn_more(folder, training, task=definition, background=beside)
     shutil.rmtree(work, ignore_errors=True)
     gate.raise_if_refused(answer)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trafficllm.core.sampling import evenly_over_labels
-from trafficllm.core.types import F64, FlowMeta, ProgressSink, Record
+from trafficllm.core.types import F64, ProgressSink, Record
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import kind_of
 
@@ -93,9 +93,9 @@ def fit(
     if own is None or not len(background) or not any(members):
         return None
     progress.update("umbrella", 0, None)
-    rows = _rows(scorer, dataset, background, own)
-    odds = _left_out(rows, list(background.sources), scorer, own)
     kinds = [kind_of(raw, meta.resp_h) for raw, meta in zip(background.raw, background.meta, strict=True)]
+    rows = _rows(scorer, dataset, background, kinds, own)
+    odds = _left_out(rows, list(background.sources), scorer, own)
     able = [k for k, kind in enumerate(kinds) if coverage.may_be_positive(kind) and coverage.covers_kind(kind)]
     if not able:
         return None
@@ -127,8 +127,7 @@ def _like(dataset: Dataset, background: Background) -> Background:
     """The background for data of flows; none for requests or cell sequences, which no background flow is."""
     from trafficllm.records.sources.background import NO_BACKGROUND
 
-    first = dataset.indices("train")[:1]
-    return background if first and dataset.records(first)[0].kind == "flow" else NO_BACKGROUND
+    return background if dataset.kind == "flow" else NO_BACKGROUND
 
 
 def judged(scorer: LLMScorer, scores: Scores, y: Sequence[str], able: Sequence[bool]) -> dict[str, Any] | None:
@@ -181,7 +180,8 @@ def _members(task: Task, labels: tuple[str, ...]) -> list[bool]:
     return [*(bool(task.is_positive(label)) for label in labels), False]
 
 
-def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, own: Readout) -> _Rows:
+def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Sequence[str], own: Readout) -> _Rows:
+    """Features of training rows and background; `kinds` are those of the background's flows."""
     import torch
 
     train, y = scoring.rows(dataset, "train", scorer.labels)
@@ -196,13 +196,9 @@ def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, own: Read
         torch.cat([learnt, other]),
         np.array([places[label] for label in answers] + [len(places)] * len(background), dtype=np.int64),
         positive + [False] * len(background),
-        strata + [f"{source} {kind_of(raw, meta.resp_h)}" for source, raw, meta in zip(*_columns(background), strict=True)],
+        strata + [f"{source} {kind}" for source, kind in zip(background.sources, kinds, strict=True)],
         len(some),
     )
-
-
-def _columns(background: Background) -> tuple[Sequence[str], Sequence[Record], Sequence[FlowMeta]]:
-    return background.sources, background.raw, background.meta
 
 
 def _features(scorer: LLMScorer, records: list[Record], own: Readout) -> torch.Tensor:

@@ -37,7 +37,6 @@ class Analysis:
     tasks: tuple[str, ...]
     route: TaskRoute | None
     batches: Iterator[list[VerdictRow]]
-    umbrellas: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
     counts: Callable[[], CaptureTotals] = field(default=_none)
     notable: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -55,7 +54,8 @@ class Analysis:
         notable = self.notable.get(row["task"], frozenset())
         if self.names(row) & notable:
             return 1
-        return 2 if notable and UNKNOWN in (row["umbrella"], row["label"] if row["umbrella"] is None else "") else 0
+        answer = row["label"] if row["umbrella"] is None else row["umbrella"]
+        return 2 if notable and answer == UNKNOWN else 0
 
     def raises_event(self, host: HostRow) -> bool:
         """Whether a host's answer raises an event, as its task file says."""

@@ -7,11 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from trafficllm.core.results import Captured, Counts, closed
 from trafficllm.core.types import NOT_COVERED, UNKNOWN
-from trafficllm.core.umbrella import HOST_FLOWS, Umbrella
+from trafficllm.core.umbrella import HOST_FLOWS, Umbrella, host_score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,7 @@ class Hosts:
         """The host's answer and score. Without a fitted step it is positive where as many of its flows are as a score would look at."""
         positive, umbrella, _ = self.steps[task]
         if umbrella is not None and umbrella.host is not None and host.top:
-            score = sum(host.top) / len(host.top)
+            score = host_score(np.array(host.top))
             return umbrella.host(score), score
         sure = host.labels.total() - host.answers[UNKNOWN] - host.answers[NOT_COVERED]
         if host.answers[positive] >= min(HOST_FLOWS, host.labels.total()):
@@ -121,8 +122,6 @@ class Hosts:
         _, umbrella, malice = self.steps[task]
         chance = None
         if umbrella is not None and score is not None:
-            import numpy as np
-
             chance = float(umbrella.probability(np.array([score]))[0])
         return {
             "file": file,

@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from trafficllm.core.settings import FlowOptions
     from trafficllm.infer.detector import Detector, Verdict, VerdictRow
     from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.registry.versions import Version
 
 EVIDENCE = 3
 """Parts of a record that `--explain` names."""
 _ROWS = 256
 
 
-def detection_tasks(workspace: Workspace) -> list[str]:
-    """Detection tasks with a live adapter, those of higher priority first; of equal ones in the catalogue's order."""
+def detection_versions(workspace: Workspace) -> dict[str, Version]:
+    """Live versions of detection tasks by task, those of higher priority first; of equal ones in the catalogue's order."""
     tasks = [task for task in workspace.tasks().values() if task.kind == "detection"]
     lives = workspace.registry.live_versions()
     live = [task for task in tasks if task.id in lives]
-    return [task.id for task in sorted(live, key=lambda task: -task.priority)]
+    return {task.id: lives[task.id] for task in sorted(live, key=lambda task: -task.priority)}
 
 
 Choice: TypeAlias = "tuple[tuple[str, ...], TaskRoute | None]"
@@ -47,12 +48,12 @@ def choose(workspace: Workspace, task: str, question: str) -> Choice:
     """
     if task:
         return (_detection(workspace, task),), None
-    live = detection_tasks(workspace)
-    if not live:
+    versions = detection_versions(workspace)
+    if not versions:
         hint = "`trafficllm quickstart` makes two; `trafficllm adapter register DIR --task ID` makes yours"
         raise ArtifactError("artifact.no_adapter", "no detection adapter is registered", input=str(workspace.registry_root), hint=hint)
-    held_back = [name for name in live if workspace.registry.live(name).laboratory_only]
-    live = [name for name in live if name not in held_back]
+    held_back = [name for name, version in versions.items() if version.laboratory_only]
+    live = [name for name in versions if name not in held_back]
     if not live:
         raise UsageError(
             "usage.laboratory_only",
@@ -138,10 +139,9 @@ def start(
     options = flow_options(workspace, tasks)
     catalogue = workspace.tasks()
     live = [workspace.registry.live(name) for name in tasks]
-    umbrellas = {version.task: catalogue[version.task].umbrella_of for version in live}
     labels = {UNKNOWN, NOT_COVERED, *(label for version in live for label in version.manifest["labels"])}
-    above = {umbrella(label) for umbrella in umbrellas.values() for label in labels}
-    above |= {answer for version in live for answer in (catalogue[version.task].positive, catalogue[version.task].negative)}
+    judging = [catalogue[version.task] for version in live]
+    above = {answer for task in judging for answer in (task.positive, task.negative, *map(task.umbrella_of, labels))}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts, hosts = CountsBuilder(), Hosts(detector.questions())
     captures, logs = part_logs(files)
@@ -152,7 +152,6 @@ def start(
         tasks,
         route,
         _batches(verdicts, tasks, hosts=hosts, counts=counts, whole=whole, progress=sink),
-        umbrellas,
         frozenset({*labels, *(name for name in above if name)}),
         lambda: totals(counts.build()),
         {version.task: catalogue[version.task].notable_among(version.manifest["labels"]) for version in live},

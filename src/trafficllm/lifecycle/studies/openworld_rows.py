@@ -172,13 +172,9 @@ def _alike(datasets: Sequence[Dataset]) -> None:
     for dataset in datasets[1:]:
         wanted = {f"{section}.{name}": value for section, values in first.shape.as_dict().items() for name, value in values.items()}
         dataset.shape.require(wanted, whose=f"data set {dataset.path}", remedy=remedy)
-    kinds = sorted({_kind(dataset) for dataset in datasets})
+    kinds = sorted({dataset.kind for dataset in datasets})
     if len(kinds) > 1:
         raise UsageError("usage.record", f"records of several kinds: {', '.join(kinds)}", input=str(first.path), hint=remedy)
-
-
-def _kind(dataset: Dataset) -> str:
-    return str(dataset.table["kind"][0].as_py()) if len(dataset) else "flow"
 
 
 def _add_dataset(flows: Flows, dropped: Counter[str], opened: _Opened, options: RowOptions) -> None:
@@ -223,9 +219,9 @@ def _background(
 
     if not folders:
         return NO_BACKGROUND
-    if _kind(datasets[0]) != "flow":
+    if datasets[0].kind != "flow":
         hint = "leave --background away"
-        raise UsageError("usage.record", f"background is flows, the data are {_kind(datasets[0])}", input="--background", hint=hint)
+        raise UsageError("usage.record", f"background is flows, the data are {datasets[0].kind}", input="--background", hint=hint)
     every = read_background(folders, options=datasets[0].shape.flows(table_size), progress=progress)
     shared = {row.name for dataset in datasets for row in shared_captures(every, dataset)}
     if shared:

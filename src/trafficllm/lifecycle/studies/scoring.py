@@ -55,7 +55,7 @@ def distinct(dataset: Dataset, indices: Sequence[int], y: Sequence[str]) -> tupl
     """Rows to learn from: of HTTP requests each content and label once, as baselines learn them; of anything else all rows."""
     from trafficllm.records.dataset.duplicates import first_of_each
 
-    if not indices or dataset.records(indices[:1])[0].kind != "http":
+    if dataset.kind != "http":
         return list(indices), list(y)
     first = first_of_each(zip(dataset.hashes(indices), y, strict=True))
     return [indices[k] for k in first], [y[k] for k in first]

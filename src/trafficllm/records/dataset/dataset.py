@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, recover
-from trafficllm.core.types import FlowMeta, Record
+from trafficllm.core.types import FlowMeta, Record, RecordKind
 from trafficllm.records import masks
 from trafficllm.records.catalog import Task
 from trafficllm.records.codec.units import codec_hash
@@ -44,6 +44,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    @cached_property
+    def kind(self) -> RecordKind:
+        """What its records are: flows, requests, cell sequences ("flow" where it has none)."""
+        return self.records([0])[0].kind if len(self) else "flow"
 
     @cached_property
     def _parts(self) -> list[str]:

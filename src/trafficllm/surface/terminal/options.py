@@ -49,7 +49,7 @@ Background: TypeAlias = Annotated[
     typer.Option(
         "--background",
         metavar="DIR",
-        help="Everyday captures of other sources to learn beside the labels; may be repeated; default: those of the package.",
+        help="Everyday captures of other sources to learn beside the labels and the package's own; may be repeated.",
     ),
 ]
 NoBackground: TypeAlias = Annotated[
