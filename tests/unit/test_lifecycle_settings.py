@@ -17,9 +17,9 @@ from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import sha256_file
 from trafficllm.core.settings import Config, FlowOptions, every_key, load_config
-from trafficllm.core.types import ORIG, Record
+from trafficllm.core.types import ORIG, Record, Silent
 from trafficllm.lifecycle.adapters.background import Beside, chosen
-from trafficllm.lifecycle.adapters.register import _rate, tuning_base
+from trafficllm.lifecycle.adapters.register import _training, tuning_base
 from trafficllm.lifecycle.bases.tuning import TuneRequest, tune_options
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.base.load import Base
@@ -273,8 +273,12 @@ def test_the_background_is_the_configurations(tmp_path: Path) -> None:
 
 def test_the_rate_of_false_positives_is_the_commands_then_the_configurations(tmp_path: Path) -> None:
     workspace = Workspace(config=_config(tmp_path, "[learn]\nfalse_positives = 0.05\n"))
-    assert (_rate(workspace, None), _rate(workspace, 0.002)) == (0.05, 0.002)
-    assert _rate(Workspace(config=Config()), None) == 0.01
+
+    def rate(workspace: Workspace, asked: float | None) -> float:
+        return _training(workspace, tmp_path, tune_options(workspace.config, seed=None, max_seconds=None), Silent(), asked).false_positives
+
+    assert (rate(workspace, None), rate(workspace, 0.002)) == (0.05, 0.002)
+    assert rate(Workspace(config=Config()), None) == 0.01
     for wrong in (0.0, 0.3):
         with pytest.raises(UsageError, match="false_positives"):
             _config(tmp_path, f"[learn]\nfalse_positives = {wrong}\n")
