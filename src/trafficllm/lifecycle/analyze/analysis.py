@@ -31,7 +31,7 @@ class Analysis:
 
     `notable`: the labels and umbrella answers of each task that raise an event, as its task file says. `blank`: flows by task of
     which a log says too little for a verdict, `uncovered` flows of kinds that an adapter has not learnt. `hosts` fills while batches are
-    taken.
+    taken. `filters`: which flows are asked for, in words; empty for all.
     """
 
     tasks: tuple[str, ...]
@@ -43,6 +43,7 @@ class Analysis:
     blank: Callable[[], Mapping[str, int]] = dict
     hosts: Hosts = field(default_factory=lambda: Hosts({}))
     uncovered: Callable[[], Mapping[str, int]] = dict
+    filters: str = ""
 
     def names(self, row: VerdictRow) -> set[str]:
         """What a row can be asked for by: its label and the umbrella answer above it."""

@@ -6,10 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from trafficllm.core.results import Counts, Failure, Result
+from trafficllm.core.results import Captured, Counts, Failure, Result
 from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.hosts import HostRow
+from trafficllm.lifecycle.facts.results import FactAnswer
 
 
 class CaptureTotals(Result):
@@ -65,7 +66,9 @@ class CaptureAnonymize(CaptureConvert):
 
 
 class Analyze(Result):
-    """The summary of `analyze --json`."""
+    """The summary of `analyze --json`. `filters`: the flows that the question asks for, in words; `answer`: one sentence to it; `fact`: its
+    answer where the capture alone gives it, no task having judged; `suspicious`: the hosts that were asked for, the most suspicious first.
+    """
 
     flows: int
     tasks: list[str]
@@ -78,3 +81,7 @@ class Analyze(Result):
     interrupted: bool = False
     capture: CaptureTotals
     failed: list[Failure] = Field(default_factory=list)
+    filters: str = ""
+    answer: Captured = ""
+    fact: FactAnswer | None = None
+    suspicious: list[HostRow] = Field(default_factory=list)

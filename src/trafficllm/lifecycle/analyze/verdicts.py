@@ -13,6 +13,9 @@ from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import totals
 from trafficllm.lifecycle.analyze.hosts import Hosts
+from trafficllm.lifecycle.facts.asking import SUSPICIOUS, Understood, understood
+from trafficllm.lifecycle.facts.filters import Filters, ends_of
+from trafficllm.lifecycle.facts.wording import nearest
 from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:
@@ -43,8 +46,9 @@ Choice: TypeAlias = "tuple[tuple[str, ...], TaskRoute | None]"
 def choose(workspace: Workspace, task: str, question: str) -> Choice:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
-    An adapter that is laboratory only answers where it is named, never else. Raises UsageError for an unknown task or a question that
-    asks for no detection task, ArtifactError where none is live.
+    An adapter that is laboratory only answers where it is named, never else. A question for the most suspicious hosts goes to the first
+    task that asks for malice; one that only names hosts and times to the first task. Raises UsageError for an unknown task or a question
+    that asks for no detection task, with the nearest questions that have an answer, ArtifactError where none is live.
     """
     if task:
         return (_detection(workspace, task),), None
@@ -61,18 +65,29 @@ def choose(workspace: Workspace, task: str, question: str) -> Choice:
             input="--task",
             hint=f"name it to have its answer all the same: --task {held_back[0]}; or learn background: `trafficllm adapter register`",
         )
-    if not question:
+    taken = understood(question)
+    judging = [name for name in live if workspace.task(name).asks_malice]
+    if taken.hosts and judging:
+        return (judging[0],), None
+    if not taken.asks:
         return (live[0],), None
     route = routed_to(workspace, [question])[0]
     routed = tuple(row.id for row in route.tasks if row.id in live)
     if not routed:
-        asked = [row.id for row in route.tasks]
-        names = ", ".join(f"{name} (laboratory only)" if name in held_back else name for name in asked) or "none of the tasks"
-        live = [*live, *(name for name in asked if name in held_back)]
-        raise UsageError(
-            "usage.question", f"the question asks for {names}", input="--question", hint=f"name a task with --task: {', '.join(live)}"
-        )
+        raise _no_answer(workspace, route, live, held_back, taken)
     return routed, route
+
+
+def _no_answer(workspace: Workspace, route: TaskRoute, live: Sequence[str], held_back: Sequence[str], taken: Understood) -> UsageError:
+    """What the question was routed to, and the three nearest questions that have an answer here."""
+    asked = [(row.id, f"{row.id} ({'laboratory only, ' if row.id in held_back else ''}{row.probability:.2f})") for row in route.tasks]
+    names = ", ".join(name for _, name in asked) or f"none of the tasks ({route.none:.2f})"
+    tasks = [workspace.task(name) for name in live]
+    asks = [task.umbrella_question or task.title for task in tasks] + [SUSPICIOUS] * any(task.asks_malice for task in tasks)
+    near = "; ".join(nearest(taken.rest, asks))
+    named = ", ".join([*live, *(name for name, _ in asked if name in held_back)])
+    hint = f"nearest that can be asked: {near}; or name a task with --task: {named}"
+    return UsageError("usage.question", f"the question asks for {names}", input="--question", hint=hint)
 
 
 def _detection(workspace: Workspace, name: str) -> str:
@@ -123,8 +138,10 @@ def start(
     choice: Choice | None = None,
     flows: FlowStream | None = None,
     skipped: Skipped | None = None,
+    filters: Filters | None = None,
 ) -> Analysis:
-    """Verdicts for every flow of the captures, by the task that was named or that the question asks for.
+    """Verdicts for every flow of the captures, by the task that was named or that the question asks for; of the flows that pass `filters`,
+    by default the hosts and times that the question names.
 
     What can be wrong is checked first, the verdicts are made as they are asked for. `flows` stand for captures that were read
     elsewhere, by `flow_options` of the tasks in `choice` (the server reads uploads in another process). With `skipped`, files among
@@ -144,9 +161,10 @@ def start(
     above = {answer for task in judging for answer in (task.positive, task.negative, *map(task.umbrella_of, labels))}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts, hosts = CountsBuilder(), Hosts(detector.questions())
+    restricted = understood(question).filters if filters is None else filters
     captures, logs = part_logs(files)
     read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
-    verdicts = chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks))
+    verdicts = _passing(chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks)), restricted)
     whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
@@ -158,7 +176,16 @@ def start(
         lambda: dict(detector.blank),
         hosts,
         lambda: dict(detector.uncovered),
+        str(restricted),
     )
+
+
+def _passing(verdicts: Iterator[Verdict], filters: Filters) -> Iterator[Verdict]:
+    """The verdicts on flows that pass the filters."""
+    if not filters:
+        return verdicts
+    holds = filters.passing()
+    return (verdict for verdict in verdicts if holds(ends_of(verdict.meta)))
 
 
 def judge(workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = "") -> list[VerdictRow]:

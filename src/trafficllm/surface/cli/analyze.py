@@ -16,9 +16,11 @@ from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
+    from trafficllm.core.settings import Config as ConfigModel
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.analyze.hosts import HostRow
+    from trafficllm.lifecycle.facts.asking import Understood
     from trafficllm.lifecycle.studies.results import Embed
     from trafficllm.surface.formats.eve import EveEvent
     from trafficllm.surface.terminal.summary import Summary
@@ -53,6 +55,7 @@ def analyze(
     """Name what each flow is, how sure that is, or that it is unknown."""
     from trafficllm.lifecycle.analyze.captures import skipping
     from trafficllm.lifecycle.analyze.verdicts import start
+    from trafficllm.lifecycle.facts.asking import understood
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.formats.writers import check_format
     from trafficllm.surface.terminal.output import tell
@@ -64,13 +67,17 @@ def analyze(
         raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
     hits = Hits(fail_on or (), least=min_confidence)
     skipped = skipping(tell)
+    taken = understood(question)
+    workspace = Workspace(base=base, registry=registry, config=config)
+    if taken.fact is not None and not task:
+        _answer(files, taken, workspace.config, skipped, form=form, out=out, strict=strict, quiet=quiet, as_json=as_json)
+        return
     with Bar(quiet=quiet) as bar:
-        workspace = Workspace(base=base, registry=registry, config=config)
         analysis = start(workspace, files, task=task, question=question, explain=explain, progress=bar, skipped=skipped)
         analysis.check_labels([*(only or ()), *hits.labels])
         if hosts:
             analysis.check_hosts()
-        summary = Summary(analysis, skipped)
+        summary = Summary(analysis, skipped, suspicious=taken.hosts)
         rows = _kept(analysis, summary, hits, only or ())
         summary.interrupted = _drain(rows, summary.keep) if hosts else _pump(rows, summary, form, out)
     if hosts and not as_json:
@@ -78,6 +85,40 @@ def analyze(
     elif form == "table":
         summary.show(as_json=as_json)
     _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
+
+
+def _answer(
+    files: Sequence[str],
+    taken: Understood,
+    config: ConfigModel,
+    skipped: Skipped,
+    *,
+    form: str,
+    out: str,
+    strict: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """A question for a fact: counted from the captures, no adapter needed."""
+    from trafficllm.lifecycle.analyze.captures import incomplete, silences, unread
+    from trafficllm.lifecycle.analyze.facts import analyze_facts
+    from trafficllm.lifecycle.facts.answers import SHOWN
+    from trafficllm.surface.terminal.answer import ALL, write_fact
+    from trafficllm.surface.terminal.output import ToldError, emit, note
+    from trafficllm.surface.terminal.progress import Bar
+
+    with Bar(quiet=quiet) as bar:
+        most = SHOWN if form == "table" and not as_json else ALL
+        result = analyze_facts(files, taken, config, progress=bar, skipped=skipped, most=most)
+    assert result.fact is not None
+    if as_json:
+        emit("analyze", result, as_json=True, show=lambda _: None)
+    else:
+        write_fact(result.fact, form, out)
+    for line in silences(skipped):
+        note(line)
+    if failure := (unread(skipped) or (incomplete(skipped) if strict else None)):
+        raise ToldError(failure) if as_json else failure
 
 
 def _blank(analysis: Analysis) -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core.escape import for_terminal
+
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.core.errors import TrafficLLMError
@@ -41,9 +43,11 @@ _AT_ONE = frozenset({"packet", "payload", "facts", "service"})
 class Summary:
     """Counts of verdicts and the most notable flows; memory does not grow with the capture."""
 
-    def __init__(self, analysis: Analysis, skipped: Skipped | None = None) -> None:
+    def __init__(self, analysis: Analysis, skipped: Skipped | None = None, *, suspicious: int = 0) -> None:
+        """`suspicious`: how many of the most suspicious hosts were asked for."""
         self.analysis = analysis
         self.skipped = skipped
+        self.suspicious = suspicious
         self.flows = 0
         self.interrupted = False
         self.verdicts: Counter[tuple[str, str]] = Counter()
@@ -103,7 +107,25 @@ class Summary:
             interrupted=self.interrupted,
             failed=failures(self.skipped),
             capture=self.analysis.counts(),
+            filters=self.analysis.filters,
+            answer=self.answer(),
+            suspicious=self._suspicious(),
         )
+
+    def _suspicious(self) -> list[HostRow]:
+        return self.analysis.hosts.rows()[: self.suspicious] if self.suspicious else []
+
+    def answer(self) -> str:
+        """One sentence: who the most suspicious host is where that was asked; else empty."""
+        if not self.suspicious:
+            return ""
+        rows = self._suspicious()
+        if not rows:
+            return "No host was judged."
+        first = rows[0]
+        chance = "" if first["umbrella_probability"] is None else f" at {first['umbrella_probability']:.2f}"
+        said = f"{first['host']} is the most suspicious host: {first['umbrella']}{chance}, {first['flows']:,} flows."
+        return said if self.analysis.raises_event(first) else f"No host raises an event. {said}"
 
     def _failed(self) -> Sequence[TrafficLLMError]:
         return self.skipped.errors if self.skipped is not None else ()
@@ -130,6 +152,10 @@ class Summary:
     def _show(self) -> None:
         from trafficllm.surface.terminal.output import note, out, show_table
 
+        if self.suspicious:
+            print(for_terminal(self.answer()))
+            _show_hosts(self._suspicious())
+            return
         rows = [
             [task, label, answer, count, f"{count / self.flows:.1%}", self.sureness[task, label, answer] / count]
             for (task, label, answer), count in sorted(self.answers.items(), key=lambda item: (item[0][0], -item[1], item[0][1:]))
