@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from model_samples import records
 
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.types import Record, Span
+from trafficllm.core.types import Facts, Record, Span
 from trafficllm.model.tuning.augment import Strength, augment
 from trafficllm.model.tuning.collate import Sample, StepData, answer_loss, collate, length_batches, plan_batches
 from trafficllm.model.tuning.job import class_weights
@@ -100,8 +102,9 @@ def test_weights_balance_and_average_to_one() -> None:
 
 
 def test_augmented_records_stay_records_and_show_nothing_new() -> None:
-    calm = Strength(split_segments=0, other_ip=0, scramble=0)
-    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0, 1, 1)
+    same_begin = dict.fromkeys(("miss_begin", "other_headers", "show_address"), 0.0)
+    calm = Strength(split_segments=0, other_ip=0, scramble=0, **same_begin)
+    always = Strength(1, 1, 1, 0.5, 1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0, 1, 1, **same_begin)
     changed = 0
     for place, row in enumerate(records()[0]):
         for strength in (calm, always):
@@ -116,32 +119,16 @@ def test_augmented_records_stay_records_and_show_nothing_new() -> None:
     assert augment(other, random.Random(0)) is other
 
 
+NOTHING = {field.name: 0.0 for field in dataclasses.fields(Strength)}
+
+
 def test_flows_as_seen_elsewhere_stay_records() -> None:
     """Split segments carry the same bytes, IPv6 and random payload change nothing else, a beginning is one, and missing values are -1."""
-    none = dict.fromkeys(
-        (
-            "cut_packets",
-            "drop_ack",
-            "jitter_iat",
-            "jitter_size",
-            "cut_payload",
-            "drop_payload",
-            "drop_facts",
-            "drop_field",
-            "miss_values",
-            "lose_packets",
-            "split_segments",
-            "other_ip",
-            "begin_only",
-            "scramble",
-        ),
-        0.0,
-    )
     split = begun = lost = missed = 0
     for place, row in enumerate(records()[0]):
 
         def seen(name: str, row: Record = row, place: int = place) -> Record:
-            new = augment(row, random.Random(place), Strength(**(none | {name: 1.0})))
+            new = augment(row, random.Random(place), Strength(**(NOTHING | {name: 1.0})))
             assert decode(encode(new)) == canonical(new)
             return new
 
@@ -171,6 +158,79 @@ def test_flows_as_seen_elsewhere_stay_records() -> None:
         assert all(a in (b, -1) for a, b in pairs)
         missed += any(a != b for a, b in pairs)
     assert min(begun, lost, missed) > 20, (split, begun, lost, missed)
+
+
+def one_change(name: str, row: Record, seed: int = 0) -> Record:
+    new = augment(row, random.Random(seed), Strength(**(NOTHING | {name: 1.0})))
+    assert decode(encode(new)) == canonical(new)
+    return new
+
+
+def test_a_flow_that_began_before_its_capture() -> None:
+    sizes, gaps = (0, 0, 0, 4, 6, 3, 5), (0, -1, 3000, 4000, 5000, 6000, 7000)
+    row = Record(
+        proto=6,
+        port_class="ew",
+        dirs=(0, 1, 0, 0, 1, 0, 1),
+        sizes=sizes,
+        iats=gaps,
+        flags=(2, 18, 16, 24, 24, 24, 24),
+        windows=(65535,) * 7,
+        ttls=(-1,) * 7,
+        payload=(b"GET ab1", b"HTTP/1 200"),
+        hidden=(Span(0, 5, 7, "name"), Span(1, 2, 8, "content")),
+        facts=Facts("http", {"http.request.method": "GET"}),
+        masked=frozenset({"iat_first", "window_value"}),
+    )
+    seen = {}
+    for seed in range(40):
+        new = one_change("miss_begin", row, seed)
+        assert new.dirs == row.dirs[-len(new.dirs) :]  # a well-known port says which end is the responder
+        assert new.sizes == sizes[len(sizes) - len(new.sizes) :]
+        seen[len(sizes) - len(new.sizes)] = new
+    assert sorted(seen) == [1, 2, 3, 4]
+    assert (seen[1].payload, seen[1].facts, seen[1].hidden) == (row.payload, row.facts, row.hidden)  # no payload lost yet
+    assert (seen[4].payload, seen[4].facts.service) == ((b"aa0", b"AAAA.0 000"), "")
+    assert seen[4].hidden == (Span(0, 1, 3, "name"), Span(1, 2, 8, "content"))
+    assert seen[4].iats == (0, -1, 7000)  # the mask of the first gap holds for the new first gap
+    assert one_change("miss_begin", replace(row, sizes=(-1,) * 7)).payload == (b"", b"")
+    turned = [one_change("miss_begin", replace(row, port_class="re"), seed) for seed in range(40)]
+    assert {new.dirs[0] for new in turned} == {0}  # who is seen first is the originator
+    other = next(new for new in turned if len(new.dirs) == 6)
+    assert (other.port_class, other.payload, other.facts.service) == ("er", row.payload[::-1], "")
+    assert other.hidden == (Span(1, 5, 7, "name"), Span(0, 2, 8, "content"))
+
+
+def test_other_hosts_change_what_a_set_up_marks() -> None:
+    payload = b"GET / HTTP/1.1\r\nHost: secret\r\nUser-Agent: curl/8\r\nVia: 10.0.0.1\r\n\r\n"
+    host, address = payload.index(b"secret"), payload.index(b"10.0")
+    row = Record(
+        proto=6,
+        port_class="rw",
+        dirs=(0, 1) * 4,
+        sizes=(len(payload), *(0,) * 7),
+        iats=(0,) * 8,
+        windows=(1, 65535) * 4,
+        payload=(payload, b""),
+        hidden=(Span(0, host, host + 6, "http.host"), Span(0, address, address + 8, "address")),
+        masked=frozenset({"window_value"}),
+    )
+    agents, windows, classes = set(), set(), set()
+    for seed in range(60):
+        agents.add(one_change("other_headers", row, seed).payload[0])
+        windows.add(one_change("other_windows", row, seed).windows)
+        classes.add(one_change("translate", row, seed).port_class)
+    assert all(data[: host + 6] == payload[: host + 6] and data[address : address + 8] == b"10.0.0.1" for data in agents)
+    assert len({data[host + 20 :] for data in agents}) > 10
+    assert classes == {"rw", "ew"}
+    assert len(windows) > 10
+    assert {value for row in windows for value in row} == {1, 65535}
+    shown = one_change("show_address", row)
+    assert shown.hidden == row.hidden[:1]
+    assert len(shown.payload[0]) == len(payload)
+    assert shown.payload[0][address : address + 8] != b"10.0.0.1"
+    assert one_change("translate", replace(row, port_class="ww")).port_class == "ww"
+    assert one_change("other_windows", replace(row, masked=frozenset())).windows == row.windows
 
 
 def test_augmented_requests_are_cut_and_hide_what_was_hidden() -> None:

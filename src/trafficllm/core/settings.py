@@ -126,7 +126,7 @@ class TuneOptions(_Strict):
     logging_steps: int = _key(10, "steps between lines of metrics.jsonl", TUNE, ge=1)
     gradient_checkpointing: bool = _key(False, "less memory, about a third more time", TUNE)
     readout: int = _key(
-        6000, "records, a third of them augmented copies, that the readout of pooled states is fitted on; 0: no readout", TUNE, ge=0
+        6000, "records, two thirds of them augmented copies, that the readout of pooled states is fitted on; 0: no readout", TUNE, ge=0
     )
     shard: bool = _key(False, "split the base over the processes of a launcher (FSDP2) instead of copying it (DDP)", TUNE)
     report_to: tuple[str, ...] = _key((), "experiment trackers that transformers knows; their package must be installed", TUNE)
