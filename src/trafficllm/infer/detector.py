@@ -139,6 +139,7 @@ class TaskModel:
     version: str = ""
     steps: Steps | None = None
     coverage: Coverage = field(default_factory=Coverage)
+    source: str = "registry"
 
     @classmethod
     def of(cls, engine: Engine, task: Task, version: Version) -> TaskModel:
@@ -167,6 +168,7 @@ class TaskModel:
             version=version.version,
             steps=Steps(definition, tuple(manifest["labels"]), _first_step(calibration, engine.umbrella(name), version)),
             coverage=Coverage.of_manifest(manifest),
+            source=version.source,
         )
 
     def masked(self, record: Record) -> Record:
@@ -299,6 +301,7 @@ class Detector:
                 answers[k].odds,
                 steps.malice,
                 likely[k],
+                model.source,
             )
             for k in range(len(records))
         ]

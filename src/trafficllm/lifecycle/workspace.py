@@ -43,6 +43,16 @@ def quickstart_registry(folder: Path) -> Path | None:
     return registries[0] if registries else None
 
 
+SHIPPED = Path(__file__).parents[1] / "data" / "adapters"
+"""Adapters of the package, in the layout of a registry: read only, used for tasks of which the registry has none."""
+
+
+def shipped_root() -> Path | None:
+    """Where shipped adapters lie: TRAFFICLLM_SHIPPED, else the package; None where that variable is empty."""
+    place = os.environ.get("TRAFFICLLM_SHIPPED")
+    return SHIPPED if place is None else Path(place).expanduser() if place else None
+
+
 def base_name(name: str, config: Config | None = None) -> str:
     """The base asked for: the option, TRAFFICLLM_BASE, the configuration, or the shipped one."""
     return name or os.environ.get("TRAFFICLLM_BASE", "") or (config.base if config else "default")
@@ -51,17 +61,26 @@ def base_name(name: str, config: Config | None = None) -> str:
 class Workspace:
     """One base, one registry, one task catalogue and their settings. `extra_tasks` are task files beside the shipped ones.
 
+    Adapters of the package lie under the registry where the base is the default one, which they were trained on, unless `shipped` is False.
+
     >>> Workspace(registry="/tmp/registry").task("mtd").title
     'Malware traffic detection'
     """
 
     def __init__(
-        self, *, base: str = "", registry: str = "", extra_tasks: Sequence[Path] = (), config: Path | Config | None = None
+        self,
+        *,
+        base: str = "",
+        registry: str = "",
+        extra_tasks: Sequence[Path] = (),
+        config: Path | Config | None = None,
+        shipped: bool = True,
     ) -> None:
         self.config = config if isinstance(config, Config) else load_config(config)
         self.base_name = base_name(base, self.config)
         self.registry_root = registry_root(registry, self.config)
         self.extra_tasks = tuple(extra_tasks)
+        self.shipped_root = shipped_root() if shipped and self.base_name == "default" else None
         self._resident: dict[str, str] = {}
 
     @cached_property
@@ -70,7 +89,7 @@ class Workspace:
         from trafficllm.registry.store import Registry
 
         trusted = self.config.trusted_key
-        return Registry(self.registry_root, trusted_key=Path(trusted).expanduser() if trusted else None)
+        return Registry(self.registry_root, trusted_key=Path(trusted).expanduser() if trusted else None, shipped=self.shipped_root)
 
     @cached_property
     def base(self) -> Base:

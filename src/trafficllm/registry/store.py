@@ -5,6 +5,9 @@ Layout: `<root>/<task>/<version>/` (a stock PEFT folder, `manifest.json`, `READM
 Writers hold the task's lock; readers need none, since folders appear whole by one rename and the pointer is replaced by another. A
 process killed anywhere leaves at most a hidden temporary folder, which `gc` removes, or a complete version that is not live, which is a
 candidate. A task or version that is damaged is named (`damaged`) and left out; the others work.
+
+A second folder of the same layout, `shipped` with the package, may lie under it: read only, its live version answers for a task of which
+the registry has none. `promote` copies a shipped version; everything else that writes refuses it or passes it by.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +36,12 @@ from trafficllm.core.files import (
     sweep,
     write_json,
 )
-from trafficllm.core.sealed import read_sealed, sealed
+from trafficllm.core.sealed import SEAL, read_sealed, sealed
 from trafficllm.registry import manifest as manifests
 from trafficllm.registry import signature
 from trafficllm.registry.card import model_card
 from trafficllm.registry.folder import adapter_files, copy_files, differences, total_bytes
-from trafficllm.registry.versions import STATUSES, Damage, Pointer, Status, Version, pointer_of, version_name, version_number
+from trafficllm.registry.versions import STATUSES, Damage, Pointer, Source, Status, Version, pointer_of, version_name, version_number
 
 _POINTER, _NUMBERS = "pointer.json", ".numbers"
 _SPARE = 1 << 20
@@ -47,16 +51,23 @@ class Registry:
     """Adapter versions under one folder, safe for many processes at once.
 
     With a `trusted_key` (PEM, Ed25519) only versions signed by it are given as `live`, which is what all that loads weights asks for.
+    `shipped`: the folder of the package's own versions, see above.
 
     >>> registry = Registry("~/.local/share/trafficllm/adapters")  # doctest: +SKIP
     >>> registry.register("MTD", "out/adapter", manifest, status="live").version  # doctest: +SKIP
     'v0001'
     """
 
-    def __init__(self, root: str | Path, *, lock_timeout: float = 60.0, trusted_key: str | Path | None = None) -> None:
+    def __init__(
+        self, root: str | Path, *, lock_timeout: float = 60.0, trusted_key: str | Path | None = None, shipped: str | Path | None = None
+    ) -> None:
         self.root = Path(root).expanduser()
         self.lock_timeout = lock_timeout
         self.trusted_key = trusted_key
+        self.shipped = Registry(shipped, trusted_key=trusted_key) if shipped is not None else None
+        self._source: Source = "registry"
+        if self.shipped is not None:
+            self.shipped._source = "shipped"
 
     # writing
 
@@ -85,14 +96,25 @@ class Registry:
         return self.show(task, name)
 
     def promote(self, task: str, version: str) -> Version:
-        """Make an existing version live; the one before it is what `rollback` returns to.
+        """Make an existing version live; the one before it is what `rollback` returns to. A shipped version is copied first.
 
         Raises ArtifactError for a version that is not as it was registered.
         """
+        if self._is_shipped(task, version):
+            return self.adopt(task, version)
         with self._changing(task) as pointer:
             self._raise_if_changed(self._shown(task, version, pointer))
             self._save(task, pointer.promoted(version))
         return self.show(task, version)
+
+    def adopt(self, task: str, version: str) -> Version:
+        """Copy a shipped version in as the task's next one and make it live; its manifest says what it was copied from."""
+        assert self.shipped is not None
+        source = self.shipped.show(task, version)
+        self.shipped._raise_if_changed(source)
+        body = {key: value for key, value in source.manifest.items() if key not in {"schema", "task", "version", "files", SEAL}}
+        copied = {"source": "shipped", "version": version, "content": source.content}
+        return self.register(task, source.path, {**body, "copied_from": copied}, status="live")
 
     def rollback(self, task: str) -> Version:
         """Make the previously live version live again; one small file is replaced, nothing is copied."""
@@ -104,6 +126,8 @@ class Registry:
 
     def sign(self, task: str, version: str, key: str | Path) -> dict[str, Any]:
         """Sign a version that is as it was registered with an Ed25519 key; see `registry.signature`."""
+        if self._is_shipped(task, version):
+            raise self._read_only(task, version)
         with self._changing(task, must_exist=True) as pointer:
             shown = self._shown(task, version, pointer)
             self._raise_if_changed(shown)
@@ -116,7 +140,7 @@ class Registry:
         `gc` never leaves half a version.
         """
         removed = []
-        for name in [task] if task else self.tasks():
+        for name in [task] if task else self._own_tasks():
             with self._changing(name, must_exist=True) as pointer:
                 self._sweep(name)
                 names = self._names(name)
@@ -145,16 +169,21 @@ class Registry:
     # reading
 
     def tasks(self) -> Sequence[str]:
-        """Names of tasks that have a version, sorted; a task whose pointer is damaged is left out."""
-        return sorted(pointer.task for pointer, _ in self._pointers() if pointer is not None)
+        """Names of tasks that have a version, here or shipped, sorted; a task whose pointer is damaged is left out."""
+        return sorted({*self._own_tasks(), *(self.shipped.tasks() if self.shipped is not None else ())})
 
     def list(self, task: str | None = None) -> Sequence[Version]:
-        """All versions of a task, or of all tasks, oldest first; what is damaged is left out (see `damaged`)."""
-        return [row for row in self._survey(task) if isinstance(row, Version)]
+        """All versions of a task, or of all tasks, oldest first, then the shipped ones; what is damaged is left out (see `damaged`)."""
+        own = [row for row in self._survey(task) if isinstance(row, Version)]
+        if self.shipped is None:
+            return own
+        answered = {row.task for row in own if row.status == "live"}
+        return own + [replace(row, status="candidate") if row.task in answered else row for row in self.shipped.list(task)]
 
     def damaged(self, task: str | None = None) -> Sequence[Damage]:
         """The tasks and versions that cannot be read, each with its error."""
-        return [row for row in self._survey(task) if isinstance(row, Damage)]
+        below = self.shipped.damaged(task) if self.shipped is not None else ()
+        return [*(row for row in self._survey(task) if isinstance(row, Damage)), *below]
 
     def live_versions(self) -> dict[str, Version]:
         """The live version of every task that has one; what is damaged is left out."""
@@ -167,11 +196,14 @@ class Registry:
         return lives
 
     def find_live(self, task: str) -> Version | None:
-        """The live version of a task, or None; its files are not compared with its manifest."""
+        """The live version of a task, else the shipped one, or None; its files are not compared with its manifest."""
+        return self._find_own(task) or (self.shipped.find_live(task) if self.shipped is not None else None)
+
+    def _find_own(self, task: str) -> Version | None:
         name = self._pointer(task).live
         while name is not None:
             try:
-                return self.show(task, name)
+                return self._shown(task, name, self._pointer(task))
             except UsageError:
                 again = self._pointer(task).live  # replaced and collected since the first read
                 if again == name:
@@ -199,7 +231,9 @@ class Registry:
         return version
 
     def show(self, task: str, version: str) -> Version:
-        """One version with its manifest."""
+        """One version with its manifest; a shipped one where the registry has none of that name."""
+        if self.shipped is not None and self._is_shipped(task, version):
+            return self.shipped.show(task, version)
         return self._shown(task, version, self._pointer(task))
 
     def revision(self, task: str) -> str:
@@ -209,7 +243,7 @@ class Registry:
             stat = path.stat()
             return f"{sha256_bytes(read_bytes(path, largest=_SPARE))[:16]}-{stat.st_mtime_ns}-{stat.st_ino}"
         except (OSError, InputError):
-            return ""
+            return self.shipped.revision(task) if self.shipped is not None else ""
 
     def verify(self, task: str | None = None, *, key: str | Path | None = None) -> dict[str, Sequence[str]]:
         """What is not as the manifests say, by `task/version`; empty when every file is as it was registered.
@@ -217,6 +251,8 @@ class Registry:
         With a public `key` (default: the registry's `trusted_key`), versions without a valid signature by it are named too.
         """
         faults: dict[str, Sequence[str]] = {}
+        if self.shipped is not None:
+            faults |= {f"shipped {name}": reasons for name, reasons in self.shipped.verify(task, key=key).items()}
         for row in self._survey(task):
             if isinstance(row, Damage):
                 faults[row.name] = [str(row.error)]
@@ -226,6 +262,20 @@ class Registry:
         return {name: reasons for name, reasons in faults.items() if reasons}
 
     # inside
+
+    def _own_tasks(self) -> Sequence[str]:
+        return sorted(pointer.task for pointer, _ in self._pointers() if pointer is not None)
+
+    def _is_shipped(self, task: str, version: str) -> bool:
+        """Whether a version is one of the package's and the registry has none of that name."""
+        if self.shipped is None or version in self._names(task):
+            return False
+        version_number(version)
+        return version in self.shipped._names(task)
+
+    def _read_only(self, task: str, version: str) -> UsageError:
+        hint = f"`trafficllm adapter promote {task} {version}` copies it into {self.root}"
+        return UsageError("usage.shipped", f"{task} {version} is shipped with the package and read only", input=task, hint=hint)
 
     def _folder(self, task: str) -> Path:
         return self.root / slug(task)
@@ -255,13 +305,15 @@ class Registry:
         for pointer, damage in pointers:
             if damage is not None:
                 yield damage
-            for name in self._names(pointer.task) if pointer is not None else ():
+            if pointer is None:
+                continue
+            for name in self._names(pointer.task):
                 try:
-                    yield self.show(str(pointer and pointer.task), name)
+                    yield self._shown(pointer.task, name, self._pointer(pointer.task))
                 except UsageError:  # another process's gc may have taken it since
                     continue
                 except ArtifactError as error:
-                    yield Damage(str(pointer and pointer.task), name, error)
+                    yield Damage(pointer.task, name, error)
 
     def _shown(self, task: str, version: str, pointer: Pointer) -> Version:
         folder = self._must_exist(task, version)
@@ -270,7 +322,7 @@ class Registry:
         except (InputError, ArtifactError):
             self._must_exist(task, version)  # gone meanwhile: say so; unreadable: the first error stands
             raise
-        return Version(task, version, pointer.status(version), folder, body, content)
+        return Version(task, version, pointer.status(version), folder, body, content, self._source)
 
     def _save(self, task: str, pointer: Pointer) -> None:
         atomic_write(self._folder(task) / _POINTER, sealed(pointer.as_json()), private=True)
@@ -305,6 +357,9 @@ class Registry:
         """Hold the task's lock (released by the kernel if we are killed) and give its pointer."""
         folder = self._folder(task)
         if must_exist and not folder.is_dir():
+            below = self.shipped.find_live(task) if self.shipped is not None else None
+            if below is not None:
+                raise self._read_only(task, below.version)
             raise UsageError("usage.task", f"no adapter of task '{task}'", input=task, hint="see `adapter list`")
         try:
             make_folder(self.root, private=True)

@@ -16,6 +16,8 @@ from trafficllm.core.errors import ArtifactError, TrafficLLMError, UsageError
 from trafficllm.core.files import slug
 
 Status = Literal["live", "candidate", "rejected"]
+Source = Literal["registry", "shipped"]
+"""Where a version lies: in the registry that one writes, or in the package."""
 STATUSES: tuple[Status, ...] = ("live", "candidate", "rejected")
 SCHEMA = "trafficllm.registry/1"
 _NAME = re.compile(r"v([0-9]{4,9})")
@@ -61,7 +63,8 @@ def laboratory_only(manifest: Mapping[str, Any]) -> bool:
 class Version:
     """One immutable adapter version: its folder is a stock PEFT adapter plus `manifest.json` and `README.md`.
 
-    `content` is the SHA-256 of its manifest, which holds the hash of every other file: what caches are keyed by.
+    `content` is the SHA-256 of its manifest, which holds the hash of every other file: what caches are keyed by. `source`: a shipped
+    version is read only, and `promote` copies it.
     """
 
     task: str
@@ -70,6 +73,7 @@ class Version:
     path: Path
     manifest: Mapping[str, Any] = field(default_factory=dict)
     content: str = ""
+    source: Source = "registry"
 
     @property
     def resident(self) -> str:

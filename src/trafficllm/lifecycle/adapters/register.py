@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
     from trafficllm.records.sources.background import Background
+    from trafficllm.registry.versions import Version
 
 _WORK = ".work"
 
@@ -138,7 +139,7 @@ def update(
     from trafficllm.records.record_shape import RecordShape, wanted_of
 
     definition = workspace.task(task)
-    live, options = workspace.registry.live(definition.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
+    live, options = _own(workspace, definition.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     remedy = "leave the setting out of the configuration, or register the task again with it"
     RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {definition.id} {live.version}", remedy=remedy)
     beside = chosen(definition, workspace.config, background, packaged=packaged)
@@ -149,6 +150,12 @@ def update(
     shutil.rmtree(work, ignore_errors=True)
     gate.raise_if_refused(answer)
     return answer
+
+
+def _own(workspace: Workspace, task: str) -> Version:
+    """The live version of a task; a shipped one is copied into the registry first, where an update can build on it."""
+    live = workspace.registry.live(task)
+    return workspace.registry.adopt(task, live.version) if live.source == "shipped" else live
 
 
 def _register_detector(

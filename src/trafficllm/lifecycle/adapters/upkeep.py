@@ -40,7 +40,11 @@ def list_adapters(workspace: Workspace) -> AdapterList:
         laboratory = version.laboratory_only
         rows.append(
             AdapterRow(
-                **version.as_dict(), macro_f1=quality.get("macro_f1"), path=str(version.path), source="registry", laboratory_only=laboratory
+                **version.as_dict(),
+                macro_f1=quality.get("macro_f1"),
+                path=str(version.path),
+                source=version.source,
+                laboratory_only=laboratory,
             )
         )
     return AdapterList(registry=str(workspace.registry_root), adapters=rows, **failed(workspace))
@@ -67,7 +71,7 @@ def show_adapter(workspace: Workspace, task: str, version: str = "") -> AdapterS
 
 
 def promote(workspace: Workspace, task: str, version: str) -> AdapterChange:
-    """Make a version live."""
+    """Make a version live; a shipped one is copied into the registry first."""
     return _change(workspace.registry.promote(task, version))
 
 

@@ -32,11 +32,11 @@ _ROWS = 256
 
 
 def detection_versions(workspace: Workspace) -> dict[str, Version]:
-    """Live versions of detection tasks by task, those of higher priority first; of equal ones in the catalogue's order."""
+    """Live versions of detection tasks by task, one's own before shipped ones, then by priority, then in the catalogue's order."""
     tasks = [task for task in workspace.tasks().values() if task.kind == "detection"]
     lives = workspace.registry.live_versions()
     live = [task for task in tasks if task.id in lives]
-    return {task.id: lives[task.id] for task in sorted(live, key=lambda task: -task.priority)}
+    return {task.id: lives[task.id] for task in sorted(live, key=lambda task: (lives[task.id].source == "shipped", -task.priority))}
 
 
 Choice: TypeAlias = "tuple[tuple[str, ...], TaskRoute | None]"
@@ -66,8 +66,7 @@ def choose(workspace: Workspace, task: str, question: str) -> Choice:
             hint=f"name it to have its answer all the same: --task {held_back[0]}; or learn background: `trafficllm adapter register`",
         )
     taken = understood(question)
-    judging = [name for name in live if workspace.task(name).asks_malice]
-    if taken.hosts and judging:
+    if taken.hosts and (judging := [name for name in live if workspace.task(name).asks_malice]):
         return (judging[0],), None
     if not taken.asks:
         return (live[0],), None
@@ -82,7 +81,8 @@ def _no_answer(workspace: Workspace, route: TaskRoute, live: Sequence[str], held
     """What the question was routed to, and the three nearest questions that have an answer here."""
     asked = [(row.id, f"{row.id} ({'laboratory only, ' if row.id in held_back else ''}{row.probability:.2f})") for row in route.tasks]
     names = ", ".join(name for _, name in asked) or f"none of the tasks ({route.none:.2f})"
-    tasks = [workspace.task(name) for name in live]
+    catalogue = workspace.tasks()
+    tasks = [catalogue[name] for name in live]
     asks = [task.umbrella_question or task.title for task in tasks] + [SUSPICIOUS] * any(task.asks_malice for task in tasks)
     near = "; ".join(nearest(taken.rest, asks))
     named = ", ".join([*live, *(name for name, _ in asked if name in held_back)])

@@ -79,7 +79,7 @@ def run(workdir: Path, *, seed: int = 0, quick: bool = False, progress: Progress
     free_space(workdir, ROOM)
     size = "quick" if quick else "full"
     home = workdir / size / f"seed{seed}"
-    workspace = Workspace(registry=str(home / "registry"))
+    workspace = Workspace(registry=str(home / "registry"), shipped=False)
     job = Run(home, seed, PLAN[size], Stages(home, progress or Silent()), workspace)
     data = {task: _data(job, task) for task in TASKS}
     tokens = _tokens(job)

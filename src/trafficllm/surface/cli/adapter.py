@@ -197,8 +197,8 @@ def _standing(row: AdapterRow) -> str:
 def _show_list(answer: AdapterList) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    rows = [[row.task, row.version, _standing(row), row.macro_f1, row.path] for row in answer.adapters]
-    show_table(("task", "version", "status", "macro-F1", "path"), rows, right=("macro-F1",))
+    rows = [[row.task, row.version, _standing(row), row.source, row.macro_f1, row.path] for row in answer.adapters]
+    show_table(("task", "version", "status", "source", "macro-F1", "path"), rows, right=("macro-F1",))
     if not rows and not answer.failed:
         note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
 
