@@ -128,8 +128,9 @@ def _records(path: Path) -> Iterator[tuple[Record, FlowMeta]]:
 def groups(data: Path, source: Mapping[str, Any], origins: Mapping[str, str], kept_out: Scored) -> list[Group]:
     """The captures of one source that may be taken, those of one origin together."""
     out: dict[tuple[str, int], Group] = {}
-    for path in sorted({path for pattern in source["take"] for path in data.glob(pattern)}):
-        rel = path.relative_to(data).as_posix()
+    root = HERE / source["root"] if "root" in source else data
+    for path in sorted({path for pattern in source["take"] for path in root.glob(pattern)}):
+        rel = path.relative_to(root).as_posix()
         origin = origins.get(rel, "")
         if ".pcap" not in path.name or any(part in path.name or part in origin for part in source.get("leave", ())):
             continue
