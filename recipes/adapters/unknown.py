@@ -33,6 +33,7 @@ from trafficllm.evaluate.baselines import table as baselines
 from trafficllm.evaluate.baselines.learners import Data, Part
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.lifecycle.studies.scoring import BANK
 from trafficllm.model.base.load import Base, load_base
 from trafficllm.model.tuning import job as tune
 from trafficllm.model.tuning.augment import augment
@@ -111,7 +112,7 @@ def tune_draw(
 
 
 def scored(base: Base, data: Dataset, rows: Mapping[str, list[int]], labels: tuple[str, ...], adapter: Path) -> dict[str, Scores]:
-    """Scores, hidden states and readout logits of every side; of the training rows, 600 spread over the classes."""
+    """Scores, hidden states and readout logits of every side; of the training rows, BANK spread over the classes."""
     engine = Engine(base)
     engine.add_adapter("draw", adapter)
     scorer = LLMScorer(engine, "draw", data.task, labels, codec=data.codec)
@@ -147,7 +148,7 @@ def one(base: Base, data: Dataset, draw: int, *, out: Path, steps: int) -> dict[
     report = tune_draw(base, data, rows, labels, out=out / "adapter", steps=steps)
     spent = time.process_time() - start
     by_class = sorted(rows["train"], key=lambda i: hash64(str(i).encode()))
-    some = {**rows, "train": sorted(spread(by_class, 600))}
+    some = {**rows, "train": sorted(spread(by_class, BANK))}
     found = scored(base, data, some, labels, out / "adapter")
     facts = {name: (data.labels_of(idx), data.groups(idx)) for name, idx in some.items()}
     keep(found, facts, labels, out / "scores.safetensors")

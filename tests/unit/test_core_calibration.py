@@ -56,6 +56,15 @@ def _joint() -> list[float]:
     return [(t - 0.3) / 2.0 + (-logsumexp(r.astype(float)) + 0.2) / 0.5 for t, r in zip(_typical(), ROWS.readout, strict=True)]
 
 
+def _nearest() -> list[float]:
+    return [min(1 - v @ z / np.linalg.norm(z) for v in BANK) for z in _z(ROWS.pooled)]
+
+
+def _nearest_energy() -> list[float]:
+    rows = zip(_nearest(), ROWS.readout, strict=True)
+    return [(d - 0.3) / 2.0 + 0.5 * (-logsumexp(r.astype(float)) + 0.2) / 0.5 for d, r in rows]
+
+
 def _knn() -> np.ndarray:
     z = _z(ROWS.hidden)
     return np.sort(cdist(z / np.linalg.norm(z, axis=1, keepdims=True), BANK), axis=1)[:, 2]
@@ -69,6 +78,8 @@ DEFINED = {
     "faint": lambda: -logsumexp(ROWS.readout.astype(float), axis=1),
     "typical": _typical,
     "joint": _joint,
+    "nearest": _nearest,
+    "nearest_energy": _nearest_energy,
 }
 
 

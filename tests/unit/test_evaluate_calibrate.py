@@ -54,7 +54,7 @@ def test_without_hidden_states_a_probability_score_is_chosen() -> None:
 
 @pytest.mark.parametrize(
     ("states", "chosen", "found"),
-    [(("hidden",), {"knn", "mahalanobis"}, 0.9), (("pooled",), {"typical"}, 0.8), (("pooled", "readout"), {"joint"}, 0.9)],
+    [(("hidden",), {"knn", "mahalanobis"}, 0.9), (("pooled",), {"nearest"}, 0.8), (("pooled", "readout"), {"nearest_energy"}, 0.9)],
 )
 def test_hidden_states_win_where_they_know_more_and_strangers_are_found(states: tuple[str, ...], chosen: set[str], found: float) -> None:
     train, val = _scores(600, 1), _scores(300, 2)
@@ -92,6 +92,21 @@ def test_fitting_is_deterministic_and_bounded() -> None:
     rows = calibrate.rows_of(*train)
     assert len(unknown.fit("knn", rows)["vectors"]) == unknown.BANK
     assert len(unknown.fit("typical", rows, val=rows)["vectors"]) == unknown.BANK
+    assert len(unknown.fit("nearest", rows)["vectors"]) == unknown.BANK
+
+
+def test_a_core_set_covers_what_a_sample_misses() -> None:
+    """One crowd of 500 rows, thirty places with one row each, every row twice: 31 rows cover all but the crowd's own width."""
+    rng = np.random.default_rng(0)
+    places = np.linalg.qr(rng.normal(size=(40, 40)))[0]
+    crowd = places[0] + 0.01 * rng.normal(size=(500, 40))
+    z = formulas.unit(np.concatenate([crowd, places[1:31]] * 2))
+    taken = unknown.core_set(z, 31)
+    assert (1 - (z @ z[taken].T).max(axis=1)).max() < 0.02
+    sample = np.sort(rng.choice(len(z), 31, replace=False))
+    assert (1 - (z @ z[sample].T).max(axis=1)).max() > 0.5
+    assert len(unknown.core_set(z[500:530], 100)) == 30
+    assert unknown.core_set(z[:0], 4).tolist() == []
 
 
 def test_the_threshold_holds_on_captures_not_seen() -> None:

@@ -32,10 +32,10 @@ def test_a_fitted_calibration_travels_as_json() -> None:
     assert val.pooled is not None
     assert val.readout is not None
     states = {"hidden": val.hidden.astype(float), "pooled": val.pooled.astype(float)}
-    assert calibrate.fit(val.logits, y_val, LABELS, train=(train, y_train), **states).unknown["method"] == "typical"
+    assert calibrate.fit(val.logits, y_val, LABELS, train=(train, y_train), **states).unknown["method"] == "nearest"
     states["readout"] = val.readout.astype(float)
     fitted = calibrate.fit(val.logits, y_val, LABELS, train=(train, y_train), **states)
-    assert fitted.unknown["method"] == "joint"
+    assert fitted.unknown["method"] == "nearest_energy"
     stored = json.loads(json.dumps(fitted.as_dict()))
     p = calibration.apply(stored, val.logits)
     assert np.allclose(p, np.exp(formulas.log_softmax(val.logits / fitted.temperature)))
@@ -55,7 +55,7 @@ def test_a_foreign_method_or_missing_states_are_refused() -> None:
         calibration.unknown_score({"unknown": {"method": "magic"}}, scores)
     params = unknown.fit("knn", calibrate.rows_of(scores, y))
     bare = Scores(scores.labels, scores.probabilities, scores.logits)
-    for method in ("knn", "typical", "faint", "joint"):
+    for method in ("knn", "typical", "faint", "joint", "nearest", "nearest_energy"):
         with pytest.raises(ArtifactError, match="hidden"):
             calibration.unknown_score({"unknown": {"method": method, "params": params}}, bare)
 
@@ -64,7 +64,7 @@ def test_a_scorer_without_hidden_states_gets_the_score_that_needs_none() -> None
     train, val = _rows(300, 2), _rows(300, 3)
     assert val[0].pooled is not None
     fitted = calibrate.fit(val[0].logits, val[1], LABELS, train=train, pooled=val[0].pooled.astype(float)).as_dict()
-    assert fitted["unknown"]["method"] == "typical"
+    assert fitted["unknown"]["method"] == "nearest"
     other, _ = _rows(400, 6)
     bare = Scores(other.labels, other.probabilities, other.logits)
     alarms = calibration.unknown_score(fitted, bare) > calibration.threshold(fitted)

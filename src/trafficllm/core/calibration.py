@@ -13,6 +13,9 @@ the hidden states over the record, and logits r [n, labels] of a readout, not no
   of `weight` * d_c / `scale`_c - log p_c: some label must be likely and the flow must look like that label's own flows.
 - `joint`: the sum of `typical` and `faint`, each less its validation median `centre`, in units `unit` of the way from there to the
   95 % quantile.
+- `nearest`: z as for `typical`; 1 - the largest cosine with any of `vectors`, a core-set of the training rows (Roth et al. 2022,
+  PatchCore).
+- `nearest_energy`: the sum of `nearest` and `weight` times `faint`, each standardised as in `joint`.
 
 Parameters are plain JSON numbers, stored in the adapter's manifest under these names.
 """
@@ -29,6 +32,8 @@ from trafficllm.core.types import F64, I64
 Params = Mapping[str, Any]
 PARTS = ("typical", "faint")
 """What `joint` sums, in the order of its `centre` and `unit`."""
+NEAREST_PARTS = ("nearest", "faint")
+"""What `nearest_energy` sums, likewise."""
 _NEAREST_ROWS = 1024
 """Rows whose distances to all kept vectors are held at once: 1,024 x 512 distances are 4 MB."""
 
@@ -147,6 +152,18 @@ def _joint(params: Params, rows: ScoredRows, temperature: float) -> F64:
     return np.asarray(((parts - np.asarray(params["centre"])) / np.asarray(params["unit"])).sum(axis=1))
 
 
+def _coreset_distance(params: Params, rows: ScoredRows, _: float) -> F64:
+    z, vectors = unit(project(params, np.asarray(rows.pooled, np.float64))), np.asarray(params["vectors"], np.float64)
+    parts = [1.0 - (z[at : at + _NEAREST_ROWS] @ vectors.T).max(axis=1) for at in range(0, len(z), _NEAREST_ROWS)]
+    return np.asarray(np.concatenate(parts) if parts else np.zeros(0), dtype=np.float64)
+
+
+def _nearest_energy(params: Params, rows: ScoredRows, temperature: float) -> F64:
+    parts = np.stack([METHODS[part](params, rows, temperature) for part in NEAREST_PARTS], 1)
+    standard = (parts - np.asarray(params["centre"])) / np.asarray(params["unit"])
+    return np.asarray(standard @ np.array([1.0, params["weight"]]))
+
+
 METHODS: dict[str, Callable[[Params, ScoredRows, float], F64]] = {
     "max_probability": _max_probability,
     "energy": _energy,
@@ -155,6 +172,8 @@ METHODS: dict[str, Callable[[Params, ScoredRows, float], F64]] = {
     "faint": _logit_energy,  # the key that adapters carry
     "typical": _typical,
     "joint": _joint,
+    "nearest": _coreset_distance,
+    "nearest_energy": _nearest_energy,
 }
 NEEDS: dict[str, tuple[str, ...]] = {
     "knn": ("hidden",),
@@ -162,6 +181,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "faint": ("readout",),
     "typical": ("pooled",),
     "joint": ("pooled", "readout"),
+    "nearest": ("pooled",),
+    "nearest_energy": ("pooled", "readout"),
 }
 """What of `ScoredRows`, beside log-probabilities, a method reads."""
 

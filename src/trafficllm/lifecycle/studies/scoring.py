@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from trafficllm.model.base.load import Base
     from trafficllm.records.dataset.dataset import Dataset
 
-BANK = 600
-"""Training rows scored for the unknown score's distances: 6 s of one core, and at most 512 of them are kept."""
+BANK = 2000
+"""Training rows scored for the unknown score's distances: 20 s of one core; at most 512 that cover the rest are kept."""
 CALIBRATION_ROWS = 1000
 """Validation rows that calibration scores, every n-th of them: a temperature and a 5 % threshold need no more."""
 CHUNK = 512
