@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.core.files import atomic_write
 from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
@@ -96,13 +96,14 @@ def embed(
     pool: str = "",
     reference: Path | None = None,
     neighbours: int = 5,
+    each: int = 0,
     progress: ProgressSink,
 ) -> Embed:
     """Vectors of every flow (contract: `embed`): of captures, or of one data set with its labels.
 
     Without `task` the bare base under strict masks; with it the task's live adapter under its own masks. `reference` is a file of vectors
-    made the same way: then each flow comes with its nearest ones there. UsageError for a pool that is none, ArtifactError for vectors
-    of another base or way.
+    made the same way: then each flow comes with its nearest ones there. With `each`, `files` are folders of <label>/*.pcap, of which
+    the first `each` flows of every label are taken. UsageError for a pool that is none, ArtifactError for vectors of another base or way.
     """
     from trafficllm.infer.engine.pooling import POOLS
 
@@ -118,7 +119,8 @@ def embed(
         "version": model.version if model else "",
     }
     rows: list[dict[str, Any]] = []
-    for records, more in _batches(workspace, files, model, progress):
+    batches = _labelled(workspace, files, model, each, progress) if each else _batches(workspace, files, model, progress)
+    for records, more in batches:
         for line, vector in zip(more, embedder.embed(records), strict=True):
             rows.append({**line, "vector": vector})
     near = _neighbours(rows, reference, facts, neighbours) if reference is not None else []
@@ -154,20 +156,16 @@ def _batches(
     from trafficllm.capture.files.read import expand
     from trafficllm.capture.flows.assembly import read_flows
     from trafficllm.lifecycle.analyze.verdicts import flow_options
-    from trafficllm.records import masks
     from trafficllm.records.codec.flows import records_in
     from trafficllm.records.dataset.dataset import load
     from trafficllm.records.sources.logs import log_records, part_logs
-
-    def masked(record: Record) -> Record:
-        return model.masked(record) if model else masks.wiped(masks.apply(record, "strict"))
 
     if len(files) == 1 and is_data_set(Path(files[0])):
         data = load(files[0])
         for at in range(0, len(data), _CHUNK):
             idx = list(range(at, min(at + _CHUNK, len(data))))
             lines = zip(data.meta(idx), data.labels_of(idx), strict=True)
-            yield [masked(r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
+            yield [_masked(model, r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
         return
     captures, logs = part_logs(expand(files))
     options = flow_options(workspace, [model.task]) if model else workspace.config.capture
@@ -175,7 +173,34 @@ def _batches(
     pieces = (list(records_in(batch, at, at + _CHUNK)) for batch in batches for at in range(0, len(batch), _CHUNK))
     logged = chain.from_iterable(log_records(path) for path in logs)
     for rows in chain(pieces, iter(lambda: list(islice(logged, _CHUNK)), [])):
-        yield [masked(record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]
+        yield [_masked(model, record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]
+
+
+def _masked(model: TaskModel | None, record: Record) -> Record:
+    """A raw record as the adapter was trained to see it; without one, under strict masks."""
+    from trafficllm.records import masks
+
+    return model.masked(record) if model else masks.wiped(masks.apply(record, "strict"))
+
+
+def _labelled(
+    workspace: Workspace, folders: Sequence[str], model: TaskModel | None, each: int, progress: ProgressSink
+) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
+    """Masked records of the first `each` flows of every label of folders of <label>/*.pcap; InputError where there is no label."""
+    from trafficllm.capture.files.read import expand
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.lifecycle.analyze.verdicts import flow_options
+    from trafficllm.records.codec.flows import records_in
+
+    options = flow_options(workspace, [model.task]) if model else workspace.config.capture
+    labels = [place for folder in folders for place in sorted(Path(folder).iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    if not labels:
+        raise InputError("input.no_labels", "no <label>/*.pcap in this folder", input=str(folders[0]), hint="one sub-folder a label")
+    for place in labels:
+        batches = (read_flows([path], options=options, progress=progress) for path in expand([place]))
+        flows = (row for batch in chain.from_iterable(batches) for row in records_in(batch, 0, each))
+        rows = list(islice(flows, each))
+        yield [_masked(model, record) for record, _ in rows], [{**_line(meta), "label": place.name} for _, meta in rows]
 
 
 def _line(meta: FlowMeta) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from trafficllm.surface.cli import config as cmd_config
 from trafficllm.surface.cli import data as cmd_data
 from trafficllm.surface.cli import evaluate as cmd_evaluate
 from trafficllm.surface.cli import generate as cmd_generate
+from trafficllm.surface.cli import mcp as cmd_mcp
 from trafficllm.surface.cli import quickstart as cmd_quickstart
 from trafficllm.surface.cli import serve as cmd_serve
 from trafficllm.surface.cli import task as cmd_task
@@ -61,6 +62,7 @@ app.command("embed")(cmd_analyze.embed)
 app.command("generate")(cmd_generate.generate)
 app.command("serve")(cmd_serve.serve)
 app.command("doctor")(cmd_config.doctor)
+app.add_typer(cmd_mcp.app, name="mcp", help="An MCP server: captures for the client of a language model.")
 for _name, (_app, _help) in _NOUNS.items():
     app.add_typer(_app, name=_name, help=_help, no_args_is_help=True)
 

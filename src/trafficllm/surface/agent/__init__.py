@@ -1,0 +1,1 @@
+"""An MCP server (Model Context Protocol): captures judged and looked into by a language model's client."""
