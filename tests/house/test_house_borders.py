@@ -29,6 +29,7 @@ ALLOWED: Mapping[str, str] = {
     "records.record_shape.RecordShape.of": _MANIFEST,
     "records.record_shape.RecordShape.require": _WANTED,
     "records.record_shape.wanted_of": _WANTED,
+    "registry.card.elsewhere": _MANIFEST,
     "registry.fit.check": _MANIFEST,
     "registry.fit.reasons": _MANIFEST,
     "registry.store.Registry.register": _MANIFEST,

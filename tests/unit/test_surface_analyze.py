@@ -200,8 +200,10 @@ def test_json_stays_one_object(batches: Any, code: int, monkeypatch: pytest.Monk
 
 def test_the_table_says_it_at_a_glance(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     _command(monkeypatch, lambda: _batches(stop=False))
+    monkeypatch.setenv("COLUMNS", "200")
     assert run(["analyze", "x.pcap"]) == 0
     out = capfd.readouterr().out
+    assert "Next: trafficllm analyze x.pcap --task MTD --only Zeus --explain" in out
     assert "64 flows of a.pcap. MTD: 61 benign, 2 malicious, 1 unknown" in out
     first = next(line for line in out.splitlines() if ROW["community_id"] in line)
     assert first.split()[:4] == ["Zeus", "0.800", "192.0.2.1:49152", "[2001:db8::1]:443"]

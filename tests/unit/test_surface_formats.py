@@ -18,7 +18,7 @@ from trafficllm.infer.detector import VerdictRow
 from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.surface.formats.columns import CONN, FLOW, HOST, LABEL, VERDICT
 from trafficllm.surface.formats.eve import EveEvent, EveHostEvent, flow_event, host_event, verdict_event
-from trafficllm.surface.formats.writers import FORMATS, check_format, make_writer, writing
+from trafficllm.surface.formats.writers import FORMATS, format_for, make_writer, writing
 
 ROW: dict[str, Any] = {
     "uid": "CHhAvVGS1DHFjwGM9",
@@ -193,9 +193,9 @@ def test_hosts_in_every_form() -> None:
 def test_formats_are_refused_before_any_work() -> None:
     assert len(FORMATS) == 6
     with pytest.raises(UsageError, match="yaml"):
-        check_format("yaml", "-")
+        format_for("yaml", "-")
     with pytest.raises(UsageError, match="table"):
-        check_format("table", "x.txt")
+        format_for("table", "x.txt")
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -218,3 +218,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written() -> None:
     with pytest.raises(ResourceError), writing("jsonl", "/proc/nowhere/x", VERDICT, path="x", eve=flow_event):
         raise AssertionError("must not get here")
+
+
+def test_csv_has_the_three_likeliest_labels_as_columns() -> None:
+    shares = {"Zeus": 0.2, "FTP": 0.5, "=cmd": 0.25, "IRC": 0.05}
+    stream = io.BytesIO()
+    writer = make_writer("csv", stream, VERDICT, path="x", eve=dict)
+    writer.write([{**ROW, "probabilities": shares}, {**ROW, "probabilities": {"FTP": 1.0}}])
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue().decode())))
+    names = ("label_1", "probability_1", "label_2", "probability_2", "label_3", "probability_3")
+    assert [rows[0][name] for name in names] == ["FTP", "0.5", "'=cmd", "0.25", "Zeus", "0.2"]
+    assert [rows[1][name] for name in names] == ["FTP", "1.0", "", "", "", ""]

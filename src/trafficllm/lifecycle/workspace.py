@@ -30,11 +30,16 @@ def registry_root(name: str = "", config: Config | None = None) -> Path:
     place = name or os.environ.get("TRAFFICLLM_REGISTRY", "") or (config.registry if config else "")
     if place:
         return Path(place).expanduser()
-    import platformdirs
-
-    mine = Path(platformdirs.user_data_dir("trafficllm")) / "registry"
+    mine = user_registry()
     made = quickstart_registry(Path())
     return made if made is not None and not mine.is_dir() else mine
+
+
+def user_registry() -> Path:
+    """The registry in the user's data folder: what is used where nothing else is said."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("trafficllm")) / "registry"
 
 
 def quickstart_registry(folder: Path) -> Path | None:

@@ -95,11 +95,11 @@ def _limits(manifest: Mapping[str, Any]) -> Iterator[str]:
     unknown = calibration.get("unknown") or {}
     if unknown:
         yield f"A flow is called `unknown` by {_plain(unknown.get('method'))} at 5 % false alarms on validation."
-    yield from _elsewhere(manifest)
+    yield from elsewhere(manifest)
     yield "It answers only with the labels above, and knows the networks its captures came from; others may differ."
 
 
-def _elsewhere(manifest: Mapping[str, Any]) -> Iterator[str]:
+def elsewhere(manifest: Mapping[str, Any]) -> Iterator[str]:
     """What to expect on other networks: the first step's operating point on left-out sources, or that nothing is known of it."""
     if laboratory_only(manifest):
         yield "**Laboratory only**: nothing bounds its false alarms on networks it has not learnt; it answers where it is named."

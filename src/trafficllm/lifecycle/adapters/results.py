@@ -50,6 +50,7 @@ class AdapterShow(AdapterVersion):
 
     path: str
     manifest: dict[str, Any]
+    source: str = "registry"
 
 
 class AdapterChange(AdapterVersion):

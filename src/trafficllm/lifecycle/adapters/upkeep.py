@@ -67,7 +67,7 @@ def sign(workspace: Workspace, task: str, key: Path, *, version: str = "") -> Ad
 def show_adapter(workspace: Workspace, task: str, version: str = "") -> AdapterShow:
     """A version, by default the live one, with its manifest (contract: `adapter show`)."""
     shown = workspace.registry.show(task, version) if version else workspace.registry.live(task, signed=False)
-    return AdapterShow(**shown.as_dict(), path=str(shown.path), manifest=dict(shown.manifest))
+    return AdapterShow(**shown.as_dict(), path=str(shown.path), manifest=dict(shown.manifest), source=shown.source)
 
 
 def promote(workspace: Workspace, task: str, version: str) -> AdapterChange:

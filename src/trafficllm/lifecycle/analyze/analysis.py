@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.results import CaptureTotals
+    from trafficllm.lifecycle.facts.counting import CaptureFacts
 
 
 def _none() -> CaptureTotals:
@@ -31,7 +32,8 @@ class Analysis:
 
     `notable`: the labels and umbrella answers of each task that raise an event, as its task file says. `blank`: flows by task of
     which a log says too little for a verdict, `uncovered` flows of kinds that an adapter has not learnt. `hosts` fills while batches are
-    taken. `filters`: which flows are asked for, in words; empty for all.
+    taken. `filters`: which flows are asked for, in words; empty for all. `asks`: the question that each task answers. `facts`: what the
+    captures hold, filled while batches are taken.
     """
 
     tasks: tuple[str, ...]
@@ -44,6 +46,14 @@ class Analysis:
     hosts: Hosts = field(default_factory=lambda: Hosts({}))
     uncovered: Callable[[], Mapping[str, int]] = dict
     filters: str = ""
+    asks: Mapping[str, str] = field(default_factory=dict)
+    facts: CaptureFacts | None = None
+
+    def overview(self) -> str:
+        """One line of facts once all batches are taken: packets, flows, hosts, time span, protocols, what is not covered."""
+        from trafficllm.lifecycle.facts.answers import overview
+
+        return overview(self.facts, self.counts()) if self.facts is not None and self.facts.flows else ""
 
     def names(self, row: VerdictRow) -> set[str]:
         """What a row can be asked for by: its label and the umbrella answer above it."""

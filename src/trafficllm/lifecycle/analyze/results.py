@@ -66,8 +66,10 @@ class CaptureAnonymize(CaptureConvert):
 
 
 class Analyze(Result):
-    """The summary of `analyze --json`. `filters`: the flows that the question asks for, in words; `answer`: one sentence to it; `fact`: its
-    answer where the capture alone gives it, no task having judged; `suspicious`: the hosts that were asked for, the most suspicious first.
+    """The summary of `analyze --json`.
+
+    `filters`: the flows that the question asks for, in words; `overview`: a line of facts; `answer`: sentences to the question; `fact`:
+    its answer where the capture alone gives it, no task having judged; `suspicious`: the hosts asked for, the most suspicious first.
     """
 
     flows: int
@@ -82,6 +84,7 @@ class Analyze(Result):
     capture: CaptureTotals
     failed: list[Failure] = Field(default_factory=list)
     filters: str = ""
+    overview: str = ""
     answer: Captured = ""
     fact: FactAnswer | None = None
     suspicious: list[HostRow] = Field(default_factory=list)

@@ -14,6 +14,7 @@ from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import totals
 from trafficllm.lifecycle.analyze.hosts import Hosts
 from trafficllm.lifecycle.facts.asking import SUSPICIOUS, Understood, understood
+from trafficllm.lifecycle.facts.counting import CaptureFacts
 from trafficllm.lifecycle.facts.filters import Filters, ends_of
 from trafficllm.lifecycle.facts.wording import nearest
 from trafficllm.lifecycle.tasks import route as routed_to
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 EVIDENCE = 3
 """Parts of a record that `--explain` names."""
 _ROWS = 256
+_DRIFT = "CD"
+"""Names no kind of traffic of its own: it is the services of EVD seen later."""
 
 
 def detection_versions(workspace: Workspace) -> dict[str, Version]:
@@ -43,12 +46,15 @@ Choice: TypeAlias = "tuple[tuple[str, ...], TaskRoute | None]"
 """The tasks to judge by, and how the question was routed (None where it took no part)."""
 
 
-def choose(workspace: Workspace, task: str, question: str) -> Choice:
+def choose(workspace: Workspace, task: str, question: str, *, both: bool = False) -> Choice:
     """The tasks to judge by, and how the question was routed (None where it took no part).
 
     An adapter that is laboratory only answers where it is named, never else. A question for the most suspicious hosts goes to the first
-    task that asks for malice; one that only names hosts and times to the first task. Raises UsageError for an unknown task or a question
-    that asks for no detection task, with the nearest questions that have an answer, ArtifactError where none is live.
+    task that asks for malice; one that only names hosts and times to the first task. Where nothing is asked and `both` is set, two tasks
+    answer: one says what flows are, the other whether they are bad.
+
+    Raises UsageError for an unknown task or a question that asks for no detection task, with the nearest questions that have an answer,
+    ArtifactError where no adapter is live.
     """
     if task:
         return (_detection(workspace, task),), None
@@ -69,12 +75,24 @@ def choose(workspace: Workspace, task: str, question: str) -> Choice:
     if taken.hosts and (judging := [name for name in live if workspace.task(name).asks_malice]):
         return (judging[0],), None
     if not taken.asks:
-        return (live[0],), None
+        return (_what_and_whether(workspace, [versions[name] for name in live]) if both else (live[0],)), None
     route = routed_to(workspace, [question])[0]
     routed = tuple(row.id for row in route.tasks if row.id in live)
     if not routed:
         raise _no_answer(workspace, route, live, held_back, taken)
     return routed, route
+
+
+def _what_and_whether(workspace: Workspace, live: Sequence[Version]) -> tuple[str, ...]:
+    """The first task that names what flows are, and the first that says whether they are bad, where both read captures alike."""
+    from trafficllm.records.record_shape import RecordShape
+
+    catalogue = workspace.tasks()
+    whether = [version for version in live if catalogue[version.task].asks_malice]
+    what = [version for version in live if not catalogue[version.task].positive and version.task != _DRIFT]
+    pair = [*what[:1], *whether[:1]]
+    cuts = [RecordShape.of(version.manifest).as_dict()["capture"] for version in pair]
+    return tuple(version.task for version in pair) if len(pair) == 2 and cuts[0] == cuts[1] else (live[0].task,)
 
 
 def _no_answer(workspace: Workspace, route: TaskRoute, live: Sequence[str], held_back: Sequence[str], taken: Understood) -> UsageError:
@@ -139,6 +157,7 @@ def start(
     flows: FlowStream | None = None,
     skipped: Skipped | None = None,
     filters: Filters | None = None,
+    both: bool = False,
 ) -> Analysis:
     """Verdicts for every flow of the captures, by the task that was named or that the question asks for; of the flows that pass `filters`,
     by default the hosts and times that the question names.
@@ -151,8 +170,9 @@ def start(
     from trafficllm.capture.flows.counts import CountsBuilder
     from trafficllm.records.sources.logs import part_logs
 
+    restricted = understood(question).filters if filters is None else filters
     files, sink = expand(paths, skipped) if flows is None else [], progress or Silent()
-    tasks, route = choice or choose(workspace, task, question)
+    tasks, route = choice or choose(workspace, task, question, both=both)
     options = flow_options(workspace, tasks)
     catalogue = workspace.tasks()
     live = [workspace.registry.live(name) for name in tasks]
@@ -161,9 +181,9 @@ def start(
     above = {answer for task in judging for answer in (task.positive, task.negative, *map(task.umbrella_of, labels))}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts, hosts = CountsBuilder(), Hosts(detector.questions())
-    restricted = understood(question).filters if filters is None else filters
     captures, logs = part_logs(files)
-    read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
+    facts = CaptureFacts(restricted)
+    read = facts.tapping(flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped))
     verdicts = _passing(chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks)), restricted)
     whole = total_bytes(files) if files else None
     return Analysis(
@@ -177,6 +197,8 @@ def start(
         hosts,
         lambda: dict(detector.uncovered),
         str(restricted),
+        {task.id: task.umbrella_question or task.title for task in judging},
+        facts,
     )
 
 

@@ -14,6 +14,7 @@ from trafficllm.lifecycle.facts.results import Cell, FactAnswer
 from trafficllm.lifecycle.facts.wording import Wanted, asked_as
 
 if TYPE_CHECKING:
+    from trafficllm.lifecycle.analyze.results import CaptureTotals
     from trafficllm.lifecycle.facts.counting import CaptureFacts, Counted, FlowSeen
 
 Table: TypeAlias = "tuple[str, Cell, Sequence[str], Sequence[Sequence[Cell]]]"
@@ -346,9 +347,9 @@ def _damage(facts: CaptureFacts) -> Table:
     return f"{said}.", sum(int(row[1] or 0) for row in rows), ("what", "packets"), rows
 
 
-def overview(facts: CaptureFacts) -> str:
-    """One line of facts: packets, hosts, time span, protocols, and what is not covered."""
-    counts = facts.counts
+def overview(facts: CaptureFacts, totals: CaptureTotals | None = None) -> str:
+    """One line of facts: packets, hosts, time span, protocols, and what is not covered; `totals` where they were counted apart."""
+    counts = totals if totals is not None else facts.counts
     first, last = _bounds(facts)
     packets = counts.packets if _whole(facts) and counts.packets else facts.packets
     parts = [_plural(packets, "packet"), _plural(facts.flows, "flow"), _plural(len(facts.hosts), "host")]

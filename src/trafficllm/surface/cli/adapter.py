@@ -197,8 +197,8 @@ def _standing(row: AdapterRow) -> str:
 def _show_list(answer: AdapterList) -> None:
     from trafficllm.surface.terminal.output import note, show_table
 
-    rows = [[row.task, row.version, _standing(row), row.source, row.macro_f1, row.path] for row in answer.adapters]
-    show_table(("task", "version", "status", "source", "macro-F1", "path"), rows, right=("macro-F1",))
+    rows = [[row.task, row.version, _standing(row), row.source, row.macro_f1] for row in answer.adapters]
+    show_table(("task", "version", "status", "source", "macro-F1"), rows, title=f"registry: {answer.registry}", right=("macro-F1",))
     if not rows and not answer.failed:
         note("no adapters yet: `trafficllm quickstart`, or `trafficllm adapter register DIR --task ID`")
 
@@ -211,12 +211,13 @@ def show(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show a version's manifest: base, data, masks, quality beside its baselines, calibration."""
+    """Show a version as a card: what it answers, how well, beside which baselines, from what it was made; --json: its manifest."""
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.surface.terminal.output import emit, show_pairs
+    from trafficllm.surface.terminal.card import show_card
+    from trafficllm.surface.terminal.output import emit
 
-    emit("adapter.show", upkeep.show_adapter(Workspace(registry=registry, config=config), task, version), as_json=as_json, show=show_pairs)
+    emit("adapter.show", upkeep.show_adapter(Workspace(registry=registry, config=config), task, version), as_json=as_json, show=show_card)
 
 
 @app.command()

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trafficllm.core.errors import FailOnError, TrafficLLMError, UsageError
+from trafficllm.core.errors import ArtifactError, FailOnError, TrafficLLMError, UsageError
 from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet, Registry, Strict
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.core.settings import Config as ConfigModel
+    from trafficllm.core.types import ProgressSink
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.analyze.hosts import HostRow
@@ -30,7 +31,10 @@ def analyze(
     files: Flows,
     question: Annotated[str, typer.Option("--question", "-q", metavar="TEXT", help="What you want to know, in plain language.")] = "",
     task: Annotated[str, typer.Option("--task", metavar="ID", help="The task, when you know it.")] = "",
-    form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    form: Annotated[
+        str,
+        typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve; default: by the ending of --out."),
+    ] = "",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     min_confidence: Annotated[
         float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts, also for --fail-on.")
@@ -56,13 +60,13 @@ def analyze(
     from trafficllm.lifecycle.analyze.captures import skipping
     from trafficllm.lifecycle.analyze.verdicts import start
     from trafficllm.lifecycle.facts.asking import understood
-    from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.surface.formats.writers import check_format
+    from trafficllm.lifecycle.workspace import Workspace, user_registry
+    from trafficllm.surface.formats.writers import format_for
     from trafficllm.surface.terminal.output import tell
     from trafficllm.surface.terminal.progress import Bar
     from trafficllm.surface.terminal.summary import Summary
 
-    check_format(form, out)
+    form = format_for(form, out)
     if as_json and form != "table":
         raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
     hits = Hits(fail_on or (), least=min_confidence)
@@ -73,11 +77,19 @@ def analyze(
         _answer(files, taken, workspace.config, skipped, form=form, out=out, strict=strict, quiet=quiet, as_json=as_json)
         return
     with Bar(quiet=quiet) as bar:
-        analysis = start(workspace, files, task=task, question=question, explain=explain, progress=bar, skipped=skipped)
+        both = form == "table" and not as_json and not hosts
+        try:
+            analysis = start(workspace, files, task=task, question=question, explain=explain, progress=bar, skipped=skipped, both=both)
+        except ArtifactError as error:
+            if both and error.code == "artifact.no_adapter" and not (task or question):
+                _facts_alone(files, workspace.config, skipped, bar)
+            raise
         analysis.check_labels([*(only or ()), *hits.labels])
         if hosts:
             analysis.check_hosts()
-        summary = Summary(analysis, skipped, suspicious=taken.hosts)
+        again = _again(files, registry)
+        elsewhere = "" if workspace.registry_root == user_registry() else str(workspace.registry_root)
+        summary = Summary(analysis, skipped, suspicious=taken.hosts, again=again, registry=elsewhere)
         rows = _kept(analysis, summary, hits, only or ())
         summary.interrupted = _drain(rows, summary.keep) if hosts else _pump(rows, summary, form, out)
     if hosts and not as_json:
@@ -85,6 +97,23 @@ def analyze(
     elif form == "table":
         summary.show(as_json=as_json)
     _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
+
+
+def _again(files: Sequence[str], registry: str) -> str:
+    """The command line as far as the next one repeats it."""
+    import shlex
+
+    named = [*files[:3], *(["..."] if len(files) > 3 else [])]
+    return shlex.join(["trafficllm", "analyze", *named, *(["--registry", registry] if registry else [])])
+
+
+def _facts_alone(files: Sequence[str], config: ConfigModel, skipped: Skipped, bar: ProgressSink) -> None:
+    """The line of facts, where no adapter can say more."""
+    from trafficllm.core.escape import for_terminal
+    from trafficllm.lifecycle.facts.answers import overview
+    from trafficllm.lifecycle.facts.counting import collect
+
+    print(for_terminal(overview(collect(files, config.capture, progress=bar, skipped=skipped))))
 
 
 def _answer(
@@ -257,6 +286,30 @@ def undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if caught:
         raise KeyboardInterrupt
+
+
+DEMO = ("EAC/WhatsAppCall", "MTD/Neris", "unseen")
+"""Folders of bundled captures: calls of an application, a bot, malware of a family that no quickstart learns."""
+
+
+def demo(registry: Registry = "", config: Config = None, quiet: Quiet = False) -> None:
+    """Run `analyze` on three captures of the package, and show the commands."""
+    from importlib import resources
+
+    from trafficllm.surface.terminal.output import tell
+
+    failure: ArtifactError | None = None
+    for name in DEMO:
+        folder = Path(str(resources.files("trafficllm").joinpath("data", "captures", *name.split("/"))))
+        capture = min(path for path in folder.iterdir() if path.suffix == ".pcap")
+        print(f"\n$ trafficllm analyze {capture}", flush=True)
+        try:
+            analyze([str(capture)], registry=registry, config=config, quiet=quiet)
+        except ArtifactError as error:  # without an adapter the facts still stand there
+            failure = error
+            tell(error)
+    if failure is not None:
+        raise typer.Exit(failure.exit_code)
 
 
 def embed(

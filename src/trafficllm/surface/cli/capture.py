@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,7 +65,7 @@ def packets(
     files: Captures,
     form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="tsv or csv.")] = "tsv",
     fields: Annotated[str, typer.Option("--fields", metavar="F,...", help="tshark's field names, comma-separated.")] = "",
-    header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = False,
+    header: Annotated[bool, typer.Option("--header/--no-header", help="A first line with the field names.")] = True,
     strict: Strict = False,
     config: Config = None,
 ) -> None:
@@ -80,9 +81,10 @@ def packets(
     rows = captures.packets(files, names, skipped=skipped, config=load_config(config))
     line = _tsv if form == "tsv" else _csv
     write = sys.stdout.write
+    first = next(rows, None)  # what cannot be read says so before anything is written
     if header:
         write(line(tuple(names)))
-    for row in rows:
+    for row in chain(() if first is None else (first,), rows):
         write(line(row))
     _finish(skipped, strict=strict)
 
@@ -98,7 +100,10 @@ def _csv(row: tuple[str, ...]) -> str:
 @app.command()
 def flows(
     files: Captures,
-    form: Annotated[str, typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve.")] = "table",
+    form: Annotated[
+        str,
+        typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve; default: by the ending of --out."),
+    ] = "",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     no_tunnels: Annotated[bool, typer.Option("--no-tunnels", help="Flows of the outermost IP header, not of what tunnels carry.")] = False,
     label: Annotated[
@@ -118,11 +123,11 @@ def flows(
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.formats.columns import CONN, FLOW, LABEL
     from trafficllm.surface.formats.eve import flow_event
-    from trafficllm.surface.formats.writers import check_format, writing
+    from trafficllm.surface.formats.writers import format_for, writing
     from trafficllm.surface.terminal.output import note, tell
     from trafficllm.surface.terminal.progress import Bar
 
-    check_format(form, out)
+    form = format_for(form, out)
     labels = Labels(label, field=label_field) if label else None
     more = (LABEL,) if labels is not None else ()
     settings = load_config(config)
@@ -130,7 +135,7 @@ def flows(
     with Bar(quiet=quiet) as bar:
         reading = captures.FlowReading(not no_tunnels, bar, skipped, labels)
         if form == "table":
-            _table(captures.flows(files, settings, reading), (*_SHOWN, *(column.name for column in more)))
+            _table(captures.flows(files, settings, reading), labelled=bool(more))
         elif form == "zeek":
             with writing(form, out, (*CONN, *more), path="conn", eve=flow_event) as writer:
                 for log in captures.conn_log(files, settings, reading):
@@ -144,35 +149,47 @@ def flows(
     _finish(skipped, strict=strict)
 
 
-_SHOWN = (
-    "ts",
-    "proto",
-    "orig_h",
-    "orig_p",
-    "resp_h",
-    "resp_p",
-    "duration",
-    "orig_pkts",
-    "resp_pkts",
-    "orig_bytes",
-    "resp_bytes",
-    "conn_state",
-)
 _MOST = 50
+_ALL_FROM = 130
+"""Columns from which bytes and states have room."""
 
 
-def _table(batches: Iterator[list[FlowRow]], columns: Sequence[str]) -> None:
-    from trafficllm.surface.terminal.output import note, show_table
+def _cells(width: int, *, labelled: bool) -> dict[str, Callable[[FlowRow], Any]]:
+    """Columns of the table of flows that this width has room for, each with how a row fills it."""
+    from trafficllm.core.times import iso_time
+    from trafficllm.surface.terminal.summary import end
+
+    wide = width >= _ALL_FROM
+    cells: dict[str, Callable[[FlowRow], Any]] = {
+        "begin": lambda row: iso_time(round(row["ts"] * 1e9), digits=3 if wide else 0),
+        "proto": lambda row: row["proto"],
+        "from": lambda row: end(row["orig_h"], row["orig_p"]),
+        "to": lambda row: end(row["resp_h"], row["resp_p"]),
+    }
+    if wide:
+        cells |= {
+            "seconds": lambda row: row["duration"],
+            "packets": lambda row: row["orig_pkts"] + row["resp_pkts"],
+            "bytes sent": lambda row: row["orig_bytes"],
+            "received": lambda row: row["resp_bytes"],
+            "state": lambda row: row["conn_state"],
+        }
+    if labelled:
+        cells["label"] = lambda row: row.get("label")
+    return cells
+
+
+def _table(batches: Iterator[list[FlowRow]], *, labelled: bool) -> None:
+    from trafficllm.surface.terminal.output import note, out, show_table
 
     shown: list[FlowRow] = []
     total = 0
     for rows in batches:
         total += len(rows)
         shown.extend(rows[: _MOST - len(shown)])
+    cells = _cells(out().width, labelled=labelled)
     show_table(
-        columns,
-        ([row.get(name) for name in columns] for row in shown),
-        right=("duration", "orig_pkts", "resp_pkts", "orig_bytes", "resp_bytes"),
+        list(cells), ([cell(row) for cell in cells.values()] for row in shown), right=("seconds", "packets", "bytes sent", "received")
     )
     if total > len(shown):
         note(f"{total - len(shown):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")

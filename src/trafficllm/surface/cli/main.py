@@ -58,6 +58,7 @@ def _root(_show: Annotated[bool, typer.Option("--version", help="Print the versi
 
 app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
+app.command("demo")(cmd_analyze.demo)
 app.command("embed")(cmd_analyze.embed)
 app.command("generate")(cmd_generate.generate)
 app.command("serve")(cmd_serve.serve)
@@ -100,6 +101,14 @@ def _translate(error: Exception) -> TrafficLLMError:
     return TrafficLLMError("internal", f"{type(error).__name__}: {error}", hint=hint)
 
 
+def _print_help(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _hush_stdout()
+    return 0
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code (see `core.errors`; 130 interrupted). Never raises.
 
@@ -118,6 +127,8 @@ def run(arguments: Sequence[str]) -> int:
     except ToldError as told:
         return report_failure(told.failure, as_json=False)
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line for people, the trace on demand
+        if type(error).__name__ == "NoArgsIsHelpError" and hasattr(error, "format_message"):  # a group without a word behind it
+            return _print_help(str(error.format_message()))
         if os.environ.get("TRAFFICLLM_DEBUG"):
             traceback.print_exc()
         return report_failure(_translate(error), as_json=as_json)

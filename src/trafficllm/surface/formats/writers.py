@@ -10,6 +10,7 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = ("table", "jsonl", "csv", "parquet", "zeek", "eve")
+ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet", ".log": "zeek", ".tsv": "zeek"}
+"""Format by the ending of a file's name; `eve.json`, as Suricata calls it, is EVE."""
+_LIKELIEST = 3
 
 
 class Lines:
@@ -80,6 +84,20 @@ def _csv_text(cells: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
+def _likeliest_names() -> list[str]:
+    return [name for k in range(1, _LIKELIEST + 1) for name in (f"label_{k}", f"probability_{k}")]
+
+
+def _csv_line(row: Mapping[str, Any], *, names: Sequence[str], likeliest: bool) -> str:
+    """A row's cells; behind them, of a verdict, the three likeliest labels with their probabilities, a column each."""
+    cells = [row.get(name) for name in names]
+    if likeliest:
+        order = sorted((row.get("probabilities") or {}).items(), key=lambda item: -item[1])[:_LIKELIEST]
+        pairs = [cell for pair in order for cell in pair]
+        cells += pairs + [None] * (2 * _LIKELIEST - len(pairs))
+    return _csv_text([_csv_cell(cell) for cell in cells])
+
+
 def _csv_cell(value: Any) -> str:
     if value is None:
         return ""
@@ -126,7 +144,9 @@ def make_writer(
     if form == "jsonl":
         return Lines(stream, lambda row: json_line({name: row.get(name) for name in names}) + "\n")
     if form == "csv":
-        return Lines(stream, lambda row: _csv_text([_csv_cell(row.get(name)) for name in names]), header=_csv_text(names))
+        likeliest = _likeliest_names() if "probabilities" in names else ()
+        line = partial(_csv_line, names=names, likeliest=bool(likeliest))
+        return Lines(stream, line, header=_csv_text([*names, *likeliest]))
     if form == "zeek":
         return Lines(stream, lambda row: "\t".join(_zeek_cell(row.get(name)) for name in names) + "\n", header=_zeek_header(columns, path))
     if form == "eve":
@@ -136,8 +156,16 @@ def make_writer(
     raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
 
 
-def check_format(form: str, out: str) -> None:
-    """Refuse an unknown format, and Parquet on a terminal, before any work is done."""
+def format_for(form: str, out: str) -> str:
+    """The format that is asked for, else the one of the file's ending, else a table for stdout; checked before any work is done.
+
+    Raises UsageError for an unknown format, a table for a file, and Parquet on a terminal.
+
+    >>> format_for("", "verdicts.csv"), format_for("", "eve.json"), format_for("", "-")
+    ('csv', 'eve', 'table')
+    """
+    path = Path(out)
+    form = form or ("eve" if path.name == "eve.json" else ENDINGS.get(path.suffix.lower(), "table"))
     if form not in FORMATS:
         raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
     if form == "table" and out != "-":
@@ -145,10 +173,11 @@ def check_format(form: str, out: str) -> None:
             "usage.format",
             "a table is for reading, not for a file",
             input="--format",
-            hint="choose -f jsonl, csv, parquet, zeek or eve with --out",
+            hint="choose -f jsonl, csv, parquet, zeek or eve, or a name that ends in .jsonl, .csv, .parquet, .log or eve.json",
         )
     if form == "parquet" and out == "-" and sys.stdout.isatty():
         raise UsageError("usage.format", "Parquet is no text", input="--format", hint="name a file with -o, or redirect stdout")
+    return form
 
 
 @contextmanager
@@ -175,17 +204,17 @@ def _sink(out: str) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         return
     target = Path(out)
-    partial = target.with_name(f".{target.name}.partial")
+    unfinished = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
+        with unfinished.open("wb") as stream:
             yield stream
-        partial.replace(target)
+        unfinished.replace(target)
     except OSError as error:
         raise _refused(error, target) from error
     finally:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def _refused(error: OSError, target: Path) -> ResourceError:

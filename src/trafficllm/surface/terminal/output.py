@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer", bound="Result | Mapping[str, Any]")
 _LONGEST = 1 << 16
-_WIDE = 200  # columns where stdout is no terminal: tables are then read by a pager or a file, not by 80 columns
+_COLUMNS = 80
+"""Columns of a table where stdout is no terminal and COLUMNS says nothing else."""
 
 
 class Said(str):
@@ -60,7 +62,9 @@ def out() -> Console:
     """A console on stdout: colours on a terminal only and never under NO_COLOR."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDE)
+    told = os.environ.get("COLUMNS", "")
+    width = None if sys.stdout.isatty() else int(told) if told.isdecimal() and int(told) else _COLUMNS
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
 
 
 def note(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,13 @@ _AT_ONE = frozenset({"packet", "payload", "facts", "service"})
 class Summary:
     """Counts of verdicts and the most notable flows; memory does not grow with the capture."""
 
-    def __init__(self, analysis: Analysis, skipped: Skipped | None = None, *, suspicious: int = 0) -> None:
-        """`suspicious`: how many of the most suspicious hosts were asked for."""
+    def __init__(
+        self, analysis: Analysis, skipped: Skipped | None = None, *, suspicious: int = 0, again: str = "", registry: str = ""
+    ) -> None:
+        """`suspicious`: how many of the most suspicious hosts were asked for. `again`: the command line so far, for the next one to be
+        shown. `registry`: where adapters lie, to be named; empty for the user's own folder."""
+        self.again, self.registry = again, registry
+        self.adapters: dict[str, str] = {}
         self.analysis = analysis
         self.skipped = skipped
         self.suspicious = suspicious
@@ -67,10 +72,15 @@ class Summary:
             self.answers[both] += 1
             self.sureness[both] += row["confidence"]
             self.files.add(str(row["file"]))
+        for row in rows[:: max(1, len(rows) - 1)]:
+            self.adapters[str(row["adapter"])] = f"{row['version']}{', shipped' if row['source'] == 'shipped' else ''}"
 
     def keep(self, rows: Sequence[VerdictRow]) -> None:
-        """Remember the notable flows among these: by severity, then confidence, then order."""
+        """Remember the notable flows among these: by severity, then confidence, then order; of several tasks, those that note any."""
+        noting = [task for task, names in self.analysis.notable.items() if names]
         for row in rows:
+            if noting and len(self.analysis.tasks) > 1 and row["task"] not in noting:
+                continue
             self._seen += 1
             severity = self.analysis.severity(row)
             item = ((-float(severity or 9), float(row["confidence"])), -self._seen, row)
@@ -108,6 +118,7 @@ class Summary:
             failed=failures(self.skipped),
             capture=self.analysis.counts(),
             filters=self.analysis.filters,
+            overview=self.analysis.overview(),
             answer=self.answer(),
             suspicious=self._suspicious(),
         )
@@ -116,9 +127,9 @@ class Summary:
         return self.analysis.hosts.rows()[: self.suspicious] if self.suspicious else []
 
     def answer(self) -> str:
-        """One sentence: who the most suspicious host is where that was asked; else empty."""
+        """Who the most suspicious host is where that was asked, else a sentence a task."""
         if not self.suspicious:
-            return ""
+            return " ".join(self.sentences())
         rows = self._suspicious()
         if not rows:
             return "No host was judged."
@@ -142,11 +153,14 @@ class Summary:
 
     def _heading(self) -> str:
         flows = self.flows // max(1, len(self.analysis.tasks))
-        files = f"{len(self.files):,} captures" if len(self.files) != 1 else next(iter(self.files))
+        files = f"{len(self.files):,} captures" if len(self.files) != 1 else next(iter(_short_names(self.files).values()))
+        if not self.flows and self.analysis.filters:
+            return f"No flow is {self.analysis.filters}"
         hosts = self.analysis.hosts.counts()
         answers = "; ".join(f"{task}: {_counted(part)}{_of_hosts(hosts.get(task, {}))}" for task, part in self.above().items())
         missing = f", {len(self._failed()):,} more not read" if self._failed() else ""
         cut = ", interrupted: what was done until then" if self.interrupted else ""
+        files += f", {self.analysis.filters}" if self.analysis.filters else ""
         return f"{flows:,} flows of {files}{missing}{cut}" + (f". {answers}" if answers else "")
 
     def _show(self) -> None:
@@ -156,19 +170,66 @@ class Summary:
             print(for_terminal(self.answer()))
             _show_hosts(self._suspicious())
             return
+        if overview := self.analysis.overview():
+            print(for_terminal(overview))
+        for line in self.sentences():
+            print(for_terminal(line))
+        if hosts := self._notable_hosts():
+            _show_hosts(hosts)
+        self._show_counts()
+        shown = self.notable()
+        if shown:
+            cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
+            show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
+        if self._seen > _SHOWN:
+            note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+        for line in self._closing():
+            print(for_terminal(line))
+
+    def _show_counts(self) -> None:
+        from trafficllm.surface.terminal.output import show_table
+
+        whole = Counter(task for task, _ in self.verdicts.elements())
         rows = [
-            [task, label, answer, count, f"{count / self.flows:.1%}", self.sureness[task, label, answer] / count]
+            [task, label, answer, count, f"{count / whole[task]:.1%}", self.sureness[task, label, answer] / count]
             for (task, label, answer), count in sorted(self.answers.items(), key=lambda item: (item[0][0], -item[1], item[0][1:]))
         ]
         names = ("task", "verdict", "means", "flows", "share", "mean confidence")
         show_table(names, rows, title=self._heading(), right=names[3:])
-        if hosts := self._notable_hosts():
-            _show_hosts(hosts)
-        shown = self.notable()
-        cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
-        show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
-        if self._seen > _SHOWN:
-            note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+
+    def sentences(self) -> list[str]:
+        """A sentence a task: what the flows are, or whether any is what the task looks for and which hosts opened those."""
+        return [self._sentence(task) for task in self.analysis.tasks if self.analysis.asks]
+
+    def _sentence(self, task: str) -> str:
+        labels: Counter[str] = Counter()
+        above: Counter[str] = Counter()
+        bad: Counter[str] = Counter()
+        noted = self.analysis.notable.get(task, frozenset())
+        for (name, label, answer), count in self.answers.items():
+            if name == task:
+                labels[label] += count
+                above[answer or label] += count
+                if noted & {label, answer}:
+                    bad[label] += count
+        asks = self.analysis.asks.get(task, task)
+        if not noted:
+            return f"{asks} ({task}): {_first(above if len(above) < len(labels) else labels)}."
+        rest = _first(above)
+        if not bad:
+            return f"{asks} ({task}): none of {labels.total():,} flows; {rest}."
+        hosts = [row for row in self._notable_hosts() if row["task"] == task]
+        by = ", ".join(_host_in_words(row) for row in hosts[:3]) or "no host by enough of its flows"
+        return f"{asks} ({task}): {bad.total():,} of {labels.total():,} flows ({_first(bad)}); by {by}. In all: {rest}."
+
+    def _closing(self) -> list[str]:
+        judged = ", ".join(f"{task} {version}" for task, version in sorted(self.adapters.items()))
+        lines = [f"Judged by {judged}; adapters in {self.registry}"] if judged and self.registry else []
+        if self.again and self.flows:
+            worst = next((row for row in self.notable() if self.analysis.severity(row) == 1), None)
+            more = f"--task {worst['task']} --only {worst['label']} --explain" if worst is not None else '-q "who are the top talkers?"'
+            lines.append(f"Next: {self.again} {more}")
+        return lines
 
     def show_hosts(self, rows: Sequence[HostRow]) -> None:
         """Print one table of hosts, at most _SHOWN, in their order."""
@@ -186,6 +247,29 @@ class Summary:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
 
 
+def _first(counts: Mapping[str, int], most: int = 6) -> str:
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return _counted(dict(order[:most])) + (f" and {len(order) - most} more" if len(order) > most else "")
+
+
+def _host_in_words(row: HostRow) -> str:
+    chance = row["umbrella_probability"]
+    return row["host"] if chance is None else f"{row['host']} ({chance:.2f})"
+
+
+def _short_names(files: Iterable[str]) -> dict[str, str]:
+    """Each file by the end of its path that tells it from the others: a path is never cut in its middle."""
+    from pathlib import PurePath
+
+    parts = {name: PurePath(name).parts for name in files}
+    short = {}
+    for name, path in parts.items():
+        others = [other for key, other in parts.items() if key != name]
+        deep = next((k for k in range(1, len(path)) if all(other[-k:] != path[-k:] for other in others)), len(path))
+        short[name] = str(PurePath(*path[-deep:])) if path else name
+    return short
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
@@ -193,10 +277,12 @@ def _counted(counts: Mapping[str, int]) -> str:
 def _show_hosts(rows: Sequence[HostRow], title: str = "") -> None:
     from trafficllm.surface.terminal.output import show_table
 
-    names = ("host", "means", "probability", "flows", "verdicts of its flows", "file")
-    lines = [
-        [row["host"], row["umbrella"], row["umbrella_probability"], row["flows"], _counted(row["labels"]), row["file"]] for row in rows
-    ]
+    names: tuple[str, ...] = ("host", "means", "probability", "flows", "verdicts of its flows")
+    lines = [[row["host"], row["umbrella"], row["umbrella_probability"], row["flows"], _counted(row["labels"])] for row in rows]
+    short = _short_names({row["file"] for row in rows})
+    if len(short) > 1:
+        names = (*names, "file")
+        lines = [[*line, short[row["file"]]] for line, row in zip(lines, rows, strict=True)]
     show_table(names, lines, title=title, right=("probability", "flows"))
 
 
@@ -209,24 +295,29 @@ def _cells(width: int, *, several: bool, why: bool) -> dict[str, Callable[[Mappi
     cells: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "verdict": lambda row: row["label"],
         "confidence": lambda row: row["confidence"],
-        "from": lambda row: _end(row["orig_h"], row["orig_p"]),
-        "to": lambda row: _end(row["resp_h"], row["resp_p"]),
-        "proto": lambda row: row["proto"],
+        "from": lambda row: end(row["orig_h"], row["orig_p"]),
+        "to": lambda row: end(row["resp_h"], row["resp_p"]),
     }
     if width >= _PACKETS_FROM:
+        cells["proto"] = lambda row: row["proto"]
         cells["packets"] = lambda row: row["packets"]
     if why:
         cells["rests on (and loses without it)"] = lambda row: "; ".join(map(in_words, row["evidence"])) or _frames(row)
     else:
         cells["frames"] = _frames
     if several:
-        cells["file"] = lambda row: row["file"]
+        cells["file"] = lambda row: row["file"].rpartition("/")[2]
     if width >= _COMMUNITY_FROM:
         cells["community id"] = lambda row: row["community_id"]
     return cells
 
 
-def _end(host: str, port: int) -> str:
+def end(host: str, port: int) -> str:
+    """One end of a flow.
+
+    >>> end("2001:db8::1", 443)
+    '[2001:db8::1]:443'
+    """
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
