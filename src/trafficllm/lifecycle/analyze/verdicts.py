@@ -210,10 +210,12 @@ def _passing(verdicts: Iterator[Verdict], filters: Filters) -> Iterator[Verdict]
     return (verdict for verdict in verdicts if holds(ends_of(verdict.meta)))
 
 
-def judge(workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = "") -> list[VerdictRow]:
+def judge(
+    workspace: Workspace, rows: Sequence[tuple[Record, FlowMeta]], *, task: str = "", question: str = "", explain: bool = False
+) -> list[VerdictRow]:
     """Verdicts of raw records that came without a capture: each by each task that was named or asked for."""
     tasks, _ = choose(workspace, task, question)
-    detector = open_detector(workspace, tasks, evidence=0)
+    detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     return [verdict.row() for name in tasks for verdict in detector.judge(rows, name)]
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import jinja2
 
 OURS = "LLM (this adapter)"
+STYLE = Path(__file__).with_name("templates") / "report.css"
+"""The style that reports carry inside and the server's page loads."""
 
 
 def escape_names(value: Any) -> Any:

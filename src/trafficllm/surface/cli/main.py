@@ -62,6 +62,7 @@ app.command("demo")(cmd_analyze.demo)
 app.command("embed")(cmd_analyze.embed)
 app.command("generate")(cmd_generate.generate)
 app.command("serve")(cmd_serve.serve)
+app.command("web")(cmd_serve.web)
 app.command("doctor")(cmd_config.doctor)
 app.add_typer(cmd_mcp.app, name="mcp", help="An MCP server: captures for the client of a language model.")
 for _name, (_app, _help) in _NOUNS.items():

@@ -1,4 +1,4 @@
-"""`trafficllm serve`: verdicts, captures and chats over HTTP."""
+"""`trafficllm serve` and `web`: verdicts, captures and chats over HTTP, and the page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def serve(
     registry: Registry = "",
     config: Config = None,
 ) -> None:
-    """Answer over HTTP on this machine: /v1/analyze, /v1/generate, /v1/tasks, OpenAI's /v1/models and /v1/chat/completions."""
+    """Answer over HTTP on this machine: a page at /, /v1/analyze, /v1/generate, /v1/tasks, OpenAI's /v1/models and /v1/chat/completions."""
     import os
 
     from trafficllm.lifecycle.workspace import Workspace
@@ -52,3 +52,30 @@ def serve(
     )
     settings.check()
     server.serve(Workspace(base=base, registry=registry, config=config), settings)
+
+
+def web(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0 takes a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")] = False,
+    base: Base = "",
+    registry: Registry = "",
+    config: Config = None,
+) -> None:
+    """Open the page in a browser: drop a capture, read one sentence, then hosts and flows. Ctrl-C ends it.
+
+    The same server as `serve`, on loopback. With TRAFFICLLM_API_KEY in the environment the page asks for the key, and models can be
+    promoted.
+    """
+    import os
+    import webbrowser
+
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.surface.server import app as server
+    from trafficllm.surface.server.settings import Settings, free_port, read_key
+    from trafficllm.surface.terminal.output import note
+
+    settings = Settings(port=port or free_port(), key_hash=read_key(os.environ.pop("TRAFFICLLM_API_KEY", ""), None))
+    address = f"http://localhost:{settings.port}/"
+    note(f"{address} (Ctrl-C ends it)")
+    began = None if no_browser else lambda: webbrowser.open(address)
+    server.serve(Workspace(base=base, registry=registry, config=config), settings, began=began)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -27,16 +28,20 @@ from trafficllm.surface.server.replies import RefusedError, reply
 from trafficllm.surface.server.routes import health, methods_of, router, unknown_path
 from trafficllm.surface.server.service import Service
 from trafficllm.surface.server.settings import Settings
+from trafficllm.surface.web.adapters import adapters
+from trafficllm.surface.web.captures import captures
+from trafficllm.surface.web.page import page
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.workspace import Workspace
 
 _KEEP_ALIVE = 15
 _FILES = 8192
+_ROUTERS = (health, router, page, captures, adapters)
 
 
 def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
-    """The ASGI application: routes behind their guard. UsageError for settings that would leave it open.
+    """The ASGI application: page and routes behind their guard. UsageError for settings that would leave it open.
 
     >>> from trafficllm.lifecycle.workspace import Workspace
     >>> create_app(Workspace(), Settings(port=9000)).settings.port
@@ -62,8 +67,8 @@ def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:
             await service.close()
 
     app = FastAPI(title="TrafficLLM", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(health)
-    app.include_router(router)
+    for part in _ROUTERS:
+        app.include_router(part)
     app.add_exception_handler(TrafficLLMError, _failed)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -88,7 +93,7 @@ async def _http(request: Request, error: Exception) -> Response:
     response = _respond(RefusedError(error.status_code, "request.http", str(error.detail)))
     response.headers.update(error.headers or {})
     if error.status_code == 405:
-        response.headers["allow"] = ", ".join(methods_of(request.scope))
+        response.headers["allow"] = ", ".join(methods_of(request.scope, [route for part in _ROUTERS for route in part.routes]))
     return response
 
 
@@ -105,8 +110,21 @@ async def _bug(_: Request, __: Exception) -> Response:
     return _respond(TrafficLLMError("internal", "this is a bug of ours", hint="the server's log says where"))
 
 
-def serve(workspace: Workspace, settings: Settings) -> None:
-    """Listen until SIGTERM or Ctrl-C; requests inside are finished first, at most `drain` seconds."""
+class _Server(uvicorn.Server):
+    """Calls `began` once connections are accepted."""
+
+    def __init__(self, config: uvicorn.Config, began: Callable[[], object] | None) -> None:
+        super().__init__(config)
+        self._began = began
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._began is not None and self.started:
+            await asyncio.to_thread(self._began)
+
+
+def serve(workspace: Workspace, settings: Settings, *, began: Callable[[], object] | None = None) -> None:
+    """Listen until SIGTERM or Ctrl-C; requests inside are finished first, at most `drain` seconds. `began` is called when it listens."""
     _open_files()
     app = create_app(workspace, settings)
     handler = logging.StreamHandler(sys.stderr)
@@ -115,7 +133,7 @@ def serve(workspace: Workspace, settings: Settings) -> None:
     own.setLevel(logging.INFO)
     own.handlers, own.propagate = [handler], False
     own.info("listening host=%s port=%d key=%s", settings.host, settings.port, "yes" if settings.key_hash else "no")
-    uvicorn.Server(configuration(app, settings)).run()
+    _Server(configuration(app, settings), began).run()
 
 
 def configuration(app: Guard, settings: Settings) -> uvicorn.Config:

@@ -27,6 +27,8 @@ App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """Answered without a key and by whatever name the server is called: probes have none and go to an address. They say nothing else."""
+_PAGE = "/page/"
+"""Below this lie the files of the page at `/`: answered without a key, since the page is what asks for it. They are the same for all."""
 _SMALL_BODY = 1 << 20
 _GONE = 499
 """In the log only: the client went away before its answer."""
@@ -99,7 +101,7 @@ class Guard:
         if self.open > self.settings.crowd and scope["path"] not in OPEN:
             raise RefusedError(503, "request.crowd", "too many connections are being answered", hint="try again later", retry=1)
         right = self.settings.accepts_key(key.strip() if scheme.lower() == "bearer" else "")
-        if not right and scope["path"] not in OPEN:
+        if not right and scope["path"] not in OPEN and not _is_page(scope):
             raise RefusedError(401, "request.key", "an API key is needed", hint="Authorization: Bearer KEY")
 
 
@@ -204,6 +206,10 @@ class _Exchange:
         self.guard.metrics.seconds.labels(route=route).observe(took)
         method = self.scope["method"] if self.scope["method"] in {"GET", "POST", "DELETE", "HEAD", "OPTIONS"} else "other"
         log.info("method=%s route=%s status=%d ms=%d bytes=%d", method, route, self.status, took * 1000, self.bytes)
+
+
+def _is_page(scope: Message) -> bool:
+    return scope["method"] in {"GET", "HEAD"} and (scope["path"] == "/" or scope["path"].startswith(_PAGE))
 
 
 def _place(error: BaseException) -> str:

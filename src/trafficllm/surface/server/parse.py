@@ -12,6 +12,7 @@ import resource
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 NAME = "upload"
 READY = b"ready\n"
 """What a reader says once it waits for its job."""
+TOTALS = "totals.json"
+"""The file beside the batches that has the counts of the whole capture."""
 _TEXTS = ("conn_state", "history", "end_reason", "community_id")
 _MAX_FIELDS_ROWS = 100_000
 
@@ -69,15 +72,18 @@ def read_batch(path: Path) -> FlowBatch:
 
 def _flows(job: Mapping[str, Any]) -> None:
     from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.capture.flows.counts import CountsBuilder
     from trafficllm.core.settings import FlowOptions
+    from trafficllm.lifecycle.analyze.captures import totals
 
-    done = 0
-    for number, batch in enumerate(read_flows([job["capture"]], options=FlowOptions(**job["options"]))):
+    done, counts = 0, CountsBuilder()
+    for number, batch in enumerate(read_flows([job["capture"]], options=FlowOptions(**job["options"]), counts=counts)):
         done += len(batch)
         if done > job["max_flows"]:
             hint = "cut the capture, or use `trafficllm analyze`"
             raise InputError("input.too_many_flows", f"more than {job['max_flows']:,} flows", input=NAME, hint=hint)
         write_batch(batch, Path(job["out"]) / f"{number:06d}.npz")
+    (Path(job["out"]) / TOTALS).write_text(totals(counts.build()).model_dump_json(), encoding="utf-8")
 
 
 def _fields(job: Mapping[str, Any]) -> None:
@@ -87,6 +93,33 @@ def _fields(job: Mapping[str, Any]) -> None:
     rows: Iterator[tuple[str, ...]] = packet_rows([job["capture"]], job["fields"])
     found = next((row for number, row in enumerate(rows, 1) if number == min(job["frame"], _MAX_FIELDS_ROWS)), None)
     (Path(job["out"]) / "fields.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _flow(job: Mapping[str, Any]) -> None:
+    """One flow: the batch that holds it, and as JSON its place there with fields of its first frames; null where there is no such flow."""
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.core.settings import FlowOptions
+    from trafficllm.records.codec.flows import flow_uid
+
+    at = None
+    for batch in read_flows([job["capture"]], options=FlowOptions(**job["options"])):
+        names = map(flow_uid, batch.community_id.tolist(), batch.ts.tolist())
+        at = next((i for i, uid in enumerate(names) if uid == job["uid"]), None)
+        if at is not None:
+            write_batch(batch, Path(job["out"]) / "flow.npz")
+            first, last = batch.pkt_ptr[at : at + 2].tolist()
+            frames = batch.p_frame[first:last].tolist()[: job["frames"]]
+            break
+    answer = None if at is None else {"at": at, "packets": _rows(job, frozenset(frames))}
+    (Path(job["out"]) / "flow.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _rows(job: Mapping[str, Any], frames: frozenset[int]) -> list[tuple[str, ...]]:
+    """Named fields of these frames, in the capture's order."""
+    from trafficllm.capture.fields.table import packet_rows
+
+    rows = enumerate(packet_rows([job["capture"]], job["fields"]), 1)
+    return [row for number, row in takewhile(lambda item: item[0] <= max(frames, default=0), rows) if number in frames]
 
 
 def _warm(capture: str) -> None:
@@ -119,7 +152,7 @@ def main() -> int:
     job = json.loads(Path(named).read_text(encoding="utf-8"))
     confine(job["memory"], job["seconds"], job["file_bytes"])
     try:
-        {"flows": _flows, "fields": _fields}[job["do"]](job)
+        {"flows": _flows, "fields": _fields, "flow": _flow}[job["do"]](job)
     except TrafficLLMError as error:
         body = {**error.as_dict(), "kind": "input" if isinstance(error, InputError) else "usage"}
         (Path(job["out"]) / "error.json").write_text(json.dumps(body), encoding="utf-8")

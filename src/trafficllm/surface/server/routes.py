@@ -6,7 +6,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response, Streami
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from trafficllm.core.errors import TrafficLLMError
@@ -34,27 +34,31 @@ health = APIRouter()
 """Paths that need no key."""
 router = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])  # names the scheme; the guard is what checks
 _ERROR = {"description": "`trafficllm.error/1`", "model": ErrorEnvelope}
-_FAILURES: dict[int | str, dict[str, Any]] = {**dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504, 507), _ERROR)}
+FAILURES: dict[int | str, dict[str, Any]] = {**dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 503, 504, 507), _ERROR)}
+"""What any path may answer instead."""
 
 
-def _answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+def answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """What a path answers, for its page in /openapi.json."""
-    return {200: {"model": model}, **_FAILURES}
+    return {200: {"model": model}, **FAILURES}
 
 
-_Name = Annotated[str, Query(max_length=128)]
+Name = Annotated[str, Query(max_length=128)]
+"""A task's id in a query."""
 
 
-def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    """The server's one service."""
     service: Service = request.app.state.service
     return service
 
 
-def _json(body: Result | Mapping[str, Any]) -> Response:
+def as_json(body: Result | Mapping[str, Any]) -> Response:
+    """A JSON answer, captured text escaped."""
     return Response(json_line(body if isinstance(body, Mapping) else body.as_dict()), media_type="application/json")
 
 
-class _Stream(StreamingResponse):
+class Stream(StreamingResponse):
     """A stream that ends at its deadline, whether or not its reader reads, and then frees what it holds."""
 
     until = 0.0
@@ -84,30 +88,30 @@ async def healthz() -> str:
 @health.get("/readyz", response_class=PlainTextResponse, responses={503: {"description": "not yet"}})
 async def readyz(request: Request) -> PlainTextResponse:
     """The base is loaded."""
-    service = _service(request)
+    service = service_of(request)
     return PlainTextResponse("ready" if service.ready else service.reason, status_code=200 if service.ready else 503)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **_FAILURES})
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **FAILURES})
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    return Response(_service(request).metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 # Verdicts and captures
 
 
-@router.get("/v1/tasks", responses=_answers(lifecycle_tasks.TaskList))
+@router.get("/v1/tasks", responses=answers(lifecycle_tasks.TaskList))
 def tasks(request: Request) -> Response:
     """The catalogue, with the live version of each task."""
-    return _json(lifecycle_tasks.task_list(_service(request).workspace))
+    return as_json(lifecycle_tasks.task_list(service_of(request).workspace))
 
 
-@router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **_FAILURES}, response_class=StreamingResponse)
+@router.post("/v1/analyze", responses={200: {"content": {"application/x-ndjson": {}}}, **FAILURES}, response_class=StreamingResponse)
 async def analyze(
     request: Request,
     file: Annotated[UploadFile, File(description="A capture: pcap or pcapng; gz, zst, lz4.")],
-    task: _Name = "",
+    task: Name = "",
     question: Annotated[str, Query(max_length=LONGEST_QUESTION)] = "",
     explain: bool = False,
 ) -> StreamingResponse:
@@ -115,10 +119,15 @@ async def analyze(
 
     A failure after the first lines is a last line of the form `trafficllm.error/1`.
     """
-    lines = _lines(_service(request), file, Ask(task, question, explain), request.scope.get("place"))
-    first = await anext(lines)
-    stream = _Stream(_chained(first, lines), media_type="application/x-ndjson")
-    stream.until = time.monotonic() + _service(request).settings.deadline
+    lines = _lines(service_of(request), file, Ask(task, question, explain), request.scope.get("place"))
+    return await streamed(service_of(request), lines, "application/x-ndjson")
+
+
+async def streamed(service: Service, parts: AsyncIterator[bytes], media: str) -> Stream:
+    """An answer in parts; what fails before the first part is an error of its own status."""
+    first = await anext(parts)
+    stream = Stream(_chained(first, parts), media_type=media)
+    stream.until = time.monotonic() + service.settings.deadline
     return stream
 
 
@@ -147,10 +156,10 @@ async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
         await rest.aclose()  # type: ignore[attr-defined]
 
 
-@router.post("/v1/generate", responses={200: {"content": {"application/vnd.tcpdump.pcap": {}}}, **_FAILURES}, response_class=FileResponse)
+@router.post("/v1/generate", responses={200: {"content": {"application/vnd.tcpdump.pcap": {}}}, **FAILURES}, response_class=FileResponse)
 async def generate(request: Request, body: bodies.GenerateRequest) -> FileResponse:
     """A valid synthetic capture: documentation addresses only."""
-    service = _service(request)
+    service = service_of(request)
     folder = Path(tempfile.mkdtemp(dir=service.uploads.folder))
     out = folder / "generated.pcap"
     try:
@@ -172,48 +181,48 @@ async def generate(request: Request, body: bodies.GenerateRequest) -> FileRespon
 # OpenAI's interface
 
 
-@router.get("/v1/models", responses=_answers(bodies.ModelList))
+@router.get("/v1/models", responses=answers(bodies.ModelList))
 def models(request: Request) -> Response:
     """The base and the live adapters."""
-    return _json(bodies.ModelList(object="list", data=_service(request).models()))
+    return as_json(bodies.ModelList(object="list", data=service_of(request).models()))
 
 
-@router.get("/v1/models/{model}", responses=_answers(bodies.Model))
+@router.get("/v1/models/{model}", responses=answers(bodies.Model))
 def model(request: Request, model: str) -> Response:
     """One of them."""
-    return _json(_service(request).model(model))
+    return as_json(service_of(request).model(model))
 
 
-@router.post("/v1/files", responses=_answers(bodies.File))
+@router.post("/v1/files", responses=answers(bodies.File))
 async def upload_file(
     request: Request,
     file: Annotated[UploadFile, File()],
     purpose: Annotated[str, Form(max_length=32)] = "user_data",  # noqa: ARG001 - OpenAI's clients send it
 ) -> Response:
     """Keep a capture to ask about; the oldest are forgotten first."""
-    service = _service(request)
+    service = service_of(request)
     name = (file.filename or "capture")[:200]
-    return _json(_file(await service.uploads.store(file, name, keep=True, place=request.scope.get("place"))))
+    return as_json(_file(await service.uploads.store(file, name, keep=True, place=request.scope.get("place"))))
 
 
-@router.get("/v1/files", responses=_answers(bodies.FileList))
+@router.get("/v1/files", responses=answers(bodies.FileList))
 async def files(request: Request) -> Response:
     """The captures that are kept."""
-    return _json(bodies.FileList(object="list", data=[_file(upload) for upload in _service(request).uploads.list()]))
+    return as_json(bodies.FileList(object="list", data=[_file(upload) for upload in service_of(request).uploads.list()]))
 
 
-@router.get("/v1/files/{file_id}", responses=_answers(bodies.File))
+@router.get("/v1/files/{file_id}", responses=answers(bodies.File))
 async def file(request: Request, file_id: str) -> Response:
     """One of them."""
-    return _json(_file(_service(request).uploads.get(file_id)))
+    return as_json(_file(service_of(request).uploads.get(file_id)))
 
 
-@router.delete("/v1/files/{file_id}", responses=_answers(bodies.FileGone))
+@router.delete("/v1/files/{file_id}", responses=answers(bodies.FileGone))
 async def delete_file(request: Request, file_id: str) -> Response:
     """Forget one."""
-    uploads = _service(request).uploads
+    uploads = service_of(request).uploads
     uploads.forget(uploads.get(file_id).id)
-    return _json(bodies.FileGone(id=file_id, object="file", deleted=True))
+    return as_json(bodies.FileGone(id=file_id, object="file", deleted=True))
 
 
 def _file(upload: Upload) -> bodies.File:
@@ -228,22 +237,23 @@ def _file(upload: Upload) -> bodies.File:
     )
 
 
-@router.post("/v1/chat/completions", responses={200: {"model": bodies.Completion, "content": {"text/event-stream": {}}}, **_FAILURES})
+@router.post("/v1/chat/completions", responses={200: {"model": bodies.Completion, "content": {"text/event-stream": {}}}, **FAILURES})
 async def chat(request: Request, body: bodies.ChatRequest) -> Any:
     """Answer the last user message: about pasted packets, or a capture of /v1/files."""
-    service = _service(request)
-    async with _inside(service) as until:
+    service = service_of(request)
+    async with inside(service) as until:
         said = await answer(service, body, until)
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": body.model}
     if body.stream:
         return StreamingResponse(_events(said, head), media_type="text/event-stream")
     message = {"role": "assistant", "content": Said(said.text)}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return _json({**head, "object": "chat.completion", "choices": [choice], "trafficllm": said.data})
+    return as_json({**head, "object": "chat.completion", "choices": [choice], "trafficllm": said.data})
 
 
 @asynccontextmanager
-async def _inside(service: Service) -> AsyncIterator[float]:
+async def inside(service: Service) -> AsyncIterator[float]:
+    """A place inside, with its deadline (monotonic seconds)."""
     with service.jobs.admitted() as until:
         yield until
 
@@ -267,7 +277,6 @@ def unknown_path() -> RefusedError:
     return RefusedError(404, "request.path", "no such path", hint="GET /openapi.json lists them")
 
 
-def methods_of(scope: Scope) -> list[str]:
+def methods_of(scope: Scope, routes: Iterable[BaseRoute]) -> list[str]:
     """Methods that a path has, over all its routes: what `Allow` must name (RFC 9110 15.5.6)."""
-    routes = [*health.routes, *router.routes]
     return sorted({name for route in routes if route.matches(scope)[0] != Match.NONE for name in getattr(route, "methods", ())})

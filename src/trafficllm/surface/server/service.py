@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from trafficllm.surface.server.jobs import Deadline, Jobs
 from trafficllm.surface.server.metrics import Metrics
 from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.settings import Settings
-from trafficllm.surface.server.uploads import Uploads
+from trafficllm.surface.server.uploads import FlowAsk, OneFlow, Uploads, totals_of
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta, FlowStream, Record
@@ -103,8 +104,11 @@ class Service:
 
     # Verdicts
 
-    async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[VerdictRow]]:
-        """Batches of verdict rows of an uploaded capture; once a reader is ready for it, its deadline begins anew."""
+    async def analysed(self, capture: Path, ask: Ask, until: float) -> AsyncGenerator[tuple[Analysis, list[VerdictRow]], None]:
+        """An uploaded capture's analysis with each batch of its verdict rows, at least one, which may be empty.
+
+        Once a reader is ready for the capture, its deadline begins anew. The analysis counts the whole capture from the start.
+        """
         from trafficllm.lifecycle.analyze.verdicts import flow_options
 
         choice = await self.jobs.turn(until, lambda: self._choose(ask))
@@ -112,13 +116,36 @@ class Service:
             until = time.monotonic() + self.settings.deadline
             flows, folder = await self.jobs.within(until, self.uploads.flows(reader, capture, flow_options(self.workspace, choice[0])))
         try:
-            analysis = await self.jobs.turn(until, lambda: self._start(flows, ask, choice))
+            totals = totals_of(folder)
+            analysis = replace(await self.jobs.turn(until, lambda: self._start(flows, ask, choice)), counts=lambda: totals)
             while (rows := await self.jobs.turn(until, lambda: next(analysis.batches, None))) is not None:
                 for name in analysis.tasks:
                     self.metrics.flows.labels(task=name).inc(sum(row["task"] == name for row in rows))
-                yield rows
+                yield analysis, rows
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    async def verdicts(self, capture: Path, ask: Ask, until: float) -> AsyncIterator[list[VerdictRow]]:
+        """Batches of verdict rows of an uploaded capture (see `analysed`)."""
+        async with aclosing(self.analysed(capture, ask, until)) as batches:
+            async for _, rows in batches:
+                yield rows
+
+    async def one_flow(self, capture: Path, task: str, wanted: FlowAsk, until: float) -> tuple[VerdictRow, OneFlow]:
+        """One flow of an uploaded capture and its verdict with evidence. RefusedError (404) where it has no such flow."""
+        from trafficllm.lifecycle.analyze import verdicts
+        from trafficllm.records.codec.flows import records_in
+
+        tasks, _ = await self.jobs.turn(until, lambda: self._choose(Ask(task)))
+        async with self.uploads.reader() as reader:
+            until = time.monotonic() + self.settings.deadline
+            options = verdicts.flow_options(self.workspace, tasks)
+            flow = await self.jobs.within(until, self.uploads.flow(reader, capture, options, wanted))
+        if flow is None:
+            raise RefusedError(404, "request.flow", "the capture has no such flow", hint="take `uid` from a line of its verdicts")
+        rows = list(records_in(flow.batch, flow.at, flow.at + 1))
+        judged = await self.jobs.turn(until, lambda: verdicts.judge(self.workspace, rows, task=tasks[0], explain=True))
+        return judged[0], flow
 
     def _choose(self, ask: Ask) -> Choice:
         from trafficllm.lifecycle.analyze.verdicts import choose

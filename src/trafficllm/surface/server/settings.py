@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,13 @@ def read_key(environment: str, file: Path | None) -> bytes:
             hint="make one with `openssl rand -hex 24`",
         )
     return hash_key(key) if key else b""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def is_loopback(host: str) -> bool:

@@ -17,15 +17,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FlowStream
 from trafficllm.surface.server.intake import Intake, Place
-from trafficllm.surface.server.parse import NAME, READY, read_batch, write_warm_capture
+from trafficllm.surface.server.parse import NAME, READY, TOTALS, read_batch, write_warm_capture
 from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.settings import Settings
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.analyze.results import CaptureTotals
 
 _CHUNK = 1 << 20
 PREFIX = "trafficllm-serve-"
@@ -50,6 +53,24 @@ class Upload:
     name: str
     bytes: int
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowAsk:
+    """Which flow is asked for, and what of its first `frames` packets: fields by tshark's names."""
+
+    uid: str
+    fields: tuple[str, ...]
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class OneFlow:
+    """A flow in the batch that holds it, and the fields of its first packets, a row each."""
+
+    batch: FlowBatch
+    at: int
+    packets: tuple[tuple[str, ...], ...]
 
 
 class Uploads:
@@ -205,6 +226,19 @@ class Uploads:
             shutil.rmtree(out, ignore_errors=True)
         return None if row is None else {name: str(value) for name, value in zip(names, row, strict=True)}
 
+    async def flow(self, reader: Process, capture: Path, options: FlowOptions, ask: FlowAsk) -> OneFlow | None:
+        """One flow of a capture with its first packets; None where it has no such flow."""
+        job = {"do": "flow", "options": options.model_dump(mode="json"), "uid": ask.uid, "fields": list(ask.fields), "frames": ask.frames}
+        out = await self._run(reader, capture, job)
+        try:
+            answer = json.loads((out / "flow.json").read_text(encoding="utf-8"))
+            if answer is None:
+                return None
+            packets = tuple(tuple(str(value) for value in row) for row in answer["packets"])
+            return OneFlow(read_batch(out / "flow.npz"), int(answer["at"]), packets)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
     async def _run(self, reader: Process, capture: Path, what: Mapping[str, Any]) -> Path:
         out = Path(tempfile.mkdtemp(dir=self.folder))
         settings = self.settings
@@ -284,6 +318,16 @@ def _failure(out: Path, code: int, capture: Path) -> Exception:
         return kind(body["code"], message, input=NAME, where=where, hint=hint)
     hint = "the capture needs more memory or time than an upload may take; use `trafficllm analyze`"
     return InputError("input.too_costly", "the capture could not be read within the limits", input=NAME, hint=hint)
+
+
+def totals_of(out: Path) -> CaptureTotals:
+    """The counts that a reader wrote beside the flows of a capture; InputError where they are none."""
+    from trafficllm.lifecycle.analyze.results import CaptureTotals
+
+    try:
+        return CaptureTotals.model_validate_json((out / TOTALS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError("input.upload", "the capture could not be read", input=NAME) from error
 
 
 def _batches(out: Path) -> Iterator[FlowBatch]:

@@ -1,0 +1,1 @@
+"""The page at `/` of `trafficllm serve`, and the paths that only it asks for."""

@@ -1,0 +1,208 @@
+"""Paths about an uploaded capture: its analysis with hosts and a sentence, one flow of it, exports in every format."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, Query, Request, Security
+from fastapi.responses import Response, StreamingResponse
+from fastapi.security import HTTPBearer
+
+from trafficllm import __version__
+from trafficllm.core.errors import TrafficLLMError
+from trafficllm.surface.server.chat import LONGEST_QUESTION
+from trafficllm.surface.server.replies import envelope
+from trafficllm.surface.server.routes import FAILURES, Name, answers, as_json, service_of, streamed
+from trafficllm.surface.server.service import Ask, Service
+from trafficllm.surface.server.uploads import FlowAsk
+from trafficllm.surface.terminal.output import json_line
+from trafficllm.surface.web import results
+from trafficllm.surface.web.sentence import sentence
+
+if TYPE_CHECKING:
+    from trafficllm.core.types import FlowWriter
+    from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.analysis import Analysis
+
+captures = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])
+Export = Literal["jsonl", "csv", "parquet", "zeek", "eve"]
+"""Formats of an export, as `analyze -f` has them."""
+MEDIA: dict[str, str] = {
+    "jsonl": "application/x-ndjson",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "zeek": "text/plain",
+    "eve": "application/x-ndjson",
+}
+_HOSTS = 2000
+_SHOWN_PACKETS = 20
+_SHOWN_FIELDS = (
+    *("frame.number", "frame.time_epoch", "ip.src", "ipv6.src", "ip.dst", "ipv6.dst", "frame.len"),
+    *("ip.ttl", "tcp.flags", "tcp.seq_raw", "tcp.len", "udp.length"),
+)
+_LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}}
+
+
+@captures.get("/v1/limits", responses=answers(results.Limits))
+def limits(request: Request) -> Response:
+    """What a request may take, and whether this server has a key."""
+    own = service_of(request).settings
+    return as_json(
+        results.Limits(version=__version__, key=bool(own.key_hash), max_body=own.max_body, max_flows=own.max_flows, deadline=own.deadline)
+    )
+
+
+@captures.post("/v1/files/{file_id}/analyze", responses={**_LINES, **FAILURES}, response_class=StreamingResponse)
+async def analyze_file(
+    request: Request, file_id: str, task: Name = "", question: Annotated[str, Query(max_length=LONGEST_QUESTION)] = ""
+) -> StreamingResponse:
+    """A kept capture: a line with its counts (`trafficllm.serve.begin/1`), a line a flow, a line with hosts and a sentence (`.../end/1`).
+
+    A failure after the first lines is a last line of the form `trafficllm.error/1`.
+    """
+    service = service_of(request)
+    return await streamed(service, _lines(service, file_id, Ask(task, question)), MEDIA["jsonl"])
+
+
+async def _lines(service: Service, file_id: str, ask: Ask) -> AsyncIterator[bytes]:
+    verdicts: dict[str, Counter[str]] = {}
+    above: dict[str, Counter[str]] = {}
+    analysis: Analysis | None = None
+    with service.jobs.admitted() as until:
+        try:
+            async with aclosing(service.analysed(service.uploads.get(file_id).path, ask, until)) as batches:
+                async for running, rows in batches:
+                    if analysis is None:
+                        yield _line(_begin(running))
+                    analysis = running
+                    for row in rows:
+                        verdicts.setdefault(row["task"], Counter())[row["label"]] += 1
+                        if row["umbrella"]:
+                            above.setdefault(row["task"], Counter())[row["umbrella"]] += 1
+                    yield "".join(json_line(row) + "\n" for row in rows).encode()
+        except TrafficLLMError as error:
+            if analysis is None:
+                raise
+            yield (json_line(envelope(error)) + "\n").encode()
+            return
+        assert analysis is not None
+        yield _line(_end(analysis, verdicts, above))
+
+
+def _line(result: results.AnalysisBegin | results.AnalysisEnd) -> bytes:
+    return (json_line(result.as_dict()) + "\n").encode()
+
+
+def _begin(analysis: Analysis) -> results.AnalysisBegin:
+    return results.AnalysisBegin(
+        schema_="trafficllm.serve.begin/1",
+        tasks=list(analysis.tasks),
+        route=analysis.route,
+        capture=analysis.counts(),
+        notable={task: sorted(names) for task, names in analysis.notable.items()},
+    )
+
+
+def _end(analysis: Analysis, verdicts: dict[str, Counter[str]], above: dict[str, Counter[str]]) -> results.AnalysisEnd:
+    hosts = analysis.hosts.rows()
+    notable = {task: sorted(names) for task, names in analysis.notable.items()}
+    ordered = {task: dict(verdicts[task].most_common()) for task in analysis.tasks if task in verdicts}
+    return results.AnalysisEnd(
+        schema_="trafficllm.serve.end/1",
+        sentence=sentence(ordered, hosts, notable),
+        flows=sum(sum(counts.values()) for counts in list(verdicts.values())[:1]),
+        verdicts={task: dict(counts) for task, counts in ordered.items()},
+        above={task: dict(counts.most_common()) for task, counts in above.items()},
+        hosts=hosts[:_HOSTS],
+        hosts_total=len(hosts),
+        uncovered=dict(analysis.uncovered()),
+    )
+
+
+@captures.get("/v1/files/{file_id}/flows/{uid}", responses=answers(results.FlowDetail))
+async def flow(request: Request, file_id: str, uid: str, task: Annotated[str, Query(min_length=1, max_length=128)]) -> Response:
+    """One flow of a kept capture: verdict with evidence, columns in Zeek's words, first packets."""
+    from trafficllm.capture.flows.rows import flow_rows
+
+    service = service_of(request)
+    with service.jobs.admitted() as until:
+        capture = service.uploads.get(file_id).path
+        verdict, one = await service.one_flow(capture, task, FlowAsk(uid, _SHOWN_FIELDS, _SHOWN_PACKETS), until)
+    columns = next(islice(flow_rows(one.batch), one.at, None))
+    return as_json(
+        results.FlowDetail(verdict=verdict, flow=columns, fields=list(_SHOWN_FIELDS), packets=[list(row) for row in one.packets])
+    )
+
+
+# Exports
+
+
+class _Pieces(io.RawIOBase):
+    """A stream that is taken from while it is written to; `tell` counts all that was ever written, as Parquet's footer needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._written += len(part)
+        return len(part)
+
+    def tell(self) -> int:
+        return self._written
+
+    def take(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+@captures.get(
+    "/v1/files/{file_id}/export",
+    responses={200: {"content": {m: {} for m in MEDIA.values()}}, **FAILURES},
+    response_class=StreamingResponse,
+)
+async def export(
+    request: Request,
+    file_id: str,
+    task: Annotated[str, Query(min_length=1, max_length=128)],
+    format: Export = "jsonl",  # noqa: A002 - the option's name
+) -> StreamingResponse:
+    """The verdicts of a kept capture in a format of `analyze -f`, judged anew and sent while they are made."""
+    service = service_of(request)
+    answer = await streamed(service, _exported(service, file_id, task, format), MEDIA[format])
+    suffix = {"zeek": "log", "eve": "json"}.get(format, format)
+    answer.headers["content-disposition"] = f'attachment; filename="verdicts.{suffix}"'
+    return answer
+
+
+async def _exported(service: Service, file_id: str, task: str, form: str) -> AsyncIterator[bytes]:
+    from trafficllm.surface.formats.columns import VERDICT
+    from trafficllm.surface.formats.eve import verdict_event
+    from trafficllm.surface.formats.writers import make_writer
+
+    pieces = _Pieces()
+    running: list[Analysis] = []
+
+    def event(row: VerdictRow) -> Any:
+        return verdict_event(row, running[0].severity(row))
+
+    writer: FlowWriter = make_writer(form, cast("Any", pieces), VERDICT, path="trafficllm", eve=event)
+    with service.jobs.admitted() as until:
+        async with aclosing(service.analysed(service.uploads.get(file_id).path, Ask(task), until)) as batches:
+            async for analysis, rows in batches:
+                running[:] = [analysis]
+                writer.write(rows)
+                yield pieces.take()
+    writer.close()
+    yield pieces.take()

@@ -1,0 +1,86 @@
+"""What the page's own paths take and answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trafficllm.capture.flows.rows import FlowRow
+from trafficllm.core.results import Captured, Counts, Result
+from trafficllm.infer.detector import VerdictRow
+from trafficllm.infer.router.results import TaskRoute
+from trafficllm.lifecycle.analyze.hosts import HostRow
+from trafficllm.lifecycle.analyze.results import CaptureTotals
+
+
+class Limits(Result):
+    """What a request may take, in bytes and seconds, and whether changes are allowed (`key`: the server has an API key)."""
+
+    version: str
+    key: bool
+    max_body: int
+    max_flows: int
+    deadline: float
+
+
+class AnalysisBegin(Result):
+    """First line of an analysis for the page: the counts of the whole capture, and by which tasks it is judged."""
+
+    schema_: Literal["trafficllm.serve.begin/1"] = Field(alias="schema")
+    tasks: list[str]
+    route: TaskRoute | None
+    capture: CaptureTotals
+    notable: dict[str, list[str]]
+
+
+class AnalysisEnd(Result):
+    """Last line of an analysis for the page: one sentence, and the hosts, those with the positive answer first."""
+
+    schema_: Literal["trafficllm.serve.end/1"] = Field(alias="schema")
+    sentence: Captured
+    flows: int
+    verdicts: dict[str, Counts]
+    above: dict[str, Counts]
+    hosts: list[HostRow]
+    hosts_total: int
+    uncovered: Counts
+
+
+class FlowDetail(Result):
+    """One flow: its verdict with evidence, its columns in Zeek's words, and its first packets in tshark's fields."""
+
+    verdict: VerdictRow
+    flow: FlowRow
+    fields: list[str]
+    packets: list[list[Captured]]
+
+
+class Promotion(BaseModel):
+    """The version that shall be live."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str = Field(min_length=1, max_length=32, pattern=r"^v[0-9]+$", examples=["v0002"])
+
+
+class Correction(BaseModel):
+    """What a flow is, by someone who knows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    uid: str = Field(min_length=1, max_length=64)
+    label: str = Field(min_length=1, max_length=128)
+
+
+class Corrections(BaseModel):
+    """Corrected flows of one capture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str = Field(min_length=1, max_length=128)
+    corrections: list[Correction] = Field(min_length=1, max_length=1000)
+
+
+Card = dict[str, Any]
+"""An adapter's manifest, as it is."""
