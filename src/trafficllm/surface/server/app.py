@@ -30,6 +30,7 @@ from trafficllm.surface.server.service import Service
 from trafficllm.surface.server.settings import Settings
 from trafficllm.surface.web.adapters import adapters
 from trafficllm.surface.web.captures import captures
+from trafficllm.surface.web.corrections import corrections
 from trafficllm.surface.web.page import page
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _KEEP_ALIVE = 15
 _FILES = 8192
-_ROUTERS = (health, router, page, captures, adapters)
+_ROUTERS = (health, router, page, captures, corrections, adapters)
 
 
 def create_app(workspace: Workspace, settings: Settings | None = None) -> Guard:

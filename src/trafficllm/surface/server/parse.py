@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import InputError, TrafficLLMError
 
 if TYPE_CHECKING:
-    from trafficllm.core.types import FlowBatch
+    from trafficllm.core.types import FlowBatch, FrameBatch
 
 NAME = "upload"
 READY = b"ready\n"
@@ -122,6 +122,38 @@ def _rows(job: Mapping[str, Any], frames: frozenset[int]) -> list[tuple[str, ...
     return [row for number, row in takewhile(lambda item: item[0] <= max(frames, default=0), rows) if number in frames]
 
 
+def _cut(job: Mapping[str, Any]) -> None:
+    """The first packets of named flows, a capture for each number that `flows` gives them; as JSON the flows that were there."""
+    from trafficllm.capture.files.read import read_frames
+    from trafficllm.capture.files.write import write_capture
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.core.settings import FlowOptions
+    from trafficllm.records.codec.flows import flow_uid
+
+    wanted: dict[str, int] = job["flows"]
+    frames: dict[int, set[int]] = {}
+    there: dict[str, str] = {}
+    for batch in read_flows([job["capture"]], options=FlowOptions(**job["options"])):
+        for i, uid in enumerate(map(flow_uid, batch.community_id.tolist(), batch.ts.tolist())):
+            if uid in wanted:
+                there[uid] = str(batch.community_id[i])
+                frames.setdefault(wanted[uid], set()).update(batch.p_frame[batch.pkt_ptr[i] : batch.pkt_ptr[i + 1]].tolist())
+    for number, chosen in frames.items():
+        write_capture(Path(job["out"]) / f"{number}.pcapng", _chosen(read_frames([job["capture"]]), chosen), format="pcapng")
+    (Path(job["out"]) / "cut.json").write_text(json.dumps(there), encoding="utf-8")
+
+
+def _chosen(batches: Iterator[FrameBatch], numbers: set[int]) -> Iterator[FrameBatch]:
+    """The frames of these numbers."""
+    import numpy as np
+
+    for batch in batches:
+        keep = np.isin(batch.number, list(numbers))
+        rows = {name: getattr(batch, name)[keep] for name in ("offset", "caplen", "origlen", "ts", "link", "source", "number")}
+        if keep.any():
+            yield replace(batch, **rows)
+
+
 def _warm(capture: str) -> None:
     from trafficllm.capture.fields.table import packet_rows
     from trafficllm.capture.flows.assembly import read_flows
@@ -152,7 +184,7 @@ def main() -> int:
     job = json.loads(Path(named).read_text(encoding="utf-8"))
     confine(job["memory"], job["seconds"], job["file_bytes"])
     try:
-        {"flows": _flows, "fields": _fields, "flow": _flow}[job["do"]](job)
+        {"flows": _flows, "fields": _fields, "flow": _flow, "cut": _cut}[job["do"]](job)
     except TrafficLLMError as error:
         body = {**error.as_dict(), "kind": "input" if isinstance(error, InputError) else "usage"}
         (Path(job["out"]) / "error.json").write_text(json.dumps(body), encoding="utf-8")

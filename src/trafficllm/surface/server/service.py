@@ -147,6 +147,16 @@ class Service:
         judged = await self.jobs.turn(until, lambda: verdicts.judge(self.workspace, rows, task=tasks[0], explain=True))
         return judged[0], flow
 
+    async def cut(self, capture: Path, task: str, flows: Mapping[str, int], until: float) -> tuple[Path, dict[str, str]]:
+        """Captures of named flows (see `Uploads.cut`), cut as the task's live adapter reads them."""
+        from trafficllm.lifecycle.analyze import verdicts
+
+        tasks, _ = await self.jobs.turn(until, lambda: self._choose(Ask(task)))
+        async with self.uploads.reader() as reader:
+            until = time.monotonic() + self.settings.deadline
+            options = verdicts.flow_options(self.workspace, tasks)
+            return await self.jobs.within(until, self.uploads.cut(reader, capture, options, flows))
+
     def _choose(self, ask: Ask) -> Choice:
         from trafficllm.lifecycle.analyze.verdicts import choose
 

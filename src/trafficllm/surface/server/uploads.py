@@ -239,6 +239,13 @@ class Uploads:
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
+    async def cut(self, reader: Process, capture: Path, options: FlowOptions, flows: Mapping[str, int]) -> tuple[Path, dict[str, str]]:
+        """The first packets of flows (by uid) as `N.pcapng` for each number, in a folder to remove; Community IDs of those found."""
+        job = {"do": "cut", "options": options.model_dump(mode="json"), "flows": dict(flows)}
+        out = await self._run(reader, capture, job)
+        there = json.loads((out / "cut.json").read_text(encoding="utf-8"))
+        return out, {str(uid): str(community) for uid, community in there.items()}
+
     async def _run(self, reader: Process, capture: Path, what: Mapping[str, Any]) -> Path:
         out = Path(tempfile.mkdtemp(dir=self.folder))
         settings = self.settings

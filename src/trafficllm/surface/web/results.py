@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,7 +70,7 @@ class Correction(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     uid: str = Field(min_length=1, max_length=64)
-    label: str = Field(min_length=1, max_length=128)
+    label: str = Field(max_length=128, pattern=r"^\w[\w .()&+,-]*$", description="becomes the name of a folder")
 
 
 class Corrections(BaseModel):
@@ -79,8 +79,4 @@ class Corrections(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     task: str = Field(min_length=1, max_length=128)
-    corrections: list[Correction] = Field(min_length=1, max_length=1000)
-
-
-Card = dict[str, Any]
-"""An adapter's manifest, as it is."""
+    corrections: list[Correction] = Field(min_length=1, max_length=5000)

@@ -37,7 +37,7 @@ function Correct({ row, labels, correction, actions }) {
     if (label) actions.correct(row.uid, { label, was: row.label, task: row.task, n: row.n, community_id: row.community_id, who: `${place(row.orig_h, row.orig_p)} → ${place(row.resp_h, row.resp_p)}` });
   };
   return html`<section aria-labelledby="correct" class="no-print"><h2 id="correct">Do you know better?</h2>
-    <form onSubmit=${send}><label>This flow is <input name="label" list="labels" required maxlength="128" autocomplete="off" defaultValue=${correction ? correction.label : ""}/></label>
+    <form onSubmit=${send}><label>This flow is <input name="label" list="labels" required maxlength="128" pattern="[\\w][\\w .\\(\\)&+,\\-]*" title="letters, digits, space and . ( ) & + , -" autocomplete="off" defaultValue=${correction ? correction.label : ""}/></label>
     <datalist id="labels">${labels.map((label) => html`<option value=${label} key=${label}></option>`)}</datalist> <button>Save as label</button></form>
     ${correction && html`<p role="status">Saved: ${correction.label}. <a href=${`#/capture/${actions.fileId()}`}>See all corrections.</a></p>`}</section>`;
 }
@@ -48,7 +48,7 @@ export function Flow({ state, actions, row }) {
   if (!row) return html`<${Heading}>No such flow</${Heading}><p><a href=${`#/capture/${file.id}`}>Back to the capture</a></p>`;
   const alarming = severityOf(begin)(row) === 1;
   const step = (by, name) => (state.rows[row.n + by] ? html`<a href=${`#/capture/${file.id}/flow/${row.n + by}`}>${name}</a> ` : "");
-  const labels = [...new Set([...row.all, ...Object.keys(state.end.verdicts[row.task] || {})])].filter((label) => label !== "unknown" && label !== "not covered");
+  const labels = [...new Set([...row.all, ...Object.keys(state.end.verdicts[row.task] || {}), ...Object.keys(state.end.above[row.task] || {})])].filter((label) => label !== "unknown" && label !== "not covered");
   return html`<nav aria-label="Flows"><a href=${`#/capture/${file.id}`}>← All flows</a> ${step(-1, "Previous")}${step(1, "Next")}</nav>
     <${Heading}>${place(row.orig_h, row.orig_p)} → ${place(row.resp_h, row.resp_p)}: <span class=${alarming ? "bad" : ""}>${alarming ? "⚠ " : ""}${row.label}</span></${Heading}>
     <p>${row.proto}, ${count(row.packets, "packet")} in ${span(row.duration)} from ${utc(row.ts)} UTC. Task ${row.task}, adapter version ${row.version}${row.source === "shipped" ? " (shipped)" : ""}.

@@ -32,7 +32,7 @@ function Hosts({ end, begin, filter, refilter, all, showAll }) {
   const labels = (host) => Object.entries(host.labels).slice(0, 3).map(([label, n]) => `${label} ${n.toLocaleString("en")}`).join(", ");
   if (!end.hosts.length) return null;
   return html`<section aria-labelledby="hosts"><h2 id="hosts">Hosts</h2>
-    <div class="wide" tabindex="0" role="region" aria-labelledby="hosts"><table>
+    <div class="wide" tabindex="0" role="region" aria-label="Table of hosts"><table>
     <thead><tr><th scope="col">Host</th><th scope="col">Answer</th><th scope="col" class="n">Probability</th><th scope="col" class="n">Flows</th><th scope="col">Verdicts of its flows</th><th scope="col">First seen (UTC)</th></tr></thead>
     <tbody>${shown.map((host) => html`<tr key=${host.task + host.host} class=${notable(host) ? "alarm" : ""}>
       <td><button type="button" class="link" aria-pressed=${filter.host === host.host} onClick=${() => refilter({ host: filter.host === host.host ? "" : host.host })}>${host.host}</button></td>
@@ -97,8 +97,9 @@ function Corrected({ state, actions }) {
   return html`<section aria-labelledby="corrected"><h2 id="corrected">Your corrections</h2>
     <ul>${fixed.map(([uid, item]) => html`<li key=${uid}><a href=${`#/capture/${state.file.id}/flow/${item.n}`}>${item.who}</a>: ${item.label} <span class="note">(was ${item.was}, ${item.community_id})</span>
       <button type="button" class="small" onClick=${() => actions.correct(uid, null)} aria-label=${`Forget the correction of ${item.who}`}>Forget</button></li>`)}</ul>
-    ${tasks.map((task) => html`<p key=${task}><button type="button" onClick=${() => actions.saveCorrections(task)}>Save for ${task}</button> then teach them:
-      <code>unzip corrections-${task}.zip -d corrections && trafficllm adapter update corrections --task ${task}</code></p>`)}</section>`;
+    ${tasks.map((task) => html`<p key=${task}><button type="button" onClick=${() => actions.saveCorrections(task)}>Save for ${task}</button> Then teach them:</p>
+      <pre tabindex="0">unzip corrections-${task}.zip -d corrections${"\n"}trafficllm adapter update corrections/labelled --task ${task}</pre>`)}
+    <p class="note">Flows that you call by a task's negative answer (benign) lie in <code>corrections/background</code>: add <code>--background corrections/background</code>. The update is taken only if old data is answered as well as before.</p></section>`;
 }
 
 function Route({ route, tasks }) {
