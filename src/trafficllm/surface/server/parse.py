@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAME = "upload"
 READY = b"ready\n"
 """What a reader says once it waits for its job."""
-TOTALS = "totals.json"
+COUNTS = "counts.json"
 """The file beside the batches that has the counts of the whole capture."""
 _TEXTS = ("conn_state", "history", "end_reason", "community_id")
 _MAX_FIELDS_ROWS = 100_000
@@ -74,7 +74,6 @@ def _flows(job: Mapping[str, Any]) -> None:
     from trafficllm.capture.flows.assembly import read_flows
     from trafficllm.capture.flows.counts import CountsBuilder
     from trafficllm.core.settings import FlowOptions
-    from trafficllm.lifecycle.analyze.captures import totals
 
     done, counts = 0, CountsBuilder()
     for number, batch in enumerate(read_flows([job["capture"]], options=FlowOptions(**job["options"]), counts=counts)):
@@ -83,7 +82,7 @@ def _flows(job: Mapping[str, Any]) -> None:
             hint = "cut the capture, or use `trafficllm analyze`"
             raise InputError("input.too_many_flows", f"more than {job['max_flows']:,} flows", input=NAME, hint=hint)
         write_batch(batch, Path(job["out"]) / f"{number:06d}.npz")
-    (Path(job["out"]) / TOTALS).write_text(totals(counts.build()).model_dump_json(), encoding="utf-8")
+    (Path(job["out"]) / COUNTS).write_text(json.dumps(asdict(counts.build())), encoding="utf-8")
 
 
 def _fields(job: Mapping[str, Any]) -> None:
@@ -157,8 +156,11 @@ def _chosen(batches: Iterator[FrameBatch], numbers: set[int]) -> Iterator[FrameB
 def _warm(capture: str) -> None:
     from trafficllm.capture.fields.table import packet_rows
     from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.capture.flows.counts import CountsBuilder
 
-    list(read_flows([capture]))
+    counts = CountsBuilder()
+    list(read_flows([capture], counts=counts))
+    counts.build()
     list(packet_rows([capture], ("frame.number",)))
 
 

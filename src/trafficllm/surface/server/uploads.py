@@ -23,7 +23,7 @@ from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FlowStream
 from trafficllm.surface.server.intake import Intake, Place
-from trafficllm.surface.server.parse import NAME, READY, TOTALS, read_batch, write_warm_capture
+from trafficllm.surface.server.parse import COUNTS, NAME, READY, read_batch, write_warm_capture
 from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.settings import Settings
 
@@ -329,10 +329,13 @@ def _failure(out: Path, code: int, capture: Path) -> Exception:
 
 def totals_of(out: Path) -> CaptureTotals:
     """The counts that a reader wrote beside the flows of a capture; InputError where they are none."""
-    from trafficllm.lifecycle.analyze.results import CaptureTotals
+    from pydantic import TypeAdapter
+
+    from trafficllm.core.types import CaptureCounts
+    from trafficllm.lifecycle.analyze.captures import totals
 
     try:
-        return CaptureTotals.model_validate_json((out / TOTALS).read_bytes())
+        return totals(TypeAdapter(CaptureCounts).validate_json((out / COUNTS).read_bytes()))
     except (OSError, ValueError) as error:
         raise InputError("input.upload", "the capture could not be read", input=NAME) from error
 
