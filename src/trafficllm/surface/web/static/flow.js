@@ -55,7 +55,7 @@ export function Flow({ state, actions, row }) {
       ${row.umbrella ? ` First step: ${row.umbrella}${row.umbrella_probability === null ? "" : ` (probability of the positive answer ${share(row.umbrella_probability)})`}.` : ""}</p>
     <h2>Likeliest labels</h2>
     <table class="narrow"><tbody>${row.likeliest.map(([label, p]) => html`<tr key=${label}><th scope="row">${label}</th><td><${Meter} value=${p}/></td><td class="n">${share(p)}</td></tr>`)}</tbody></table>
-    ${row.labels_90.length > 0 && html`<p class="note">With 90 % probability one of: ${row.labels_90.join(", ")}.</p>`}
+    ${row.label === row.umbrella ? html`<p class="note">The first step answers ${row.umbrella}; these labels are the likeliest ones were it wrong.</p>` : row.labels_90.length > 0 && html`<p class="note">With 90 % probability one of: ${row.labels_90.join(", ")}.</p>`}
     <dl><div><dt>Wireshark filter</dt><dd><${Copy} label="Wireshark filter" text=${wireshark(row)} say=${actions.say}/></dd></div>
       <div><dt>Community ID</dt><dd><${Copy} label="Community ID" text=${row.community_id} say=${actions.say}/></dd></div>
       <div><dt>First frames</dt><dd>${row.frames.join(", ")}</dd></div></dl>

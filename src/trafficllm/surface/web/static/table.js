@@ -1,7 +1,7 @@
 // The table of flows: only the rows in view are in the page, so that 100,000 of them scroll like 100.
 import { Component } from "/page/preact.module.js";
 import { html } from "/page/view.js";
-import { clock, place, share } from "/page/words.js";
+import { certainty, clock, place, share } from "/page/words.js";
 
 const SPARE = 8;
 const COLUMNS = [
@@ -9,7 +9,7 @@ const COLUMNS = [
 ];
 const VALUE = {
   ts: (row) => row.ts, orig: (row) => row.orig_h, resp: (row) => row.resp_h, proto: (row) => row.proto, packets: (row) => row.packets,
-  label: (row) => row.label, confidence: (row) => row.confidence,
+  label: (row) => row.label, confidence: (row) => certainty(row) ?? -1,
 };
 
 /** Rows that pass a filter, sorted: `words` must all be in a row, `label` and `host` be its own. */
@@ -92,7 +92,7 @@ export class FlowTable extends Component {
       <span role="gridcell" class="c2">${place(row.resp_h, row.resp_p)}</span><span role="gridcell" class="c3">${row.proto}</span>
       <span role="gridcell" class="c4">${row.packets.toLocaleString("en")}</span>
       <span role="gridcell" class="c5">${severity(row) === 1 ? "⚠ " : ""}${row.label}${tasks > 1 ? ` (${row.task})` : ""}</span>
-      <span role="gridcell" class="c6">${share(row.confidence)}</span></div>`;
+      <span role="gridcell" class="c6">${share(certainty(row))}</span></div>`;
     return html`<div class="grid" role="grid" aria-label="Flows" aria-rowcount=${rows.length + 1} tabindex="0" ref=${(box) => { this.box = box; }}
         aria-activedescendant=${rows.length ? `row-${at.active}` : undefined} onScroll=${scrolled} onKeyDown=${(event) => this.onKey(event)}>
       <div role="row" class="row head" aria-rowindex="1">${COLUMNS.map(header)}</div>

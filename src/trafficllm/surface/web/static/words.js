@@ -3,6 +3,12 @@
 export const count = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
 export const share = (p) => (p === null || p === undefined ? "" : Math.min(Math.max(p, 0), 1).toFixed(2));
 
+/** How sure the answer of a flow is: of the first step's negative answer its own probability; null where there is no answer. */
+export function certainty(row) {
+  if (row.label === "unknown" || row.label === "not covered") return null;
+  return row.label === row.umbrella && row.umbrella_probability !== null ? 1 - row.umbrella_probability : row.confidence;
+}
+
 /** Seconds since the epoch as UTC: "2024-02-28 17:04:05.123". */
 export function utc(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds) || Math.abs(seconds) > 8e12) return "";
