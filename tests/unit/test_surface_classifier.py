@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 import trafficllm as tl
@@ -111,3 +112,11 @@ def test_a_matrix_is_no_traffic(captures: Path) -> None:
     X: Any = np.zeros((4, 2))
     with pytest.raises(ValueError, match="trees"):
         tl.TrafficClassifier().fit(X, [0, 1, 0, 1])
+
+
+def test_cross_validation_in_a_pipeline_with_captures_as_groups(captures: Path) -> None:
+    files, labels = _samples(captures)
+    model = make_pipeline(tl.TrafficClassifier("trees"))
+    scores = cross_val_score(model, files, labels, groups=[path.stem for path in files], cv=GroupKFold(3), error_score="raise")
+    assert scores.shape == (3,)
+    assert scores.mean() > 0.6

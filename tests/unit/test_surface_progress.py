@@ -31,7 +31,7 @@ def test_a_line_a_stage_and_one_every_half_minute() -> None:
     log.update("tuning", 0, None)
     clock.now += EVERY
     log.update("tuning", 1200, None)
-    assert lines == ["0 s: reading 0/40", "15 s: tuning", "45 s: tuning 1.2k"]
+    assert lines == ["0 s: reading 0/40", "15 s: tuning (reading took 15 s)", "45 s: tuning 1.2k"]
 
 
 def test_stages_in_turn_have_one_line_each() -> None:

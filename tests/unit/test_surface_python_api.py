@@ -32,6 +32,8 @@ ROW = {
     "frames": [1, 2],
     "adapter": "EAC",
     "version": "v0001",
+    "umbrella": None,
+    "source": "registry",
 }
 
 
@@ -75,6 +77,18 @@ def test_verdicts_are_read_once_for_a_table_and_anew_for_iteration() -> None:
     assert [row["label"] for row in verdicts] == ["DNS", "unknown"]
     assert len(opened) == 2
     assert "DNS 1" in repr(verdicts)
+
+
+def test_a_notebook_shows_a_summary_that_does_not_act() -> None:
+    def start() -> Analysis:
+        return Analysis(("MTD",), None, iter([[ROW, {**ROW, "label": "<b>x</b>"}]]), asks={"MTD": "Is it malware?"})
+
+    verdicts = Verdicts("x.pcap", start)
+    html = verdicts._repr_html_()
+    assert html.count("<table>") == 2
+    assert "<b>" not in html
+    assert "Is it malware? (MTD)" in html
+    assert verdicts.summary().startswith("Is it malware? (MTD)")
 
 
 def test_what_is_wrong_is_wrong_at_once(tmp_path: Path, captures: Path) -> None:

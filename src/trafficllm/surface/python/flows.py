@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.surface.terminal.summary import Summary
 
 _SHOWN = 10
 Batches = Iterator[Sequence[Mapping[str, Any]]]
@@ -72,10 +73,15 @@ class _Rows:
         if self._table is None:
             return f"<code>{for_html(repr(self))}</code>: iterate, or <code>.to_pandas()</code>"
         names = [column.name for column in self.columns if column.kind not in {"shares", "evidence", "frames", "splt"}]
-        head = "".join(f"<th>{for_html(name)}</th>" for name in names)
         rows = self._table.slice(0, _SHOWN).to_pylist()
-        body = "".join(f"<tr>{''.join(f'<td>{for_html(_cell(row[name]))}</td>' for name in names)}</tr>" for row in rows)
-        return f"<p>{for_html(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
+        return f"<p>{for_html(repr(self))}</p>{_html_table(names, [[_cell(row[name]) for name in names] for row in rows])}"
+
+
+def _html_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table; cells are escaped."""
+    head = "".join(f"<th>{for_html(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{for_html(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _cell(value: Any) -> str:
@@ -122,11 +128,35 @@ class Verdicts(_Rows):
         self._next: Analysis | None = start()  # what can be wrong is wrong now, not at the first row
         self.tasks: tuple[str, ...] = self._next.tasks
         self.route: Mapping[str, Any] | None = self._next.route.as_dict() if self._next.route else None
+        self._summary: Summary | None = None
 
     def batches(self) -> Batches:
         """Lists of verdict rows, while the capture is read."""
+        from trafficllm.surface.terminal.summary import Summary
+
         analysis, self._next = self._next or self._start(), None
-        return analysis.batches
+        summary = Summary(analysis)
+        for rows in analysis.batches:
+            summary.add(rows)
+            yield rows
+        self._summary = summary
+
+    def summary(self) -> str:
+        """What `analyze` says first: a line of facts, then a sentence a task. Reads the capture where nobody has."""
+        self.to_arrow()
+        assert self._summary is not None
+        return "\n".join(line for line in (self._summary.analysis.overview(), *self._summary.sentences()) if line)
+
+    def _repr_html_(self) -> str:
+        """A notebook shows the summary, flows by verdict, the hosts that raise an event, and the first rows."""
+        said = "".join(f"<p>{for_html(line)}</p>" for line in self.summary().splitlines())
+        assert self._summary is not None
+        shares = [(label, f"{count:,}") for label, count in self.counts().items()]
+        rows = self._summary.analysis.hosts.rows()
+        hosts = [(row["host"], row["umbrella"], _cell(row["umbrella_probability"]), f"{row['flows']:,}") for row in rows[:_SHOWN]]
+        tables = _html_table(("verdict", "flows"), shares)
+        tables += _html_table(("host", "means", "probability", "flows"), hosts) if hosts else ""
+        return said + tables + super()._repr_html_()
 
     def counts(self) -> dict[str, int]:
         """How many flows have each label, most first."""

@@ -22,7 +22,8 @@ EVERY = 30.0
 class StageLog:
     """What a log shows of a long job: a line when a stage begins, and where it is about every 30 seconds.
 
-    A stage that comes back within that time (reading and scoring in turn) has one line. `write` takes a line, `clock` gives seconds.
+    A stage that comes back within that time (reading and scoring in turn) has one line; the line of a new stage says how long the one
+    before it took. `write` takes a line, `clock` gives seconds.
     With `stages` off there are only the lines every 30 seconds.
     """
 
@@ -31,13 +32,20 @@ class StageLog:
         self._start = self._last = clock()
         self._begun: dict[str, float] = {}
         self._now: tuple[str, int, int | None] | None = None
+        self._since = self._start
 
     def update(self, stage: str, done: int, total: int | None) -> None:
         """Note `done` of `total` (None: unknown) steps of `stage`."""
-        changed = self._now is None or self._now[0] != stage
-        self._now = stage, done, total
         now = self._clock()
-        if (changed and self._stages and now - self._begun.get(stage, -EVERY) >= EVERY) or now - self._last >= EVERY:
+        before = self._now[0] if self._now is not None else stage
+        took = now - self._since
+        if before != stage or self._now is None:
+            self._since = now
+        changed = self._now is None or before != stage
+        self._now = stage, done, total
+        if changed and self._stages and now - self._begun.get(stage, -EVERY) >= EVERY:
+            self._line(now, f" ({before} took {took:.0f} s)" if before != stage and took >= 1 else "")
+        elif now - self._last >= EVERY:
             self._line(now)
 
     def beat(self) -> None:
@@ -46,13 +54,13 @@ class StageLog:
         if self._now is not None and now - self._last >= EVERY:
             self._line(now)
 
-    def _line(self, now: float) -> None:
+    def _line(self, now: float, more: str = "") -> None:
         assert self._now is not None
         stage, done, total = self._now
         self._begun[stage] = self._last = now
         whole = "" if total is None else f"/{short(total)}"
         count = f" {short(done)}{whole}" if done or total is not None else ""
-        self._write(f"{now - self._start:.0f} s: {stage}{count}")
+        self._write(f"{now - self._start:.0f} s: {stage}{count}{more}")
 
 
 class Bar:
