@@ -16,7 +16,13 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.machine import cores
 from trafficllm.core.results import Result
 
-_EXTRAS = {"serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"), "mcp": ("mcp",), "pandas": ("pandas",), "ray": ("ray",)}
+_EXTRAS = {
+    "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"),
+    "mcp": ("mcp",),
+    "chat": ("prompt_toolkit",),
+    "pandas": ("pandas",),
+    "ray": ("ray",),
+}
 _TOOLS = {
     "tshark": "an oracle of the tests, and the way to open frames named as evidence: `apt-get install tshark`",
     "chromium": "opens the report in the tests: `apt-get install chromium`",

@@ -11,6 +11,30 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
 
 _NAMED = 3
+WORDS = {
+    "packet": "packet",
+    "payload": "first payload bytes",
+    "facts": "fields of TLS, DNS or HTTP",
+    "service": "the protocol spoken",
+    "iats": "times between packets",
+    "flags": "TCP flags",
+    "window": "TCP window",
+    "ttl": "TTL",
+    "proto": "transport protocol",
+    "orig_port_class": "the client's kind of port",
+    "resp_port_class": "the server's kind of port",
+}
+"""What a part of a record is called for people; names as in `infer.evidence`."""
+
+
+def named(text: str) -> str:
+    """A label or answer within a sentence: as `spoken`, but "not covered" and "not malicious" are words of ours.
+
+    >>> named("not covered"), named("Neris")
+    ('not covered', 'Neris')
+    """
+    rest = text.removeprefix("not ")
+    return text if spoken(rest) == rest else spoken(text)
 
 
 def summary(table: VerdictTable) -> str:
@@ -27,9 +51,9 @@ def _of_task(table: VerdictTable, task: str) -> str:
     notable = sum(row["task"] == task and severity == 1 for row, severity in zip(table.rows, table.severities, strict=True))
     parts = []
     if hosts:
-        named = ", ".join(f"{row['host']} ({spoken(row['umbrella'])})" for row in hosts[:_NAMED])
+        first = ", ".join(f"{row['host']} ({named(row['umbrella'])})" for row in hosts[:_NAMED])
         more = f" and {len(hosts) - _NAMED:,} more" if len(hosts) > _NAMED else ""
-        parts.append(f"hosts to look at: {named}{more}")
+        parts.append(f"hosts to look at: {first}{more}")
     elif task in table.host_counts:
         parts.append("no host stands out")
     if notable:
@@ -40,6 +64,7 @@ def _of_task(table: VerdictTable, task: str) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     rows = list(counts.items())
-    named = ", ".join(f"{spoken(name)} {count:,}" for name, count in rows[:_NAMED])
-    rest = sum(count for _, count in rows[_NAMED:])
-    return named + (f", {rest:,} of {len(rows) - _NAMED} other labels" if rest else "")
+    shown = len(rows) if len(rows) == _NAMED + 1 else _NAMED
+    text = ", ".join(f"{named(name)} {count:,}" for name, count in rows[:shown])
+    rest = sum(count for _, count in rows[shown:])
+    return text + (f", {rest:,} of {len(rows) - shown} other labels" if rest else "")

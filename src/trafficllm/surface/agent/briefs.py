@@ -74,7 +74,7 @@ def counts(by_name: Mapping[str, int], most: int = LABELS) -> dict[str, int]:
 
 def explanation(capture: str, why: Explained, others: Sequence[VerdictRow], *, laboratory_only: bool) -> FlowExplanation:
     """Why a flow has its verdict; `others` is the same flow by other tasks."""
-    from trafficllm.surface.terminal.summary import WORDS
+    from trafficllm.lifecycle.analyze.sentences import WORDS
 
     row = why.row
     likeliest = sorted(row["probabilities"].items(), key=lambda item: (-item[1], item[0]))[:3]

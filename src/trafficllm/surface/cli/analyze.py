@@ -1,4 +1,4 @@
-"""`trafficllm analyze` and `embed`: a verdict, or a vector, for every flow."""
+"""`trafficllm analyze`, `chat` and `embed`: a verdict, or a vector, for every flow."""
 
 from __future__ import annotations
 
@@ -310,6 +310,30 @@ def demo(registry: Registry = "", config: Config = None, quiet: Quiet = False) -
             tell(error)
     if failure is not None:
         raise typer.Exit(failure.exit_code)
+
+
+def chat(
+    files: Flows,
+    task: Annotated[str, typer.Option("--task", metavar="ID", help="Verdicts by this task, whatever is asked.")] = "",
+    base: Base = "",
+    registry: Registry = "",
+    config: Config = None,
+    quiet: Quiet = False,
+) -> None:
+    """Answer questions about captures in sequence: "what is it?", "and the second one?", "explain it", "write a report".
+
+    From a pipe one question a line; the exit code is then that of the last question that failed.
+    """
+    from trafficllm.capture.files.read import expand
+    from trafficllm.lifecycle.chat.sources import Captures
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.surface.terminal.session import converse
+
+    if "-" in files:
+        raise UsageError("usage.stdin", "questions come from stdin here, not captures", input="-", hint="name the capture's file")
+    source = Captures(Workspace(base=base, registry=registry, config=config), expand(files), task)
+    if code := converse(source, quiet=quiet):
+        raise typer.Exit(code)
 
 
 def embed(

@@ -59,6 +59,7 @@ def _root(_show: Annotated[bool, typer.Option("--version", help="Print the versi
 app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
 app.command("demo")(cmd_analyze.demo)
+app.command("chat")(cmd_analyze.chat)
 app.command("embed")(cmd_analyze.embed)
 app.command("generate")(cmd_generate.generate)
 app.command("serve")(cmd_serve.serve)

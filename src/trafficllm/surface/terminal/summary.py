@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.escape import for_terminal
+from trafficllm.lifecycle.analyze.sentences import WORDS
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -23,20 +24,6 @@ _FRAMES = 6
 _PACKETS_FROM, _COMMUNITY_FROM = 90, 130
 """Columns a terminal must have before these are shown."""
 
-WORDS = {
-    "packet": "packet",
-    "payload": "first payload bytes",
-    "facts": "fields of TLS, DNS or HTTP",
-    "service": "the protocol spoken",
-    "iats": "times between packets",
-    "flags": "TCP flags",
-    "window": "TCP window",
-    "ttl": "TTL",
-    "proto": "transport protocol",
-    "orig_port_class": "the client's kind of port",
-    "resp_port_class": "the server's kind of port",
-}
-"""What a part of a record is called for people; names as in `infer.evidence`."""
 _AT_ONE = frozenset({"packet", "payload", "facts", "service"})
 
 

@@ -1,0 +1,1 @@
+"""Questions about captures in sequence: each is answered with what the ones before were about."""

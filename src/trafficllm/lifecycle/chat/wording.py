@@ -1,0 +1,83 @@
+"""Answers in words: one sentence, then numbered lines that a follow-up can point at. Captured text is quoted and marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from trafficllm.core.escape import spoken
+from trafficllm.lifecycle.analyze.sentences import WORDS, named
+
+if TYPE_CHECKING:
+    from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.hosts import HostRow
+    from trafficllm.lifecycle.analyze.verdict_table import Explained, VerdictTable
+    from trafficllm.lifecycle.facts.results import FactAnswer
+
+_FIELDS_SHOWN = 6
+
+
+def clock(seconds: float) -> str:
+    """A time of a capture, UTC, to the second."""
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def end(host: str, port: int) -> str:
+    """An address and a port."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def flow(row: VerdictRow) -> str:
+    """A flow in a line."""
+    above = f", {named(row['umbrella'])}" if row["umbrella"] and row["umbrella"] != row["label"] else ""
+    chance = "" if row["umbrella_probability"] is None else f" ({row['umbrella_probability']:.2f})"
+    ends = f"{end(row['orig_h'], row['orig_p'])} -> {end(row['resp_h'], row['resp_p'])} {row['proto']}"
+    return f"{ends}, {row['packets']:,} packets from {clock(row['ts'])}: {named(row['label'])} {row['confidence']:.2f}{above}{chance}"
+
+
+def host(row: HostRow) -> str:
+    """A host in a line."""
+    chance = "" if row["umbrella_probability"] is None else f" ({row['umbrella_probability']:.2f})"
+    labels = ", ".join(f"{named(name)} {count:,}" for name, count in list(row["labels"].items())[:3])
+    return f"{row['host']}: {named(row['umbrella'])}{chance} by {spoken(row['task'])}, {row['flows']:,} flows opened: {labels}"
+
+
+def numbered(lines: Sequence[str], first: int = 1) -> str:
+    """Lines with the numbers by which they can be asked for."""
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, first))
+
+
+def evidence(why: Explained) -> str:
+    """Why a flow has its verdict."""
+    row = why.row
+    likeliest = sorted(row["probabilities"].items(), key=lambda item: (-item[1], item[0]))[:3]
+    lines = [flow(row), "likeliest: " + ", ".join(f"{named(label)} {p:.2f}" for label, p in likeliest)]
+    for part in row["evidence"]:
+        lines.append(f"rests on {WORDS.get(part['field'], part['field'])} (frame {part['frame']}): without it {part['weight']:.2f} less")
+    if why.service:
+        fields = ", ".join(f"{name} {spoken(value)}" for name, value in why.facts[:_FIELDS_SHOWN])
+        lines.append(f"spoken: {why.service}" + (f"; {fields}" if fields else ""))
+    lines.append(
+        f"Community ID {row['community_id']}; frames {', '.join(map(str, row['frames']))}; adapter {row['adapter']} {row['version']}"
+    )
+    return "\n".join(lines)
+
+
+def routed(table: VerdictTable) -> str:
+    """What a question was routed to, and how likely it asks for that."""
+    if table.route is None:
+        return f"answered by {', '.join(table.tasks)}"
+    chances = {row.id: row.probability for row in table.route.tasks}
+    return "routed to " + ", ".join(f"{name} (probability {chances.get(name, 0.0):.2f})" for name in table.tasks)
+
+
+def fact(answer: FactAnswer, most: int) -> str:
+    """A fact: its sentence, and as much of its table."""
+    lines = [answer.sentence]
+    if answer.rows and answer.total > 1:
+        lines.append("  ".join(answer.columns))
+        lines += ["  ".join("-" if cell is None else spoken(str(cell)) for cell in row) for row in answer.rows[:most]]
+    if answer.total > most:
+        lines.append(f"the first {min(most, len(answer.rows)):,} of {answer.total:,}")
+    return "\n".join(lines)
