@@ -223,3 +223,37 @@ def test_the_command_answers_over_stdio(place: tuple[Path, Path], root: Path) ->
     tools, info = asyncio.run(session())
     assert tuple(tool.name for tool in tools.tools) == READING
     assert json.loads(info.content[0].text)["capture"] == "x.pcap"
+
+
+def test_the_same_over_http_behind_the_key(work: Workbench) -> None:
+    from starlette.testclient import TestClient
+
+    from trafficllm.surface.agent.server import http_app
+    from trafficllm.surface.server.settings import Settings, hash_key
+
+    key = "correct horse battery staple"
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "capture_info", "arguments": {"capture": "x.pcap"}}}
+    headers = {"authorization": f"Bearer {key}", "accept": "application/json, text/event-stream"}
+    with TestClient(http_app(work, Settings(key_hash=hash_key(key))), base_url="http://localhost") as client:
+        answer = client.post("/mcp", json=asked, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["result"]["structuredContent"]["capture"] == "x.pcap"
+        assert client.post("/mcp", json=asked, headers={**headers, "authorization": "Bearer wrong"}).status_code == 401
+        assert client.post("/mcp", json=asked, headers={**headers, "host": "evil.example"}).status_code == 421
+        assert client.post("/mcp", json=asked, headers={**headers, "origin": "http://evil.example"}).status_code == 403
+    for settings in (Settings(), Settings(host="0.0.0.0", key_hash=hash_key(key))):
+        with pytest.raises(UsageError):
+            http_app(work, settings)
+
+
+def test_install_and_doctor_are_commands(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = cli("mcp", "install", "cursor", "--root", tmp_path, "--json")
+    assert done.code == 0
+    assert done.body("mcp.install")["entry"]["args"][-2:] == ["--root", str(tmp_path)]
+    assert cli("mcp", "install", "cursor", "--root", tmp_path, "--dry-run").out.endswith(": as it is\n")
+    cli("mcp", "install", "nobody").refused(2, "no such client")
+    (tmp_path / ".cursor" / "mcp.json").write_text('{"mcpServers": {"trafficllm": {"command": "/missing", "args": []}}}')
+    broken = cli("mcp", "doctor", "--json")
+    assert broken.code == 6
+    assert broken.body("mcp.doctor")["ready"] is False

@@ -12,7 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 
 from trafficllm import __version__
-from trafficllm.core.errors import TrafficLLMError
+from trafficllm.core.errors import TrafficLLMError, UsageError
 from trafficllm.core.escape import visible
 from trafficllm.core.results import Result
 from trafficllm.surface.agent import marks, pages, prompts, resources
@@ -20,6 +20,8 @@ from trafficllm.surface.agent.tools import Tools
 
 if TYPE_CHECKING:
     from trafficllm.surface.agent.workbench import Workbench
+    from trafficllm.surface.server.guard import Guard
+    from trafficllm.surface.server.settings import Settings
 
 P = ParamSpec("P")
 NAME = "trafficllm"
@@ -35,6 +37,8 @@ READING = (
     "audit_dataset",
 )
 WRITING = ("generate_capture",)
+PATH = "/mcp"
+"""Where the server is over HTTP."""
 _ERROR = 1000
 _INSTRUCTIONS = (
     "TrafficLLM judges network captures (pcap, pcapng) below one folder on this machine. Begin with analyze_capture; go on with "
@@ -100,5 +104,44 @@ def run_stdio(bench: Workbench) -> None:
     """Serve one client over stdin and stdout until it closes them."""
     try:
         create_server(bench).run("stdio")
+    finally:
+        bench.close()
+
+
+def http_app(bench: Workbench, settings: Settings) -> Guard:
+    """The same server over Streamable HTTP at /mcp, behind the guard that every server of ours has: key, Host, Origin, size, deadline.
+
+    Raises UsageError without a key, or for an address that other machines reach.
+    """
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    from trafficllm.surface.server.guard import Guard
+    from trafficllm.surface.server.metrics import Metrics
+    from trafficllm.surface.server.settings import is_loopback
+
+    if not settings.key_hash:
+        hint = "set TRAFFICLLM_API_KEY or --api-key-file"
+        raise UsageError("usage.open_server", "MCP over HTTP needs an API key", input="--http", hint=hint)
+    if not is_loopback(settings.host):
+        hint = "listen on 127.0.0.1, and put a proxy before it"
+        raise UsageError("usage.open_server", "MCP over HTTP listens on loopback only", input="--host", where=settings.host, hint=hint)
+    own_checks = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the guard has made them
+    app: Any = create_server(bench).streamable_http_app(
+        streamable_http_path=PATH, json_response=True, stateless_http=True, transport_security=own_checks
+    )
+    return Guard(app, settings, Metrics())
+
+
+def run_http(bench: Workbench, settings: Settings) -> None:
+    """Serve clients over HTTP until SIGTERM or Ctrl-C."""
+    import uvicorn
+
+    from trafficllm.surface.server.app import configuration
+    from trafficllm.surface.terminal.output import note
+
+    app = http_app(bench, settings)
+    note(f"listening at http://{settings.host}:{settings.port}{PATH}, with the key as a bearer token")
+    try:
+        uvicorn.Server(configuration(app, settings)).run()
     finally:
         bench.close()

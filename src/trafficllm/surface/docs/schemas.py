@@ -27,6 +27,7 @@ from trafficllm.lifecycle.generate.results import Generate
 from trafficllm.lifecycle.quickstart.results import Quickstart
 from trafficllm.lifecycle.studies import results as studies
 from trafficllm.records.results import DataBuild, DataCheck
+from trafficllm.surface.agent import clients
 from trafficllm.surface.formats.eve import EveEvent, EveHostEvent
 
 BODIES: dict[str, type[Result]] = {
@@ -59,6 +60,8 @@ BODIES: dict[str, type[Result]] = {
     "evaluate.run": studies.EvaluateRun,
     "evaluate.transfer": studies.EvaluateTransfer,
     "generate": Generate,
+    "mcp.doctor": clients.McpDoctor,
+    "mcp.install": clients.Install,
     "quickstart": Quickstart,
     "task.list": tasks.TaskList,
     "task.route": TaskRoute,
