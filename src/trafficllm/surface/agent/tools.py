@@ -400,7 +400,7 @@ def _analyzed(capture: str, table: VerdictTable, filters: str) -> answers.Analyz
             fact=None,
             filters=filters,
             tasks=[marks.name(name) for name in table.tasks],
-            routed_to=[answers.RoutedTask(id=marks.name(row.id), probability=row.probability) for row in table.route.tasks]
+            routed_to=[answers.RoutedTask(id=marks.name(row.id), probability=round(row.probability, 4)) for row in table.route.tasks]
             if table.route
             else [],
             packets=totals.packets,
