@@ -3,7 +3,8 @@
 Each file in `authors/` is one person: a TOML table whose `[say]` keys are task sets ("MTD", "MTD+BND",
 "none") and whose values are patterns, one a line. In a pattern `[a|b]` picks one wording, `{slot}` takes the
 next value of a slot (the author's own or `slots.toml`'s), and a leading `@style` or `@style:lang` overrides
-the author's. A pattern yields at most `MAX_PER_PATTERN` texts, so that people's wordings, not slot fillings,
+the author's. The key "facts" holds questions for facts of a whole capture, which no task answers; `[pairs]` joins what is asked
+of one task with what is asked of another. A pattern yields at most `MAX_PER_PATTERN` texts, so that people's wordings, not slot fillings,
 make up the corpus.
 
     python recipes/instructions/expand.py            # writes src/trafficllm/data/instructions/{train,heldout}.jsonl
@@ -19,15 +20,17 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from kinds import FACTS, act
 from pasted import PASTED
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parents[1] / "src" / "trafficllm" / "data" / "instructions"
 TASKS = ("MTD", "BND", "MDD", "WAD", "AAD", "EVD", "TBD", "EAC", "WF", "CD", "MTG", "BTG", "EVG", "EAG", "FIELD")
-MAX_PER_PATTERN = 6
+MAX_PER_PATTERN = 16
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 SLOT = re.compile(r"\{([a-z_0-9]+)\}")
 # What a routed request must carry on: the slot's name in a pattern -> its key in the line's "slots".
@@ -78,7 +81,8 @@ class Author:
 def read_author(name: str, split: str, shared: Mapping[str, list[str]]) -> Author:
     """Read `authors/<name>.toml`; the author's slots replace the shared ones of the same name."""
     raw: dict[str, Any] = tomllib.loads((HERE / "authors" / f"{name}.toml").read_text(encoding="utf-8"))
-    say = {key: [line.strip() for line in text.splitlines() if line.strip()] for key, text in raw["say"].items()}
+    say = {key: [line.strip() for line in text.splitlines() if line.strip()] for key, text in raw.get("say", {}).items()}
+    say |= coupled(raw["pairs"]) if "pairs" in raw else {}
     return Author(
         name=name,
         split=split,
@@ -94,6 +98,19 @@ def read_author(name: str, split: str, shared: Mapping[str, list[str]]) -> Autho
     )
 
 
+def coupled(pairs: Mapping[str, Any]) -> dict[str, list[str]]:
+    """A pattern for each ordered pair of tasks: `joined` with one task's wordings at {a} and the other's at {b}."""
+    ask, joined = pairs["ask"], pairs["joined"]
+    order = list(permutations(ask, 2))
+    choice = {task: f"[{'|'.join(wordings)}]" for task, wordings in ask.items()}
+    return {
+        f"{one}+{other}": [
+            joined[(place + turn * 5) % len(joined)].replace("{a}", choice[one]).replace("{b}", choice[other]) for turn in (0, 1)
+        ]
+        for place, (one, other) in enumerate(order)
+    }
+
+
 def read_authors() -> list[Author]:
     """All authors in the order of `authors.toml`, which also names the held-out ones."""
     shared: dict[str, list[str]] = tomllib.loads((HERE / "slots.toml").read_text(encoding="utf-8"))["slots"]
@@ -102,8 +119,8 @@ def read_authors() -> list[Author]:
 
 
 def tasks_of(key: str) -> list[str]:
-    """The task ids of a `[say]` key; `none` has none of them."""
-    if key == "none":
+    """The task ids of a `[say]` key; `none` and `facts` have none of them."""
+    if key in ("none", FACTS):
         return []
     tasks = key.split("+")
     unknown = [task for task in tasks if task not in TASKS]
@@ -205,15 +222,23 @@ def lines_of(author: Author, taken: set[str]) -> Iterator[dict[str, Any]]:
                     "style": style,
                     "lang": lang,
                     "slots": {name: value for name, value in slots.items() if name in keys},
+                    **({FACTS: True} if act(tasks, text, told=key) == FACTS else {}),
                 }
                 left -= 1
                 if not left:
                     break
 
 
+def kept_apart() -> set[str]:
+    """The questions of `exam.toml` (casefolded), which no author may say."""
+    exam = tomllib.loads((HERE / "exam.toml").read_text(encoding="utf-8"))
+    lines = [line.strip() for part in ("kind", "later") for table in exam[part] for line in table["say"].splitlines()]
+    return {line.casefold() for line in lines if line}
+
+
 def corpus() -> dict[str, str]:
     """The corpus as `{file name: text}`; the same bytes every time."""
-    taken: set[str] = set()
+    taken = kept_apart()
     files: dict[str, list[str]] = {"train": [], "heldout": []}
     for author in read_authors():
         for line in lines_of(author, taken):

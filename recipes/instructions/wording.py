@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trafficllm.core.types import NONE
 from trafficllm.infer.router.phrases import phrases
 from trafficllm.infer.router.router import FURTHER, SEVERAL_FROM
-from trafficllm.infer.router.wording import SEVERAL, Wording, write
+from trafficllm.infer.router.wording import FACTS, SEVERAL, Wording, write
 from trafficllm.lifecycle.adapters.learn_wording import QuestionPhrases, fit_phrases, targets
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
@@ -31,15 +31,20 @@ Scores = NDArray[np.float64]
 
 
 def columns() -> tuple[str, ...]:
-    """The catalogue's tasks, "none", and whether there are several."""
-    return (*sorted(load_tasks()), NONE, SEVERAL)
+    """The catalogue's tasks, "none", whether there are several, and whether facts of a capture are asked for."""
+    return (*sorted(load_tasks()), NONE, SEVERAL, FACTS)
+
+
+def wanted_of(rows: Sequence[Instruction]) -> NDArray[np.float32]:
+    """What each row's columns should say [rows, columns]."""
+    return targets([row.tasks for row in rows], columns(), [row.facts for row in rows])
 
 
 def exact(
     scores: Scores, rows: Sequence[Instruction], *, several_from: float = SEVERAL_FROM, further: float = FURTHER
 ) -> NDArray[np.bool_]:
     """Whether the wording alone, by the router's rule, finds each row's task set."""
-    names, z, several = columns()[:-1], scores[:, :-1], scores[:, -1]
+    names, z, several = columns()[:-2], scores[:, :-2], scores[:, -2]
     out = np.zeros(len(rows), bool)
     for k, row in enumerate(rows):
         best = int(z[k].argmax())
@@ -52,7 +57,7 @@ def exact(
 
 def out_of_fold(rows: Sequence[Instruction], found: QuestionPhrases) -> Scores:
     """Scores of each row by a model that has not read its author [rows, columns]."""
-    wanted, authors = targets([row.tasks for row in rows], columns()), sorted({row.author for row in rows})
+    wanted, authors = wanted_of(rows), sorted({row.author for row in rows})
     order = np.random.default_rng(0).permutation(len(authors)) % FOLDS
     fold = np.array([order[authors.index(row.author)] for row in rows])
     scores = np.zeros(wanted.shape)
@@ -87,7 +92,7 @@ def make(rows: Sequence[Instruction], *, folds: bool = False) -> Wording:
     """The model of all `rows`, with its out-of-fold figures where asked for."""
     found = [phrases(row.text) for row in rows]
     told = {"out_of_fold": figures(rows, out_of_fold(rows, found))} if folds else {}
-    model = fit_phrases(found, targets([row.tasks for row in rows], columns()), columns())
+    model = fit_phrases(found, wanted_of(rows), columns())
     return Wording(model.columns, model.tables, model.bias, {**model.facts, **told})
 
 

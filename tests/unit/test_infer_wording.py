@@ -15,9 +15,9 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import NONE
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router import wording
-from trafficllm.infer.router.phrases import KINDS, glossary, in_english, normalised, phrases
+from trafficllm.infer.router.phrases import KINDS, concepts, glossary, in_concepts, in_english, normalised, phrases
 from trafficllm.infer.router.router import Router
-from trafficllm.infer.router.wording import SEVERAL, Wording, shipped
+from trafficllm.infer.router.wording import FACTS, SEVERAL, Wording, shipped
 from trafficllm.lifecycle.adapters.learn_router import exact
 from trafficllm.lifecycle.adapters.learn_wording import fit, targets
 from trafficllm.model.base.load import load_base
@@ -39,13 +39,13 @@ def _engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 def test_the_shipped_file_is_sound_and_small() -> None:
     model = shipped()
-    assert model.columns == (*TASKS, NONE, SEVERAL)
+    assert model.columns == (*TASKS, NONE, SEVERAL, FACTS)
     folder = ROOT / "src" / "trafficllm" / "data" / "routing"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
     assert model.facts["glossary_sha256"] == wording.glossary_hash(), "the glossary changed: run recipes/instructions/wording.py"
     for kind in KINDS:
         table = model.tables[kind]
-        assert len(table.keys) > 5_000
+        assert len(table.keys) > 500
         assert np.isfinite(table.idf).all()
         assert (table.scale > 0).all()
 
@@ -53,7 +53,7 @@ def test_the_shipped_file_is_sound_and_small() -> None:
 @pytest.mark.parametrize("text", NASTY)
 def test_any_text_has_finite_scores(text: str) -> None:
     z = shipped().log_odds([text])
-    assert z.shape == (1, len(TASKS) + 2)
+    assert z.shape == (1, len(TASKS) + 3)
     assert np.isfinite(z).all()
     assert len(normalised(text)) <= 12 * QUESTION_LIMIT
 
@@ -79,12 +79,83 @@ def test_other_languages_get_english_words() -> None:
     assert all(term == unicodedata.normalize("NFKC", term).lower() and term.strip() for term in terms)
 
 
+def test_words_that_mean_the_same_are_one_concept() -> None:
+    ask = ("Behave like Skype and write packets", "act as gmail, produce packets")
+    assert in_concepts(normalised(ask[0])) == in_concepts(normalised(ask[1])) == ["be", "named", "make", "traffic"]
+    assert in_concepts("tcp.dstport of the synthesised c2 flow") == ["header", "make", "botnet", "traffic"]
+    assert in_concepts("qwxz") == []
+    whole, begins = concepts()
+    assert all(term == unicodedata.normalize("NFKC", term).lower() for term in (*whole, *begins))
+    assert not [term for term in begins if len(term) < 3]
+    assert all(in_concepts(term) == [concept] for term, concept in whole.items() if len(term.split()) > 1)
+
+
+def test_two_concepts_count_in_either_order() -> None:
+    one, other = (phrases(text)["concepts"][0] for text in ("zeus? generate!", "generate zeus"))
+    assert len(np.intersect1d(one, other)) == 3, "both, and the pair"
+    assert len(one) == len(other) == 4, "and the neighbours in their order"
+
+
+def test_a_model_from_before_there_were_concepts_answers_by_its_words(tmp_path: Path) -> None:
+    columns = ("MTD", NONE)
+    model = fit(["is this malware?", "hello there"] * 3, targets([["MTD"], []] * 3, columns), columns)
+    before = Wording(model.columns, {kind: model.tables[kind] for kind in ("words", "characters")}, model.bias, model.facts)
+    wording.write(before, tmp_path)
+    again = wording.read(tmp_path)
+    assert set(again.tables) == {"words", "characters"}
+    z = again.log_odds(["is this malware?"])[0]
+    assert z[0] > z[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("how many packets are there?", True),
+        ("top talkers", True),
+        ("which TLS versions occur?", True),
+        ("when did it begin?", True),
+        ("Wie viele Pakete sind das?", True),
+        ("which hosts are infected?", False),
+        ("what is the ttl of this packet?", False),
+        ("write a poem", False),
+    ],
+)
+def test_facts_of_a_capture_are_asked_for_or_not(engine: Engine, text: str, asked: bool) -> None:
+    """No task answers them: they are read and not judged."""
+    route = Router(engine, "", TASKS, wording=(shipped(),)).combined(_even(len(TASKS) + 1), [text])[0]
+    assert route.facts is not None
+    assert (route.facts >= 0.5) is asked
+    assert not (asked and route.tasks)
+    assert route.row()["facts"] == route.facts
+
+
+def test_without_wording_nothing_is_said_of_facts(engine: Engine) -> None:
+    assert "facts" not in Router(engine, "", TASKS).route("how many packets are there?").row()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Behave like the Spotify app and write its packets", {"EAG"}),
+        ("synthesise a C2 flow", {"BTG"}),
+        ("which app runs inside the tunnel?", {"EVD"}),
+        ("has Instagram's traffic changed since training?", {"CD"}),
+        ("who is the most suspicious host?", {"MTD"}),
+        ("rcode", {"FIELD"}),
+        ("the word malware bores me", set()),
+    ],
+)
+def test_kinds_of_question_that_were_taken_for_others(engine: Engine, text: str, wanted: set[str]) -> None:
+    route = Router(engine, "", TASKS, wording=(shipped(),)).combined(_even(len(TASKS) + 1), [text])[0]
+    assert {name for name, _ in route.tasks} == wanted
+
+
 def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path) -> None:
     rows, columns = load("train")[::60], ("MTD", "EAC", NONE)
     for name in ("one", "two"):
         model = fit([row.text for row in rows], targets([row.tasks for row in rows], columns), columns)
         wording.write(model, tmp_path / name)
-    files = (wording.WEIGHTS, wording.FACTS)
+    files = (wording.WEIGHTS, wording.TOLD)
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
     again = wording.read(tmp_path / "one")
     texts = [row.text for row in rows[:20]]
@@ -92,17 +163,17 @@ def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def _broken(folder: Path, how: str) -> None:
-    facts = json.loads((folder / wording.FACTS).read_text())
+    facts = json.loads((folder / wording.TOLD).read_text())
     if how == "columns":
         facts["columns"].append("MORE")
-        (folder / wording.FACTS).write_text(json.dumps(facts))
+        (folder / wording.TOLD).write_text(json.dumps(facts))
     elif how == "cut":
         data = (folder / wording.WEIGHTS).read_bytes()
         (folder / wording.WEIGHTS).write_bytes(data[: len(data) // 2])
     elif how == "missing":
         (folder / wording.WEIGHTS).unlink()
     else:
-        (folder / wording.FACTS).write_text("[]")
+        (folder / wording.TOLD).write_text("[]")
 
 
 @pytest.mark.parametrize("how", ["columns", "cut", "missing", "list"])

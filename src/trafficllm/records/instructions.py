@@ -15,7 +15,10 @@ Split = Literal["train", "heldout", "all"]
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One request. `tasks` are the ids that answer it, empty where none does; `author` says how it was written."""
+    """One request. `tasks` are the ids that answer it, empty where none does; `author` says how it was written.
+
+    `facts`: it asks for facts of a whole capture, which no task answers.
+    """
 
     text: str
     tasks: tuple[str, ...] = ()
@@ -23,6 +26,7 @@ class Instruction:
     style: str = ""
     lang: str = "en"
     split: str = "train"
+    facts: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +52,7 @@ def _row(line: str, where: str, split: str) -> Instruction:
             style=row.get("style", ""),
             lang=row.get("lang", "en"),
             split=row.get("split", split),
+            facts=bool(row.get("facts", False)),
         )
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError("input.instructions", "not an instruction row", where=where, hint="a row is {text, tasks, ...}") from error

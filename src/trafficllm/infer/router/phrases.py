@@ -1,4 +1,5 @@
-"""A question's phrases as 32-bit numbers: word n-grams, character n-grams, and the English words that a glossary gives for other languages.
+"""A question's phrases as 32-bit numbers: word n-grams, character n-grams, concepts alone and in pairs (what is to be done with what),
+and the English words that a glossary gives for other languages.
 
 Pasted packets and numbers are set aside first: they stand beside questions of every task. Everything is linear in the question's length,
 which is bounded; the same text gives the same numbers on every machine.
@@ -20,8 +21,13 @@ from trafficllm.records.prompts import QUESTION_LIMIT
 
 WORDS = (1, 2)
 CHARACTERS = (1, 5)
-KINDS = ("words", "characters")
+KINDS = ("words", "characters", "concepts")
 GLOSSARY = "glossary.toml"
+CONCEPTS = "concepts.toml"
+LONGEST = 4
+"""Words of the longest term that names a concept."""
+PAIRED = 24
+"""Distinct concepts of a question that pairs are made of: a question has a handful, and work stays linear in its length."""
 Keys = NDArray[np.uint32]
 _U64 = NDArray[np.uint64]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -33,6 +39,9 @@ _WORD = re.compile(r"\w+")
 _HTTP = re.compile(r"\b(?:get|post|put|head|delete) /\S* http/\d(?:\.\d)?(?: host: \S+)?|\{\s*\"method\"[^{}]*\}")
 _PAIR = re.compile(r"(?:<pack(?:et)?>:? ?)?\b[a-z]{2,12}(?:\.[a-z_]{1,24}){1,3}: ?[^\s,]+,?")
 _HEX = re.compile(r"(?:<flow>:? ?)?(?:<pck>)?(?:0x)?(?:[0-9a-f]{8,}|[0-9a-f]{2}(?:[: ][0-9a-f]{2}){4,})")
+_TERM = re.compile(r"§?\w+(?:[.&'\-]\w+)*")
+_STEM = 3
+"""Letters of the shortest beginning that stands for all words that begin so."""
 _NUMBER = re.compile(r"\b\d+(?:[.:,]\d+)*")
 
 
@@ -83,6 +92,44 @@ def in_english(text: str) -> str:
     return " ".join(said)
 
 
+@lru_cache(maxsize=1)
+def concepts() -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The shipped concepts: of whole terms, one to `LONGEST` words, and of beginnings of a word."""
+    import tomllib
+
+    text = resources.files("trafficllm").joinpath("data", "routing", CONCEPTS).read_text(encoding="utf-8")
+    whole: dict[str, str] = {}
+    begins: dict[str, str] = {}
+    for table in tomllib.loads(text).values():
+        for concept, terms in table.items():
+            for term in terms.split("|"):
+                (begins if term.endswith("*") else whole)[term.removesuffix("*")] = concept
+    return whole, begins
+
+
+def in_concepts(text: str) -> list[str]:
+    """Concepts that `text` (normalised) names, in order; the longest term at a word counts.
+
+    >>> in_concepts("behave like skype and write its packets")
+    ['be', 'named', 'make', 'traffic']
+    """
+    whole, begins = concepts()
+    words, said, at = _TERM.findall(text), [], 0
+    while at < len(words):
+        for length in range(min(LONGEST, len(words) - at), 0, -1):
+            concept = whole.get(" ".join(words[at : at + length]))
+            if concept:
+                said.append(concept)
+                at += length
+                break
+        else:
+            word = words[at]
+            concept = next((begins[word[:end]] for end in range(min(len(word), 16), _STEM - 1, -1) if word[:end] in begins), None)
+            said += [concept] if concept else []
+            at += 1
+    return said
+
+
 def _rolled(values: _U64, length: int, seed: int) -> _U64:
     """A 64-bit number for each run of `length` values."""
     count = len(values) - length + 1
@@ -115,7 +162,16 @@ def _characters(text: str) -> list[_U64]:
     return out
 
 
-_KINDS: Mapping[str, Callable[[str], list[_U64]]] = {"words": _words, "characters": _characters}
+def _concepts(text: str) -> list[_U64]:
+    """Concepts, neighbours in order, and any two in either order."""
+    said = np.array([zlib.crc32(concept.encode()) for concept in in_concepts(text)], np.uint64)
+    distinct = np.unique(said)[:PAIRED]
+    one, other = np.triu_indices(len(distinct), 1)
+    pairs = (distinct[one] * _MIX) ^ distinct[other]
+    return [*(_rolled(said, n, 200 + n) for n in (1, 2) if len(said) >= n), _rolled(pairs, 1, 203)]
+
+
+_KINDS: Mapping[str, Callable[[str], list[_U64]]] = {"words": _words, "characters": _characters, "concepts": _concepts}
 
 
 def phrases(text: str) -> dict[str, tuple[Keys, NDArray[np.int64]]]:

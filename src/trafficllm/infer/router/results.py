@@ -13,7 +13,8 @@ class Probability(Result):
 
 
 class TaskRoute(Result):
-    """Which tasks a question asks for."""
+    """Which tasks a question asks for; `facts`, where the word model is heard: whether it asks for facts of a whole capture."""
 
     tasks: list[Probability]
     none: Share
+    facts: Share | None = None

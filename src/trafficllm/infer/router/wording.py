@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import F64
-from trafficllm.infer.router.phrases import GLOSSARY, KINDS, Keys, phrases
+from trafficllm.infer.router.phrases import CONCEPTS, GLOSSARY, KINDS, Keys, phrases
 
 SEVERAL = "several"
 """The column that says whether a question asks for more than one task."""
+FACTS = "facts"
+"""The column that says whether a question asks for facts of a whole capture (how many packets, who sends most), which no task answers."""
 WEIGHTS = "wording.safetensors"
-FACTS = "wording.json"
+TOLD = "wording.json"
 OWN = "wording"
 """Folder of a router's version with a model for each task of one's own."""
 LARGEST = 16 << 20
@@ -65,7 +67,9 @@ class Wording:
         for row, text in enumerate(texts):
             z = self.bias.astype(np.float64)
             for kind, (keys, counts) in phrases(text).items():
-                table = self.tables[kind]
+                table = self.tables.get(kind)
+                if table is None:
+                    continue
                 rows, values = table.place(keys, counts)
                 z = z + (values @ table.weights[rows].astype(np.float32)) * table.scale
             out[row] = z
@@ -92,15 +96,15 @@ def write(model: Wording, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / WEIGHTS, save({name: np.ascontiguousarray(value) for name, value in model.arrays().items()}))
-    write_json(folder / FACTS, {**model.facts, "columns": list(model.columns)})
+    write_json(folder / TOLD, {**model.facts, "columns": list(model.columns)})
 
 
 def read(folder: Path) -> Wording:
     """The model of a folder; ArtifactError where a file is missing, too large, misshapen or not finite."""
     try:
-        if max((folder / name).stat().st_size for name in (WEIGHTS, FACTS)) > LARGEST:
+        if max((folder / name).stat().st_size for name in (WEIGHTS, TOLD)) > LARGEST:
             raise _broken("larger than 16 MiB", str(folder))
-        return parse((folder / WEIGHTS).read_bytes(), (folder / FACTS).read_bytes(), str(folder))
+        return parse((folder / WEIGHTS).read_bytes(), (folder / TOLD).read_bytes(), str(folder))
     except OSError as error:
         raise _broken("cannot be read", str(folder)) from error
 
@@ -113,7 +117,8 @@ def parse(weights: bytes, facts: bytes, where: str) -> Wording:
     try:
         told, tensors = json.loads(facts), load(weights)
         columns = tuple(told["columns"])
-        tables = {kind: _table(tensors, kind, len(columns)) for kind in KINDS}
+        # A model that was learnt before there were concepts has none, and answers by its words as it did.
+        tables = {kind: _table(tensors, kind, len(columns)) for kind in KINDS if kind in KINDS[:2] or f"{kind}.keys" in tensors}
         bias = tensors["bias"].astype(np.float32)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _broken(f"not what it says it is ({error})", where) from error
@@ -141,7 +146,7 @@ def _broken(why: str, where: str) -> ArtifactError:
 def shipped() -> Wording:
     """The package's model for the catalogue's tasks."""
     folder = resources.files("trafficllm").joinpath("data", "routing")
-    return parse(folder.joinpath(WEIGHTS).read_bytes(), folder.joinpath(FACTS).read_bytes(), str(folder))
+    return parse(folder.joinpath(WEIGHTS).read_bytes(), folder.joinpath(TOLD).read_bytes(), str(folder))
 
 
 def of_version(folder: Path) -> tuple[Wording, ...]:
@@ -151,5 +156,6 @@ def of_version(folder: Path) -> tuple[Wording, ...]:
 
 
 def glossary_hash() -> str:
-    """SHA-256 of the shipped glossary: a model fitted with another one scores other phrases."""
-    return sha256_bytes(resources.files("trafficllm").joinpath("data", "routing", GLOSSARY).read_bytes())
+    """SHA-256 of the shipped glossary and concepts: a model fitted with others scores other phrases."""
+    folder = resources.files("trafficllm").joinpath("data", "routing")
+    return sha256_bytes(b"".join(folder.joinpath(name).read_bytes() for name in (GLOSSARY, CONCEPTS)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trafficllm.core.types import F64, NONE
 from trafficllm.infer.router.phrases import KINDS, Keys, phrases
-from trafficllm.infer.router.wording import SEVERAL, Table, Wording, glossary_hash
+from trafficllm.infer.router.wording import FACTS, SEVERAL, Table, Wording, glossary_hash
 
 QuestionPhrases = Sequence[Mapping[str, tuple[Keys, NDArray[np.int64]]]]
 F32 = NDArray[np.float32]
@@ -28,15 +28,20 @@ class WordingOptions:
     Chosen by five folds over the training authors (`recipes/instructions/wording.py --folds`).
     """
 
-    least: tuple[int, int] = (2, 3)
+    least: tuple[int, int, int] = (2, 3, 2)
     strength: float = 20.0
     balance: float = 0.5
     rounds: int = 60
 
 
-def targets(tasks: Sequence[Sequence[str]], columns: Sequence[str]) -> F32:
-    """1 where a question asks for the column's task [n, columns]; "none" where it asks for none, "several" where for more than one."""
-    answers = [{*names, *([] if names else [NONE]), *([SEVERAL] if len(names) > 1 else [])} for names in tasks]
+def targets(tasks: Sequence[Sequence[str]], columns: Sequence[str], facts: Sequence[bool] = ()) -> F32:
+    """1 where a question asks for the column's task [n, columns]; "none" where it asks for none, "several" where for more than one,
+    "facts" where `facts` [n] says so."""
+    told = facts or [False] * len(tasks)
+    answers = [
+        {*names, *([] if names else [NONE]), *([SEVERAL] if len(names) > 1 else []), *([FACTS] if fact else [])}
+        for names, fact in zip(tasks, told, strict=True)
+    ]
     return np.array([[name in row for name in columns] for row in answers], np.float32).reshape(len(tasks), len(columns))
 
 

@@ -101,4 +101,5 @@ def _show_route(answer: TaskRoute) -> None:
     from trafficllm.surface.terminal.output import show_table
 
     rows = [[task.id, task.probability] for task in answer.tasks]
-    show_table(("task", "probability"), [*rows, ["none", answer.none]], right=("probability",))
+    facts = [] if answer.facts is None else [["none: facts of the capture", answer.facts]]
+    show_table(("task", "probability"), [*rows, ["none", answer.none], *facts], right=("probability",))
