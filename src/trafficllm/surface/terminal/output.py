@@ -97,14 +97,14 @@ def _given(result: Result | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
-    """A table on stdout; cells are escaped, columns named in `right` are aligned right."""
+    """A table on stdout; cells are escaped; columns named in `right` are numbers: aligned right, never folded."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, title=Text(for_terminal(title)) if title else None, title_justify="left", pad_edge=False)
     for name in columns:
-        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
     for row in rows:
         table.add_row(*(Text(for_terminal(_cell(value))) for value in row))
     out().print(table)
