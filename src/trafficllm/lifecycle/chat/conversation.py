@@ -59,8 +59,8 @@ class _Subject:
 class Conversation:
     """Questions in sequence about one source.
 
-    >>> talk = Conversation(source)
-    >>> talk.ask("how many packets are there?").text
+    >>> talk = Conversation(source)  # doctest: +SKIP
+    >>> talk.ask("how many packets are there?").text  # doctest: +SKIP
     '2 packets.'
     """
 

@@ -51,7 +51,7 @@ _INSTRUCTIONS = (
 def create_server(bench: Workbench) -> MCPServer[Any]:
     """An MCP server over a workbench; `generate_capture` is there only where it may write.
 
-    >>> [tool.name for tool in asyncio.run(create_server(bench).list_tools())][:2]
+    >>> [tool.name for tool in asyncio.run(create_server(bench).list_tools())][:2]  # doctest: +SKIP
     ['analyze_capture', 'list_flows']
     """
     server: MCPServer[Any] = MCPServer(
