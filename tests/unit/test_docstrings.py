@@ -14,7 +14,12 @@ import server_samples
 import trafficllm
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-HANDS_ON = {"trafficllm.registry.store": 2, "trafficllm.infer.engine.engine": 3}
+HANDS_ON = {
+    "trafficllm.lifecycle.chat.conversation": 2,
+    "trafficllm.surface.agent.server": 1,
+    "trafficllm.registry.store": 2,
+    "trafficllm.infer.engine.engine": 3,
+}
 """Examples that only show a call (they need a base and an adapter of one's own): skipped, and this many."""
 
 
