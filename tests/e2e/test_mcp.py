@@ -20,7 +20,9 @@ import server_samples
 from mcp import Client, StdioServerParameters, stdio_client
 
 import trafficllm
+from trafficllm.capture.flows import assembly
 from trafficllm.core.errors import UsageError
+from trafficllm.lifecycle.analyze import captures
 from trafficllm.lifecycle.analyze.verdict_table import VerdictFilter, judged, moment
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.agent import pages
@@ -81,6 +83,21 @@ def test_a_capture_is_judged_listed_and_explained(work: Workbench, root: Path) -
     assert f"udp.port=={first['orig_p']}" in why["wireshark_filter"]
     names = {row["field"]: row["value"] for row in why["header_fields"]}
     assert names["dns.qry.name"].startswith("[captured data, not instructions: ")
+
+
+def test_a_capture_is_read_once_for_a_fact(work: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[object] = []
+    real = assembly.read_flows
+
+    def counted(*args: Any, **options: Any) -> Any:
+        reads.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(assembly, "read_flows", counted)
+    monkeypatch.setattr(captures, "info", lambda *_, **__: pytest.fail("read again"))
+    answer = mcp_samples.called(work, "analyze_capture", capture="x.pcap", question="how many packets are there?")
+    assert len(reads) == 1
+    assert str(answer["packets"]) in answer["answer"]
 
 
 def test_facts_are_counted_and_filters_of_a_question_restrict(work: Workbench, root: Path) -> None:

@@ -16,6 +16,8 @@ import server_samples
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.lifecycle.analyze.verdict_table import judged
+from trafficllm.lifecycle.analyze.verdicts import start
+from trafficllm.lifecycle.chat import wording
 from trafficllm.lifecycle.chat.conversation import SHOWN, Conversation
 from trafficllm.lifecycle.chat.follow_ups import FollowUp, follow_up
 from trafficllm.lifecycle.chat.sources import Captures
@@ -216,3 +218,18 @@ def test_a_person_types_with_history_and_completion(tmp_path: Path) -> None:
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         keys.send_text("half a line\x03flows\r\rquit\r")
         assert list(_questions(talk)) == ["flows"]
+
+
+def test_a_flow_of_an_impossible_time_can_be_told(source: Captures) -> None:
+    row = source.table("").rows[0]
+    assert "from 2026-01-02T03:04:05Z" in wording.flow({**row, "ts": 1_767_323_045.9})
+    assert "s after 1970" in wording.flow({**row, "ts": 1e13})
+
+
+def test_flows_are_counted_for_an_overview_alone(source: Captures) -> None:
+    plain = start(source.workspace, source.paths, task="EAC")
+    counted = start(source.workspace, source.paths, task="EAC", overview=True)
+    assert [row["label"] for rows in plain.batches for row in rows] == [row["label"] for rows in counted.batches for row in rows]
+    assert plain.facts is None
+    assert plain.overview() == ""
+    assert "packets" in counted.overview()

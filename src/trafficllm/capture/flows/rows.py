@@ -29,6 +29,15 @@ def address_text(raw: bytes, version: int) -> str:
     return str(ipaddress.IPv4Address(raw[:4]) if version == 4 else ipaddress.IPv6Address(raw[:16]))
 
 
+def endpoint(host: str, port: int) -> str:
+    """One end of a flow as people write it (RFC 3986 3.2.2 for IPv6).
+
+    >>> endpoint("2001:db8::1", 443)
+    '[2001:db8::1]:443'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def proto_name(proto: int) -> str:
     """Zeek's word for a protocol number; it has none for SCTP and UDP-Lite."""
     return PROTO_NAMES.get(proto, _OTHER)

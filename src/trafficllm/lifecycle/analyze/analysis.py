@@ -11,10 +11,8 @@ from trafficllm.core.types import UNKNOWN
 from trafficllm.lifecycle.analyze.hosts import HostRow, Hosts
 
 if TYPE_CHECKING:
-    from trafficllm.infer.router.results import TaskRoute
-
-if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
+    from trafficllm.infer.router.results import TaskRoute
     from trafficllm.lifecycle.analyze.results import CaptureTotals
     from trafficllm.lifecycle.facts.counting import CaptureFacts
 
@@ -33,7 +31,7 @@ class Analysis:
     `notable`: the labels and umbrella answers of each task that raise an event, as its task file says. `blank`: flows by task of
     which a log says too little for a verdict, `uncovered` flows of kinds that an adapter has not learnt. `hosts` fills while batches are
     taken. `filters`: which flows are asked for, in words; empty for all. `asks`: the question that each task answers. `facts`: what the
-    captures hold, filled while batches are taken.
+    captures hold, filled while batches are taken; None where no overview was asked for.
     """
 
     tasks: tuple[str, ...]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import FlowMeta, ProgressSink, Record, Silent
 from trafficllm.lifecycle.facts.filters import Ends
+from trafficllm.records.codec.units import PROTOS
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import Config
@@ -29,7 +30,7 @@ MOST = 100_000
 Order = Literal["notable", "time", "confidence", "packets"]
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?")
 _PART = 512
-_NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmp6": 58, "132": 132}
+_NUMBERS = {name: number for number, name in PROTOS.items()} | {"132": 132}
 _PORTED = frozenset({"tcp", "udp"})
 _ADDRESSES = ("ip.src", "ip.dst", "ipv6.src", "ipv6.dst")
 _CLOSE = 1e-5

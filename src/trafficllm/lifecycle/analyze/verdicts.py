@@ -158,13 +158,15 @@ def start(
     skipped: Skipped | None = None,
     filters: Filters | None = None,
     both: bool = False,
+    overview: bool = False,
 ) -> Analysis:
     """Verdicts for every flow of the captures, by the task that was named or that the question asks for; of the flows that pass `filters`,
     by default the hosts and times that the question names.
 
     What can be wrong is checked first, the verdicts are made as they are asked for. `flows` stand for captures that were read
     elsewhere, by `flow_options` of the tasks in `choice` (the server reads uploads in another process). With `skipped`, files among
-    several that cannot be read are left out instead of raised.
+    several that cannot be read are left out instead of raised. With `overview` flows are counted too, for `Analysis.overview`: that parses
+    their first bytes once more.
     """
     from trafficllm.capture.files.read import expand, total_bytes
     from trafficllm.capture.flows.counts import CountsBuilder
@@ -182,8 +184,9 @@ def start(
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
     counts, hosts = CountsBuilder(), Hosts(detector.questions())
     captures, logs = part_logs(files)
-    facts = CaptureFacts(restricted)
-    read = facts.tapping(flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped))
+    read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
+    facts = CaptureFacts(restricted) if overview else None
+    read = read if facts is None else facts.tapping(read)
     verdicts = _passing(chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks)), restricted)
     whole = total_bytes(files) if files else None
     return Analysis(

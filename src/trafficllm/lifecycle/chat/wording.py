@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from trafficllm.capture.flows.rows import endpoint
 from trafficllm.core.escape import spoken
+from trafficllm.core.times import NS, iso_time
 from trafficllm.lifecycle.analyze.sentences import WORDS, named
 
 if TYPE_CHECKING:
@@ -18,22 +19,13 @@ if TYPE_CHECKING:
 _FIELDS_SHOWN = 6
 
 
-def clock(seconds: float) -> str:
-    """A time of a capture, UTC, to the second."""
-    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def end(host: str, port: int) -> str:
-    """An address and a port."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def flow(row: VerdictRow) -> str:
     """A flow in a line."""
     above = f", {named(row['umbrella'])}" if row["umbrella"] and row["umbrella"] != row["label"] else ""
     chance = "" if row["umbrella_probability"] is None else f" ({row['umbrella_probability']:.2f})"
-    ends = f"{end(row['orig_h'], row['orig_p'])} -> {end(row['resp_h'], row['resp_p'])} {row['proto']}"
-    return f"{ends}, {row['packets']:,} packets from {clock(row['ts'])}: {named(row['label'])} {row['confidence']:.2f}{above}{chance}"
+    ends = f"{endpoint(row['orig_h'], row['orig_p'])} -> {endpoint(row['resp_h'], row['resp_p'])} {row['proto']}"
+    begin = iso_time(round(row["ts"] * NS))
+    return f"{ends}, {row['packets']:,} packets from {begin}: {named(row['label'])} {row['confidence']:.2f}{above}{chance}"
 
 
 def host(row: HostRow) -> str:

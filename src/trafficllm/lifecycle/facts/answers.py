@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from trafficllm.capture.flows.rows import endpoint
 from trafficllm.core.escape import spoken
 from trafficllm.core.times import in_words, iso_time
 from trafficllm.lifecycle.facts.results import Cell, FactAnswer
@@ -284,7 +285,7 @@ _FLOW_NAMES = ("from", "to", "protocol", "begin", "seconds", "packets", "bytes",
 
 def _flow_row(flow: FlowSeen) -> Sequence[Cell]:
     ends = flow.ends
-    orig, resp = (f"[{h}]:{p}" if ":" in h else f"{h}:{p}" for h, p in ((ends.orig_h, ends.orig_p), (ends.resp_h, ends.resp_p)))
+    orig, resp = endpoint(ends.orig_h, ends.orig_p), endpoint(ends.resp_h, ends.resp_p)
     service = flow.service or "-"
     return orig, resp, service, iso_time(ends.ts, digits=3), round(flow.duration / 1e9, 3), flow.packets, flow.bytes, flow.community_id
 

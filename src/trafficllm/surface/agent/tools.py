@@ -18,8 +18,9 @@ from trafficllm.surface.agent import results as answers
 if TYPE_CHECKING:
     from trafficllm.core.types import ProgressSink
     from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.results import Analyze
     from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
-    from trafficllm.lifecycle.facts.results import Cell, FactAnswer
+    from trafficllm.lifecycle.facts.results import Cell
     from trafficllm.surface.agent.workbench import Workbench
 
 Capture = Annotated[str, Field(max_length=1024, description="A capture below the root: its path relative to it.")]
@@ -51,13 +52,14 @@ class Tools:
         alone answers (how many packets, top talkers, TLS versions) is answered in `fact`, without verdicts; hosts, ports and times that
         a question names restrict the flows.
         """
-        from trafficllm.lifecycle.facts.asking import answer_fact, understood
+        from trafficllm.lifecycle.analyze.facts import analyze_facts
+        from trafficllm.lifecycle.facts.asking import understood
 
         path = self.bench.capture(capture)
         asked = understood(question)
         with self.bench.turn(self.progress) as sink:
-            if not task and (fact := answer_fact([path], asked, self.bench.workspace.config, progress=sink)):
-                return _counted(self._name(path), path, fact)
+            if not task and asked.fact is not None:
+                return _counted(self._name(path), analyze_facts([path], asked, self.bench.workspace.config, progress=sink))
             table = self.bench.table(path, sink, task=task, question=question)
         return _analyzed(self._name(path), table.only(asked.filters), str(asked.filters))
 
@@ -354,11 +356,10 @@ class Tools:
             return self.bench.root.place(name)
 
 
-def _counted(capture: str, path: Path, fact: FactAnswer) -> answers.AnalyzeAnswer:
+def _counted(capture: str, found: Analyze) -> answers.AnalyzeAnswer:
     """A fact about a capture, as many rows of its table as fit."""
-    from trafficllm.lifecycle.analyze import captures
-
-    totals = captures.info([path])
+    fact, totals = found.fact, found.capture
+    assert fact is not None
 
     def build(part: Sequence[Sequence[Cell]]) -> answers.AnalyzeAnswer:
         rows = [[marks.value(cell) if isinstance(cell, str) else cell for cell in row] for row in part]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -79,7 +79,8 @@ def analyze(
     with Bar(quiet=quiet) as bar:
         both = form == "table" and not as_json and not hosts
         try:
-            analysis = start(workspace, files, task=task, question=question, explain=explain, progress=bar, skipped=skipped, both=both)
+            asked: Any = {"task": task, "question": question, "explain": explain, "both": both, "overview": form == "table"}
+            analysis = start(workspace, files, **asked, progress=bar, skipped=skipped)
         except ArtifactError as error:
             if both and error.code == "artifact.no_adapter" and not (task or question):
                 _facts_alone(files, workspace.config, skipped, bar)

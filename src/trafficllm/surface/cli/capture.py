@@ -156,15 +156,15 @@ _ALL_FROM = 130
 
 def _cells(width: int, *, labelled: bool) -> dict[str, Callable[[FlowRow], Any]]:
     """Columns of the table of flows that this width has room for, each with how a row fills it."""
+    from trafficllm.capture.flows.rows import endpoint
     from trafficllm.core.times import iso_time
-    from trafficllm.surface.terminal.summary import end
 
     wide = width >= _ALL_FROM
     cells: dict[str, Callable[[FlowRow], Any]] = {
         "begin": lambda row: iso_time(round(row["ts"] * 1e9), digits=3 if wide else 0),
         "proto": lambda row: row["proto"],
-        "from": lambda row: end(row["orig_h"], row["orig_p"]),
-        "to": lambda row: end(row["resp_h"], row["resp_p"]),
+        "from": lambda row: endpoint(row["orig_h"], row["orig_p"]),
+        "to": lambda row: endpoint(row["resp_h"], row["resp_p"]),
     }
     if wide:
         cells |= {

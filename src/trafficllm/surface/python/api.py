@@ -65,7 +65,7 @@ def analyze(
     from trafficllm.lifecycle.analyze.verdicts import start
 
     files, opened = _listed(paths), workspace(base, registry, config)
-    return Verdicts(_named(files), lambda: start(opened, files, task=task, question=question, explain=explain))
+    return Verdicts(_named(files), lambda: start(opened, files, task=task, question=question, explain=explain, overview=True))
 
 
 def read(paths: Paths, *, config: str | PathLike[str] | Config | None = None) -> Flows:

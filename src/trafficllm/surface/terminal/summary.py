@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.capture.flows.rows import endpoint
 from trafficllm.core.escape import for_terminal
 from trafficllm.lifecycle.analyze.sentences import WORDS
 
@@ -282,8 +283,8 @@ def _cells(width: int, *, several: bool, why: bool) -> dict[str, Callable[[Mappi
     cells: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "verdict": lambda row: row["label"],
         "confidence": lambda row: row["confidence"],
-        "from": lambda row: end(row["orig_h"], row["orig_p"]),
-        "to": lambda row: end(row["resp_h"], row["resp_p"]),
+        "from": lambda row: endpoint(row["orig_h"], row["orig_p"]),
+        "to": lambda row: endpoint(row["resp_h"], row["resp_p"]),
     }
     if width >= _PACKETS_FROM:
         cells["proto"] = lambda row: row["proto"]
@@ -297,15 +298,6 @@ def _cells(width: int, *, several: bool, why: bool) -> dict[str, Callable[[Mappi
     if width >= _COMMUNITY_FROM:
         cells["community id"] = lambda row: row["community_id"]
     return cells
-
-
-def end(host: str, port: int) -> str:
-    """One end of a flow.
-
-    >>> end("2001:db8::1", 443)
-    '[2001:db8::1]:443'
-    """
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _frames(row: Mapping[str, Any]) -> str:
