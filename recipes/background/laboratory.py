@@ -20,7 +20,6 @@ import random
 import select
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -29,6 +28,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import build
 
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 GATEWAY, CLIENT = "gateway", "client"
@@ -547,17 +548,19 @@ def conversation(frame: bytes) -> object:
     return frame[23], frozenset(((frame[26:30], frame[ports : ports + 2]), (frame[30:34], frame[ports + 2 : ports + 4])))
 
 
-def write(path: Path, frames: Sequence[tuple[float, bytes]]) -> None:
+def save(path: Path, frames: Sequence[tuple[float, bytes]]) -> None:
     """The first frames of each conversation as a classic pcap file of Ethernet, packed by gzip."""
-    out = [struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)]
     counts: Counter[object] = Counter()
+    kept: list[build.Frame] = []
     for when, frame in sorted(frames, key=lambda pair: pair[0]):
         key = conversation(frame)
         counts[key] += 1
-        if counts[key] > MOST:
-            continue
-        out.append(struct.pack("<IIII", int(when), int(when % 1 * 1e6), len(frame), len(frame)) + frame)
-    path.write_bytes(gzip.compress(b"".join(out), 9, mtime=0))
+        if counts[key] <= MOST:
+            kept.append((int(when * 1e6) * 1000, frame, len(frame)))
+    plain = path.with_suffix("")
+    build.write(plain, kept, 1)
+    path.write_bytes(gzip.compress(plain.read_bytes(), 9, mtime=0))
+    plain.unlink()
 
 
 def main() -> None:
@@ -583,7 +586,7 @@ def main() -> None:
         lab.switch.frames.clear()
         SESSIONS[name](lab)
         frames = list(lab.switch.frames)
-    write(options.out / f"{name}.pcap.gz", frames)
+    save(options.out / f"{name}.pcap.gz", frames)
     print(f"  {len(frames)} frames, {(options.out / f'{name}.pcap.gz').stat().st_size:,} bytes", flush=True)
     shutil.rmtree(scratch, ignore_errors=True)
 
