@@ -27,6 +27,7 @@ from trafficllm.lifecycle.analyze.results import Analyze
 from trafficllm.surface.cli.analyze import Hits, _kept, _pump
 from trafficllm.surface.cli.main import run
 from trafficllm.surface.formats.eve import EveEvent, EveHostEvent
+from trafficllm.surface.terminal.output import show_table
 from trafficllm.surface.terminal.progress import Bar
 from trafficllm.surface.terminal.summary import Summary, runs
 
@@ -328,3 +329,10 @@ def test_the_summary_shows_notable_hosts(monkeypatch: pytest.MonkeyPatch, capfd:
     body = json.loads(capfd.readouterr().out)
     assert body["hosts"] == {"MTD": {"malicious": 1, "unknown": 1, "not malicious": 1}}
     assert [row["host"] for row in body["notable_hosts"]] == ["10.0.0.1"]
+
+
+def test_numbers_of_a_table_are_whole_where_it_is_wider_than_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("task", *(f"learner {k}" for k in range(9)))
+    show_table(names, [("MTD", *(f"0.{794 + k}-0.{943 - k}" for k in range(9)))], right=names[1:])
+    said = capsys.readouterr().out
+    assert [text for text in said.split() if text.startswith("0.")] == [f"0.{794 + k}-0.{943 - k}" for k in range(9)]

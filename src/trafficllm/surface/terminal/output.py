@@ -97,17 +97,21 @@ def _given(result: Result | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
-    """A table on stdout; cells are escaped; columns named in `right` are numbers: aligned right, never folded."""
+    """A table on stdout; cells are escaped. Columns named in `right` are numbers: aligned right and never cut or folded, even where the
+    table is then wider than the terminal; text beside them folds."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, title=Text(for_terminal(title)) if title else None, title_justify="left", pad_edge=False)
-    for name in columns:
-        table.add_column(Text(name), justify="right" if name in right else "left", overflow="fold", no_wrap=name in right)
-    for row in rows:
-        table.add_row(*(Text(for_terminal(_cell(value))) for value in row))
-    out().print(table)
+    cells = [[for_terminal(_cell(value)) for value in row] for row in rows]
+    for k, name in enumerate(columns):
+        number = name in right
+        least = max(map(len, (*name.split(), *(row[k] for row in cells)))) if number else None
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", min_width=least)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    out().print(table, crop=False)
 
 
 def show_pairs(values: Mapping[str, Any] | Result, *names: str) -> None:
