@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     import jinja2
 
 OURS = "LLM (this adapter)"
+NAMES = {
+    "majority": "most frequent class",
+    "identifier_probe": "identifier probe (not a rival)",
+    "artefact_probe": "artefact probe: one field alone",
+    "knn": "k-nearest neighbours",
+    "lightgbm": "LightGBM",
+    "random_forest": "random forest",
+}
+"""Baselines by their keys, in words."""
+MACRO_F1 = (
+    "Macro-F1: the mean over classes of F1 (harmonic mean of precision and recall); 1 is perfect, rare classes count like common ones."
+)
+"""The score in one line, on every report that shows it."""
 STYLE = Path(__file__).with_name("templates") / "report.css"
 """The style that reports carry inside and the server's page loads."""
 
@@ -42,10 +55,15 @@ def environment() -> jinja2.Environment:
     return jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
 
 
+def in_words(name: str) -> str:
+    """A row's name for people; names that are none of the baselines' keys stay."""
+    return NAMES.get(name, name)
+
+
 def _row(name: str, quality: Quality) -> dict[str, Any]:
     low, high = quality.ci95
     return {
-        "name": name,
+        "name": in_words(name),
         "ours": name == OURS,
         "macro_f1": quality.macro_f1,
         "accuracy": quality.accuracy,
@@ -68,7 +86,9 @@ def verdict_of(quality: Quality, baselines: Mapping[str, Baseline]) -> str:
 def _gap(what: str, ours: float, others: Mapping[str, float]) -> str:
     best = max(others, key=lambda name: others[name])
     gap = ours - others[best]
-    return f"{what}: {abs(gap):.3f} macro-F1 {'above' if gap > 0 else 'below'} the best baseline on the same masked input ({best})"
+    return (
+        f"{what}: {abs(gap):.3f} macro-F1 {'above' if gap > 0 else 'below'} the best baseline on the same masked input ({in_words(best)})"
+    )
 
 
 def _task_view(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +124,7 @@ def write_report(result: Mapping[str, Any], path: Path, *, title: str, next_step
         .get_template("report.html.j2")
         .render(
             title=title,
+            macro_f1=MACRO_F1,
             tiles=_tiles(safe),
             tasks=[_task_view(task) for task in safe["tasks"]],
             tokens=tokens,

@@ -54,13 +54,15 @@ def score_bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *,
 
 
 def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
-    """Row-normalised confusion matrix; rows are the truth."""
+    """Row-normalised confusion matrix; rows are the truth, right answers blue, wrong ones red."""
     import numpy as np
 
     counts = np.asarray(matrix, dtype=float)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = _axes(0.3 * counts.shape[1] + 2, 0.3 * counts.shape[0] + 1.6)
-    axes.imshow(share, cmap="GnBu", vmin=0, vmax=1, aspect="auto")
+    right = np.eye(*counts.shape, dtype=bool)
+    for wanted, colours in ((right, "Blues"), (~right, "Reds")):
+        axes.imshow(np.ma.masked_where(~wanted, share), cmap=colours, vmin=0, vmax=1, aspect="auto")
     names = [_plain(label) for label in labels]
     columns = [*names, "(other)"][: counts.shape[1]]
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import atomic_write
 from trafficllm.lifecycle.reports import plots
-from trafficllm.lifecycle.reports.page import OURS, environment, escape_names, verdict_of
+from trafficllm.lifecycle.reports.page import MACRO_F1, OURS, environment, escape_names, in_words, verdict_of
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import Quality
@@ -30,7 +30,7 @@ def _choice(key: str, value: Any) -> str:
 def _row(name: str, row: Quality, *, seconds: float | None, speed: float | None, choice: str = "") -> dict[str, Any]:
     low, high = row.ci95
     return {
-        "name": name,
+        "name": in_words(name),
         "ours": name == OURS,
         "macro_f1": _three(row.macro_f1),
         "interval": f"{low:.3f} to {high:.3f}",
@@ -88,6 +88,7 @@ def write_page(result: EvaluateRun, path: Path) -> Path:
         .render(
             title=f"{safe.task}: {safe.title}",
             q=safe,
+            macro_f1=MACRO_F1,
             rows=rows,
             tiles=_tiles(safe),
             verdict=verdict_of(safe, safe.baselines),
