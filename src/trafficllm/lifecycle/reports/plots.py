@@ -60,7 +60,7 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     counts = np.asarray(matrix, dtype=float)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = _axes(0.3 * counts.shape[1] + 2, 0.3 * counts.shape[0] + 1.6)
-    right = np.eye(*counts.shape, dtype=bool)
+    right = np.equal.outer(np.arange(counts.shape[0]), np.arange(counts.shape[1]))
     for wanted, colours in ((right, "Blues"), (~right, "Reds")):
         axes.imshow(np.ma.masked_where(~wanted, share), cmap=colours, vmin=0, vmax=1, aspect="auto")
     names = [_plain(label) for label in labels]
