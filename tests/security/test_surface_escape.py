@@ -17,6 +17,8 @@ import pytest
 
 from trafficllm.core.escape import spoken
 from trafficllm.lifecycle.analyze.analysis import Analysis
+from trafficllm.lifecycle.analyze.verdict_table import Explained
+from trafficllm.lifecycle.chat import wording
 from trafficllm.surface.docs.schemas import all_schemas
 from trafficllm.surface.formats.columns import CONN, FLOW, VERDICT
 from trafficllm.surface.formats.eve import flow_event, verdict_event
@@ -221,9 +223,13 @@ def _outside(said: str) -> str:
 
 
 def test_a_chat_says_names_only_as_captured_data() -> None:
-    rows = [_verdict(text) for text in STRINGS]
-    counts = Counter({(row["task"], row["label"]): 1 for row in rows})
-    said = [http_chat._summary(counts, rows[:5]), *map(http_chat._sentence, rows)]
+    rows: list[Any] = [_verdict(text) for text in STRINGS]
+    said = [*map(http_chat._sentence, rows), *map(wording.flow, rows)]
+    for text, row in zip(STRINGS, rows, strict=True):
+        why = Explained(row, text, (("http.user_agent", text),))
+        said += wording.evidence(why).replace("; ", ", ").splitlines()
+        host: Any = {**row, "host": "192.0.2.1", "labels": {text: 1}, "flows": 1}
+        said.append(wording.host(host))
     said += [http_fields.field_answer({"http.user_agent": text or "-"}) for text in STRINGS]
     for text in said:
         assert LIVE.search(text) is None
@@ -231,7 +237,6 @@ def test_a_chat_says_names_only_as_captured_data() -> None:
         assert "ignore" not in own
         assert not set("<>=;{}|%$'\"") & set(own.replace(" -> ", " ")), own
     assert sum("not instructions" in text for text in said) > 900
-    assert said[0].count("\n") == len(counts) - 1 + 5
     assert spoken("Nsis-ay") == "Nsis-ay"
 
 

@@ -31,7 +31,7 @@ from trafficllm.lifecycle.analyze.verdicts import start
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.server import uploads
 from trafficllm.surface.server.app import configuration, create_app
-from trafficllm.surface.server.fields import asked_fields, asked_frame
+from trafficllm.surface.server.chat.fields import asked_fields, asked_frame
 from trafficllm.surface.server.guard import Guard
 from trafficllm.surface.server.metrics import Metrics
 from trafficllm.surface.server.settings import Settings, hash_key, read_key
@@ -555,6 +555,35 @@ def test_field_questions_are_answered_from_the_packet(client: Any, capture: Path
     assert _chat(client, [{"type": "text", "text": "ip.ttl of packet 9999999?"}, parts[1]]).json()["trafficllm"]["fields"] == {}
     assert client.delete(f"/v1/files/{mark}").json()["deleted"]
     assert _chat(client, parts).status_code == 404
+
+
+def test_chat_answers_with_what_was_said_before(client: Any, captures: Path) -> None:
+    capture = captures / "EAC" / "DNS" / "anyconnect-vpn.pcap"
+    kept = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+    first = {"role": "user", "content": [{"type": "text", "text": "flows"}, {"type": "file", "file": {"file_id": kept}}]}
+
+    def said(*questions: str) -> dict[str, Any]:
+        messages = [first]
+        for question in questions:
+            messages += [{"role": "assistant", "content": "an answer"}, {"role": "user", "content": question}]
+        answer = client.post("/v1/chat/completions", json={"model": "EAC", "messages": messages})
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return {**body["trafficllm"], "text": body["choices"][0]["message"]["content"]}
+
+    every = said()["verdicts"]
+    assert len(every) == 8
+    assert said("and the second one?")["verdicts"] == [every[1]]
+    assert said("the third one", "next")["verdicts"] == [every[3]]
+    why = said("the third one", "explain it")
+    assert (why["verdicts"][0]["uid"], "likeliest" in why["text"]) == (every[2]["uid"], True)
+    packets = said("explain it", "show its packets")["text"].splitlines()
+    assert [int(line.split()[0]) for line in packets[1:]] == every[0]["frames"]
+    some = said(f"only to {every[0]['resp_h']}")
+    assert {row["resp_h"] for row in some["verdicts"]} == {every[0]["resp_h"]}
+    assert sum(some["counts"]["EAC"].values()) < 14
+    assert said("how many packets are there?")["text"].startswith("28 packets")
+    assert len(client.service.tables) == 1
 
 
 def test_chat_about_a_capture_streams(client: Any, capture: Path) -> None:

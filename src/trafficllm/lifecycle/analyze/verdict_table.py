@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trafficllm.core.settings import Config
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.infer.router.results import TaskRoute
+    from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.analyze.results import CaptureTotals
     from trafficllm.lifecycle.analyze.verdicts import Choice
@@ -194,6 +195,11 @@ def judged(
         room = max(0, most - len(rows))
         rows += batch[:room]
         beyond += max(0, len(batch) - room)
+    return tabled(analysis, rows, beyond)
+
+
+def tabled(analysis: Analysis, rows: Sequence[VerdictRow], beyond: int = 0) -> VerdictTable:
+    """The table of an analysis whose batches have been taken: `rows` of them, and how many were not kept."""
     hosts = analysis.hosts.rows()
     return VerdictTable(
         analysis.tasks,
@@ -217,6 +223,11 @@ class Explained:
     service: str
     facts: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def of(cls, row: VerdictRow, record: Record) -> Explained:
+        """A verdict with evidence, and the raw record that it is of."""
+        return cls(row, record.facts.service, tuple((name, _words(value)) for name, value in record.facts.fields.items()))
+
 
 def explained(workspace: Workspace, paths: Sequence[str | Path], row: VerdictRow, *, progress: ProgressSink | None = None) -> Explained:
     """One flow's verdict again, with the parts of its record that it rests on: the same flow, read and judged alone.
@@ -229,8 +240,7 @@ def explained(workspace: Workspace, paths: Sequence[str | Path], row: VerdictRow
         if meta.uid == row["uid"]:
             detector = open_detector(workspace, (row["task"],), evidence=EVIDENCE)
             again = detector.judge([(record, meta)], row["task"])[0].row()
-            facts = tuple((name, _words(value)) for name, value in record.facts.fields.items())
-            return Explained(again, record.facts.service, facts)
+            return Explained.of(again, record)
     raise InputError("input.flow", "the capture no longer holds this flow", input=row["uid"], hint="was the file changed meanwhile?")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from trafficllm.core.errors import UsageError
+from trafficllm.core.errors import TrafficLLMError, UsageError
 from trafficllm.lifecycle.analyze import sentences
+from trafficllm.lifecycle.analyze.sentences import named
 from trafficllm.lifecycle.analyze.verdict_table import VerdictFilter
 from trafficllm.lifecycle.chat import wording
 from trafficllm.lifecycle.chat.follow_ups import FollowUp, follow_up
@@ -39,6 +41,9 @@ class Reply:
     file: str = ""
 
 
+_NOTHING = Reply("", "")
+
+
 @dataclass
 class _Subject:
     """What was talked about last: a question for verdicts or for a fact, its filters, the list and the place in it."""
@@ -67,6 +72,22 @@ class Conversation:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._about: _Subject | None = None
+        self._recalling = False
+
+    def recall(self, questions: Sequence[str]) -> None:
+        """Be where a conversation is after these questions, without answering them; those that failed changed nothing."""
+        self._recalling = True
+        try:
+            for question in questions:
+                with contextlib.suppress(TrafficLLMError):
+                    self.ask(question)
+        finally:
+            self._recalling = False
+
+    @property
+    def table(self) -> VerdictTable | None:
+        """The verdicts that the last answer is about; None where no verdict was asked for yet."""
+        return self._about.table.only(self._about.question.filters) if self._about and self._about.table else None
 
     def names(self) -> list[str]:
         """Hosts and labels of the verdicts that are at hand, for completion."""
@@ -95,9 +116,11 @@ class Conversation:
     # Questions of their own
 
     def _fact(self, taken: Understood) -> Reply:
+        self._about = _Subject(taken, self._about.table if self._about else None)
+        if self._recalling:
+            return _NOTHING
         answer = self.source.fact(taken)
         assert answer is not None
-        self._about = _Subject(taken, self._about.table if self._about else None)
         counted = f", flows {answer.filters}" if answer.filters else ""
         return Reply(f"{answer.asked} (probability {answer.probability:.2f}{counted}); counted, no model", wording.fact(answer, SHOWN))
 
@@ -110,8 +133,8 @@ class Conversation:
         labels = [label for label in sorted(table.labels) if label.lower() in words]
         if len(labels) != 1 or len(words) > 6:
             return None
-        self._about = _Subject(replace(taken, hosts=0), table, label=labels[0])
-        return self._listed(f"flows that are {labels[0]}, by {', '.join(table.tasks)}")
+        self._about = _Subject(replace(taken, hosts=0), replace(table, route=None), label=labels[0])
+        return self._listed(f"flows that are {named(labels[0])}, {wording.routed(table)}")
 
     def _listed(self, taken_as: str) -> Reply:
         """The list that the subject's question, label and filters give."""
@@ -128,7 +151,7 @@ class Conversation:
         if not flows:
             return Reply(said, "No flow is like that.")
         about.shown = min(SHOWN, len(flows))
-        head = f"{len(flows):,} flows are {about.label}." if about.label else sentences.summary(table)
+        head = f"{len(flows):,} flows are {named(about.label)}." if about.label else sentences.summary(table)
         text = wording.numbered([wording.flow(row) for row in flows[:SHOWN]])
         more = f"\nthe first {SHOWN} of {len(flows):,}" if len(flows) > SHOWN else ""
         return Reply(said, f"{head}\n{text}{more}", tuple(flows[:SHOWN]))
@@ -141,16 +164,18 @@ class Conversation:
         if wanted.kind in {"hosts", "flows", "all"}:
             return self._again(wanted)
         if wanted.kind == "report":
-            return Reply("a report on what is at hand", self._report(), file=wanted.file)
+            return _NOTHING if self._recalling else Reply("a report on what is at hand", self._report(), file=wanted.file)
         about = self._subject()
         if not about.length:
-            listed = self._listed(f"answered by {', '.join(about.table.tasks) if about.table else ''}")
+            listed = self._listed(wording.routed(about.table) if about.table else "")
             if wanted.kind == "what":
                 return listed
         if wanted.kind == "more":
             return self._more(about)
         self._go(about, wanted)
         row = self._row(about)
+        if self._recalling:
+            return _NOTHING
         if wanted.kind == "explain":
             return Reply(f"the evidence of flow {about.place + 1}", wording.evidence(self.source.explain(row)), (row,))
         if wanted.kind == "packets":
@@ -195,7 +220,7 @@ class Conversation:
         else:
             about.question = replace(question, hosts=0)
         assert about.table is not None
-        return self._listed(f"{wanted.kind} by {', '.join(about.table.tasks)}")
+        return self._listed(f"{wanted.kind}, {wording.routed(about.table)}")
 
     def _more(self, about: _Subject) -> Reply:
         if about.hosts:

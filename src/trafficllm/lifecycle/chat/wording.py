@@ -46,12 +46,14 @@ def evidence(why: Explained) -> str:
     likeliest = sorted(row["probabilities"].items(), key=lambda item: (-item[1], item[0]))[:3]
     lines = [flow(row), "likeliest: " + ", ".join(f"{named(label)} {p:.2f}" for label, p in likeliest)]
     for part in row["evidence"]:
-        lines.append(f"rests on {WORDS.get(part['field'], part['field'])} (frame {part['frame']}): without it {part['weight']:.2f} less")
+        lines.append(
+            f"rests on {WORDS.get(part['field']) or spoken(part['field'])} (frame {part['frame']}): without it {part['weight']:.2f} less"
+        )
     if why.service:
         fields = ", ".join(f"{name} {spoken(value)}" for name, value in why.facts[:_FIELDS_SHOWN])
-        lines.append(f"spoken: {why.service}" + (f"; {fields}" if fields else ""))
+        lines.append(f"spoken: {spoken(why.service)}" + (f"; {fields}" if fields else ""))
     lines.append(
-        f"Community ID {row['community_id']}; frames {', '.join(map(str, row['frames']))}; adapter {row['adapter']} {row['version']}"
+        f"Community ID {row['community_id']}; frames {', '.join(map(str, row['frames']))}; by {spoken(row['adapter'])} {row['version']}"
     )
     return "\n".join(lines)
 
@@ -59,9 +61,9 @@ def evidence(why: Explained) -> str:
 def routed(table: VerdictTable) -> str:
     """What a question was routed to, and how likely it asks for that."""
     if table.route is None:
-        return f"answered by {', '.join(table.tasks)}"
+        return f"answered by {', '.join(map(spoken, table.tasks))}"
     chances = {row.id: row.probability for row in table.route.tasks}
-    return "routed to " + ", ".join(f"{name} (probability {chances.get(name, 0.0):.2f})" for name in table.tasks)
+    return "routed to " + ", ".join(f"{spoken(name)} (probability {chances.get(name, 0.0):.2f})" for name in table.tasks)
 
 
 def fact(answer: FactAnswer, most: int) -> str:

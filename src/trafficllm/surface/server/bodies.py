@@ -56,7 +56,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """`POST /v1/chat/completions`: the last user message is answered."""
+    """`POST /v1/chat/completions`: the last user message is answered, with what the ones before it were about."""
 
     model: str = Field(max_length=128, examples=["trafficllm"])
     messages: list[ChatMessage] = Field(
@@ -69,6 +69,12 @@ class ChatRequest(BaseModel):
     def question(self) -> str:
         """The last thing the user said."""
         return next((message.text() for message in reversed(self.messages) if message.role == "user"), "")
+
+    def earlier(self) -> list[str]:
+        """What the user asked of the last attached capture before: what the last question may refer to."""
+        users = [message for message in self.messages if message.role == "user"]
+        first = max((k for k, message in enumerate(users) if message.files()), default=0)
+        return [words for message in users[first:-1] if (words := message.text().strip())]
 
     def file(self) -> str | None:
         """The capture that was attached last."""

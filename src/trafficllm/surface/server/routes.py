@@ -23,7 +23,7 @@ from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.results import ErrorEnvelope, Result
 from trafficllm.lifecycle import tasks as lifecycle_tasks
 from trafficllm.surface.server import bodies
-from trafficllm.surface.server.chat import LONGEST_QUESTION, Answer, answer
+from trafficllm.surface.server.chat.answer import LONGEST_QUESTION, Answer, answer
 from trafficllm.surface.server.intake import Place
 from trafficllm.surface.server.replies import RefusedError, envelope
 from trafficllm.surface.server.service import Ask, Service

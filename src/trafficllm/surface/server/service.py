@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -17,13 +19,16 @@ from trafficllm.surface.server.jobs import Deadline, Jobs
 from trafficllm.surface.server.metrics import Metrics
 from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.settings import Settings
-from trafficllm.surface.server.uploads import FlowAsk, OneFlow, Uploads, totals_of
+from trafficllm.surface.server.uploads import FlowAsk, OneFlow, Uploads, counts_of, totals_of
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta, FlowStream, Record
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
     from trafficllm.lifecycle.analyze.verdicts import Choice
+    from trafficllm.lifecycle.facts.asking import Understood
+    from trafficllm.lifecycle.facts.results import FactAnswer
     from trafficllm.lifecycle.generate.results import Generate
     from trafficllm.lifecycle.workspace import Workspace
 
@@ -52,6 +57,8 @@ class Service:
         self.uploads = Uploads(settings, intake)
         self.ready = False
         self.reason = "starting"
+        self.tables: OrderedDict[tuple[str, ...], VerdictTable] = OrderedDict()
+        """Verdicts of captures that chats are about, by the upload's id and the adapters that gave them."""
         self._revisions: dict[str, str] = {}
 
     async def warm(self) -> None:
@@ -104,20 +111,23 @@ class Service:
 
     # Verdicts
 
-    async def analysed(self, capture: Path, ask: Ask, until: float) -> AsyncGenerator[tuple[Analysis, list[VerdictRow]], None]:
-        """An uploaded capture's analysis with each batch of its verdict rows, at least one, which may be empty.
+    async def analysed(
+        self, capture: Path, ask: Ask, until: float, choice: Choice | None = None
+    ) -> AsyncGenerator[tuple[Analysis, list[VerdictRow]], None]:
+        """An uploaded capture's analysis with each batch of its verdict rows, at least one, which may be empty; by the tasks of `choice`
+        where they are known already.
 
         Once a reader is ready for the capture, its deadline begins anew. The analysis counts the whole capture from the start.
         """
         from trafficllm.lifecycle.analyze.verdicts import flow_options
 
-        choice = await self.jobs.turn(until, lambda: self._choose(ask))
+        tasks = choice if choice is not None else await self.jobs.turn(until, lambda: self._choose(ask))
         async with self.uploads.reader() as reader:
             until = time.monotonic() + self.settings.deadline
-            flows, folder = await self.jobs.within(until, self.uploads.flows(reader, capture, flow_options(self.workspace, choice[0])))
+            flows, folder = await self.jobs.within(until, self.uploads.flows(reader, capture, flow_options(self.workspace, tasks[0])))
         try:
             totals = totals_of(folder)
-            analysis = replace(await self.jobs.turn(until, lambda: self._start(flows, ask, choice)), counts=lambda: totals)
+            analysis = replace(await self.jobs.turn(until, lambda: self._start(flows, ask, tasks)), counts=lambda: totals)
             while (rows := await self.jobs.turn(until, lambda: next(analysis.batches, None))) is not None:
                 for name in analysis.tasks:
                     self.metrics.flows.labels(task=name).inc(sum(row["task"] == name for row in rows))
@@ -180,6 +190,29 @@ class Service:
         return await self.jobs.turn(until, work)
 
     # Captures
+
+    async def fact(self, capture: Path, question: Understood) -> FactAnswer | None:
+        """The answer to a question that an uploaded capture alone answers, None for another one; no model takes part."""
+        from trafficllm.lifecycle.facts.answers import answer
+        from trafficllm.lifecycle.facts.counting import CaptureFacts
+
+        wanted = question.fact
+        if wanted is None:
+            return None
+        async with self.uploads.reader() as reader:
+            until = time.monotonic() + self.settings.deadline
+            flows, folder = await self.jobs.within(until, self.uploads.flows(reader, capture, self.workspace.config.capture))
+
+        def count() -> FactAnswer:
+            facts = CaptureFacts(question.filters, counts_of(folder))
+            for batch in flows:
+                facts.add(batch)
+            return answer(facts, wanted)
+
+        try:
+            return await self.jobs.within(until, asyncio.to_thread(count))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     async def fields(self, capture: Path, names: Sequence[str], frame: int) -> dict[str, str] | None:
         """Values of fields of one frame of an uploaded capture; None where there is no such frame."""

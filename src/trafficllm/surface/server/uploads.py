@@ -28,6 +28,7 @@ from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.settings import Settings
 
 if TYPE_CHECKING:
+    from trafficllm.core.types import CaptureCounts
     from trafficllm.lifecycle.analyze.results import CaptureTotals
 
 _CHUNK = 1 << 20
@@ -328,14 +329,20 @@ def _failure(out: Path, code: int, capture: Path) -> Exception:
 
 
 def totals_of(out: Path) -> CaptureTotals:
+    """The counts that a reader wrote beside the flows of a capture, as answers give them; InputError where they are none."""
+    from trafficllm.lifecycle.analyze.captures import totals
+
+    return totals(counts_of(out))
+
+
+def counts_of(out: Path) -> CaptureCounts:
     """The counts that a reader wrote beside the flows of a capture; InputError where they are none."""
     from pydantic import TypeAdapter
 
     from trafficllm.core.types import CaptureCounts
-    from trafficllm.lifecycle.analyze.captures import totals
 
     try:
-        return totals(TypeAdapter(CaptureCounts).validate_json((out / COUNTS).read_bytes()))
+        return TypeAdapter(CaptureCounts).validate_json((out / COUNTS).read_bytes())
     except (OSError, ValueError) as error:
         raise InputError("input.upload", "the capture could not be read", input=NAME) from error
 

@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 
 from trafficllm import __version__
 from trafficllm.core.errors import TrafficLLMError
-from trafficllm.surface.server.chat import LONGEST_QUESTION
+from trafficllm.surface.server.chat.answer import LONGEST_QUESTION
 from trafficllm.surface.server.replies import envelope
 from trafficllm.surface.server.routes import FAILURES, Name, answers, as_json, service_of, streamed
 from trafficllm.surface.server.service import Ask, Service

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
 from trafficllm.core.escape import spoken, visible
-from trafficllm.surface.server.fields import asked_fields, asked_frame, field_answer
+from trafficllm.lifecycle.chat.conversation import Conversation, Reply
+from trafficllm.surface.server.chat.fields import asked_fields, asked_frame, field_answer
+from trafficllm.surface.server.chat.hosted import Hosted
 from trafficllm.surface.server.service import BASE, Ask, Service
 
 if TYPE_CHECKING:
-    from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
     from trafficllm.surface.server.bodies import ChatRequest
 
 _MARK = re.compile(r"<(?:packet|flow)>:")
 LONGEST_QUESTION = 2000
 """Characters, here and at /v1/analyze."""
 _PASTED = 1 << 16
-_NOTABLE = 5
 _HELP = (
     "There is no traffic to look at. Paste a packet after <packet>:, or upload a capture to /v1/files and attach it as "
     '{"type": "file", "file": {"file_id": ...}}.'
@@ -54,7 +54,7 @@ async def answer(service: Service, request: ChatRequest, until: float) -> Answer
     if mark is not None:
         return await _pasted(service, words, ask, until)
     if (capture := request.file()) is not None:
-        return await _uploaded(service, capture, ask, until)
+        return await _uploaded(service, capture, ask, until, request.earlier())
     return Answer(_HELP)
 
 
@@ -77,7 +77,7 @@ async def _pasted(service: Service, words: str, ask: Ask, until: float) -> Answe
     return Answer("\n".join(map(_sentence, rows)), {"verdicts": rows})
 
 
-async def _uploaded(service: Service, mark: str, ask: Ask, until: float) -> Answer:
+async def _uploaded(service: Service, mark: str, ask: Ask, until: float, earlier: Sequence[str]) -> Answer:
     from trafficllm.capture.fields.table import FIELDS, FRAME_FIELDS
 
     capture = service.uploads.get(mark)
@@ -88,31 +88,16 @@ async def _uploaded(service: Service, mark: str, ask: Ask, until: float) -> Answ
         if values is None:
             return Answer(f"The capture has no packet {frame}.", {"frame": frame, "fields": {}})
         return Answer(field_answer(values), {"frame": frame, "fields": values})
-    counts: Counter[tuple[str, str]] = Counter()
-    surest: list[VerdictRow] = []
-    async for rows in service.verdicts(capture.path, ask, until):
-        counts.update((row["task"], row["label"]) for row in rows)
-        surest = sorted([*surest, *rows], key=lambda row: -row["confidence"])[:_NOTABLE]
-    return Answer(_summary(counts, surest), {"counts": _nested(counts), "verdicts": surest})
+    talk = Conversation(Hosted(service, capture, ask.task, until, asyncio.get_running_loop()))
+
+    def converse() -> tuple[Reply, VerdictTable | None]:
+        talk.recall(earlier)
+        return talk.ask(ask.question), talk.table
+
+    reply, table = await service.jobs.within(until, asyncio.to_thread(converse))
+    counts = table.verdicts() if table is not None else {}
+    return Answer(reply.text, {"taken_as": reply.taken_as, "counts": counts, "verdicts": list(reply.flows)})
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
     return f"{spoken(row['label'])} (task {spoken(row['task'])}, likeliest at {row['confidence']:.2f}, adapter {row['version']})"
-
-
-def _nested(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
-    out: dict[str, dict[str, int]] = {}
-    for (task, label), count in counts.items():
-        out.setdefault(task, {})[label] = count
-    return out
-
-
-def _summary(counts: Counter[tuple[str, str]], surest: Sequence[Mapping[str, Any]]) -> str:
-    if not counts:
-        return "The capture has no flows."
-    lines = []
-    for task, labels in _nested(counts).items():
-        shown = ", ".join(f"{spoken(label)} {count:,}" for label, count in Counter(labels).most_common(20))
-        lines.append(f"{spoken(task)}: {sum(labels.values()):,} flows: {shown}")
-    lines += [f"{row['orig_h']}:{row['orig_p']} -> {row['resp_h']}:{row['resp_p']} {row['proto']}: {_sentence(row)}" for row in surest]
-    return "\n".join(lines)
