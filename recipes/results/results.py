@@ -29,7 +29,8 @@ from trafficllm.core.files import read_json, sha256_bytes, sha256_file, write_js
 from trafficllm.core.types import Silent
 
 PLAN = tomllib.loads(Path(__file__).with_name("results.toml").read_text(encoding="utf-8"))
-STAGES = ("data", "tune", "score", "leaky")
+TUNED = "tune.json"
+STAGES = ("data", "tune", "calibrate", "score", "leaky")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,20 @@ def tune(run: Run, task: str, seed: int) -> None:
     tune_task(base, learn.tune_data(load(run.dataset(task))), run.place(task) / f"seed{seed}", options, Silent())
 
 
+def calibrate(run: Run, task: str, seed: int) -> None:
+    """Calibration of one adapter across captures, in its `tune.json`; its readout learns training and validation flows. The tuned weights
+    have learnt training flows alone."""
+    from trafficllm.lifecycle.calibration import crossfit
+    from trafficllm.model.base.load import load_base
+    from trafficllm.records.catalog import get_task
+    from trafficllm.records.dataset.dataset import load
+
+    folder = run.place(task) / f"seed{seed}"
+    base = load_base(run.base, dtype="float32")
+    calibration = crossfit.finish(base, load(run.dataset(task)), get_task(task), folder, seed=seed)
+    write_json(folder / TUNED, {**read_json(folder / TUNED), "calibration": calibration or {}})
+
+
 def score(run: Run, task: str, _: int) -> None:
     """The report of all seeds with baselines and cascade; its page beside it."""
     from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
@@ -143,7 +158,7 @@ def score(run: Run, task: str, _: int) -> None:
 
     place, start = run.place(task), time.time()
     seconds = run.budget_of(task)[0] or 0.0
-    adapters = sorted(path.parent for path in place.glob("seed*/tune.json"))
+    adapters = sorted(path.parent for path in place.glob(f"seed*/{TUNED}"))
     result = evaluate(
         Workspace(base=run.base),
         [run.dataset(task)],
@@ -203,9 +218,15 @@ def commit() -> str:
 def due(run: Run, task: str, seeds: Sequence[int]) -> list[tuple[str, int]]:
     """Stages that have no file yet, in order."""
     out = [] if (run.dataset(task) / "manifest.json").is_file() else [("data", 0)]
-    out += [("tune", seed) for seed in seeds if not (run.place(task) / f"seed{seed}" / "tune.json").is_file()]
+    for seed in seeds:
+        tuned = run.place(task) / f"seed{seed}" / TUNED
+        out += [] if tuned.is_file() else [("tune", seed)]
+        # A trial judges validation, so nothing of it may be learnt.
+        due_here = run.part == "test" and not (tuned.is_file() and "calibration" in read_json(tuned))
+        out += [("calibrate", seed)] if due_here else []
     scored = run.report(task)
     fresh = scored.is_file() and {row["seed"] for row in read_json(scored)["adapters"]} >= set(seeds)
+    fresh = fresh and not any(stage == "calibrate" for stage, _ in out)
     out += [] if fresh else [("score", 0)]
     return out + ([] if (run.out / task / "packets.json").is_file() else [("leaky", 0)])
 
@@ -222,7 +243,7 @@ def work(run: Run, task: str, seeds: Sequence[int], *, inline: bool) -> str:
                 subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(run.threads)})
         except (TrafficLLMError, subprocess.CalledProcessError) as error:
             return f"{task}: {stage} failed: {error}"
-        print(f"{task}: {stage} {seed if stage == 'tune' else ''} {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"{task}: {stage} {seed if stage in ('tune', 'calibrate') else ''} {time.time() - start:.0f} s", file=sys.stderr, flush=True)
     return ""
 
 

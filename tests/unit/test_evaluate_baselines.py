@@ -170,3 +170,19 @@ def test_trees_are_given_the_whole_of_a_load_that_goes_on_beyond_its_bursts() ->
     short, long = (dict(zip(features.sizes_times_names([r]), features.sizes_times([r])[0], strict=True)) for r in alike)
     assert short["sum.packets"] == long["sum.packets"] == 128
     assert (short["load.resp"], long["load.resp"]) == (100, 400)
+
+
+def test_what_answers_has_learnt_validation_and_what_judges_validation_has_not() -> None:
+    whole, test = part(120, 0, noise=0.0), part(60, 1, noise=0.0)
+
+    def of(rows_of: baselines.Part, labels: set[str]) -> baselines.Part:
+        rows = [k for k, label in enumerate(rows_of.y) if label in labels]
+        picked = ([column[k] for k in rows] for column in (rows_of.records, rows_of.y, rows_of.raw, rows_of.meta))
+        return baselines.Part(*picked)
+
+    train, val = of(whole, {"alpha", "beta"}), of(whole, {"beta", "gamma"})
+    rows = baselines.run(train, val, test, labels=LABELS, budget_s=1, names=("lightgbm", "random_forest", "knn"))
+    for name, row in rows.items():
+        right = np.mean([a == b == "gamma" for a, b in zip(row.predicted, test.y, strict=True)]) * 3
+        assert right > 0.5, f"{name}: a label of validation alone is learnt"
+        assert row.validation[:, 2].max() == 0.0, f"{name}: validation is judged by who has not learnt it"

@@ -181,3 +181,19 @@ def test_captures_weigh_alike_and_too_few_of_them_promise_nothing() -> None:
     assert calibrate.least_in_set(p, truth, coverage=0.8) == pytest.approx(0.9), "each flow alone: the easy ones are most"
     assert calibrate.least_in_set(p[:90], truth[:90], ["easy"] * 90) == 0.0
     assert calibrate.least_in_set(p[:0], truth[:0]) == 0.0
+
+
+def test_training_captures_share_in_the_temperature_as_much_as_any() -> None:
+    scores, y = _scores(300, 1, sharpness=4.0)
+    groups = [f"v{k % 3}" for k in range(300)]
+    cool, truth = _scores(400, 2, sharpness=0.25)
+    right = metrics.indices(LABELS, truth)
+
+    def fitted(captures: int, rows: int) -> float:
+        more = calibrate.OutOfCapture(cool.logits[:rows], right[:rows], [f"t{k % captures}" for k in range(rows)])
+        return calibrate.fit(scores.logits, y, LABELS, groups=groups, more=more).temperature
+
+    alone = calibrate.fit(scores.logits, y, LABELS, groups=groups).temperature
+    assert fitted(1, 400) < alone
+    assert fitted(8, 400) < fitted(1, 400), "captures count, not rows"
+    assert fitted(1, 400) == pytest.approx(fitted(1, 200), rel=0.15), "twice the rows of one capture count the same"

@@ -72,6 +72,8 @@ def test_a_trial_then_a_scoring(
     scoring = _words(place, "--tasks", "MTD", "--seeds", "0", "1", *written)
     (place / "board.md").write_text("# Leaderboard\n\n| a | b |\n|---|---|\n| x | y |\n\nAfter.\n")
     assert recipe.main(scoring) == 0
+    calibrated = [("calibration" in read_json(path)) for path in sorted((place / "runs").glob("*/*/seed*/tune.json"))]
+    assert calibrated == [False, True, True], "a trial judges validation, so nothing of it is learnt"
     table = read_json(place / "out" / "table.json")
     row = table["tasks"]["MTD"]
     assert (row["llm"]["seeds"], row["part"], row["llm"]["leaky"]) == ([0, 1], "test", [])

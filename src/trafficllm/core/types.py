@@ -265,7 +265,8 @@ class Scores:
     """Label probabilities of a batch: `probabilities` float64 [n, labels] (rows sum to 1), `logits` the log-probabilities before
     calibration [n, labels], `hidden` float32 [n, width] last hidden state at the answer position, or None, `pooled` float32 [n, width] the
     mean of the last hidden states over the record, or None, `readout` float32 [n, labels] a readout's logits as they are, or None,
-    `umbrella` float32 [n, classes] those of an umbrella readout, or None."""
+    `umbrella` float32 [n, classes] those of an umbrella readout, or None, `features` float32 [n, features] the pooled states that a readout
+    reads, or None."""
 
     labels: tuple[str, ...]
     probabilities: F64
@@ -274,6 +275,7 @@ class Scores:
     pooled: npt.NDArray[np.float32] | None = None
     readout: npt.NDArray[np.float32] | None = None
     umbrella: npt.NDArray[np.float32] | None = None
+    features: npt.NDArray[np.float32] | None = None
 
 
 @runtime_checkable

@@ -46,6 +46,11 @@ class Part:
             self.codec,
         )
 
+    def __add__(self, other: Part) -> Part:
+        """The rows of both."""
+        raw, meta = ([*mine, *theirs] for mine, theirs in ((self.raw, other.raw), (self.meta, other.meta)))
+        return Part([*self.records, *other.records], [*self.y, *other.y], raw, meta, self.codec)
+
     @classmethod
     def of(cls, dataset: Dataset, idx: Sequence[int]) -> Part:
         """Rows `idx` of a built data set."""
@@ -182,8 +187,19 @@ def _booster_params(data: Data, params: Mapping[str, Any], classes: int) -> dict
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Boosted:
+    """A LightGBM model of so many `rounds`, as a model of features."""
+
+    answer: Model
+    rounds: int
+
+    def __call__(self, X: F64) -> F64:
+        return self.answer(X)
+
+
 def fit_booster(data: Data, view: str, params: Mapping[str, Any]) -> Model:
-    """LightGBM with early stopping on validation (20 rounds without a lower loss)."""
+    """LightGBM with early stopping on validation (20 rounds without a lower loss), where there is any."""
     import lightgbm
 
     y, width = data.truth("train"), len(data.labels)
@@ -200,4 +216,5 @@ def fit_booster(data: Data, view: str, params: Mapping[str, Any]) -> Model:
     booster = lightgbm.train(
         _booster_params(data, params, len(classes)), train, num_boost_round=params["rounds"], valid_sets=watched, callbacks=stop
     )
-    return lambda Z: _spread(np.asarray(booster.predict(Z, num_threads=data.threads)), classes.tolist(), width)
+    rounds = int(booster.best_iteration if watched else booster.current_iteration())
+    return Boosted(lambda Z: _spread(np.asarray(booster.predict(Z, num_threads=data.threads)), classes.tolist(), width), rounds)

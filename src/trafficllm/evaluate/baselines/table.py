@@ -1,13 +1,14 @@
 """What our model has to beat: the same rows, the same masks, a small search on validation, one table.
 
-Trained on the training part only, as the model is; validation chooses features, depth and weights.
+Validation chooses features, depth and rounds of learners of the training part; the learner that answers is then fitted on both parts, as
+the adapter's readout is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
 from trafficllm.evaluate.baselines import features, probes
-from trafficllm.evaluate.baselines.learners import VIEWS, Data, Model, Part, fit_booster, fit_forest, fit_knn, fit_linear
+from trafficllm.evaluate.baselines.learners import VIEWS, Boosted, Data, Model, Part, fit_booster, fit_forest, fit_knn, fit_linear
 from trafficllm.evaluate.results import Baseline, Quality
 from trafficllm.records.codec.canonical import DEFAULT
 
@@ -50,12 +51,16 @@ class Fitted:
     params: Mapping[str, Any]
     seconds: float
     codec: CodecOptions = DEFAULT
+    chosen: Model | None = None
+    """The same learner of the training part alone, which says how sure validation rows may be answered."""
 
-    def probabilities(self, part: Part) -> F64:
-        """Label probabilities float64 [n, labels], rows sum to 1."""
+    def probabilities(self, part: Part, *, held_out: bool = False) -> F64:
+        """Label probabilities float64 [n, labels], rows sum to 1; of the learner of the training part alone where validation is
+        `held_out`."""
         if not part.records:
             return np.zeros((0, len(self.labels)))
-        return self.model(VIEWS[self.view](part))
+        model = self.chosen if held_out and self.chosen is not None else self.model
+        return model(VIEWS[self.view](part))
 
     def score(self, records: Sequence[Record]) -> Scores:
         """Scores of masked records, as any Scorer gives them."""
@@ -70,7 +75,8 @@ class Fitted:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A trained baseline's answers: `predicted` labels and `probabilities` [n, labels] of the test part, `validation` [n, labels] of
-    the validation part as given; `params` that validation chose, `seconds` of training, `flows_per_s` of answering."""
+    the validation part as given, by the learner of the training part alone; `params` that validation chose, `seconds` of training,
+    `flows_per_s` of answering."""
 
     predicted: list[str]
     probabilities: F64
@@ -123,7 +129,7 @@ def _affordable(candidates: Sequence[Candidate], budget_s: float) -> Iterator[Ca
         yield candidate
 
 
-def _search(data: Data, candidates: Sequence[Candidate]) -> tuple[str, Model, dict[str, Any]]:
+def _search(data: Data, candidates: Sequence[Candidate]) -> tuple[Candidate, Model, dict[str, Any]]:
     best: tuple[float, Candidate, Model] | None = None
     tried = 0
     for candidate in _affordable(candidates, data.budget_s):
@@ -134,7 +140,16 @@ def _search(data: Data, candidates: Sequence[Candidate]) -> tuple[str, Model, di
             best = (score, candidate, model)
     assert best is not None
     score, best_try, model = best
-    return best_try.view, model, {**best_try.params, "features": best_try.view, "validation": score, "tried": tried}
+    return best_try, model, {**best_try.params, "features": best_try.view, "validation": score, "tried": tried}
+
+
+def _fitted_on_all(data: Data, choice: Candidate, model: Model) -> Model:
+    """The chosen learner on training and validation rows together; LightGBM takes as many rounds as validation chose."""
+    if not data.val.records:
+        return model
+    rounds = {"rounds": model.rounds} if isinstance(model, Boosted) else {}
+    both = replace(data, train=data.train + data.val, val=replace(data.val, records=(), y=(), raw=(), meta=()), cache={})
+    return choice.fit(both, choice.view, {**choice.params, **rounds})
 
 
 def _views(data: Data) -> tuple[str, ...]:
@@ -201,8 +216,12 @@ def fit(name: str, data: Data) -> Fitted:
             hint="build the data set again with `trafficllm data build`",
         )
     start = time.perf_counter()
-    view, model, params = _FIXED[name](data) if name in _FIXED else _search(data, _GRIDS[name](data))
-    return Fitted(name, data.labels, view, model, params, time.perf_counter() - start, data.train.codec)
+    if name in _FIXED:
+        view, model, params = _FIXED[name](data)
+        return Fitted(name, data.labels, view, model, params, time.perf_counter() - start, data.train.codec)
+    choice, chosen, params = _search(data, _GRIDS[name](data))
+    model = _fitted_on_all(data, choice, chosen)
+    return Fitted(name, data.labels, choice.view, model, params, time.perf_counter() - start, data.train.codec, chosen)
 
 
 def run(
@@ -240,7 +259,7 @@ def _answer(fitted: Fitted, val: Part, test: Part) -> Outcome:
     return Outcome(
         predicted=[fitted.labels[i] for i in p.argmax(axis=1)],
         probabilities=p,
-        validation=fitted.probabilities(val) if val.records else p[:0],
+        validation=fitted.probabilities(val, held_out=True) if val.records else p[:0],
         params=dict(fitted.params),
         seconds=fitted.seconds,
         flows_per_s=len(p) / spent,

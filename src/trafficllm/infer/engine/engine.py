@@ -116,6 +116,11 @@ class Engine:
             if readout is not None:
                 kept[name] = readout.on(self.device)
 
+    def use_readout(self, name: str, readout: Readout) -> None:
+        """Let a resident adapter answer with another readout than its folder's: one fitted since."""
+        with self.lock:
+            self._readouts[name] = readout.on(self.device)
+
     def remove_adapter(self, name: str) -> None:
         """Drop a resident adapter; unknown names are ignored."""
         with self.lock:
@@ -162,10 +167,12 @@ class Engine:
         prefix: tuple[int, ...] | None = None,
         pool_from: int | None = None,
         readout_weight: float | None = None,
+        features: bool = False,
     ) -> Scores:
         """As `score`, for prompts that are token ids already; `prefix` is their known common beginning. With `pool_from`, not below the
         prefix's length, hidden states are also averaged over the prompt's tokens from there on; an adapter with a readout says itself from
-        where, and its readout shares in the answer, by its own weight or `readout_weight`; its umbrella readout stands apart."""
+        where, and its readout shares in the answer, by its own weight or `readout_weight`; its umbrella readout stands apart. With
+        `features` the scores carry the states that the readout reads, where there is one."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
         readout = self.readout(adapter, answer.labels)
@@ -181,22 +188,24 @@ class Engine:
         opinions: dict[int, torch.Tensor] = {}
         for batch in batches([len(row) - len(shared) + inner for row in same], batch_tokens or self.batch_tokens, limit):
             rows = [same[i] for i in batch]
-            flat[batch], vectors, said = self._batch(rows, answer, adapter, shared, pool_from=pool_from, heads=heads)
+            flat[batch], vectors, said = self._batch(rows, answer, adapter, shared, pool_from=pool_from, heads=heads, features=features)
             hidden.update(zip(batch, vectors, strict=True))
             opinions.update(zip(batch, said, strict=True))
-        second = umbrella = None
+        second = umbrella = states_read = None
         log_p = answer.tree.log_probabilities(flat)
         if readout is not None and same:
             both = torch.stack([opinions[i] for i in range(len(same))])
             raw = both[:, : len(readout.labels)]
-            umbrella = both[:, len(readout.labels) :].numpy()[rows_of] if len(heads) > 1 else None
+            of_heads = sum(len(head.labels) for head in heads)
+            umbrella = both[:, len(readout.labels) : of_heads].numpy()[rows_of] if len(heads) > 1 else None
+            states_read = both[:, of_heads:].numpy()[rows_of] if features else None
             share = readout.weight if readout_weight is None else readout_weight
             log_p = blended(torch.from_numpy(log_p), raw.double().log_softmax(1), share).numpy()
             second = raw.numpy()[rows_of]
         log_p = log_p[rows_of]
         states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
         last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
-        return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second, umbrella)
+        return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second, umbrella, states_read)
 
     def reads_out(self, adapter: str, labels: Sequence[str]) -> bool:
         """Whether a resident adapter has a readout for these labels."""
@@ -226,9 +235,11 @@ class Engine:
         *,
         pool_from: int | None,
         heads: Sequence[Readout],
+        features: bool,
     ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]], torch.Tensor]:
         """Raw logits of the tree's columns [rows, columns] of one batch, hidden states [rows, 1 or 2, width]: that at the answer, and
-        with `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side [rows, labels]."""
+        with `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side [rows, labels], with
+        `features` the states themselves behind them."""
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
@@ -258,6 +269,7 @@ class Engine:
             flat = torch.cat(picked, 1) if picked else seen.logits[:, 0, :0]
             states = seen.hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
             said = [head.logits(seen.features) for head in heads] if seen.features is not None else []
+            said += [seen.features] if features and seen.features is not None else []
             second = torch.cat(said, 1) if said else torch.zeros(len(ids), 0)
             return flat.double().cpu().numpy(), states, second.cpu()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,8 @@ class LLMScorer:
         """The closed label set, in the adapter's order."""
         return self._labels
 
-    def score(self, records: Sequence[Record]) -> Scores:
-        """Calibrated probabilities [n, labels] of masked records, in their order."""
+    def score(self, records: Sequence[Record], *, features: bool = False) -> Scores:
+        """Calibrated probabilities [n, labels] of masked records, in their order; with `features` the states that its readout reads."""
         ids = self.ids(records)
         prefix = self._prefix if all(tuple(row[: len(self._prefix)]) == self._prefix for row in ids) else ()
         raw = self.engine.score_ids(
@@ -79,8 +80,9 @@ class LLMScorer:
             prefix=prefix,
             pool_from=len(self._prefix),
             readout_weight=self.calibration.get(WEIGHT),
+            features=features,
         )
-        return Scores(raw.labels, cal.apply(self.calibration, raw.logits), raw.logits, raw.hidden, raw.pooled, raw.readout, raw.umbrella)
+        return replace(raw, probabilities=cal.apply(self.calibration, raw.logits))
 
     def embed(self, records: Sequence[Record]) -> npt.NDArray[np.float32]:
         """Last hidden states at the answer position, float32 [n, width]."""

@@ -18,6 +18,7 @@ from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters import replay, umbrella
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate, UmbrellaScore
+from trafficllm.lifecycle.calibration import crossfit
 from trafficllm.lifecycle.studies import cascade, scoring
 from trafficllm.records.coverage import Coverage
 from trafficllm.records.record_shape import KEY, RecordShape
@@ -25,6 +26,7 @@ from trafficllm.records.record_shape import KEY, RecordShape
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
     from trafficllm.core.types import Scores
+    from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.adapters.training import Training
     from trafficllm.model.base.load import Base
     from trafficllm.model.results import TuneReport
@@ -73,7 +75,7 @@ def register(
     manifest = manifest_of(dataset, task, base, report, training.options)
     coverage = Coverage.of_data(dataset, background, task=task)
     manifest |= background_facts(background, coverage)
-    figures, scores, predicted = _scores(dataset, task, training, background, coverage)
+    figures, scores, predicted = _scores(dataset, task, training, background, coverage, refit=trained is None)
     manifest |= figures
     if training.baselines:
         seconds = max(SEARCH_SECONDS, training.options.max_seconds or 0.0) if training.search_s is None else training.search_s
@@ -184,10 +186,11 @@ def tune_data(dataset: Dataset, *, augment: bool = True, task: Task | None = Non
 
 
 def _scores(
-    dataset: Dataset, task: Task, training: Training, background: Background | None, coverage: Coverage
+    dataset: Dataset, task: Task, training: Training, background: Background | None, coverage: Coverage, *, refit: bool
 ) -> tuple[dict[str, Any], Scores, dict[int, str]]:
     """Calibration from validation and background, then quality, cost and scores from test, with the adapter as it lies on disk; and its
-    predictions for held-out rows that the sample will keep."""
+    predictions for held-out rows that the sample will keep. With `refit` calibration is cross-fitted and the readout on disk learns
+    validation too: a validation row's prediction is that of a readout without its capture."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
 
@@ -195,15 +198,30 @@ def _scores(
     engine = Engine(training.base)
     engine.add_adapter(task.id, training.workdir)
     scorer = LLMScorer(engine, task.id, task, scoring.labels_of(dataset), codec=dataset.codec)
-    scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
+    held_out = _calibrated(scorer, dataset, training, refit=refit)
     umbrella.add(scorer, dataset, background, training, coverage)
     quality, cost, scores = scoring.assess(scorer, dataset, training.base, seed=training.seed)
     test, y = scoring.rows(dataset, "test", scores.labels)
     sampled = sorted(set(replay.sampled(dataset)) & set(dataset.indices("val")))
-    predicted = named(test, scores) | named(sampled, scoring.score_rows(scorer, dataset, sampled))
+    others = [row for row in sampled if row not in held_out]
+    predicted = named(test, scores) | {row: held_out[row] for row in sampled if row in held_out}
+    predicted |= named(others, scoring.score_rows(scorer, dataset, others)) if others else {}
     first_step = umbrella.judged(scorer, scores, y, umbrella.may_be_positive(dataset, test, coverage))
     figures = {"calibration": scorer.calibration, "quality": quality.as_dict(), "cost": cost, "umbrella": first_step}
     return figures, scores, predicted
+
+
+def _calibrated(scorer: LLMScorer, dataset: Dataset, training: Training, *, refit: bool) -> dict[int, str]:
+    """Calibrate a scorer, cross-fitted with `refit` and a readout: that in the working folder is then replaced; what readouts without
+    their capture answer to validation rows, nothing of that without a refit."""
+    cross = crossfit.cross_fit(scorer, dataset, seed=training.seed) if refit else None
+    if cross is None:
+        scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
+        return {}
+    cross.readout.save(training.workdir)
+    scorer.engine.use_readout(scorer.adapter, cross.readout)
+    scorer.calibration = cross.calibration
+    return cross.answers
 
 
 def manifest_of(dataset: Dataset, task: Task, base: Base, tuned: TuneReport, options: TuneOptions) -> dict[str, Any]:

@@ -104,9 +104,10 @@ def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequen
     return replace(trie, logits=logits, probabilities=softmax(logits)), {WEIGHT: weight}
 
 
-def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int]) -> Scores:
-    """Scores of a data set's rows, read and scored a few hundred at a time."""
-    return joined(scorer, [scorer.score(dataset.records(indices[at : at + CHUNK])) for at in range(0, len(indices), CHUNK)])
+def score_rows(scorer: LLMScorer, dataset: Dataset, indices: Sequence[int], *, features: bool = False) -> Scores:
+    """Scores of a data set's rows, read and scored a few hundred at a time; with `features` the states that a readout reads."""
+    parts = [scorer.score(dataset.records(indices[at : at + CHUNK]), features=features) for at in range(0, len(indices), CHUNK)]
+    return joined(scorer, parts)
 
 
 def score_records(scorer: LLMScorer, records: Sequence[Record]) -> Scores:
@@ -121,7 +122,8 @@ def joined(scorer: LLMScorer, parts: Sequence[Scores]) -> Scores:
     if not parts:
         return scorer.score([])
     states = (
-        [v for v in side if v is not None] for side in zip(*((p.hidden, p.pooled, p.readout, p.umbrella) for p in parts), strict=True)
+        [v for v in side if v is not None]
+        for side in zip(*((p.hidden, p.pooled, p.readout, p.umbrella, p.features) for p in parts), strict=True)
     )
     return Scores(
         scorer.labels,

@@ -1,0 +1,1 @@
+"""Calibration across captures, and readouts that have learnt all of them."""
