@@ -103,7 +103,7 @@ def test_the_readout_learns_validation_and_calibration_comes_without_its_capture
     val = data.indices("val")
     assert set(val) <= set(cross.answers)
     assert set(cross.answers) <= set(val)
-    assert cross.calibration["unknown"]["method"] == "joint"
+    assert cross.calibration["unknown"]["method"] == "nearest_energy"
     assert cross.calibration["n"] == len(val)
     assert 0 <= cross.calibration[WEIGHT] <= 1
     learning = crossfit._learning(scorer, data)

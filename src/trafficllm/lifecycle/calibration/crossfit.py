@@ -83,8 +83,7 @@ class Learning:
 
 
 def capture_folds(groups: Sequence[str], count: int = FOLDS) -> I64:
-    """The fold of each row [n], whole captures; with fewer than two captures a fold, as where every load of a page lies in one file, rows
-    go round the folds instead.
+    """The fold of each row [n], whole captures; with fewer than two captures a fold, rows go round the folds instead.
 
     >>> capture_folds(["a", "a", "b", "c"], 2).tolist()
     [0, 1, 0, 1]
@@ -158,7 +157,12 @@ def _learning(scorer: LLMScorer, dataset: Dataset) -> Learning | None:
         scores = scoring.score_rows(scorer, dataset, rows, features=True)
     finally:
         scorer.calibration = past
-    return Learning(rows, indices(scorer.labels, y), dataset.groups(rows), scores, len(held))
+    return Learning(rows, indices(scorer.labels, y), _groups(dataset, rows), scores, len(held))
+
+
+def _groups(dataset: Dataset, rows: Sequence[int]) -> list[str]:
+    """The captures of rows; of page loads, which many users' visits put into one file, each by itself."""
+    return [str(row) for row in rows] if dataset.kind == "cells" else dataset.groups(rows)
 
 
 def _calibration(learning: Learning, seed: int) -> tuple[dict[str, Any], I64]:
