@@ -184,9 +184,9 @@ def fit(
     the threshold allows for;
     `train`: scores (with hidden states) and labels of training rows, which k-NN and Mahalanobis distances are
     fitted on; `more`: training rows out of capture, which share in the temperature, every capture counting alike (ECE on validation
-    captures held out, without them, with them, with them and captures alike: VPN services .194, .156, .136; malware .029, .022, .024;
-    apps .242, .217, .218); `outliers`: scores of validation rows of other tasks, as further strangers. Raises ValueError where a truth is
-    not in `labels`.
+    captures held out, without and with them, rows alike: VPN services .192, .156, malware .029, .022, apps .242, .217; VPN services with
+    captures alike .136, the others not measured so); `outliers`: scores of validation rows of other tasks, as further strangers. Raises
+    ValueError where a truth is not in `labels`.
 
     >>> params = fit(np.log([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], ["a", "b"])
     >>> params.unknown["method"]
