@@ -4,9 +4,9 @@ The states of training and validation rows are computed once. With each fifth of
 and scores those left out; temperature, sets and unknown score are fitted on these out-of-capture scores. Then validation has done its
 work, and the readout that serves learns training and validation rows together.
 
-Measured with one tuned adapter each of three tasks, macro-F1 on reserved captures, readout of training rows -> of both: malware .822 -> .833, apps
-.575 -> .571, VPN services .671 -> .741. Tuning has seen the training captures, so their states, and the label trie most of all, are
-surer than those of a new capture: they share in the temperature only, where they measured better, see `evaluate.calibrate.fit`.
+Measured with one tuned adapter each of three tasks, macro-F1 on reserved captures, readout of training rows -> of both: malware .822 ->
+.833, apps .575 -> .571, VPN services .671 -> .741. Tuning has seen the training captures, so their states, and the label trie most of all,
+are surer than those of a new capture: they share in the temperature only, where they measured better, see `evaluate.calibrate.fit`.
 """
 
 from __future__ import annotations
