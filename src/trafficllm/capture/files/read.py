@@ -52,7 +52,7 @@ class Skipped:
         self._tell(error)
 
 
-def _none(skipped: Skipped) -> InputError:
+def none_readable(skipped: Skipped) -> InputError:
     """None of several inputs could be read."""
     return InputError("input.none_readable", f"none of the {len(skipped.errors):,} inputs could be read", hint="each is named on stderr")
 
@@ -109,7 +109,7 @@ def expand(paths: Sequence[str | Path], skipped: Skipped | None = None) -> list[
                 raise
             skipped.add(error)
     if not found and skipped is not None and skipped.errors:
-        raise _none(skipped)
+        raise none_readable(skipped)
     if not found:
         raise InputError("input.no_captures", "nothing to read", hint="name at least one capture file or folder")
     return found
@@ -186,7 +186,7 @@ def read_frames(
             unread += 1
             counts.read = before + _size(Path(name))
     if skipped is not None and unread == len(files):
-        raise _none(skipped)
+        raise none_readable(skipped)
 
 
 def _size(path: Path) -> int:

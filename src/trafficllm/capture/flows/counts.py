@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,34 @@ def _notice(name: str, frames: int, counts: CaptureCounts) -> str:
     if name in ERRORS:
         return f"{name}, without a flow: {share}; `trafficllm capture check` says where"
     return f"{name}, without a flow: {share}"
+
+
+def added(counts: Iterable[CaptureCounts]) -> CaptureCounts:
+    """What was seen of several captures that were read one by one.
+
+    >>> added([CaptureCounts(packets=2, first=5, last=9), CaptureCounts(packets=1, first=3, last=4)]).first
+    3
+    """
+    rows = list(counts)
+    seen = [row for row in rows if row.packets]
+
+    def together(maps: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        return dict(sorted(sum(map(Counter, maps), Counter[str]()).items()))
+
+    return CaptureCounts(
+        packets=sum(row.packets for row in rows),
+        bytes=sum(row.bytes for row in rows),
+        first=min((row.first for row in seen), default=0),
+        last=max((row.last for row in seen), default=0),
+        link_types=together(row.link_types for row in rows),
+        truncated=sum(row.truncated for row in rows),
+        malformed=together(row.malformed for row in rows),
+        non_ip=sum(row.non_ip for row in rows),
+        non_flow=sum(row.non_flow for row in rows),
+        flows=sum(row.flows for row in rows),
+        evicted=sum(row.evicted for row in rows),
+        not_read=together(row.not_read for row in rows),
+    )
 
 
 class CountsBuilder:

@@ -12,13 +12,13 @@ import typer
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.escape import for_csv, visible
-from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet, Strict
+from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet, Ray, Strict
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.rows import FlowRow
     from trafficllm.lifecycle.analyze.results import CaptureConvert, CaptureInfo
-
+    from trafficllm.surface.parts.flows import FlowJob
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -113,20 +113,29 @@ def flows(
     label_field: Annotated[
         str, typer.Option("--label-field", metavar="NAME", help="The log's column that holds the label; default: the first known one.")
     ] = "",
+    ray: Ray = "",
     strict: Strict = False,
     config: Config = None,
     quiet: Quiet = False,
 ) -> None:
-    """A row a flow, in Zeek's words, with Community ID and the first packets."""
+    """A row a flow, in Zeek's words, with Community ID and the first packets.
+
+    With --ray each file is a task, and -o a folder: a Parquet file for each capture and `_manifest.json`. The same command again goes on
+    from what is done.
+    """
     from trafficllm.capture.foreign.labels import Labels
     from trafficllm.core.settings import load_config
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.formats.columns import CONN, FLOW, LABEL
     from trafficllm.surface.formats.eve import flow_event
     from trafficllm.surface.formats.writers import format_for, writing
+    from trafficllm.surface.parts.flows import FlowJob
     from trafficllm.surface.terminal.output import note, tell
     from trafficllm.surface.terminal.progress import Bar
 
+    if ray:
+        _flows_on_ray(files, form, out, FlowJob(load_config(config), not no_tunnels, tuple(label or ()), label_field), ray, strict, quiet)
+        return
     form = format_for(form, out)
     labels = Labels(label, field=label_field) if label else None
     more = (LABEL,) if labels is not None else ()
@@ -146,6 +155,22 @@ def flows(
                     writer.write(rows)
     if labels is not None:
         note(labels.joined().line())
+    _finish(skipped, strict=strict)
+
+
+def _flows_on_ray(files: list[str], form: str, out: str, job: FlowJob, address: str, strict: bool, quiet: bool) -> None:
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.parts.flows import write_flows
+    from trafficllm.surface.parts.tasks import require_folder
+    from trafficllm.surface.terminal.output import note, tell
+    from trafficllm.surface.terminal.progress import Bar
+
+    folder, skipped = require_folder(form, out), captures.skipping(tell)
+    with Bar(quiet=quiet, log=True) as bar:
+        flow_count, joined = write_flows(files, folder, job, address=address, skipped=skipped, progress=bar)
+    if joined is not None:
+        note(joined.line())
+    note(f"{flow_count:,} flows in {folder}")
     _finish(skipped, strict=strict)
 
 

@@ -76,6 +76,18 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     return "--json" in options
 
 
+def _with_address(arguments: Sequence[str]) -> list[str]:
+    """`--ray` without an address means this machine: `--ray -o out` and `--ray a.pcap` are as good as `--ray local ...`."""
+    from trafficllm.lifecycle.cluster.session import LOCAL, is_address
+
+    out: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        out.append(word)
+        if word == "--ray" and not is_address(following):
+            out.append(LOCAL)
+    return out
+
+
 def _hush_stdout() -> None:
     """The reader went away (`| head`): later flushes must not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,7 +131,8 @@ def run(arguments: Sequence[str]) -> int:
     """
     as_json = _wants_json(arguments)
     try:
-        code = app(args=list(arguments), prog_name="trafficllm", standalone_mode=False)
+        words = _with_address(arguments) if "--ray" in arguments else list(arguments)
+        code = app(args=words, prog_name="trafficllm", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         _hush_stdout()

@@ -154,6 +154,9 @@ CONN = _columns(
 LABEL = Column("label", "text", "label")
 """The label that another sensor's log gives a flow; the last column of `capture flows --label`."""
 
+FILE = Column("file", "text", "file")
+"""The capture that a row is from; the last column of a partitioned data set."""
+
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     """The Arrow schema of a table with these columns."""

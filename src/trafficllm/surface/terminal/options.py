@@ -34,6 +34,14 @@ Base: TypeAlias = Annotated[
     str, typer.Option("--base", metavar="BASE", help="Traffic base: a folder, a Hub name at hand, or `default` (shipped).")
 ]
 Registry: TypeAlias = Annotated[str, typer.Option("--registry", metavar="DIR", help="Adapter registry; default: the user's data folder.")]
+Ray: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="One task a file on a Ray cluster: HOST:PORT, auto (RAY_ADDRESS), or local: this machine's cores, meant without ADDRESS.",
+    ),
+]
 Config: TypeAlias = Annotated[Path | None, typer.Option("--config", metavar="TOML", help="Configuration file (see `config show`).")]
 Tasks: TypeAlias = Annotated[list[Path] | None, typer.Option("--task-file", metavar="TOML", help="A task of your own; may be repeated.")]
 Out: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result goes; written whole or not at all.")]

@@ -1,0 +1,1 @@
+"""Captures by the thousand: work on a Ray cluster, one task a file (extra `ray`)"""

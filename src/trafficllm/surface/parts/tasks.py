@@ -1,0 +1,59 @@
+"""A command's files as tasks of a Ray cluster, each of which writes a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.errors import UsageError
+from trafficllm.core.results import Failure
+
+if TYPE_CHECKING:
+    from trafficllm.capture.files.read import Skipped
+    from trafficllm.core.types import ProgressSink
+    from trafficllm.surface.parts.folder import Part, Parts, Slot
+
+
+def require_folder(form: str, out: str) -> Path:
+    """The folder that parts go to; UsageError for stdout and for forms other than Parquet."""
+    if form not in {"", "parquet"}:
+        raise UsageError("usage.format", f"--ray writes Parquet, not {form}", input="--format", hint="leave --format away")
+    if out == "-":
+        raise UsageError("usage.out", "--ray writes a folder", input="--out", hint="name one with -o DIR")
+    return Path(out)
+
+
+def run(
+    parts: Parts, work: Callable[..., Part], *, address: str, skipped: Skipped, progress: ProgressSink, shared: tuple[Any, ...] = ()
+) -> Mapping[int, Part]:
+    """`work(*shared, slot)` for every file whose part is not there yet; all parts of the data set, by their place.
+
+    A file that cannot be read, or whose worker dies again and again, is told and left out. Where nothing is left to do no cluster is
+    started. Raises InputError where no file at all could be read.
+    """
+    from trafficllm.capture.files.read import none_readable
+    from trafficllm.lifecycle.cluster.session import cluster
+
+    done = parts.begin()
+    for error in parts.refused.values():
+        skipped.add(error)
+    todo: list[tuple[int, Slot]] = [(k, slot) for k, slot in enumerate(parts.slots) if k not in done and k not in parts.refused]
+    total, finished = len(parts.slots), len(done) + len(parts.refused)
+    progress.update("files", finished, total)
+    if todo:
+        weights = [Path(slot.file).stat().st_size for _, slot in todo]
+        with cluster(address) as nodes:
+            for outcome in nodes.finished(work, [(slot,) for _, slot in todo], shared=shared, weights=weights):
+                place, slot = todo[outcome.place]
+                if outcome.failure is not None:
+                    outcome.failure.input = outcome.failure.input or slot.file
+                    skipped.add(outcome.failure)
+                else:
+                    done[place] = outcome.value
+                finished += 1
+                progress.update("files", finished, total)
+    parts.finish(done, [Failure(**error.as_dict()) for error in skipped.errors])
+    if not done and skipped.errors:
+        raise none_readable(skipped)
+    return done

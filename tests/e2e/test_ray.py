@@ -1,0 +1,94 @@
+"""Commands with --ray on a real local Ray: the same rows as one process, resumed, and what cannot be read named and left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from cli_runner import Cli
+
+from trafficllm.lifecycle.cluster.session import cluster, is_address
+from trafficllm.surface.formats.columns import FLOW
+from trafficllm.surface.parts.folder import MANIFEST, read_part
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _session() -> Iterator[None]:
+    """One Ray for all tests here: two workers, started once."""
+    with cluster("local"):
+        yield
+
+
+def _captures(captures: Path, place: Path) -> list[Path]:
+    place.mkdir()
+    names = ("MTD/Zeus/Zeus_00.pcap", "MTD/Cridex/Cridex_00.pcap", "MTD/FTP/FTP_00.pcap")
+    return [Path(shutil.copy(captures / name, place)) for name in names]
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return loaded
+
+
+def test_flows_are_those_of_one_process(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    files = _captures(captures, tmp_path / "in")
+    done = cli("capture", "flows", *files, "--ray", "-o", tmp_path / "out", "--quiet")
+    assert (done.code, done.out) == (0, "")
+    manifest = _manifest(tmp_path / "out")
+    assert [row["file"] for row in manifest["parts"]] == list(map(str, files))
+    total = 0
+    for file, row in zip(files, manifest["parts"], strict=True):
+        assert cli("capture", "flows", file, "-o", tmp_path / "alone.parquet", "--quiet").code == 0
+        alone, part = pq.read_table(tmp_path / "alone.parquet"), pq.read_table(tmp_path / "out" / row["part"])
+        assert part.select([column.name for column in FLOW]).equals(alone)
+        assert set(part["file"].to_pylist()) == {str(file)}
+        total += alone.num_rows
+    assert manifest["rows"] == total == pq.read_table(tmp_path / "out").num_rows > 100
+
+
+def test_what_is_done_is_not_done_again(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    files, out = _captures(captures, tmp_path / "in"), tmp_path / "out"
+    assert cli("capture", "flows", tmp_path / "in", "--ray", "-o", out, "--quiet").code == 0
+    first = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()}
+    whole = (out / MANIFEST).read_bytes()
+    lost = next(path for path in out.iterdir() if read_part(path) and "Zeus" in read_part(path).file)  # type: ignore[union-attr]
+    lost.unlink()
+    (out / MANIFEST).unlink()
+    assert cli("capture", "flows", tmp_path / "in", "--ray", "-o", out, "--quiet").code == 0
+    again = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.iterdir()}
+    assert (out / MANIFEST).read_bytes() == whole
+    assert {name for name in first if first[name] == again[name]} == set(first) - {lost.name, MANIFEST}
+    # a file that is gone takes its part along; a changed option makes every part anew
+    files[0].unlink()
+    assert cli("capture", "flows", tmp_path / "in", "--ray", "-o", out, "--no-tunnels", "--quiet").code == 0
+    assert len(_manifest(out)["parts"]) == 2
+    assert len(list(out.iterdir())) == 3
+
+
+def test_an_unreadable_file_is_named_and_left_out(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    files = _captures(captures, tmp_path / "in")
+    files[1].write_bytes(b"no capture")
+    done = cli("capture", "flows", *files, tmp_path / "missing.pcap", "--ray", "-o", tmp_path / "out", "--quiet")
+    assert done.code == 3
+    assert "not a capture" in done.err
+    assert "missing.pcap" in done.err
+    manifest = _manifest(tmp_path / "out")
+    assert [row["file"] for row in manifest["parts"]] == [str(files[0]), str(files[2])]
+    assert {row["input"] for row in manifest["failed"]} == {str(files[1]), str(tmp_path / "missing.pcap")}
+
+
+def test_what_ray_cannot_do_is_said(cli: Cli, captures: Path, tmp_path: Path) -> None:
+    file = captures / "MTD" / "FTP" / "FTP_00.pcap"
+    cli("capture", "flows", file, "--ray").refused(2, "--ray writes a folder")
+    cli("capture", "flows", file, "--ray", "-f", "jsonl", "-o", tmp_path / "x").refused(2, "Parquet")
+    cli("capture", "flows", file, "--ray=nowhere", "-o", tmp_path / "x").refused(2, "no address")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    cli("capture", "flows", file, "--ray", "-o", tmp_path / "mine").refused(2, "notes.txt")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"
+    assert not is_address("a.pcap")
