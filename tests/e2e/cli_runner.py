@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from trafficllm.surface.cli.main import run
+from trafficllm.surface.docs.schemas import VERSIONS
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -49,7 +50,7 @@ Cli = Callable[..., Done]
 @cache
 def schema(name: str) -> dict[str, Any]:
     """A committed JSON Schema."""
-    text = (REPO / "schemas" / f"trafficllm.{name}.1.json").read_text(encoding="utf-8")
+    text = (REPO / "schemas" / f"trafficllm.{name}.{VERSIONS.get(name, 1)}.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 

@@ -107,9 +107,16 @@ def test_analyze_in_every_format(use: Cli, bench: Bench, tmp_path: Path) -> None
     assert [line.split("\t")[0] for line in zeek] == [row["uid"] for row in rows]
     assert use("analyze", bench.capture, "-f", "parquet", "-o", tmp_path / "v.parquet").code == 0
     assert pq.read_table(tmp_path / "v.parquet")["label"].to_pylist() == [row["label"] for row in rows]
-    for event, row in zip(_lines(use("analyze", bench.capture, "-f", "eve").out), rows, strict=True):
-        jsonschema.validate(event, schema("eve.line"))
-        assert (event["event_type"] == "alert") == (row["umbrella"] in {"malicious", "unknown"})
+    step = use("adapter", "show", "MTD", "--json").body("adapter.show")["manifest"]["calibration"]["umbrella"]
+    point = step.get("alert", {"probability": 1.0})["probability"]
+    events = _lines(use("analyze", bench.capture, "-f", "eve").out)
+    wanted = _lines(use("analyze", bench.capture, "-f", "eve", "--alert").out)
+    for event, alert, row in zip(events, wanted, rows, strict=True):
+        for line in (event, alert):
+            jsonschema.validate(line, schema("eve.line"))
+        assert (event["event_type"] == "alert") == (row["umbrella"] == "malicious" and row["umbrella_probability"] > point)
+        assert (alert["event_type"] == "alert") == (row["umbrella"] == "malicious")
+        assert alert.get("alert", {}).get("severity") == (3 if row["umbrella"] == "malicious" else None)
 
 
 def test_hosts_and_their_answer(use: Cli, bench: Bench) -> None:

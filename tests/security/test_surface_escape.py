@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from trafficllm.core.escape import spoken
+from trafficllm.lifecycle.analyze.alerts import Alerts
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.verdict_table import Explained
 from trafficllm.lifecycle.chat import wording
@@ -47,6 +48,8 @@ def _strings() -> list[str]:
 
 
 STRINGS = _strings()
+NOTABLE = {text: frozenset({text}) for text in STRINGS}
+ALERTS = Alerts(Analysis(tuple(STRINGS), None, iter(()), notable=NOTABLE), always=True)
 
 
 def _verdict(text: str) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def _flow(text: str) -> dict[str, Any]:
 def _written(form: str, kind: str) -> str:
     stream = io.BytesIO()
     columns, row = (VERDICT, _verdict) if kind == "verdict" else (CONN if form == "zeek" else FLOW, _flow)
-    writer = make_writer(form, stream, columns, path="x", eve=(lambda r: verdict_event(r, 1)) if kind == "verdict" else flow_event)
+    writer = make_writer(form, stream, columns, path="x", eve=(lambda r: verdict_event(r, ALERTS)) if kind == "verdict" else flow_event)
     writer.write([row(text) for text in STRINGS])
     writer.close()
     return stream.getvalue().decode()

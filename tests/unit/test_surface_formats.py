@@ -15,6 +15,8 @@ from pydantic import TypeAdapter
 from trafficllm.capture.flows.rows import ConnRow, FlowRow
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.infer.detector import VerdictRow
+from trafficllm.lifecycle.analyze.alerts import Alerts
+from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.surface.formats.columns import CONN, FLOW, HOST, LABEL, VERDICT
 from trafficllm.surface.formats.eve import EveEvent, EveHostEvent, flow_event, host_event, verdict_event
@@ -89,10 +91,15 @@ FLOW_ROW: dict[str, Any] = {
 CONN_ROW = {**FLOW_ROW, **dict.fromkeys(("service", "local_orig", "local_resp", "tunnel_parents")), "missed_bytes": 0}
 
 
+def _alerts(*notable: str, always: bool = True) -> Alerts:
+    """Alerts of an analysis by MTD, whose `notable` verdicts are alerts where `always` is set."""
+    return Alerts(Analysis(("MTD",), None, iter(()), notable={"MTD": frozenset(notable or ("malicious",))}), always=always)
+
+
 def _write(form: str, rows: list[dict[str, Any]]) -> bytes:
     stream = io.BytesIO()
     columns = VERDICT if "label" in rows[0] else CONN if form == "zeek" else FLOW
-    event = (lambda row: verdict_event(row, 1)) if columns is VERDICT else flow_event
+    event = (lambda row: verdict_event(row, _alerts())) if columns is VERDICT else flow_event
     writer = make_writer(form, stream, columns, path="trafficllm", eve=event)
     writer.write(rows[:1])
     writer.write(rows[1:])
@@ -143,28 +150,27 @@ def test_eve() -> None:
     assert event["event_type"] == "alert"
     assert event["alert"]["signature"] == "TrafficLLM MTD: Zeus (malicious)"
     assert 1_000_000 <= event["alert"]["signature_id"] < 2_000_000
-    assert verdict_event(ROW, 0)["event_type"] == "trafficllm"
+    assert (event["alert"]["gid"], event["alert"]["severity"]) == (21580, 3)
+    assert verdict_event(ROW, _alerts(always=False))["event_type"] == "trafficllm"
     TypeAdapter(EveEvent).validate_python(flow_event(FLOW_ROW))
 
 
 def _alert(label: str, answer: str | None) -> tuple[str, int, str]:
-    alert = verdict_event({**ROW, "label": label, "umbrella": answer}, 1)["alert"]
+    alert = verdict_event({**ROW, "label": label, "umbrella": answer}, _alerts(label, answer or ""))["alert"]
     return alert["signature"].removeprefix("TrafficLLM MTD: "), alert["signature_id"], alert["category"]
 
 
 def test_an_alert_says_both_steps() -> None:
     assert _alert("Zeus", "malicious")[1] == _alert("Zeus", None)[1], "a label keeps its signature id"
-    stranger, unclear = _alert("unknown", "malicious"), _alert("unknown", "unknown")
-    assert stranger[0] == "unknown (malicious)"
-    assert (unclear[0], unclear[2]) == ("unknown", "unknown traffic")
-    assert stranger[1] != unclear[1]
-    assert stranger[2] == "traffic classification"
+    stranger = _alert("unknown", "malicious")
+    assert (stranger[0], stranger[2]) == ("unknown (malicious)", "traffic classification")
+    assert stranger[1] != _alert("Zeus", "malicious")[1]
     assert _alert("benign", "benign")[0] == "benign"
 
 
 def _hosts(form: str) -> bytes:
     stream = io.BytesIO()
-    writer = make_writer(form, stream, HOST, path="trafficllm_hosts", eve=lambda row: host_event(row, 1))
+    writer = make_writer(form, stream, HOST, path="trafficllm_hosts", eve=lambda row: host_event(row, _alerts()))
     writer.write([HOST_ROW])
     writer.close()
     return stream.getvalue()
@@ -185,7 +191,7 @@ def test_hosts_in_every_form() -> None:
     TypeAdapter(EveHostEvent).validate_python(event)
     assert (event["src_ip"], event["event_type"], event["pcap_cnt"]) == ("10.0.0.5", "alert", 7)
     assert event["alert"]["signature"] == "TrafficLLM MTD: host malicious"
-    quiet = host_event(HOST_ROW, 0)
+    quiet = host_event(HOST_ROW, _alerts(always=False))
     assert quiet["event_type"] == "trafficllm"
     assert "alert" not in quiet
 

@@ -40,8 +40,20 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertPoint:
+    """Where a positive answer may be an alert: above `probability`, `precision` of the alerts were true where one flow in `1 / prevalence`
+    is positive, by flows of sources left out; `recall` of the positive validation flows lie above it."""
+
+    probability: float
+    precision: float
+    recall: float
+    prevalence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Umbrella:
-    """The fitted first step of one adapter: `classes` are the umbrella readout's, `members` says which of them are positive."""
+    """The fitted first step of one adapter: `classes` are the umbrella readout's, `members` says which of them are positive; `alert` is
+    None where no threshold was precise enough, and for adapters of earlier versions."""
 
     positive: str
     negative: str
@@ -51,6 +63,7 @@ class Umbrella:
     intercept: float
     flow: Cut
     host: Cut | None
+    alert: AlertPoint | None = None
 
     @classmethod
     def of(cls, calibration: Params) -> Umbrella | None:
@@ -58,7 +71,7 @@ class Umbrella:
         facts = calibration.get("umbrella")
         if not facts:
             return None
-        host = facts.get("host")
+        host, alert = facts.get("host"), facts.get("alert")
         return cls(
             str(facts["positive"]),
             str(facts["negative"]),
@@ -68,6 +81,7 @@ class Umbrella:
             float(facts["intercept"]),
             Cut(float(facts["flow"]["threshold"]), float(facts["flow"]["clear"])),
             Cut(float(host["threshold"]), float(host["clear"])) if host else None,
+            AlertPoint(*(float(alert[name]) for name in AlertPoint.__slots__)) if alert else None,
         )
 
     def odds(self, logits: Any) -> F64:

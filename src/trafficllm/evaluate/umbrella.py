@@ -11,7 +11,7 @@ import numpy as np
 
 from trafficllm.core.types import F64, I64
 from trafficllm.core.umbrella import host_score, sigmoid
-from trafficllm.evaluate.openworld import OperatingPoint, operating_point, within_sources
+from trafficllm.evaluate.openworld import OperatingPoint, operating_point, source_weights, within_sources
 
 GROUPS = 5
 """Groups that sources are left out in: with as many models as groups each source is scored by one that has not learnt it."""
@@ -26,6 +26,8 @@ LARGE, STEP, STEPS = 3, 0.8, 24
 UNKNOWN = 0.1
 """Share of harmless flows of left-out sources that may end between the two thresholds. Of known families .2 cleared none and .1 2.6 %; of
 harmless flows of yet other sources 42 and 9 % were unknown."""
+PRECISION, PREVALENCE = 0.9, 0.01
+"""Share of true ones that alerts must have where one flow in a hundred is positive."""
 _STEPS = 50
 
 
@@ -144,6 +146,30 @@ def flagged(left: LeftOut, threshold: float) -> float | None:
         highest[key].append(score)
     large = [max(scores) > threshold for scores in highest.values() if len(scores) >= LARGE]
     return float(np.mean(large)) if large else None
+
+
+def alert_point(left: LeftOut, held_out: F64, positive: Sequence[bool], *, least: float) -> dict[str, float] | None:
+    """The lowest threshold above `least` at which alerts are precise enough, None where none is.
+
+        precision = q recall / (q recall + (1 - q) (rate + 1 / n))
+
+    `rate` is the mean false-positive rate of the n left-out flows by source, to which one false alarm more is added: no false alarm among
+    n flows is no proof of precision 1. `recall` is that of the positive validation rows among `held_out`, q is PREVALENCE.
+    """
+    true = np.sort(np.asarray(held_out, dtype=np.float64)[np.asarray(positive, dtype=bool)])
+    if not len(true) or not len(left.odds):
+        return None
+    weights = source_weights(left.sources, left.captures)
+    order = np.argsort(left.odds, kind="stable")
+    odds, above = left.odds[order], np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+    for threshold in np.unique(np.append(odds[odds > least], least)):
+        rate = float(above[np.searchsorted(odds, threshold, side="right")])
+        recall = float(np.mean(true > threshold))
+        hit, wrong = PREVALENCE * recall, (1.0 - PREVALENCE) * (rate + 1.0 / len(odds))
+        if recall and hit / (hit + wrong) >= PRECISION:
+            told = {"threshold": threshold, "precision": hit / (hit + wrong), "recall": recall, "rate": rate, "prevalence": PREVALENCE}
+            return {name: float(value) for name, value in told.items()}
+    return None
 
 
 def _row(point: OperatingPoint) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def fit(
 ) -> Fitted | None:
     """The umbrella readout and its operating points; None where the task has no umbrella, no label of its positive side, no background,
     or the adapter no readout whose states could be read. Operating points are chosen on flows that `coverage` lets be positive."""
+    from trafficllm.core.umbrella import Umbrella
     from trafficllm.evaluate import umbrella as fitting
 
     task, own = scorer.task, scorer.engine.readout(scorer.adapter, scorer.labels)
@@ -107,7 +108,7 @@ def fit(
     some = evenly_over_labels(y, HELD_OUT) if y else []
     held_out = _odds(readout, _features(scorer, dataset.records([val[k] for k in some]), own), members) if some else np.zeros(0)
     side = [bool(task.is_positive(y[k])) for k in some]
-    facts = {
+    facts: dict[str, Any] = {
         "positive": task.positive,
         "negative": task.negative,
         "classes": list(readout.labels),
@@ -115,6 +116,10 @@ def fit(
         **fitting.calibrated(left, held_out, side),
         **fitting.chosen(left, rate=rate).as_dict(),
     }
+    if point := fitting.alert_point(left, held_out, side, least=facts["flow"]["threshold"]):
+        step = Umbrella.of({"umbrella": facts})
+        assert step is not None
+        facts["alert"] = {**point, "probability": float(step.probability(np.array([point["threshold"]]))[0])}
     return Fitted(readout, facts)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
+from trafficllm.lifecycle.analyze.alerts import AdapterFacts
 from trafficllm.lifecycle.analyze.hosts import HostRow, Hosts
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Analysis:
     `notable`: the labels and umbrella answers of each task that raise an event, as its task file says. `blank`: flows by task of
     which a log says too little for a verdict, `uncovered` flows of kinds that an adapter has not learnt. `hosts` fills while batches are
     taken. `filters`: which flows are asked for, in words; empty for all. `asks`: the question that each task answers. `facts`: what the
-    captures hold, filled while batches are taken; None where no overview was asked for.
+    captures hold, filled while batches are taken; None where no overview was asked for. `models`: what is behind each task's verdicts.
     """
 
     tasks: tuple[str, ...]
@@ -46,6 +47,7 @@ class Analysis:
     filters: str = ""
     asks: Mapping[str, str] = field(default_factory=dict)
     facts: CaptureFacts | None = None
+    models: Mapping[str, AdapterFacts] = field(default_factory=dict)
 
     def overview(self) -> str:
         """One line of facts once all batches are taken: packets, flows, hosts, time span, protocols, what is not covered."""

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +17,14 @@ from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
+    from trafficllm.capture.foreign.signatures import Signatures
     from trafficllm.core.settings import Config as ConfigModel
     from trafficllm.core.types import ProgressSink
     from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.alerts import Alerts
     from trafficllm.lifecycle.analyze.analysis import Analysis
-    from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.facts.asking import Understood
     from trafficllm.lifecycle.studies.results import Embed
-    from trafficllm.surface.formats.eve import EveEvent
     from trafficllm.surface.terminal.summary import Summary
 
 
@@ -49,6 +50,11 @@ def analyze(
     hosts: Annotated[
         bool, typer.Option("--hosts", help="A row a host instead of a flow: malicious or not (VPN or not...), by its most positive flows.")
     ] = False,
+    alert: Annotated[bool, typer.Option("--alert", help="With -f eve: notable verdicts are alerts, of severity 3.")] = False,
+    corroborate: Annotated[
+        list[str] | None,
+        typer.Option("--corroborate", metavar="EVE", help="With -f eve: Suricata's log; an alert on the same flow gives its severity."),
+    ] = None,
     strict: Strict = False,
     base: Base = "",
     registry: Registry = "",
@@ -57,6 +63,7 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Name what each flow is, how sure that is, or that it is unknown."""
+    from trafficllm.lifecycle.analyze.alerts import Alerts
     from trafficllm.lifecycle.analyze.captures import skipping
     from trafficllm.lifecycle.analyze.verdicts import start
     from trafficllm.lifecycle.facts.asking import understood
@@ -70,6 +77,7 @@ def analyze(
     if as_json and form != "table":
         raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
     hits = Hits(fail_on or (), least=min_confidence)
+    signatures = _signatures(form, alert=alert, logs=corroborate or ())
     skipped = skipping(tell)
     taken = understood(question)
     workspace = Workspace(base=base, registry=registry, config=config)
@@ -91,10 +99,11 @@ def analyze(
         again = _again(files, registry)
         elsewhere = "" if workspace.registry_root == user_registry() else str(workspace.registry_root)
         summary = Summary(analysis, skipped, suspicious=taken.hosts, again=again, registry=elsewhere)
+        alerts = Alerts(analysis, always=alert, signatures=signatures)
         rows = _kept(analysis, summary, hits, only or ())
-        summary.interrupted = _drain(rows, summary.keep) if hosts else _pump(rows, summary, form, out)
+        summary.interrupted = _drain(rows, _noting(summary, alerts)) if hosts else _pump(rows, summary, form, out, alerts)
     if hosts and not as_json:
-        _write_hosts(summary, only or (), form, out)
+        _write_hosts(summary, only or (), form, out, alerts)
     elif form == "table":
         summary.show(as_json=as_json)
     _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
@@ -215,26 +224,49 @@ def _kept(analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str])
         yield [row for row, names in sure if not only or names & set(only)]
 
 
-def _pump(batches: Iterator[list[VerdictRow]], summary: Summary, form: str, out: str) -> bool:
+def _signatures(form: str, *, alert: bool, logs: Sequence[str]) -> Signatures | None:
+    """The signatures of the logs that may corroborate; UsageError where the format has no alerts."""
+    from trafficllm.surface.formats.eve import GID
+
+    if (alert or logs) and form != "eve":
+        option = "--alert" if alert else "--corroborate"
+        raise UsageError("usage.option", f"a {form or 'table'} has no alerts", input=option, hint="-f eve has them")
+    if not logs:
+        return None
+    from trafficllm.capture.foreign.signatures import Signatures
+
+    return Signatures(logs, own=GID)
+
+
+def _noting(summary: Summary, alerts: Alerts) -> Callable[[list[VerdictRow]], None]:
+    """Keeps notable flows, and what corroborates the verdicts on a host's."""
+
+    def keep(rows: list[VerdictRow]) -> None:
+        summary.keep(rows)
+        for row in rows:
+            alerts.corroborating(row)
+
+    return keep
+
+
+def _pump(batches: Iterator[list[VerdictRow]], summary: Summary, form: str, out: str, alerts: Alerts | None = None) -> bool:
     """Write all batches; True when Ctrl-C ended it early: what was done is then written whole."""
+    from trafficllm.lifecycle.analyze.alerts import Alerts
     from trafficllm.surface.formats.columns import VERDICT
     from trafficllm.surface.formats.eve import verdict_event
     from trafficllm.surface.formats.writers import writing
 
     if form == "table":
         return _drain(batches, summary.keep)
-
-    def event(row: VerdictRow) -> EveEvent:
-        return verdict_event(row, summary.analysis.severity(row))
-
-    with writing(form, out, VERDICT, path="trafficllm", eve=event) as writer:
+    events = partial(verdict_event, alerts=alerts or Alerts(summary.analysis))
+    with writing(form, out, VERDICT, path="trafficllm", eve=events) as writer:
         return _drain(batches, writer.write)
 
 
-def _write_hosts(summary: Summary, only: Sequence[str], form: str, out: str) -> None:
+def _write_hosts(summary: Summary, only: Sequence[str], form: str, out: str, alerts: Alerts) -> None:
     """A row a host, of those whose answer or any of whose flows' verdicts was asked for."""
     from trafficllm.surface.formats.columns import HOST
-    from trafficllm.surface.formats.eve import EveHostEvent, host_event
+    from trafficllm.surface.formats.eve import host_event
     from trafficllm.surface.formats.writers import writing
     from trafficllm.surface.terminal.output import note
 
@@ -245,11 +277,7 @@ def _write_hosts(summary: Summary, only: Sequence[str], form: str, out: str) -> 
     if form == "table":
         summary.show_hosts(rows)
         return
-
-    def event(row: HostRow) -> EveHostEvent:
-        return host_event(row, int(analysis.raises_event(row)))
-
-    with writing(form, out, HOST, path="trafficllm_hosts", eve=event) as writer:
+    with writing(form, out, HOST, path="trafficllm_hosts", eve=partial(host_event, alerts=alerts)) as writer:
         writer.write(rows)
 
 

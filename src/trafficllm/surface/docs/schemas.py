@@ -86,6 +86,9 @@ LINES: dict[str, Any] = {
 }
 """Lines of the stream formats."""
 
+VERSIONS = {"eve.hosts.line": 2, "eve.line": 2}
+"""Versions of the shapes that have changed otherwise than by a key more; 1 of all others."""
+
 
 def envelope(command: str) -> type[Result]:
     """The model of a command's `--json` object: its body with `schema` and `ok`."""
@@ -104,13 +107,13 @@ def envelope(command: str) -> type[Result]:
 def all_schemas() -> dict[str, str]:
     """File name -> JSON Schema text, for every command, stream line and the error."""
     models = {**{command: envelope(command) for command in BODIES}, **LINES, "error": ErrorEnvelope}
-    return {f"trafficllm.{name}.1.json": _text(name, model) for name, model in sorted(models.items())}
+    return {f"trafficllm.{name}.{VERSIONS.get(name, 1)}.json": _text(name, model) for name, model in sorted(models.items())}
 
 
 def _text(name: str, model: Any) -> str:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"trafficllm.{name}/1",
+        "$id": f"trafficllm.{name}/{VERSIONS.get(name, 1)}",
         **TypeAdapter(model).json_schema(by_alias=True),
     }
     return json.dumps(schema, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,6 +1,8 @@
-"""Suricata EVE events from flows and verdicts: `flow` for every flow, `alert` for the notable ones.
+"""Suricata EVE events from flows and verdicts: `flow` for a flow, `trafficllm` for a verdict, `alert` where `lifecycle.analyze.alerts`
+lets a verdict be one.
 
-Keys follow Suricata's eve.json schema; what is ours lies under `trafficllm`.
+Keys follow Suricata's eve.json schema; what is ours lies under `trafficllm`. Since version 2 of the schema an alert has a generator of its
+own and is not given by default.
 """
 
 from __future__ import annotations
@@ -11,16 +13,32 @@ from typing import Literal, NotRequired, TypeAlias
 from typing_extensions import TypedDict
 
 from trafficllm.capture.flows.rows import Connection
+from trafficllm.capture.foreign.signatures import Signature
 from trafficllm.core.files import hash64
 from trafficllm.core.results import Captured, Counts, closed
 from trafficllm.core.types import UNKNOWN
 from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.evidence import EvidenceRow
+from trafficllm.lifecycle.analyze.alerts import Alerts, probability
 from trafficllm.lifecycle.analyze.hosts import HostRow
 
+GID = 21580
+"""The generator id of our alerts, "TL" as a number: Suricata's own rules have 1, so that no count of signatures mixes with verdicts."""
 _LOCAL_SIDS = 1_000_000
 """Signature ids 1,000,000 to 1,999,999 are kept for local rules (Suricata user guide, "Meta keywords: sid")."""
 EventType: TypeAlias = Literal["alert", "flow", "trafficllm"]
+Schema: TypeAlias = Literal["trafficllm.eve/2"]
+SCHEMA: Schema = "trafficllm.eve/2"
+
+
+@closed
+class EveSignature(TypedDict):
+    """A signature that fired on the same flow."""
+
+    gid: int
+    signature_id: int
+    severity: int
+    signature: Captured
 
 
 @closed
@@ -52,7 +70,8 @@ class EveFlow(TypedDict):
 
 @closed
 class EveVerdict(TypedDict):
-    """What is ours in an EVE event."""
+    """What is ours in an EVE event: the row of `analyze -f jsonl`, and from version 2 on what the number rests on. `probability` is that of
+    the label, else of the umbrella's answer, null where the verdict is unknown; `masks` the profile and the fields hidden beyond it."""
 
     task: Captured
     label: Captured
@@ -68,6 +87,14 @@ class EveVerdict(TypedDict):
     malicious: float | None
     labels_90: list[str]
     source: str
+    schema: Schema
+    probability: float | None
+    calibrated: bool
+    unknown: bool
+    model: Captured
+    model_sha256: str
+    masks: list[str]
+    corroborated_by: list[EveSignature]
 
 
 @closed
@@ -105,6 +132,13 @@ class EveHost(TypedDict):
     first: str
     last: str
     frames: list[int]
+    schema: Schema
+    calibrated: bool
+    unknown: bool
+    model: Captured
+    model_sha256: str
+    masks: list[str]
+    corroborated_by: list[EveSignature]
 
 
 @closed
@@ -156,11 +190,12 @@ def flow_event(row: Connection) -> EveEvent:
     return event
 
 
-def verdict_event(row: VerdictRow, severity: int) -> EveEvent:
-    """A verdict row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event.
+def verdict_event(row: VerdictRow, alerts: Alerts) -> EveEvent:
+    """A verdict row as an EVE event: `trafficllm`, or an `alert` where `alerts` gives it a severity.
 
     `pcap_filename` and `pcap_cnt` name the file and the first frame, as Suricata does where it reads a file.
     """
+    severity, facts = alerts.severity(row), alerts.facts(row["task"])
     event = _event(row, "alert" if severity else "trafficllm")
     event["pcap_filename"], event["pcap_cnt"] = row["file"], next(iter(row["frames"]), None)
     if severity:
@@ -180,12 +215,21 @@ def verdict_event(row: VerdictRow, severity: int) -> EveEvent:
         "malicious": row["malicious"],
         "labels_90": row["labels_90"],
         "source": row["source"],
+        "schema": SCHEMA,
+        "probability": probability(row),
+        "calibrated": facts.calibrated,
+        "unknown": row["label"] == UNKNOWN,
+        "model": facts.model,
+        "model_sha256": facts.model_sha256,
+        "masks": list(facts.masks),
+        "corroborated_by": _fired(alerts.corroborating(row)),
     }
     return event
 
 
-def host_event(row: HostRow, severity: int) -> EveHostEvent:
-    """A host row as an EVE event: an `alert` of Suricata's severity 1 (high) to 3, or with 0 a plain `trafficllm` event."""
+def host_event(row: HostRow, alerts: Alerts) -> EveHostEvent:
+    """A host row as an EVE event: `trafficllm`, or an `alert` where `alerts` gives it a severity."""
+    severity, facts = alerts.host_severity(row), alerts.facts(row["task"])
     event: EveHostEvent = {
         "timestamp": _timestamp(row["first"]),
         "event_type": "alert" if severity else "trafficllm",
@@ -203,12 +247,23 @@ def host_event(row: HostRow, severity: int) -> EveHostEvent:
             "first": _timestamp(row["first"]),
             "last": _timestamp(row["last"]),
             "frames": row["frames"],
+            "schema": SCHEMA,
+            "calibrated": facts.calibrated,
+            "unknown": row["umbrella"] == UNKNOWN,
+            "model": facts.model,
+            "model_sha256": facts.model_sha256,
+            "masks": list(facts.masks),
+            "corroborated_by": _fired(alerts.of_host(row)),
         },
     }
     if severity:
         said = f"host {row['umbrella']}"
-        event["alert"] = _signed(row["task"], said, said, category="traffic classification", severity=severity)
+        event["alert"] = _signed(row["task"], said, said, severity=severity)
     return event
+
+
+def _fired(signatures: list[Signature]) -> list[EveSignature]:
+    return [{"gid": s.gid, "signature_id": s.sid, "severity": s.severity, "signature": s.text} for s in signatures]
 
 
 def _said(row: VerdictRow) -> str:
@@ -218,19 +273,22 @@ def _said(row: VerdictRow) -> str:
 
 
 def _alert(row: VerdictRow, severity: int) -> EveAlert:
-    unclear = row["label"] == UNKNOWN and row["umbrella"] in (None, UNKNOWN)
-    name = _said(row) if row["label"] == UNKNOWN else row["label"]
-    return _signed(row["task"], name, _said(row), category="unknown traffic" if unclear else "traffic classification", severity=severity)
+    return _signed(row["task"], _said(row) if row["label"] == UNKNOWN else row["label"], _said(row), severity=severity)
 
 
-def _signed(task: str, name: str, said: str, *, category: str, severity: int) -> EveAlert:
-    """The alert with what a task said in words, and the signature id of its name: a label keeps the id it has always had."""
+def signature_id(task: str, name: str) -> int:
+    """The signature id of what a task says: a label keeps the id it has always had."""
+    return _LOCAL_SIDS + hash64(f"{task}/{name}".encode("utf-8", "surrogatepass")) % 1_000_000
+
+
+def _signed(task: str, name: str, said: str, *, severity: int) -> EveAlert:
+    """The alert with what a task said in words, and the signature id of its name."""
     return {
         "action": "allowed",
-        "gid": 1,
-        "signature_id": _LOCAL_SIDS + hash64(f"{task}/{name}".encode("utf-8", "surrogatepass")) % 1_000_000,
+        "gid": GID,
+        "signature_id": signature_id(task, name),
         "rev": 1,
         "signature": f"TrafficLLM {task}: {said}",
-        "category": category,
+        "category": "traffic classification",
         "severity": severity,
     }

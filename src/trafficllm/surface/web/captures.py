@@ -187,6 +187,7 @@ async def export(
 
 
 async def _exported(service: Service, file_id: str, task: str, form: str) -> AsyncIterator[bytes]:
+    from trafficllm.lifecycle.analyze.alerts import Alerts
     from trafficllm.surface.formats.columns import VERDICT
     from trafficllm.surface.formats.eve import verdict_event
     from trafficllm.surface.formats.writers import make_writer
@@ -195,7 +196,7 @@ async def _exported(service: Service, file_id: str, task: str, form: str) -> Asy
     running: list[Analysis] = []
 
     def event(row: VerdictRow) -> Any:
-        return verdict_event(row, running[0].severity(row))
+        return verdict_event(row, Alerts(running[0]))
 
     writer: FlowWriter = make_writer(form, cast("Any", pieces), VERDICT, path="trafficllm", eve=event)
     with service.jobs.admitted() as until:
