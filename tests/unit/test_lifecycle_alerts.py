@@ -16,7 +16,8 @@ from trafficllm.capture.foreign.signatures import Signatures
 from trafficllm.core.errors import InputError
 from trafficllm.core.umbrella import AlertPoint
 from trafficllm.evaluate.umbrella import PRECISION, PREVALENCE, LeftOut, alert_point
-from trafficllm.lifecycle.analyze.alerts import AdapterFacts, Alerts, probability
+from trafficllm.lifecycle.analyze.adapter_facts import AdapterFacts
+from trafficllm.lifecycle.analyze.alerts import Alerts, probability
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.surface.cli.main import run
 from trafficllm.surface.formats.eve import GID, EveEvent, EveHostEvent, host_event, verdict_event

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import UNKNOWN
-from trafficllm.lifecycle.analyze.alerts import AdapterFacts
+from trafficllm.lifecycle.analyze.adapter_facts import AdapterFacts
 from trafficllm.lifecycle.analyze.hosts import HostRow, Hosts
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.types import NOT_COVERED, UNKNOWN, FlowMeta, FlowStream, ProgressSink, Record, Silent
 from trafficllm.infer.router.results import TaskRoute
-from trafficllm.lifecycle.analyze.alerts import AdapterFacts
+from trafficllm.lifecycle.analyze.adapter_facts import AdapterFacts
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.lifecycle.analyze.captures import totals
 from trafficllm.lifecycle.analyze.hosts import Hosts
