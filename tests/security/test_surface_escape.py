@@ -25,8 +25,8 @@ from trafficllm.surface.formats.columns import CONN, FLOW, VERDICT
 from trafficllm.surface.formats.eve import flow_event, verdict_event
 from trafficllm.surface.formats.writers import make_writer
 from trafficllm.surface.python.flows import Verdicts
-from trafficllm.surface.server import chat as http_chat
-from trafficllm.surface.server import fields as http_fields
+from trafficllm.surface.server.chat import answer as http_chat
+from trafficllm.surface.server.chat import fields as http_fields
 from trafficllm.surface.terminal.output import json_line, note, plain, show_table
 from trafficllm.surface.terminal.summary import Summary
 
