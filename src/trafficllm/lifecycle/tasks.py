@@ -9,7 +9,6 @@ from trafficllm.core.results import Result
 from trafficllm.core.types import ROUTER
 from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.adapters.results import DamageRow
-from trafficllm.lifecycle.adapters.upkeep import failed
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.workspace import Workspace
@@ -57,6 +56,8 @@ def task_list(workspace: Workspace) -> TaskList:
         labels = list(live.manifest.get("labels", task.labels)) if live else list(task.labels)
         version = live.version if live else None
         rows.append(TaskRow(id=task.id, title=task.title, kind=task.kind, granularity=task.granularity, labels=labels, live=version))
+    from trafficllm.lifecycle.adapters.upkeep import failed
+
     return TaskList(tasks=rows, **failed(workspace))
 
 

@@ -104,11 +104,18 @@ class Workspace:
         return load_base(self.base_name)
 
     @cached_property
+    def served(self) -> Base:
+        """The base as the engine needs it: opened without transformers where it is small and plain. It cannot be tuned."""
+        from trafficllm.model.base.served import load_served
+
+        return self.__dict__.get("base") or load_served(self.base_name)
+
+    @cached_property
     def engine(self) -> Engine:
         """The scoring engine on the base."""
         from trafficllm.infer.engine.engine import Engine
 
-        return Engine(self.base)
+        return Engine(self.served)
 
     def tasks(self) -> dict[str, Task]:
         """The catalogue, with the tasks that live adapters brought along; a damaged adapter brings none."""
@@ -134,7 +141,7 @@ class Workspace:
         from trafficllm.registry import fit
 
         version = self.registry.live(task)
-        fit.check(version.manifest, self.base.manifest, codec_hash())
+        fit.check(version.manifest, self.served.manifest, codec_hash())
         if self._resident.get(task) != version.content:
             self.engine.add_adapter(task, version.path)
             self._resident[task] = version.content

@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import DynamicCache
 
 from trafficllm.core.calibration import softmax
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import F64, Prompt, Scores
-from trafficllm.infer.engine.forward import batches, forward_at, packed
+from trafficllm.infer.engine.forward import batches, forward_at, new_cache, packed
 from trafficllm.infer.engine.label_tree import LabelTree
 from trafficllm.infer.engine.prefix import PrefixCache, shared_prefix
 from trafficllm.infer.engine.resident import Residents, own
 from trafficllm.model.adapter.readout import FILE, UMBRELLA, Readout, blended, means, reasons
+from trafficllm.model.base.llama import Llama
 from trafficllm.model.tuning.collate import padded
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.trie import LabelTrie
 
 if TYPE_CHECKING:
+    from trafficllm.infer.engine.forward import Cache
     from trafficllm.model.base.load import Base
 
 BATCH_TOKENS = 512
@@ -77,7 +78,9 @@ class Engine:
         self.device = torch.device(device)
         self.encoder = Encoder(base.tokenizer)
         target = base.model.dtype if dtype == "auto" else getattr(torch, dtype)
-        self.model = own(base.model, self.device, target)
+        plain = merge is not False and self.device.type == "cpu" and target == torch.float32
+        small = Llama.of(base.model) if plain and base.model.dtype == target else None
+        self.model = small if small is not None else own(base.model, self.device, target)
         self.lock = threading.RLock()
         self.batch_tokens = BATCH_TOKENS if self.device.type == "cpu" else DEVICE_TOKENS
         self._residents = Residents(self.model, merge=merge)
@@ -273,8 +276,8 @@ class Engine:
             second = torch.cat(said, 1) if said else torch.zeros(len(ids), 0)
             return flat.double().cpu().numpy(), states, second.cpu()
 
-    def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> DynamicCache:
-        cache = DynamicCache()
+    def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> Cache:
+        cache = new_cache(model)
         tokens = torch.tensor([prefix], device=self.device)
         forward_at(model, tokens, torch.zeros((1, 1), dtype=torch.long), cache, columns=tokens[0, :1])
         return cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from torch import nn
 
 from trafficllm.infer.engine.label_tree import LabelTree
 from trafficllm.model.adapter import readout
+from trafficllm.model.base.llama import KeyValues, Llama
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
+
+    Cache: TypeAlias = KeyValues | DynamicCache
 
 
 class Seen(NamedTuple):
@@ -26,11 +29,20 @@ class Seen(NamedTuple):
     features: torch.Tensor | None = None
 
 
+def new_cache(model: Any, *, sliding: bool = False) -> Cache:
+    """An empty key-value cache for a model; with `sliding`, layers that look back only so far keep no more."""
+    if isinstance(model, Llama):
+        return model.new_cache()
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config) if sliding else DynamicCache()
+
+
 def forward_at(
     model: Any,
     tokens: torch.Tensor,
     at: torch.Tensor,
-    cache: DynamicCache | None = None,
+    cache: Cache | None = None,
     *,
     mask: torch.Tensor | None = None,
     positions: torch.Tensor | None = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from trafficllm.model.tuning.collate import common
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from trafficllm.infer.engine.forward import Cache
 
 MIN_PREFIX = 8
 """Below this many shared tokens copying the cache costs more than it saves."""
@@ -38,9 +38,9 @@ class PrefixCache:
 
     def __init__(self, size: int = 16) -> None:
         self._size = size
-        self._held: OrderedDict[Key, DynamicCache] = OrderedDict()
+        self._held: OrderedDict[Key, Cache] = OrderedDict()
 
-    def batch(self, adapter: str, prefix: tuple[int, ...], rows: int, build: Callable[[tuple[int, ...]], DynamicCache]) -> DynamicCache:
+    def batch(self, adapter: str, prefix: tuple[int, ...], rows: int, build: Callable[[tuple[int, ...]], Cache]) -> Cache:
         """A cache of its own for a batch of `rows` prompts that begin with `prefix`."""
         key = (adapter, prefix)
         if key not in self._held:

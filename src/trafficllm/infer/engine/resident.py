@@ -11,14 +11,18 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from trafficllm.core.errors import ArtifactError
+from trafficllm.model.adapter.layers import is_conv1d
+from trafficllm.model.adapter.merged import merged_weights
+from trafficllm.model.base.llama import LARGEST, Llama
 
-MERGE_BYTES = 64 << 20
+MERGE_BYTES = LARGEST
 """Linear weights of a base up to which each resident adapter gets a merged copy: 16 M parameters in float32."""
 
 LIMIT = 32
@@ -35,10 +39,8 @@ def own(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 def _linear(model: Any) -> dict[int, torch.Tensor]:
     """Weights and biases that an adapter may change, by id: those of linear layers other than the head."""
-    from transformers.pytorch_utils import Conv1D
-
     head = model.get_output_embeddings()
-    layers = (m for m in model.modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
+    layers = (m for m in model.modules() if (isinstance(m, nn.Linear) or is_conv1d(m)) and m is not head)
     return {id(tensor): tensor for layer in layers for tensor in layer.parameters(recurse=False)}
 
 
@@ -50,7 +52,7 @@ class Residents:
 
     def __init__(self, model: Any, *, merge: bool | None = None) -> None:
         self.model = model
-        small = sum(t.numel() * t.element_size() for t in _linear(model).values()) <= MERGE_BYTES
+        small = isinstance(model, Llama) or sum(t.numel() * t.element_size() for t in _linear(model).values()) <= MERGE_BYTES
         self.merge = small if merge is None else merge
         self._peft: Any = None
         self._names: dict[str, str] = {}
@@ -87,6 +89,8 @@ class Residents:
         self._used[name] = None
 
     def _copy(self, folder: str) -> Any:
+        if isinstance(self.model, Llama):
+            return self.model.changed(merged_weights(self.model.linear_weights(), Path(folder)))
         from peft import PeftModel
 
         changed = _linear(self.model)

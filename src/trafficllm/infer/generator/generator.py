@@ -22,7 +22,7 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.files import hash64
 from trafficllm.core.types import FlowPlan, Record
 from trafficllm.infer.engine.engine import Engine
-from trafficllm.infer.engine.forward import forward_at
+from trafficllm.infer.engine.forward import forward_at, new_cache
 from trafficllm.infer.generator.token_mask import TokenMask
 from trafficllm.records import prompts
 from trafficllm.records.catalog import Task
@@ -30,7 +30,7 @@ from trafficllm.records.codec import codec, values
 from trafficllm.records.codec.grammar import Grammar, State
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from trafficllm.infer.engine.forward import Cache
 
 BATCH_FLOWS = 128
 """Flows written side by side: a step's fixed cost (Python, small matrices) is shared by so many."""
@@ -132,17 +132,15 @@ class Generator:
             if not batch and not refill:
                 yield from self._written(prompt, rows, temperature)
 
-    def _open(self, prompt: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
+    def _open(self, prompt: Sequence[int]) -> tuple[Cache, torch.Tensor]:
         """The prompt's keys and values, and the logits [1, columns] behind it."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.engine.model.config)
+        cache = new_cache(self.engine.model, sliding=True)
         tokens = torch.tensor([list(prompt)], device=self.engine.device)
         with self.engine.using(self.adapter) as model:
             logits = forward_at(model, tokens, torch.tensor([[len(prompt) - 1]]), cache, columns=self._tokens).logits
         return cache, logits[:, 0]
 
-    def _next(self, tokens: list[int], batch: list[_Row], cache: DynamicCache) -> torch.Tensor:
+    def _next(self, tokens: list[int], batch: list[_Row], cache: Cache) -> torch.Tensor:
         step = torch.tensor(tokens, device=self.engine.device)[:, None]
         starts = torch.tensor([max(row.start, 0) for row in batch], device=self.engine.device)[:, None]
         held = cache.get_seq_length()
@@ -160,7 +158,7 @@ class Generator:
             )
         return seen.logits[:, 0]
 
-    def _smaller(self, batch: list[_Row], tokens: list[int], cache: DynamicCache) -> tuple[list[_Row], list[int]]:
+    def _smaller(self, batch: list[_Row], tokens: list[int], cache: Cache) -> tuple[list[_Row], list[int]]:
         """The batch without finished rows where they are many, and the cache without what no row sees."""
         keep = [k for k, row in enumerate(batch) if not row.done]
         if len(keep) <= (1 - _COMPACT) * len(batch):
@@ -206,7 +204,7 @@ class Generator:
         return token, state
 
 
-def _put(cache: DynamicCache, head: Sequence[tuple[torch.Tensor, torch.Tensor]], row: int) -> None:
+def _put(cache: Cache, head: Sequence[tuple[torch.Tensor, torch.Tensor]], row: int) -> None:
     """A prompt's keys and values [1, heads, length, width] a layer, at the end of one row of the cache."""
     with torch.inference_mode():
         for layer, (keys, values) in zip(cache.layers, head, strict=True):

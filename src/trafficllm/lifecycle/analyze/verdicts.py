@@ -18,7 +18,6 @@ from trafficllm.lifecycle.facts.asking import SUSPICIOUS, Understood, understood
 from trafficllm.lifecycle.facts.counting import CaptureFacts
 from trafficllm.lifecycle.facts.filters import Filters, ends_of
 from trafficllm.lifecycle.facts.wording import nearest
-from trafficllm.lifecycle.tasks import route as routed_to
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -77,6 +76,8 @@ def choose(workspace: Workspace, task: str, question: str, *, both: bool = False
         return (judging[0],), None
     if not taken.asks:
         return (_what_and_whether(workspace, [versions[name] for name in live]) if both else (live[0],)), None
+    from trafficllm.lifecycle.tasks import route as routed_to
+
     route = routed_to(workspace, [question])[0]
     routed = tuple(row.id for row in route.tasks if row.id in live)
     if not routed:

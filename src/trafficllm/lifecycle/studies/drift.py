@@ -70,7 +70,7 @@ def drift(
     scorer = open_scorer(workspace, dataset, facts, seed=options.seed)
     progress.update("scoring", 0, None)
     here = predict(scorer, dataset, evaluation_set.rows[0], facts.labels)
-    labels, seen = tuple(sorted({*evaluation_set.labels, *facts.labels})), evaluation_set.seen(workspace.base)
+    labels, seen = tuple(sorted({*evaluation_set.labels, *facts.labels})), evaluation_set.seen(workspace.served)
     quality = evaluation_set.quality([here.predicted], labels=labels, seen=seen, seeds=[facts.seed or 0])
     progress.update("reading", 0, None)
     cut = measured([captures]) if captures else Cut()
@@ -239,7 +239,7 @@ class LiveFlows:
         content = self._content([self.masked[k] for k in rows])
         learnt = {*dataset.hashes([*dataset.indices("train"), *dataset.indices("val")]), *self._content(self.more)}
         leaky = learnt_marks(learnt, content, "D or by an update")
-        seen = seen_by_base(content, set(load_seen(self.workspace.base.path).tolist()))
+        seen = seen_by_base(content, set(load_seen(self.workspace.served.path).tolist()))
         groups = [flows.meta[k].capture or flows.meta[k].origin for k in rows]
 
         def score(probabilities: F64, labels: tuple[str, ...]) -> Quality:

@@ -79,7 +79,7 @@ def beside(workspace: Workspace, evaluation_set: EvaluationSet, *, seen: str, se
     places, how = probes.flat(target.vectors[::step], seed=seed)
     points = [[round(float(x), 3), round(float(y), 3)] for x, y in places]
     return Frozen(
-        base=str(workspace.base.manifest.get("name", "")),
+        base=str(workspace.served.manifest.get("name", "")),
         width=target.vectors.shape[1],
         train=len(train.y),
         probes=rows_of_probes,
@@ -113,7 +113,7 @@ def embed(
     model = _model(workspace, task)
     embedder = _embedder(workspace, model, task, way)  # type: ignore[arg-type]
     facts = {
-        "base_sha256": str(workspace.base.manifest.get("base_sha256", "")),
+        "base_sha256": str(workspace.served.manifest.get("base_sha256", "")),
         "pool": way,
         "task": task,
         "version": model.version if model else "",

@@ -175,7 +175,7 @@ class _Study:
         from trafficllm.evaluate.by_source.results import OpenworldBaseline
 
         options, data = self.options, self.data
-        base = str(self.workspace.base.manifest.get("base_sha256", ""))
+        base = str(self.workspace.served.manifest.get("base_sha256", ""))
         mine = LEARNERS[options.learner](self.workspace, data, self.progress)
         ours = self.row(dict.fromkeys(options.seeds, mine), extra=base)
         if not len(ours.judged[0].rows):
@@ -209,7 +209,7 @@ class _Study:
 
         data = self.data
         rows, tasks = data.rows, {task.id: task for task in data.tasks}
-        seen = set(load_seen(self.workspace.base.path).tolist())
+        seen = set(load_seen(self.workspace.served.path).tolist())
         contents = [data.content[k] if data.content[k] in seen else data.strict[k] for k in judged.tolist()]
         counts = {
             f"{what}_{side}": int((rows.positive[places] == k).sum())

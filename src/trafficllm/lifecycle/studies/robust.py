@@ -47,7 +47,7 @@ def robust(
     labels = tuple(sorted({*evaluation_set.labels, *facts.labels}))
     progress.update("scoring", 0, None)
     plain = predict(scorer, dataset, evaluation_set.rows[0], labels)
-    seen = evaluation_set.seen(workspace.base)
+    seen = evaluation_set.seen(workspace.served)
     quality = evaluation_set.quality(
         [plain.predicted], labels=labels, seen=seen, seeds=[facts.seed or 0], probabilities=plain.probabilities
     )

@@ -48,7 +48,7 @@ def find_adapter(workspace: Workspace, data: Dataset, adapter: Path | None) -> A
     data.shape.require(wanted_of(workspace.config), whose=f"data set {data.path}", remedy=remedy)
     if adapter is None:
         live = workspace.registry.live(data.task.id)
-        fit.check(live.manifest, workspace.base.manifest, codec_hash(), profile=data.profile)
+        fit.check(live.manifest, workspace.served.manifest, codec_hash(), profile=data.profile)
         _same_records(data, live.manifest, f"adapter {live.task} {live.version}")
         return _facts(data.task.id, live.path, live.manifest, live.version)
     for name in ("manifest.json", "tune.json"):
@@ -148,7 +148,7 @@ def evaluate(
     for k, adapters_of_run in enumerate(adapters_of_runs):
         progress.update("scoring", k, len(adapters_of_runs))
         runs.append(_run(workspace, evaluation_set, adapters_of_run, labels))
-    seen = evaluation_set.seen(workspace.base)
+    seen = evaluation_set.seen(workspace.served)
     mean: F64 = np.mean([run.probabilities for run in runs], axis=0)
     seeds = [k if run.adapter.seed is None else int(run.adapter.seed) for k, run in enumerate(runs)]
     quality = evaluation_set.quality([run.predicted for run in runs], labels=labels, seen=seen, seeds=seeds, probabilities=mean)
@@ -204,7 +204,7 @@ def _about(evaluation_set: EvaluationSet, runs: Sequence[Run], workspace: Worksp
         "version": adapters[0].version,
         "adapters": [results.EvaluatedAdapter(name=a.name, version=a.version, seed=a.seed) for a in adapters],
         "dataset_sha256": [dataset.sha256 for dataset in evaluation_set.sets],
-        "base_sha256": str(workspace.base.manifest.get("base_sha256", "")),
+        "base_sha256": str(workspace.served.manifest.get("base_sha256", "")),
         "masked_fields": list(first.masked_fields),
         "artefact_masked": [row["field"] for row in first.manifest["artefact_masked"]],
         "answers": Answers(
@@ -265,7 +265,7 @@ def _cascade(
     if len(evaluation_set.sets) > 1 or evaluation_set.part != "test" or evaluation_set.most or not same:
         return None
     rate = round(len(evaluation_set.truth) / run.seconds, 1)
-    return cascade.row(dataset, workspace.base, outcomes[cascade.FIRST], run.last.scores, rate, seed=seed)
+    return cascade.row(dataset, workspace.served, outcomes[cascade.FIRST], run.last.scores, rate, seed=seed)
 
 
 def _unknown(evaluation_set: EvaluationSet, run: Run) -> results.UnknownClasses | None:

@@ -63,7 +63,7 @@ def transfer(
     few, options = few or FewShot(), options or EvalOptions()
     source, evaluation_set = load(train), EvaluationSet.of([load(test)], options)
     facts = _adapter(workspace, source, adapter)
-    seen = evaluation_set.seen(workspace.base)
+    seen = evaluation_set.seen(workspace.served)
     progress.update("direct", 0, None)
     marks = _learnt(source, evaluation_set)
     direct = _direct(workspace, source, evaluation_set, facts, seen=seen, options=options)

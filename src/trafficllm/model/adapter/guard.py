@@ -11,6 +11,7 @@ from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.files import inside, parse_json, read_bytes
 from trafficllm.model.adapter.allowed import config_reasons, target_reasons
 from trafficllm.model.adapter.header import read_header
+from trafficllm.model.adapter.layers import is_conv1d
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -68,13 +69,14 @@ def _file(folder: Path, name: str, reasons: list[str]) -> Path | None:
 def _layers(model: Any) -> dict[str, tuple[int, int]]:
     """Layer name -> (in, out) features of every linear layer an adapter may touch."""
     import torch
-    from transformers.pytorch_utils import Conv1D
 
+    if hasattr(model, "linear_weights"):  # a small Llama, whose weights are joined
+        return {name: (wide, high) for name, (high, wide) in model.config.linear_layers().items()}
     head = model.get_output_embeddings()
     layers: dict[str, tuple[int, int]] = {}
     for name, module in model.named_modules():
         plain = name.replace(".base_layer", "")
-        if isinstance(module, Conv1D):
+        if is_conv1d(module):
             layers[plain] = (int(module.weight.shape[0]), int(module.weight.shape[1]))
         elif isinstance(module, torch.nn.Linear) and module is not head and ".lora_" not in f".{name}":
             layers[plain] = (module.in_features, module.out_features)
@@ -103,6 +105,8 @@ def _shape_reasons(header: dict[str, Any], config: dict[str, Any], layers: dict[
 
 
 def _module_reasons(config: dict[str, Any], model: Any, layers: dict[str, tuple[int, int]]) -> list[str]:
+    if hasattr(model, "linear_weights"):
+        return target_reasons(config, sorted(layers), model.config.module_names())
     names = (name.replace(".base_layer", "") for name, _ in model.named_modules())
     modules = [name for name in names if name and ".lora_" not in f".{name}"]
     return target_reasons(config, sorted(layers), list(dict.fromkeys(modules)))

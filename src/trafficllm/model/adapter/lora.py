@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_write, read_json
 from trafficllm.model.adapter.guard import CONFIG, KINDS, WEIGHTS, check_adapter
+from trafficllm.model.adapter.layers import is_conv1d
 from trafficllm.model.adapter.quantize import quantize
 from trafficllm.model.tuning.processes import like, rank, settle, whole
 
@@ -24,13 +25,12 @@ _ROUTERS = ("router", "gate")
 def target_modules(model: Any) -> list[str]:
     """Full names of the linear layers an adapter touches: all but the head, embeddings and expert routers."""
     import torch
-    from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head and name.split(".")[-1] not in _ROUTERS
+        if (isinstance(module, torch.nn.Linear) or is_conv1d(module)) and module is not head and name.split(".")[-1] not in _ROUTERS
     ]
     if not names:
         raise ArtifactError("artifact.model", "has no linear layers an adapter could touch", hint="tune it with method 'full'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -149,15 +150,16 @@ def load_base(path: str | Path = "default", *, dtype: Precision = "auto", device
         )
     except Exception as error:  # of a malformed folder the libraries raise whatever they stumble over
         raise ArtifactError("artifact.model", f"cannot be opened: {first_line(error)}", input=str(path), hint="check the folder") from error
-    _check(model, tokenizer, manifest, told, str(path))
+    lost = sorted(map(str, [*told.get("missing_keys", ()), *told.get("mismatched_keys", ())]))
+    check_fit(model, tokenizer, manifest, lost, str(path))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return Base(model.to(device).eval(), tokenizer, folder, manifest)
 
 
-def _check(model: Any, tokenizer: Any, manifest: dict[str, Any], told: dict[str, Any], name: str) -> None:
-    """`told` is what transformers says of the loading: a tensor that is missing or of another shape would hold random numbers."""
-    lost = sorted(map(str, [*told.get("missing_keys", ()), *told.get("mismatched_keys", ())]))
+def check_fit(model: Any, tokenizer: Any, manifest: dict[str, Any], lost: Sequence[str], name: str) -> None:
+    """ArtifactError where a base's parts do not fit each other. `lost` are tensors that are missing or of another shape, which would hold
+    random numbers."""
     reasons = [f"{len(lost)} of its tensors are missing or of another shape, {lost[0][:80]} first"] if lost else []
     rows = int(model.get_input_embeddings().weight.shape[0])
     if rows < len(tokenizer):
