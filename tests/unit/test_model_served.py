@@ -198,3 +198,12 @@ def test_serving_imports_neither_transformers_nor_peft(place: Path) -> None:
         [sys.executable, "-c", program, str(place / "base"), str(place / "adapter")], capture_output=True, text=True, check=True
     )
     assert ended.stdout == "('x', 'y') []\n"
+
+
+def test_other_devices_and_precisions_take_the_general_path(place: Path) -> None:
+    opened = load_served(place / "base")
+    assert isinstance(Engine(opened).model, Llama)
+    assert isinstance(Engine(opened, dtype="bfloat16").model, LlamaForCausalLM)
+    layered = Engine(opened, merge=False)
+    layered.add_adapter("MTD", place / "adapter")
+    assert isinstance(layered.model, LlamaForCausalLM)

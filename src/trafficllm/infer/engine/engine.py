@@ -78,9 +78,9 @@ class Engine:
         self.device = torch.device(device)
         self.encoder = Encoder(base.tokenizer)
         target = base.model.dtype if dtype == "auto" else getattr(torch, dtype)
-        plain = merge is not False and self.device.type == "cpu" and target == torch.float32
-        small = Llama.of(base.model) if plain and base.model.dtype == target else None
-        self.model = small if small is not None else own(base.model, self.device, target)
+        plain = merge is not False and self.device.type == "cpu" and target == base.model.dtype == torch.float32
+        small = Llama.of(base.model) if plain else None
+        self.model = small if small is not None else own(_general(base), self.device, target)
         self.lock = threading.RLock()
         self.batch_tokens = BATCH_TOKENS if self.device.type == "cpu" else DEVICE_TOKENS
         self._residents = Residents(self.model, merge=merge)
@@ -297,6 +297,15 @@ class Engine:
             columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
             out.append(forward_at(model, tokens, at, columns=columns).logits[:, 0])
         return out
+
+
+def _general(base: Base) -> Any:
+    """The base's model as transformers has it: one opened for serving alone stays on the CPU in float32."""
+    if not isinstance(base.model, Llama):
+        return base.model
+    from trafficllm.model.base.load import load_base
+
+    return load_base(base.path, dtype="float32").model
 
 
 def _distinct(ids: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:

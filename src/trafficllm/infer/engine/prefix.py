@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from trafficllm.model.base.llama import KeyValues
 from trafficllm.model.tuning.collate import common
 
 if TYPE_CHECKING:
@@ -48,7 +49,10 @@ class PrefixCache:
             while len(self._held) > self._size:
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
-        cache = copy.deepcopy(self._held[key])
+        held = self._held[key]
+        if isinstance(held, KeyValues):
+            return held.batch(rows)
+        cache = copy.deepcopy(held)
         if rows > 1:
             cache.batch_repeat_interleave(rows)
         return cache
