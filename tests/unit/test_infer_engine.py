@@ -286,3 +286,28 @@ def test_a_thousand_interleaved_requests_a_task(folders: Path, asked: list[list[
     wrong = _interleaved(engine, asked, requests=1000, threads=8)
     print(f"2 tasks x 1,000 requests, {len(wrong)} from the wrong label set")
     assert wrong == []
+
+
+def test_answers_are_given_again_until_the_adapter_changes(engine: Engine, folders: Path, asked: list[list[int]]) -> None:
+    remembering = Engine(engine.base, remember=100)
+    forwards: list[int] = []
+    batch = remembering._batch
+    remembering._batch = lambda ids, *args, **options: forwards.append(len(ids)) or batch(ids, *args, **options)  # type: ignore[method-assign,func-returns-value]
+    remembering.add_adapter("MTD", folders / "adapter1")
+    fresh = engine.score_ids(asked, LABELS, adapter="MTD", pool_from=5)
+    for _ in range(2):
+        again = remembering.score_ids([*asked, *asked[:3]], LABELS, adapter="MTD", pool_from=5)
+        assert np.abs(again.probabilities[:64] - fresh.probabilities).max() < 1e-5
+        assert np.array_equal(again.probabilities[64:], again.probabilities[:3])
+        assert again.pooled is not None
+        assert fresh.pooled is not None
+        assert np.abs(again.pooled[:64] - fresh.pooled).max() < 1e-3
+    assert sum(forwards) == 64
+    remembering.score_ids(asked, LABELS[:2], adapter="MTD", pool_from=5)
+    remembering.score_ids(asked, LABELS, adapter="", pool_from=5)
+    assert sum(forwards) == 3 * 64
+    assert len(remembering._answers) == 100
+    remembering.add_adapter("MTD", folders / "adapter2")
+    other = remembering.score_ids(asked, LABELS, adapter="MTD", pool_from=5)
+    assert sum(forwards) == 4 * 64
+    assert np.abs(other.probabilities - fresh.probabilities).max() > 1e-3

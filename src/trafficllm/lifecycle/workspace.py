@@ -113,9 +113,10 @@ class Workspace:
     @cached_property
     def engine(self) -> Engine:
         """The scoring engine on the base."""
+        from trafficllm.infer.engine.answers import MOST
         from trafficllm.infer.engine.engine import Engine
 
-        return Engine(self.served)
+        return Engine(self.served, remember=MOST)
 
     def tasks(self) -> dict[str, Task]:
         """The catalogue, with the tasks that live adapters brought along; a damaged adapter brings none."""

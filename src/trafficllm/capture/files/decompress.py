@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shlex
 import sys
 import zlib
@@ -29,7 +30,9 @@ _CODECS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d
 
 
 class Window(Protocol):
-    """A place in a stream of bytes that only moves forward."""
+    """A place in a stream of bytes that only moves forward. `step` is how many bytes to ask for where any number will do."""
+
+    step: int
 
     def peek(self, size: int) -> U8:
         """At least `size` bytes from here, fewer only at the end of the stream; more where they cost nothing."""
@@ -115,6 +118,8 @@ class SettledFile:
 class FileWindow:
     """A plain file, read one chunk at a time."""
 
+    step = _READ
+
     def __init__(self, source: SettledFile, chunk: int) -> None:
         self.source, self._chunk = source, chunk
         self._data = np.empty(0, dtype=np.uint8)
@@ -145,10 +150,14 @@ class FileWindow:
 
 
 class StreamWindow:
-    """A stream read ahead by one chunk at a time."""
+    """A stream read ahead by one chunk at a time; `live`: by what is there when it is asked, so that a slow writer's bytes do not wait for
+    its next ones."""
 
-    def __init__(self, stream: IO[bytes] | Any, name: str, chunk: int, consumed: Any = None, block: int = _READ) -> None:
-        self._stream, self._name, self._chunk = stream, name, chunk
+    def __init__(
+        self, stream: IO[bytes] | Any, name: str, chunk: int, consumed: Any = None, block: int = _READ, *, live: bool = False
+    ) -> None:
+        self._stream, self._name, self._chunk, self._live = stream, name, chunk, live
+        self.step = 1 if live else _READ
         self._data = np.empty(0, dtype=np.uint8)
         self._at, self._ended, self._total = 0, False, 0
         self._consumed, self._block = consumed, block
@@ -157,18 +166,22 @@ class StreamWindow:
     def peek(self, size: int) -> U8:
         """See Window."""
         if self._data.shape[0] - self._at < size and not self._ended:
-            self._fill(max(size, self._chunk))
+            self._fill(size)
         return self._data[self._at :]
 
     def _fill(self, size: int) -> None:
         parts = [self._data[self._at :].tobytes()]
-        have = len(parts[0])
-        while have < size and not self._ended:
+        have, most = len(parts[0]), max(size, self._chunk)
+        while not self._ended and (have < size or (have < most and (not self._live or self._more()))):
             block = self._read()
             self._ended = not block
             parts.append(block)
             have += len(block)
         self._data, self._at = np.frombuffer(b"".join(parts), dtype=np.uint8), 0
+
+    def _more(self) -> bool:
+        """Whether the next read returns at once."""
+        return bool(getattr(self._stream, "more", lambda: True)())
 
     def _read(self) -> bytes:
         try:
@@ -241,15 +254,22 @@ class _Joined:
 
     closed = False
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest, self._told = head, rest, 0
+    def __init__(self, head: bytes, rest: IO[bytes] | Any, *, live: bool) -> None:
+        self._head, self._rest, self._told, self._read = head, rest, 0, getattr(rest, "read1", rest.read) if live else rest.read
+
+    def more(self) -> bool:
+        """Whether the next read returns at once."""
+        try:
+            return bool(self._head) or bool(select.select([self._rest], [], [], 0)[0])
+        except (OSError, ValueError):  # no file that the kernel knows, as bytes in memory
+            return True
 
     def read(self, size: int = -1) -> bytes:
         if self._head:
             size = len(self._head) if size < 0 else size
             block, self._head = self._head[:size], self._head[size:]
         else:
-            block = self._rest.read(size)
+            block = self._read(size)
         self._told += len(block)
         return block
 
@@ -341,7 +361,7 @@ def _open_stream(stream: IO[bytes], name: str, chunk: int) -> Window:
     head = stream.read(4)
     if head[1:] == _SKIPPABLE or head == _CODECS[1][0]:
         head += stream.read(HEAD)
-    joined = _Joined(head, stream)
     codec = codec_of(head)
+    joined = _Joined(head, stream, live=not codec)
     _check_window(head, codec, name)
-    return _decompressed(joined, codec, name, chunk) if codec else StreamWindow(joined, name, chunk)
+    return _decompressed(joined, codec, name, chunk) if codec else StreamWindow(joined, name, chunk, live=True)

@@ -64,7 +64,7 @@ def read_pcap(window: Window, name: str, note: list[str]) -> Iterator[Block]:
     if magic not in _IXIA:
         extra = _header(window, order, extra, limit, 1_000_000_000 // scale)
     while True:
-        view = window.peek(1 << 20)
+        view = window.peek(window.step)
         if view.shape[0] == 0:
             return
         n = view.shape[0] // _SHORTEST + 1
@@ -86,18 +86,24 @@ def read_pcap(window: Window, name: str, note: list[str]) -> Iterator[Block]:
 
 def _header(window: Window, order: str, extra: int, limit: int, units: int) -> int:
     """Bytes of a record header behind the usual 16: other than the magic number says only where the first records chain with no other."""
-    data = window.peek(1 << 20)[: 1 << 20].tobytes()
+    data = window.peek(window.step)[: 1 << 20].tobytes()
+    while _chains(data, order, 16 + extra, limit, units) is None and len(data) < 1 << 20:  # a live stream has not said enough
+        whole = window.peek(len(data) + 1)[: 1 << 20].tobytes()
+        if len(whole) == len(data):
+            break
+        data = whole
     if _chains(data, order, 16 + extra, limit, units):
         return extra
     return next((more for more in _LONGER.get(extra, ()) if _chains(data, order, 16 + more, limit, units)), extra)
 
 
-def _chains(data: bytes, order: str, head: int, limit: int, units: int) -> bool:
-    """Whether the first records are plausible: the fraction below a second, captured bytes within the original ones, the end in place."""
+def _chains(data: bytes, order: str, head: int, limit: int, units: int) -> bool | None:
+    """Whether the first records are plausible: the fraction below a second, captured bytes within the original ones, the end in place.
+    None where they are, and the data ends within one."""
     at = 0
     for _ in range(_LOOKED_AT):
         if at + head > len(data):
-            return at == len(data)
+            return at == len(data) or None
         _, fraction, captured, original = struct.unpack_from(order + "IIII", data, at)
         if fraction >= units or captured > min(original, limit):
             return False

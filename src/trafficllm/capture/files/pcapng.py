@@ -98,7 +98,7 @@ def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
         )
     interfaces = _Interfaces()
     columns = _columns(0)
-    need = 1 << 20
+    need = window.step
     while True:
         view = window.peek(need)
         if view.shape[0] == 0:
@@ -108,7 +108,7 @@ def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
         count, used, stop = walk_blocks(view, order == ">", MAX_CAPLEN, interfaces.table, *columns)
         if count:
             yield Block(view, *(column[:count].copy() for column in columns))
-            need = 1 << 20
+            need = window.step
         window.skip(int(used))
         if stop == 3:
             note.append("file.damaged")
@@ -117,7 +117,7 @@ def read_pcapng(window: Window, name: str, note: list[str]) -> Iterator[Block]:
             size, order = _special(window, order, interfaces, note)
             if not size:
                 return
-            need = max(size, 1 << 20)
+            need = max(size, window.step)
 
 
 def _special(window: Window, order: str, interfaces: _Interfaces, note: list[str]) -> tuple[int, str]:

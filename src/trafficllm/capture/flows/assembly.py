@@ -34,8 +34,11 @@ def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
     return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
 
 
-def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY) -> Iterator[FlowBatch]:
-    """Flows of a stream of frames, at most `most` of them; see `read_flows`.
+def assemble(
+    frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY, live: bool = False
+) -> Iterator[FlowBatch]:
+    """Flows of a stream of frames, at most `most` of them; see `read_flows`. `live`: what has finished with a batch of frames is handed out
+    before the next one, which may be long in coming.
 
     Flows go on from one file to the next where its time goes on (a ring of files); a file from an earlier time starts anew,
     else its flows would be timed out by a clock that is ahead of them.
@@ -63,6 +66,8 @@ def assemble(frames: Iterator[FrameBatch], *, options: FlowOptions, counts: Coun
                 at = table.add(part, at, stop)
                 if at < stop or table.ready():
                     yield table.drain(files, counts)
+        if live and table.finished:
+            yield table.drain(files, counts)
         counts.evicted = table.evicted
     table.close()
     rest = table.drain(files, counts)
@@ -81,7 +86,8 @@ def read_flows(
     """Flows of all captures as one stream, in batches; each batch is sorted by first packet.
 
     Flows are handed out when 32,768 have finished, or fewer that keep 262,144 packets, and at the end: a smaller capture is one
-    batch. Reading and decoding run ahead in a second thread where there is a second core; the result is the same. Memory is
+    batch. Of a stream (a pipe, standard input) they are handed out as they finish, whenever it has to wait for more.
+    Reading and decoding run ahead in a second thread where there is a second core; the result is the same. Memory is
     bounded by `options`. Raises InputError or ResourceError for files that cannot be read, never for what is in them; with
     `skipped` such files among several are left out.
     """
@@ -100,7 +106,8 @@ def read_flows(
             yield batch
         sink.update("read", counts.read, total)
 
-    yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths))
+    live = any(not Path(path).is_file() and not Path(path).is_dir() for path in paths)
+    yield from assemble(reported(), options=options, counts=counts, most=_frames_at_most(paths), live=live)
     if skipped is not None:
         skipped.counts = counts.build()
 

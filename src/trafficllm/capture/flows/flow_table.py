@@ -97,6 +97,11 @@ class FlowTable:
         """Hellos of which the part beyond the prefix was given up because the pool for such parts was full."""
         return int(self._table.control[C_HELLOS_LOST])
 
+    @property
+    def finished(self) -> int:
+        """Flows that the next `drain` hands out."""
+        return int(self._table.control[C_DONE])
+
     def ready(self) -> bool:
         """Enough finished flows for a batch."""
         return bool(self._table.control[C_DONE] >= _FLUSH or self._table.control[C_HELD] >= _FLUSH_PACKETS)

@@ -19,7 +19,8 @@ from torch import nn
 
 from trafficllm.core.calibration import softmax
 from trafficllm.core.errors import ArtifactError
-from trafficllm.core.types import F64, Prompt, Scores
+from trafficllm.core.types import Prompt, Scores
+from trafficllm.infer.engine.answers import Answer, Answers
 from trafficllm.infer.engine.forward import batches, forward_at, new_cache, packed
 from trafficllm.infer.engine.label_tree import LabelTree
 from trafficllm.infer.engine.prefix import PrefixCache, shared_prefix
@@ -65,6 +66,8 @@ class LabelSet:
 class Engine:
     """One base model with its adapters.
 
+    Up to `remember` answers are kept, and given again to equal prompts.
+
     Safe to share between threads: a lock is held for each batch, in which exactly one adapter is active. The base's own
     model is left as it is (weights are shared, modules are not), so it can be tuned further beside an engine.
 
@@ -73,7 +76,7 @@ class Engine:
     >>> engine.score(prompts, ("Neris", "Zeus"), adapter="MTD")    # doctest: +SKIP
     """
 
-    def __init__(self, base: Base, *, device: str = "cpu", dtype: str = "auto", merge: bool | None = None) -> None:
+    def __init__(self, base: Base, *, device: str = "cpu", dtype: str = "auto", merge: bool | None = None, remember: int = 0) -> None:
         self.base = base
         self.device = torch.device(device)
         self.encoder = Encoder(base.tokenizer)
@@ -85,6 +88,8 @@ class Engine:
         self.batch_tokens = BATCH_TOKENS if self.device.type == "cpu" else DEVICE_TOKENS
         self._residents = Residents(self.model, merge=merge)
         self._prefixes = PrefixCache()
+        self._answers = Answers(remember)
+        self._changes: dict[str, int] = {}
         self._sets: dict[tuple[str, ...], LabelSet] = {}
         self._readouts: dict[str, Readout] = {}
         self._umbrellas: dict[str, Readout] = {}
@@ -122,6 +127,8 @@ class Engine:
     def use_readout(self, name: str, readout: Readout) -> None:
         """Let a resident adapter answer with another readout than its folder's: one fitted since."""
         with self.lock:
+            self._answers.forget(name)
+            self._changes[name] = self._changes.get(name, 0) + 1
             self._readouts[name] = readout.on(self.device)
 
     def remove_adapter(self, name: str) -> None:
@@ -132,6 +139,8 @@ class Engine:
 
     def _forget(self, name: str) -> None:
         self._prefixes.forget(name)
+        self._answers.forget(name)
+        self._changes[name] = self._changes.get(name, 0) + 1
         self._readouts.pop(name, None)
         self._umbrellas.pop(name, None)
 
@@ -178,6 +187,8 @@ class Engine:
         `features` the scores carry the states that the readout reads, where there is one."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
+        # Read before the readouts: what is said with those of an adapter replaced since is not kept for it.
+        turn = self._changes.get(adapter, 0)
         readout = self.readout(adapter, answer.labels)
         wanted = pool_from is not None
         heads = [head for head in (readout, self._umbrellas.get(adapter)) if head is not None] if readout is not None else []
@@ -186,18 +197,23 @@ class Engine:
         same, rows_of = _distinct(ids)
         inner = len(answer.tree.tokens)
         limit = max(1, LOGIT_VALUES // (self._width(answer) * (inner + 1)))
-        flat = np.zeros((len(same), answer.tree.columns))
-        hidden: dict[int, Any] = {}
-        opinions: dict[int, torch.Tensor] = {}
-        for batch in batches([len(row) - len(shared) + inner for row in same], batch_tokens or self.batch_tokens, limit):
-            rows = [same[i] for i in batch]
-            flat[batch], vectors, said = self._batch(rows, answer, adapter, shared, pool_from=pool_from, heads=heads, features=features)
-            hidden.update(zip(batch, vectors, strict=True))
-            opinions.update(zip(batch, said, strict=True))
+        how = (answer.labels, shared, pool_from, len(heads), features, turn)
+        with self.lock:
+            said = [self._answers.get(adapter, how, row) for row in same]
+        new = [i for i, one in enumerate(said) if one is None]
+        options: dict[str, Any] = {"pool_from": pool_from, "heads": heads, "features": features}
+        for batch in batches([len(same[i]) - len(shared) + inner for i in new], batch_tokens or self.batch_tokens, limit):
+            rows = [same[new[k]] for k in batch]
+            with self.lock:
+                for k, one in zip(batch, self._batch(rows, answer, adapter, shared, **options), strict=True):
+                    said[new[k]] = one
+                    self._answers.put(adapter, how, same[new[k]], one)
+        answers = [one for one in said if one is not None]
+        flat = np.stack([one.flat for one in answers]) if answers else np.zeros((0, answer.tree.columns))
         second = umbrella = states_read = None
         log_p = answer.tree.log_probabilities(flat)
         if readout is not None and same:
-            both = torch.stack([opinions[i] for i in range(len(same))])
+            both = torch.stack([one.said for one in answers])
             raw = both[:, : len(readout.labels)]
             of_heads = sum(len(head.labels) for head in heads)
             umbrella = both[:, len(readout.labels) : of_heads].numpy()[rows_of] if len(heads) > 1 else None
@@ -206,7 +222,7 @@ class Engine:
             log_p = blended(torch.from_numpy(log_p), raw.double().log_softmax(1), share).numpy()
             second = raw.numpy()[rows_of]
         log_p = log_p[rows_of]
-        states = np.stack([hidden[i] for i in rows_of]) if len(rows_of) else None
+        states = np.stack([answers[i].states for i in rows_of]) if rows_of else None
         last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
         return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second, umbrella, states_read)
 
@@ -231,7 +247,7 @@ class Engine:
 
     def _batch(
         self,
-        ids: list[Sequence[int]],
+        ids: Sequence[Sequence[int]],
         answer: LabelSet,
         adapter: str,
         prefix: tuple[int, ...],
@@ -239,10 +255,10 @@ class Engine:
         pool_from: int | None,
         heads: Sequence[Readout],
         features: bool,
-    ) -> tuple[F64, np.ndarray[Any, np.dtype[np.float32]], torch.Tensor]:
-        """Raw logits of the tree's columns [rows, columns] of one batch, hidden states [rows, 1 or 2, width]: that at the answer, and
-        with `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side [rows, labels], with
-        `features` the states themselves behind them."""
+    ) -> list[Answer]:
+        """What the model says to each prompt of one batch: raw logits of the tree's columns, hidden states, that at the answer and with
+        `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side, with `features` the states
+        themselves behind them."""
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
@@ -274,7 +290,7 @@ class Engine:
             said = [head.logits(seen.features) for head in heads] if seen.features is not None else []
             said += [seen.features] if features and seen.features is not None else []
             second = torch.cat(said, 1) if said else torch.zeros(len(ids), 0)
-            return flat.double().cpu().numpy(), states, second.cpu()
+            return [Answer(*row) for row in zip(flat.double().cpu().numpy(), states, second.cpu(), strict=True)]
 
     def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> Cache:
         cache = new_cache(model)
@@ -287,7 +303,7 @@ class Engine:
         config = self.model.config.get_text_config()
         return length > (getattr(config, "sliding_window", None) or length)
 
-    def _branch_by_branch(self, model: nn.Module, answer: LabelSet, ids: list[Sequence[int]]) -> list[torch.Tensor]:
+    def _branch_by_branch(self, model: nn.Module, answer: LabelSet, ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Logits after each inner token of the tree, one plain forward over prompt and path for each."""
         out = []
         for k in range(len(answer.tree.tokens)):
@@ -308,8 +324,8 @@ def _general(base: Base) -> Any:
     return load_base(base.path, dtype="float32").model
 
 
-def _distinct(ids: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:
+def _distinct(ids: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], list[int]]:
     """Different prompts, and for each prompt which of them it is: scanners and beacons repeat themselves."""
     place: dict[tuple[int, ...], int] = {}
     rows = [place.setdefault(tuple(row), len(place)) for row in ids]
-    return [list(row) for row in place], rows
+    return list(place), rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -189,7 +189,8 @@ def start(
     read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
     facts = CaptureFacts(restricted) if overview else None
     read = read if facts is None else facts.tapping(read)
-    verdicts = _passing(chain(detector.stream(read, tasks), detector.stream_records(_logged(logs, counts), tasks)), restricted)
+    ends = (detector.stream([batch], tasks) for batch in read)
+    verdicts = (_passing(part, restricted) for part in chain(ends, [detector.stream_records(_logged(logs, counts), tasks)]))
     whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
@@ -246,20 +247,25 @@ def _logged(logs: Sequence[Path], counts: CountsBuilder) -> Iterator[tuple[Recor
 
 
 def _batches(
-    verdicts: Iterable[Verdict], tasks: Sequence[str], *, hosts: Hosts, counts: CountsBuilder, whole: int | None, progress: ProgressSink
+    parts: Iterable[Iterator[Verdict]],
+    tasks: Sequence[str],
+    *,
+    hosts: Hosts,
+    counts: CountsBuilder,
+    whole: int | None,
+    progress: ProgressSink,
 ) -> Iterator[list[VerdictRow]]:
-    rows: list[VerdictRow] = []
+    """Rows in batches of at most `_ROWS`; those of a part (flows that finished together) do not wait for the next part, which of a live
+    capture may be long in coming."""
     done = 0
-    for verdict in verdicts:
-        hosts.add(verdict)
-        rows.append(verdict.row())
-        if len(rows) == _ROWS:
-            done += len(rows)
+    for part in parts:
+        while verdicts := list(islice(part, _ROWS)):
+            for verdict in verdicts:
+                hosts.add(verdict)
+            done += len(verdicts)
             progress.update("verdicts", done, _expected(counts, whole, len(tasks)))
-            yield rows
-            rows = []
-    progress.update("verdicts", done + len(rows), done + len(rows))
-    yield rows
+            yield [verdict.row() for verdict in verdicts]
+    progress.update("verdicts", done, done)
 
 
 def _expected(counts: CountsBuilder, whole: int | None, tasks: int) -> int | None:
