@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from trafficllm.surface.web.sentence import sentence
 
 from trafficllm.surface.cli.main import run
 from trafficllm.surface.web import captures, corrections, page
 from trafficllm.surface.web.results import Correction
+from trafficllm.surface.web.sentence import sentence
 
 STATIC = Path(page.__file__).with_name("static")
 NOTABLE = {"MTD": ["malicious"]}
