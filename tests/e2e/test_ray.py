@@ -92,3 +92,39 @@ def test_what_ray_cannot_do_is_said(cli: Cli, captures: Path, tmp_path: Path) ->
     cli("capture", "flows", file, "--ray", "-o", tmp_path / "mine").refused(2, "notes.txt")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"
     assert not is_address("a.pcap")
+
+
+def _labelled(captures: Path, place: Path) -> Path:
+    for label in ("Zeus", "Cridex", "FTP"):
+        (place / label).mkdir(parents=True)
+        for name in sorted((captures / "MTD" / label).glob("*.pcap"))[:3]:
+            shutil.copy(name, place / label)
+    return place
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_data_set_is_that_of_one_process(cli: Cli, captures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _labelled(captures, tmp_path / "in")
+    assert cli("data", "build", folder, "-o", tmp_path / "alone", "--folds", 2, "--quiet").code == 0
+    (folder / "Zeus" / "broken.pcap").write_bytes(b"no capture")
+    build = ("data", "build", folder, "-o", tmp_path / "many", "--folds", 2, "--ray", "--quiet", "--json")
+    # a run that ends before the data set stands leaves its shards to the next one
+    with monkeypatch.context() as broken:
+        broken.setattr("trafficllm.records.dataset.builder.data_card", lambda _: 1 / 0)
+        assert cli(*build).code == 1
+    shards = tmp_path / ".many.shards"
+    made = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.arrow")}
+    assert len(made) == 9
+    (shards / "4.lists").unlink()
+    with monkeypatch.context() as watched:
+        watched.setattr("trafficllm.records.dataset.nodes.forget", lambda _: None)
+        done = cli(*build)
+    assert done.code == 3
+    assert "broken.pcap" in done.err
+    again = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.arrow")}
+    assert {name for name in made if made[name] != again[name]} == {"4.arrow"}
+    assert _files(tmp_path / "many") == _files(tmp_path / "alone")
+    assert json.loads(cli(*build).out)["reused"] is True

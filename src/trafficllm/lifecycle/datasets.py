@@ -14,6 +14,7 @@ from trafficllm.core.types import NONE, UNKNOWN, ProgressSink
 if TYPE_CHECKING:
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import BuildOptions, BuildReport
+    from trafficllm.records.dataset.nodes import Spread
 
 
 def new_task(name: str) -> Task:
@@ -104,8 +105,11 @@ def pick_task(folder: Path, task: str, extra: Sequence[Path]) -> Task:
     return own_task(task, catalogue) if task else task_of_folder(folder, catalogue)
 
 
-def build(folder: Path, out: Path, *, task: Task, options: BuildOptions, progress: ProgressSink) -> BuildReport:
-    """Build a data set (contract: `data build`). Raises UsageError and InputError for options that name nothing, before any work."""
+def build(folder: Path, out: Path, *, task: Task, options: BuildOptions, progress: ProgressSink, on: Spread | None = None) -> BuildReport:
+    """Build a data set (contract: `data build`), `on` a cluster where there is one.
+
+    Raises UsageError and InputError for options that name nothing, before any work.
+    """
     from trafficllm.records.dataset.dataset import build_dataset
     from trafficllm.records.dataset.splits import UNITS
 
@@ -116,4 +120,4 @@ def build(folder: Path, out: Path, *, task: Task, options: BuildOptions, progres
         raise UsageError("usage.split", "a split file and a split at once", input="--split-from", hint=hint)
     if options.reserved is not None and not Path(options.reserved).is_file():
         raise InputError("input.missing", "no such file", input=str(options.reserved), hint="check --reserved")
-    return build_dataset(folder, task=task, out=out, options=options, progress=progress)
+    return build_dataset(folder, task=task, out=out, options=options, progress=progress, on=on)

@@ -27,10 +27,11 @@ from trafficllm.records import masks
 from trafficllm.records.catalog import SERVING, Task
 from trafficllm.records.codec.canonical import DEFAULT
 from trafficllm.records.codec.units import codec_hash
-from trafficllm.records.dataset import marks, shards, store
+from trafficllm.records.dataset import marks, nodes, shards, store
 from trafficllm.records.dataset import split_files as fixed
 from trafficllm.records.dataset.duplicates import joined
 from trafficllm.records.dataset.manifest import BuildReport, Facts, data_card, manifest_of
+from trafficllm.records.dataset.nodes import Spread
 from trafficllm.records.dataset.reserved import Reserved
 from trafficllm.records.dataset.shards import Shard, Show, Shown
 from trafficllm.records.dataset.split_files import Shots, folds, shots
@@ -97,12 +98,19 @@ class BuildOptions:
 
 
 def build_dataset(
-    directory: str | Path, *, task: Task, out: str | Path, options: BuildOptions | None = None, progress: ProgressSink | None = None
+    directory: str | Path,
+    *,
+    task: Task,
+    out: str | Path,
+    options: BuildOptions | None = None,
+    progress: ProgressSink | None = None,
+    on: Spread | None = None,
 ) -> BuildReport:
     """Read `<label>/*.pcap`, mask, split, probe for artefacts, and write the data set to `out` (all or nothing).
 
-    A folder that holds this very data set already is taken as it is. Raises InputError for unusable folders and labels, UsageError for
-    unknown profiles, fields, units and labels.
+    A folder that holds this very data set already is taken as it is. With `on` a cluster reads the files: those that cannot be read are
+    left out, as if they were not in the folder, and a build that was ended goes on where it stood. Raises InputError for unusable folders
+    and labels, UsageError for unknown profiles, fields, units and labels.
     """
     settings = options or BuildOptions()
     if settings.labels is not None:
@@ -111,25 +119,48 @@ def build_dataset(
     reserved = Reserved.load(settings.reserved) if settings.reserved else Reserved.find(directory)
     masks.hidden_fields(settings.profile, frozenset(), settings.shown_fields)
     given = fixed.load(settings.split_from) if settings.split_from else None
-    facts = _facts(settings, task, source, reserved, given)
-    key = sha256_bytes(json_text({**facts, "task": task.model_dump(mode="json", exclude=set(SERVING))}).encode())
+    sink = progress or Silent()
+    source, digests = on.digests(source, sink) if on else (source, [sha256_file(file.path) for file in source.files])
+    facts = _facts(settings, task, source, digests=digests, reserved=reserved, given=given)
+    key = _key(facts, task)
     manifest = _reuse(Path(out), key)
     if manifest is not None:
         return BuildReport(Path(out), manifest, reused=True)
     reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in settings.keep, reserved, settings.flows, settings.labels)
     show = Show(settings.profile, frozenset(), settings.shown_fields, settings.codec)
     with atomic_dir(out, private=True) as temporary:
-        job = _Job(reading, show, facts, temporary, progress or Silent())
-        workers = _workers(settings.workers, source)
-        with spread(workers, (reading, job.scratch)) as each:
-            job.read(each, workers)
-            job.show(each, given)
+        scratch = nodes.scratch(Path(out), key) if on else temporary / "shards"
+        job = _Job(reading, show, facts, temporary, scratch=scratch, progress=sink)
+        if on:
+            job.read_on(on)
+            key = _key(job.options, task)
+            with on.each((reading, job.scratch)) as each:
+                job.show(each, given)
+        else:
+            workers = _workers(settings.workers, source)
+            with spread(workers, (reading, job.scratch)) as each:
+                job.read(each, workers)
+                job.show(each, given)
         manifest = job.write(key, given, settings.shape())
+        if not on:
+            shutil.rmtree(scratch)
+    if on:
+        nodes.forget(scratch)  # only now does the data set stand in its place
     return BuildReport(Path(out), manifest)
 
 
+def _key(facts: dict[str, Any], task: Task) -> str:
+    return sha256_bytes(json_text({**facts, "task": task.model_dump(mode="json", exclude=set(SERVING))}).encode())
+
+
 def _facts(
-    options: BuildOptions, task: Task, source: sources.Source, reserved: Reserved | None, given: fixed.Fixed | None
+    options: BuildOptions,
+    task: Task,
+    source: sources.Source,
+    *,
+    digests: Sequence[str],
+    reserved: Reserved | None,
+    given: fixed.Fixed | None,
 ) -> dict[str, Any]:
     """All that the rows depend on: the data set's key is their hash. Flow options stand there where they are not the default, so that
     data sets of earlier versions keep their keys."""
@@ -151,7 +182,7 @@ def _facts(
         "revision": REVISION,
         "masks": masks.table_hash(),
         "reserved": sorted(f"{a}/{b} {s}" for (a, b), s in reserved.shares.items()) if reserved else [],
-        "files": [(file.rel, file.label, sha256_file(file.path)) for file in source.files],
+        "files": [(file.rel, file.label, digest) for file, digest in zip(source.files, digests, strict=True)],
         **({"flows": flows} if flows != RecordShape().as_dict()["capture"] else {}),
         **({"labels": options.labels.key()} if options.labels else {}),
         **({"copies": "kept"} if task.kind == "generation" else {}),
@@ -177,10 +208,12 @@ def _reuse(out: Path, key: str) -> dict[str, Any] | None:
 class _Job:
     """One build: what was read, how it is shown, and the split that follows."""
 
-    def __init__(self, reading: sources.Reading, show: Show, options: dict[str, Any], folder: Path, progress: ProgressSink) -> None:
+    def __init__(
+        self, reading: sources.Reading, show: Show, options: dict[str, Any], folder: Path, *, scratch: Path, progress: ProgressSink
+    ) -> None:
         self.reading, self.now, self.options, self.folder, self.progress = reading, show, options, folder, progress
-        self.scratch = folder / "shards"
-        self.scratch.mkdir()
+        self.scratch = scratch
+        self.scratch.mkdir(exist_ok=True)
         self.shards: list[Shard] = []
         self.shown: list[Shown] = []
         self.runs: list[range] = []
@@ -198,6 +231,16 @@ class _Job:
             self.progress.update("reading", run.start, len(files))
             self.shards.append(shard)
         self.progress.update("reading", len(files), len(files))
+        self._gather()
+
+    def read_on(self, on: Spread) -> None:
+        """`read` by the nodes of a cluster; what they could not read is as if it had not been there."""
+        source, self.runs, self.shards = on.read(self.reading, self.now, self.scratch, self.progress)
+        here = {file.rel for file in source.files}
+        self.options = {**self.options, "files": [row for row in self.options["files"] if row[0] in here]}
+        self._gather()
+
+    def _gather(self) -> None:
         self._raise_if_changed()
         self.shown = [shard.shown for shard in self.shards]
         self.meta = [row for shard in self.shards for row in shard.meta]
@@ -294,7 +337,6 @@ class _Job:
         manifest["split_files"] = self._write_splits(sides, rows)
         (self.folder / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
         (self.folder / "card.md").write_text(data_card(manifest), encoding="utf-8")
-        shutil.rmtree(self.scratch)
         return manifest
 
     def _files(self) -> list[dict[str, object]]:

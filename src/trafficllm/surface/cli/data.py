@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from trafficllm.core.errors import InputError
-from trafficllm.surface.terminal.options import Config, Folder, Json, Out, Profile, Quiet, Tasks, TuneSeed
+from trafficllm.surface.terminal.options import Config, Folder, Json, Out, Profile, Quiet, Ray, Tasks, TuneSeed
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.audit.results import DataAudit
@@ -64,18 +64,25 @@ def build(
     label_field: Annotated[
         str, typer.Option("--label-field", metavar="NAME", help="The log's column that holds the label; default: the first known one.")
     ] = "",
+    ray: Ray = "",
     seed: TuneSeed = None,
     extra: Tasks = None,
     config: Config = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Build a leak-safe data set from labelled captures: masked records, a split by group, a card."""
+    """Build a leak-safe data set from labelled captures: masked records, a split by group, a card.
+
+    With --ray files are read by a cluster, to the same data set: a file that cannot be read is left out, and the same command again goes
+    on from what is done.
+    """
     from trafficllm.core.settings import load_config
     from trafficllm.lifecycle import datasets
+    from trafficllm.lifecycle.analyze.captures import skipping, unread
+    from trafficllm.lifecycle.cluster.building import spread_over
     from trafficllm.records.dataset.dataset import BuildOptions
     from trafficllm.records.sources.rows import LabelLogs
-    from trafficllm.surface.terminal.output import emit
+    from trafficllm.surface.terminal.output import ToldError, emit, tell
     from trafficllm.surface.terminal.progress import Bar
 
     options = BuildOptions.of(
@@ -93,12 +100,16 @@ def build(
         seed=seed,
         labels=LabelLogs(tuple(labels), label_field) if labels else None,
     )
-    with Bar(quiet=quiet, log=True) as bar:
-        report = datasets.build(folder, Path(out), task=datasets.pick_task(folder, task, extra or ()), options=options, progress=bar)
+    definition = datasets.pick_task(folder, task, extra or ())
+    skipped = skipping(tell)
+    with Bar(quiet=quiet, log=True) as bar, spread_over(ray, skipped) as on:
+        report = datasets.build(folder, Path(out), task=definition, options=options, progress=bar, on=on)
     result = report.result()
     emit("data.build", result, as_json=as_json, show=_show)
     if labels:
         _say_unlabelled(result)
+    if failure := unread(skipped):
+        raise ToldError(failure) if as_json else failure
 
 
 def _say_unlabelled(result: DataBuild) -> None:
