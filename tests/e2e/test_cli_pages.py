@@ -36,7 +36,22 @@ def test_schemas_are_schemas_and_closed() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["", "adapter", "capture", "data", "tokenizer", "tune", "task", "evaluate", "config", "analyze", "generate", "quickstart", "doctor"],
+    [
+        "",
+        "adapter",
+        "base",
+        "capture",
+        "data",
+        "tokenizer",
+        "tune",
+        "task",
+        "evaluate",
+        "config",
+        "analyze",
+        "generate",
+        "quickstart",
+        "doctor",
+    ],
 )
 def test_help_of_every_command(cli: Cli, words: str) -> None:
     done = cli(*words.split(), "--help")

@@ -21,6 +21,7 @@ _EXTRAS = {
     "mcp": ("mcp",),
     "chat": ("prompt_toolkit",),
     "pandas": ("pandas",),
+    "gguf": ("gguf",),
     "ray": ("ray",),
 }
 _TOOLS = {

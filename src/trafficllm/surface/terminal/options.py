@@ -31,7 +31,10 @@ TuneSeed: TypeAlias = Annotated[
     typer.Option("--seed", metavar="N", min=0, help="Seed: the same seed gives the same result; default: [tune] seed of --config."),
 ]
 Base: TypeAlias = Annotated[
-    str, typer.Option("--base", metavar="BASE", help="Traffic base: a folder, a Hub name at hand, or `default` (shipped).")
+    str,
+    typer.Option(
+        "--base", metavar="BASE", help="Traffic base: a folder, a name of `base list`, a Hub name at hand, or `default` (shipped)."
+    ),
 ]
 Registry: TypeAlias = Annotated[str, typer.Option("--registry", metavar="DIR", help="Adapter registry; default: the user's data folder.")]
 Ray: TypeAlias = Annotated[
