@@ -1,19 +1,22 @@
-"""SmolLM2 (or any base) learns traffic: new rows first, then LoRA with the rows; saved as a small delta.
+"""SmolLM2 (or any base) learns traffic: new rows first, then LoRA with the rows, English held by the plain model; saved as a small delta.
 
     trafficllm base get smollm2        # or: trafficllm base import FILE.gguf -o runs/llm/plain
     python recipes/llm/extend.py --data DATA --corpus runs/corpus --plain PLAIN --out runs/llm --seconds 3600
     python recipes/llm/extend.py ... --delta src/trafficllm/data/base/smollm2-delta
 
 The same call goes on where it stopped; `--seconds` is processor time of one call. Only training parts are read, as for the embedded base
-(recipes/nano/traffic.py). `figures.json` holds tokens, hours and the loss curves of every stage.
+(recipes/nano/traffic.py). Every step takes three blocks of traffic (next-token loss) and one of English (divergence of the plain model's
+next token from the extended model's). `figures.json` holds tokens, hours and the loss curves of every stage. With `--delta` the weights
+that the rule in extend.toml allows are written as a delta, applied to the plain base, and the result is measured on all held-out blocks.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import tempfile
 import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,16 @@ from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from trafficllm.core.files import atomic_dir, read_json, write_json
+from trafficllm.model.base.delta import Change, apply_delta, write_delta
 from trafficllm.model.base.extend import make_traffic_base
+from trafficllm.model.base.folder import read_manifest
 from trafficllm.model.base.load import default_base, load_base
 from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
 
 RECIPE = tomllib.loads(Path(__file__).with_name("extend.toml").read_text(encoding="utf-8"))
+HELD = {"traffic": "held", "english": "docs", "own": "own"}
+"""Held-out blocks by measure: validation records, parts of the corpus that are not trained on, the plain model's own texts."""
+ENGLISH = ("english", "own")
 
 
 def with_rows(model: Any, ids: list[int], *, lora: bool) -> Any:
@@ -47,29 +55,49 @@ def learnt(model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-def loss_on(model: Any, blocks: np.ndarray) -> float:
-    """Nats a token."""
+def tensor_of(blocks: np.ndarray) -> torch.Tensor:
+    """Blocks as token ids, int64."""
+    return torch.from_numpy(blocks.astype(np.int64))
+
+
+def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Nats a token of the blocks `ids` [blocks, tokens] under `logits` [blocks, tokens, entries]."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+
+
+def loss_on(model: Any, blocks: np.ndarray, native: int | None = None) -> float:
+    """Nats a token; with `native` the new entries, from that id on, count as impossible, as in the plain model."""
     total = 0.0
     model.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(blocks), RECIPE["batch"]):
-            ids = torch.from_numpy(blocks[start : start + RECIPE["batch"]].astype(np.int64))
-            total += float(model(input_ids=ids, labels=ids).loss) * len(ids)
+            ids = tensor_of(blocks[start : start + RECIPE["batch"]])
+            total += float(next_token_loss(model(input_ids=ids).logits[..., :native], ids)) * len(ids)
     model.train()
     return total / len(blocks)
+
+
+def divergence(model: Any, logits: torch.Tensor, ids: torch.Tensor, native: int) -> torch.Tensor:
+    """Kullback-Leibler divergence of the plain model's next token from the extended model's, nats a token: the plain model is the
+    extended one without its adapter and its new entries, from `native` on."""
+    with torch.no_grad(), model.disable_adapter():
+        plain = torch.log_softmax(model(input_ids=ids).logits[..., :native].float(), dim=-1)
+    extended = torch.log_softmax(logits.float(), dim=-1)[..., :native]
+    return (plain.exp() * (plain - extended)).sum(dim=-1).mean()
 
 
 class Stage:
     """One stage: its weights, their running average, AdamW's moments, and a curve, kept in a folder that the next call goes on from."""
 
-    def __init__(self, name: str, model: Any, out: Path, held: dict[str, np.ndarray]) -> None:
-        self.name, self.model, self.place, self.held = name, model, out / name, held
+    def __init__(self, name: str, model: Any, run: Run, steps: int) -> None:
+        self.name, self.model, self.place, self.work, self.steps = name, model, run.out / name, run, steps
         self.values = learnt(model)
         rates = {name: RECIPE["lora_rate" if "lora_" in name else "rows_rate"] for name in self.values}
         groups = [{"params": [value], "lr": rates[name], "base": rates[name]} for name, value in self.values.items()]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
         self.mean = {name: value.detach().clone() for name, value in self.values.items()}
-        self.about: dict[str, Any] = {"steps": 0, "tokens": 0, "seconds": 0.0, "curve": []}
+        self.allowed = {name: value.clone() for name, value in self.mean.items()}
+        self.about: dict[str, Any] = {"steps": 0, "tokens": 0, "seconds": 0.0, "curve": [], "ended": False, "allowed": None}
         if (self.place / "about.json").is_file():
             self._resume()
 
@@ -79,69 +107,85 @@ class Stage:
         for name, value in self.values.items():
             value.data.copy_(state[f"value.{name}"])
             self.mean[name].copy_(state[f"mean.{name}"])
+            self.allowed[name].copy_(state[f"allowed.{name}"])
             moments = {key: state[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[value] = {"step": torch.tensor(float(self.about["steps"])), **moments}
 
     def save(self) -> None:
-        """Write state and curve."""
+        """Write state and curve; nothing before the first step."""
+        if not self.about["steps"]:
+            return
         state: dict[str, torch.Tensor] = {}
         for name, value in self.values.items():
             moments = self.optimizer.state[value]
-            state |= {f"value.{name}": value.detach(), f"mean.{name}": self.mean[name]}
+            state |= {f"value.{name}": value.detach(), f"mean.{name}": self.mean[name], f"allowed.{name}": self.allowed[name]}
             state |= {f"{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
         with atomic_dir(self.place) as folder:
             save_file(state, folder / "state.safetensors")
             write_json(folder / "about.json", self.about)
 
-    def average(self) -> None:
-        """Put the running average in the place of the weights; what is measured and handed on."""
-        for name, value in self.values.items():
-            value.data.copy_(self.mean[name])
-
-    def look(self, blocks: int) -> dict[str, float]:
+    def look(self) -> dict[str, float]:
         """Held-out losses of the averaged weights."""
-        kept = {name: value.detach().clone() for name, value in self.values.items()}
-        self.average()
-        found = {name: round(loss_on(self.model, rows[:blocks]), 4) for name, rows in self.held.items()}
-        for name, value in self.values.items():
-            value.data.copy_(kept[name])
-        return found
+        raw = {name: value.detach().clone() for name, value in self.values.items()}
+        self._put(self.mean)
+        losses = {name: round(loss_on(self.model, rows[: RECIPE["look_blocks"]]), 4) for name, rows in self.work.held.items()}
+        self._put(raw)
+        return losses
 
-    def run(self, batch: Callable[[int], np.ndarray], steps: int, deadline: float) -> bool:
-        """Train up to `steps`; False where the processor time ran out before. Each call ends with a saved state."""
+    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+        for name, value in self.values.items():
+            value.data.copy_(weights[name])
+
+    def run(self, begin: int, deadline: float) -> bool:
+        """Train to the last step or to the rule's end; False where the processor time ran out before. Each call ends with a saved state."""
         self.model.train()
-        while self.about["steps"] < steps and time.process_time() < deadline:
-            self._note(at_all=self.about["steps"] % RECIPE["looks"] == 0)
+        while self.about["steps"] < self.steps and not self.about["ended"] and time.process_time() < deadline:
+            self._note(due=self.about["steps"] % RECIPE["looks"] == 0)
+            if self.about["ended"]:
+                break
             begun = time.process_time()
-            step = self.about["steps"]
-            ids = torch.from_numpy(batch(step).astype(np.int64))
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["base"] * min(1.0, (step + 1) / RECIPE["warmup"])
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = self.model(input_ids=ids, labels=ids).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(self.values.values()), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            decay = min(RECIPE["average"], (step + 1) / (step + 10))
-            for name, value in self.values.items():
-                self.mean[name].lerp_(value.detach(), 1 - decay)
-            self.about["steps"] += 1
-            self.about["tokens"] += int(ids.numel())
+            self._step(begin)
             self.about["seconds"] += time.process_time() - begun
-            self.about["loss"] = float(loss.detach())
             if self.about["steps"] % RECIPE["save_steps"] == 0:
                 self.save()
-        self._note(at_all=True)
+        self._note(due=self.about["steps"] == self.steps)
         self.save()
-        return bool(self.about["steps"] >= steps)
+        return bool(self.about["ended"] or self.about["steps"] >= self.steps)
 
-    def _note(self, *, at_all: bool) -> None:
+    def _step(self, begin: int) -> None:
         step = self.about["steps"]
-        if at_all and not any(point["step"] == step for point in self.about["curve"]):
-            point = {"step": step, "tokens": self.about["tokens"], "loss": self.about.get("loss"), **self.look(RECIPE["look_blocks"])}
-            self.about["curve"].append(point)
-            print(self.name, {**point, "seconds": round(self.about["seconds"])}, flush=True)
+        traffic, english = self.work.batch(step + begin)
+        left = (1 + math.cos(math.pi * step / self.steps)) / 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * min((step + 1) / RECIPE["warmup"], RECIPE["last"] + (1 - RECIPE["last"]) * left)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.model(input_ids=torch.cat([traffic, english])).logits
+            loss = next_token_loss(logits[: len(traffic)], traffic)
+            drift = divergence(self.model, logits[len(traffic) :], english, self.work.native)
+        (loss + RECIPE["kl"] * drift).backward()
+        torch.nn.utils.clip_grad_norm_(list(self.values.values()), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(RECIPE["average"], (step + 1) / (step + 10))
+        for name, value in self.values.items():
+            self.mean[name].lerp_(value.detach(), 1 - decay)
+        self.about |= {"steps": step + 1, "loss": float(loss.detach()), "divergence": float(drift.detach())}
+        self.about["tokens"] += int(traffic.numel() + english.numel())
+
+    def _note(self, *, due: bool) -> None:
+        """A point of the curve; where the rule allows its weights they are kept, else the stage ends."""
+        step = self.about["steps"]
+        if not due or any(point["step"] == step for point in self.about["curve"]):
+            return
+        trained = {name: self.about.get(name) for name in ("tokens", "loss", "divergence")}
+        point = {"step": step, **trained, **self.look()}
+        self.about["curve"].append(point)
+        if all(point[name] <= self.work.plain_loss[name] + RECIPE["english_limit"] for name in ENGLISH):
+            self.about["allowed"] = step
+            self.allowed = {name: value.clone() for name, value in self.mean.items()}
+        else:
+            self.about["ended"] = self.about["allowed"] is not None
+        print(self.name, {**point, "seconds": round(self.about["seconds"])}, flush=True)
 
 
 class Run:
@@ -152,33 +196,40 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         self.deadline = time.process_time() + options.seconds
         self.tokens = list(traffic_ids(load_auto(default_base())))
-        for init in ("description", "mean"):
+        inits = {RECIPE["init"], "description"} if options.ablation else {RECIPE["init"]}
+        for init in sorted(inits):
             if not (self.out / init).is_dir():
                 make_traffic_base(options.plain, self.tokens, self.out / init, init=init, name=options.plain.name)
-        self.tokenizer = load_auto(self.out / "description")
+        self.tokenizer = load_auto(self.out / RECIPE["init"])
         self.ids = list(traffic_ids(self.tokenizer).values())
+        self.native = min(self.ids)
         self._material()
-        names = {"traffic": "held", "english": "english"}
-        self.held = {name: np.load(self.out / f"{file}.npy") for name, file in names.items()}
-        self.blocks = {name: np.load(self.out / f"{name}.npy") for name in ("traffic", "replay")}
+        self.held = {name: np.load(self.out / f"{file}.npy") for name, file in HELD.items()}
+        self.blocks = {name: np.load(self.out / f"{name}.npy") for name in ("traffic", "keep")}
+        self.plain_loss = self._plain_loss()
 
     def _material(self) -> None:
         if not (self.out / "traffic.npy").is_file():
             material.traffic_blocks(self.options.data, self.out, self.tokenizer, RECIPE)
-        if not (self.out / "english.npy").is_file():
+        if not (self.out / "keep.npy").is_file():
             material.english_blocks(self.options.corpus, self.out, self.tokenizer, RECIPE)
-        if not (self.out / "replay.npy").is_file():
+        if not (self.out / "own.npy").is_file():
             material.own_text(load_base(self.options.plain, dtype="float32").model, self.tokenizer, self.out, RECIPE)
 
-    def batch(self, step: int) -> np.ndarray:
-        """The blocks of a step: traffic, and at random places a block that the model wrote itself."""
-        chooser = np.random.default_rng((RECIPE["seed"], step))
-        rows = []
-        for place in range(RECIPE["batch"]):
-            own = chooser.random() < RECIPE["replay"]
-            blocks = self.blocks["replay" if own else "traffic"]
-            rows.append(blocks[int(chooser.integers(len(blocks))) if own else (step * RECIPE["batch"] + place) % len(blocks)])
-        return np.stack(rows)
+    def _plain_loss(self) -> dict[str, float]:
+        """English losses of the plain model on the blocks of a look: what the rule compares with."""
+        place = self.out / "plain.json"
+        if not place.is_file():
+            model = load_base(self.options.plain, dtype="float32").model
+            write_json(place, {name: round(loss_on(model, self.held[name][: RECIPE["look_blocks"]]), 4) for name in ENGLISH})
+        losses: dict[str, float] = read_json(place)
+        return losses
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(traffic blocks, English block) of a step."""
+        count = RECIPE["batch"] - 1
+        places = [(step * count + place) % len(self.blocks["traffic"]) for place in range(count)]
+        return tensor_of(self.blocks["traffic"][places]), tensor_of(self.blocks["keep"][[step % len(self.blocks["keep"])]])
 
     def model(self, init: str, rows: Path | None = None, *, lora: bool = False) -> Any:
         """The extended model with its trainable parts; `rows` is a finished stage whose rows it begins with."""
@@ -191,25 +242,71 @@ class Run:
 
     def stage(self, name: str, steps: int, init: str, rows: str = "", *, lora: bool = False, begin: int = 0) -> bool:
         """Train one stage; False where the time ran out."""
-        made = Stage(name, self.model(init, self.out / rows if rows else None, lora=lora), self.out, self.held)
-        return made.run(lambda step: self.batch(step + begin), steps, self.deadline)
+        model = self.model(init, self.out / rows if rows else None, lora=lora)
+        return Stage(name, model, self, steps).run(begin, self.deadline)
 
     def all(self) -> bool:
-        """Every stage in order, the ablation among them."""
-        steps, ablation = RECIPE["stages"], RECIPE["ablation"]
+        """Every stage in order; with --ablation those of the ablation instead."""
+        steps, ablation, init = RECIPE["stages"], RECIPE["ablation"], RECIPE["init"]
+        if self.options.ablation:
+            first = ablation["rows"]
+            return (
+                self.stage("ablation-description", first, "description")
+                and self.stage("ablation-mean", first, init)
+                and self.stage("ablation-longer", ablation["longer"], init, "ablation-mean", begin=first)
+                and self.stage("ablation-lora", ablation["longer"], init, "ablation-mean", lora=True, begin=first)
+            )
         first = steps["rows"]
-        return (
-            self.stage("rows", first, "description")
-            and self.stage("lora", ablation["longer"], "description", "rows", lora=True, begin=first)
-            and self.stage("ablation-mean", ablation["rows"], "mean")
-            and self.stage("ablation-longer", ablation["longer"], "description", "rows", begin=first)
-            and self.stage("lora", steps["lora"], "description", "rows", lora=True, begin=first)
-        )
+        return self.stage("rows", first, init) and self.stage("lora", steps["lora"], init, "rows", lora=True, begin=first)
 
     def figures(self) -> dict[str, Any]:
         """Tokens, hours and curves of the stages that have begun."""
         names = [path.parent.name for path in sorted(self.out.glob("*/about.json"))]
-        return {"stages": {name: read_json(self.out / name / "about.json") for name in names}, "recipe": RECIPE}
+        stages = {name: read_json(self.out / name / "about.json") for name in names}
+        return {"stages": stages, "plain": self.plain_loss, "records": read_json(self.out / "counts.json"), "recipe": RECIPE}
+
+
+def change_of(run: Run) -> Change:
+    """What the stage `lora` has learnt, by the names of the plain base's tensors."""
+    state = load_file(run.out / "lora" / "state.safetensors")
+    values = {name.removeprefix("allowed."): value for name, value in state.items() if name.startswith("allowed.")}
+    rows = next(value for name, value in values.items() if "trainable_tokens" in name)
+    names = sorted({name.split(".lora_")[0] for name in values if ".lora_A." in name})
+    pairs = {}
+    for name in names:
+        first, second = (next(value for key, value in values.items() if key.startswith(f"{name}.lora_{part}.")) for part in "AB")
+        pairs[f"{name.removeprefix('base_model.model.')}.weight"] = (first, second)
+    return Change(run.tokens, {"model.embed_tokens.weight": rows}, pairs, RECIPE["alpha"] / RECIPE["rank"])
+
+
+def save_delta(run: Run, out: Path) -> dict[str, Any]:
+    """Write the delta, apply it to the plain base as `base get` does, and measure the result on all held-out blocks."""
+    stages = {name: read_json(run.out / name / "about.json") for name in ("rows", "lora")}
+    point = next(point for point in stages["lora"]["curve"] if point["step"] == stages["lora"]["allowed"])
+    source, seen = read_manifest(run.options.plain)["source"], np.load(run.out / "seen.npy").tolist()
+    training: dict[str, Any] = {
+        "recipe": "recipes/llm/extend.py",
+        "tokens": stages["rows"]["tokens"] + point["tokens"],
+        "processor_seconds": round(sum(about["seconds"] for about in stages.values())),
+        "rank": RECIPE["rank"],
+        "held_out_loss_before": stages["rows"]["curve"][0]["traffic"],
+        "held_out_loss": point["traffic"],
+    }
+
+    def write() -> None:
+        write_delta(out, change_of(run), seen=seen, source={"sha256": source["sha256"]}, training=training)
+
+    write()
+    plain = load_base(run.options.plain, dtype="float32").model
+    before = {name: round(loss_on(plain, run.held[name]), 4) for name in ENGLISH}
+    with tempfile.TemporaryDirectory() as work:
+        apply_delta(run.options.plain, out, Path(work) / "base", name="measured")
+        model = load_base(Path(work) / "base", dtype="float32").model
+        after = {name: round(loss_on(model, rows), 4) for name, rows in run.held.items()}
+    training |= {"held_out_loss": after["traffic"], "english_loss": after["english"], "english_loss_plain": before["english"]}
+    training |= {"own_text_loss": after["own"], "own_text_loss_plain": before["own"]}
+    write()
+    return {"plain": before, "extended": after, "bytes": sum(path.stat().st_size for path in out.iterdir())}
 
 
 def main() -> None:
@@ -220,8 +317,16 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3600.0, help="processor time of this call")
+    parser.add_argument("--ablation", action="store_true", help="the stages of the ablation instead")
+    parser.add_argument("--delta", type=Path, help="write what was learnt to this folder, and measure it")
+    options = parser.parse_args()
     torch.manual_seed(RECIPE["seed"])
-    run = Run(parser.parse_args())
+    run = Run(options)
+    if options.delta is not None:
+        measured = save_delta(run, options.delta)
+        write_json(run.out / "figures.json", {**run.figures(), "delta": measured})
+        print(measured)
+        return
     done = run.all()
     write_json(run.out / "figures.json", run.figures())
     print("finished" if done else "goes on with the next call")

@@ -26,6 +26,7 @@ from trafficllm.model.base.folder import read_manifest
 from trafficllm.model.base.gguf import import_gguf
 from trafficllm.model.base.load import load_base, resolve
 from trafficllm.model.base.named import Package
+from trafficllm.surface.cli.bases import base, tokenizer, tune
 from trafficllm.surface.cli.main import run
 
 
@@ -188,7 +189,8 @@ def test_a_delta_gives_the_weights_it_was_made_from(wheel: Path, tmp_path: Path)
     plain, delta = tmp_path / "plain", tmp_path / "delta"
     import_gguf(wheel.with_name("tiny.gguf"), plain)
     change = _delta(plain, delta)
-    manifest = apply_delta(plain, delta, tmp_path / "out", name="tiny")
+    apply_delta(plain, delta, tmp_path / "out", name="tiny")
+    manifest = read_manifest(tmp_path / "out")
     before, after = load_base(plain, dtype="float32").model.state_dict(), load_base(tmp_path / "out", dtype="float32").model.state_dict()
     first, count = manifest["tokenizer"]["first_id"], len(change.tokens)
     rows = after["model.embed_tokens.weight"]
@@ -242,3 +244,13 @@ def test_the_whole_way_with_the_package_of_the_index(tmp_path: Path, monkeypatch
     assert (facts["rope_theta"], facts["tied"], facts["vocabulary"], facts["reads_back"]) == (100_000.0, True, 49_152, True)
     assert facts["english_loss"] < 4
     assert load_base("smollm2", dtype="float32").model.get_input_embeddings().weight.shape[0] >= 49_152 + answer.traffic_tokens
+
+
+def test_the_commands_on_bases_have_their_words() -> None:
+    words = {
+        app: {str(command.name or command.callback.__name__) for command in app.registered_commands}
+        for app in (base.app, tokenizer.app, tune.app)
+    }
+    assert words[base.app] == {"list", "get", "import", "show"}
+    assert "extend" in words[tokenizer.app]
+    assert "plan" in words[tune.app]

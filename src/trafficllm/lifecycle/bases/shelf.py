@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import make_folder
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.bases.results import BaseGet, BaseImport, BaseList, BaseRow, BaseShow
 from trafficllm.model.base.named import PACKAGES, PLAIN, SHIPPED, Package, fetched, home
+
+_OURS = "Apache-2.0"
+"""Licence of the bases that this installation ships."""
 
 
 def list_bases() -> BaseList:
@@ -26,23 +29,20 @@ def list_bases() -> BaseList:
 
 
 def _row(name: str, folder: Path, origin: str) -> BaseRow:
-    from trafficllm.model.base.folder import read_manifest, weight_files
+    from trafficllm.model.base.facts import base_facts
+    from trafficllm.model.base.folder import weight_files
 
-    manifest = read_manifest(folder) if (folder / "trafficllm.json").is_file() else {}
+    facts = base_facts(folder)
     return BaseRow(
         name=name,
         origin=origin,
         here=True,
         size=sum((folder / file).stat().st_size for file in weight_files(folder)),
-        traffic_tokens=int((manifest.get("tokenizer") or {}).get("tokens_added", 0)),
-        trained_tokens=int((manifest.get("training") or {}).get("tokens", 0)) if manifest.get("kind") == "traffic" else 0,
-        licence=_licence(manifest, origin),
+        traffic_tokens=facts.traffic_tokens,
+        trained_tokens=facts.trained_tokens,
+        licence=facts.licence or (_OURS if origin == "shipped" else ""),
         path=str(folder),
     )
-
-
-def _licence(manifest: dict[str, Any], origin: str) -> str:
-    return str((manifest.get("source") or {}).get("licence") or ("Apache-2.0" if origin == "shipped" else ""))
 
 
 def _absent(package: Package) -> BaseRow:
@@ -60,20 +60,19 @@ def _absent(package: Package) -> BaseRow:
 
 def show(name: str) -> BaseShow:
     """What a base's folder holds and what it was made from; its files are compared with its manifest."""
-    from trafficllm.model.base.folder import checked_manifest
+    from trafficllm.model.base.facts import base_facts
     from trafficllm.model.base.load import resolve
     from trafficllm.model.base.meta import meta_model
 
     folder = resolve(name)
-    manifest = checked_manifest(folder)
+    facts = base_facts(folder, check=True)
     model = meta_model(folder)
     config = model.config.get_text_config()
-    imported = manifest.get("imported") or {}
     row = _row(name, folder, "shipped" if name in SHIPPED else "folder")
     return BaseShow(
         name=name,
         path=str(folder),
-        kind=str(manifest.get("kind", "plain")),
+        kind=facts.kind,
         architecture=str(config.model_type),
         parameters=sum(value.numel() for value in model.parameters()),
         rows=int(model.get_input_embeddings().weight.shape[0]),
@@ -81,11 +80,11 @@ def show(name: str) -> BaseShow:
         size=row.size,
         traffic_tokens=row.traffic_tokens,
         trained_tokens=row.trained_tokens,
-        seen=int(manifest.get("seen", 0)),
+        seen=facts.seen,
         licence=row.licence,
-        base_sha256=str(manifest["base_sha256"]),
-        source={key: str(value) for key, value in (manifest.get("source") or {}).items()},
-        warnings=list(map(str, imported.get("warnings", ()))),
+        base_sha256=facts.base_sha256,
+        source=dict(facts.source),
+        warnings=list(facts.warnings),
     )
 
 
@@ -146,7 +145,7 @@ def extend_named(plain: Path, out: Path, package: Package) -> None:
     rows begin from their descriptions and are not trained."""
     from trafficllm.model.base.delta import apply_delta
     from trafficllm.model.base.extend import make_traffic_base, write_manifest
-    from trafficllm.model.base.folder import read_manifest
+    from trafficllm.model.base.facts import base_facts
     from trafficllm.model.base.load import default_base
     from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
 
@@ -154,7 +153,7 @@ def extend_named(plain: Path, out: Path, package: Package) -> None:
         apply_delta(plain, package.delta, out, name=package.name)
     else:
         make_traffic_base(plain, list(traffic_ids(load_auto(default_base()))), out, init="description", name=package.name)
-    source = {**read_manifest(out)["source"], "licence": package.licence, "package": f"{package.package} {package.version}"}
+    source = {**base_facts(out).source, "licence": package.licence, "package": f"{package.package} {package.version}"}
     write_manifest(out, source=source)
 
 
@@ -164,14 +163,14 @@ def import_file(file: Path, out: Path, *, progress: ProgressSink) -> BaseImport:
 
     begun = time.monotonic()
     progress.update("importing", 0, None)
-    found = import_gguf(file, out)
-    facts = {name: value for name, value in found.as_dict().items() if name != "warnings"}
+    imported = import_gguf(file, out)
+    facts = {name: value for name, value in imported.as_dict().items() if name != "warnings"}
     return BaseImport(
         out=str(out),
         size=_row(out.name, out, "imported").size,
         base_sha256=_base_hash(out),
         seconds=round(time.monotonic() - begun, 1),
-        warnings=list(found.warnings),
+        warnings=list(imported.warnings),
         **facts,
     )
 

@@ -78,8 +78,8 @@ def write_delta(out: str | Path, change: Change, *, seen: Sequence[int], **facts
     return manifest
 
 
-def apply_delta(plain: str | Path, delta: str | Path, out: str | Path, *, name: str) -> dict[str, Any]:
-    """Write the traffic base `plain` + `delta` to `out` and return its manifest.
+def apply_delta(plain: str | Path, delta: str | Path, out: str | Path, *, name: str) -> None:
+    """Write the traffic base `plain` + `delta` to `out`.
 
     Raises ArtifactError where the delta is damaged, of another codec, or was trained on another base.
     """
@@ -95,7 +95,7 @@ def apply_delta(plain: str | Path, delta: str | Path, out: str | Path, *, name: 
         _add(folder, place, first=first, count=len(tokens), scale=float(facts["scale"]))
         shutil.copyfile(inside(place, SEEN), folder / SEEN)
         digest = sha256_file(place / DELTA)
-        return write_manifest(folder, name=name, init="delta", training=facts["training"], delta_sha256=digest)
+        write_manifest(folder, name=name, init="delta", training=facts["training"], delta_sha256=digest)
 
 
 def _checked(place: Path, base: Path) -> dict[str, Any]:

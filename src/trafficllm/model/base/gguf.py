@@ -53,7 +53,7 @@ class Imported:
         return asdict(self)
 
 
-def import_gguf(file: str | Path, out: str | Path, *, source: Mapping[str, Any] | None = None) -> Imported:
+def import_gguf(file: str | Path, out: str | Path, *, source: Mapping[str, str] | None = None) -> Imported:
     """Write the model of a GGUF file to `out` as a Hugging Face folder: bfloat16 safetensors, tokenizer.json, `trafficllm.json`.
 
     No code path reads the GGUF file afterwards. `source` is added to the manifest. Raises ResourceError without the package `gguf`,
@@ -66,10 +66,10 @@ def import_gguf(file: str | Path, out: str | Path, *, source: Mapping[str, Any] 
     free_space(out, 2 * sum(math.prod(shape) for shape in header.tensors.values()))
     with atomic_dir(out) as folder:
         _convert(path, folder, header)
-        found = _check(folder, header, path)
-        facts = {"name": path.name, "sha256": current_sha256(path), "licence": found.licence, **(source or {})}
-        write_plain_manifest(folder, source=facts, imported=found.as_dict())
-    return found
+        imported = _check(folder, header, path)
+        facts = {"name": path.name, "sha256": current_sha256(path), "licence": imported.licence, **(source or {})}
+        write_plain_manifest(folder, source=facts, imported=imported.as_dict())
+    return imported
 
 
 def write_plain_manifest(folder: Path, **facts: Any) -> None:

@@ -15,7 +15,6 @@ from trafficllm import __version__
 from trafficllm.core.errors import ResourceError, TrafficLLMError, UsageError
 from trafficllm.surface.cli import adapter as cmd_adapter
 from trafficllm.surface.cli import analyze as cmd_analyze
-from trafficllm.surface.cli import base as cmd_base
 from trafficllm.surface.cli import capture as cmd_capture
 from trafficllm.surface.cli import config as cmd_config
 from trafficllm.surface.cli import data as cmd_data
@@ -25,8 +24,9 @@ from trafficllm.surface.cli import mcp as cmd_mcp
 from trafficllm.surface.cli import quickstart as cmd_quickstart
 from trafficllm.surface.cli import serve as cmd_serve
 from trafficllm.surface.cli import task as cmd_task
-from trafficllm.surface.cli import tokenizer as cmd_tokenizer
-from trafficllm.surface.cli import tune as cmd_tune
+from trafficllm.surface.cli.bases import base as cmd_base
+from trafficllm.surface.cli.bases import tokenizer as cmd_tokenizer
+from trafficllm.surface.cli.bases import tune as cmd_tune
 from trafficllm.surface.terminal.output import ToldError, report_failure
 
 INTERRUPTED = 130
