@@ -48,6 +48,7 @@ FOLDS = (
     ("drift", "outside", "paraphrase", "negated"),
     ("colloquial", "multi", "nonnative"),
 )
+NOTHING = (np.zeros(0, np.uint32), np.zeros(0, np.int64))
 WEIGHTS = (1.0, 2.0, 3.0, 4.0, 6.0)
 Probabilities = NDArray[np.float64]
 
@@ -122,16 +123,19 @@ def left_out(engine: Engine, rows: Sequence[Instruction], *, slow: bool) -> dict
         kinds = [f"{row.style}, {act(row.tasks, row.text, told=FACTS if row.facts else '')}" for row in new]
         p = ways.router.probabilities([row.text for row in new])
         found = figures(ways.routes(new, p), new, kinds)
+        bare = fit_phrases([{**said[k], "concepts": NOTHING} for k in train], wanted[train], columns())
+        found["words without concepts"] = _scored(exact(new, Ways(engine, bare).routes(new, p)["words"]), kinds)
         if slow:
-            hits = tfidf([rows[k] for k in train], new)
-            found["tfidf"] = _scored(hits, kinds)
+            found["tfidf"] = _scored(tfidf([rows[k] for k in train], new), kinds)
         none = np.full((len(old), len(ways.router.tasks) + 1), np.nan)
         hits = exact(old, ways.router.combined(none, [row.text for row in old]))
         found["words, authors the base has read"] = by_kind([row.style for row in old], hits)
         _weigh(ways, new, p, weighed)
         out[", ".join(styles)] = found
         print(styles, {name: row["accuracy"] for name, row in found.items() if isinstance(row, dict) and "accuracy" in row}, flush=True)
-    total = {name: _whole(out, name) for name in ("base", "base and words", "words", *(("tfidf",) if slow else ()))}
+    total = {
+        name: _whole(out, name) for name in ("base", "base and words", "words", "words without concepts", *(("tfidf",) if slow else ()))
+    }
     return {"all": total, "folds": out, "weight": {f"{weight:g}": round(float(np.mean(hits)), 4) for weight, hits in weighed.items()}}
 
 

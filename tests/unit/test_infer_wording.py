@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import infer_samples as samples
@@ -15,7 +16,7 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import NONE
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.router import wording
-from trafficllm.infer.router.phrases import KINDS, concepts, glossary, in_concepts, in_english, normalised, phrases
+from trafficllm.infer.router.phrases import KINDS, concepts, glossary, in_concepts, in_english, normalised, parts, phrases
 from trafficllm.infer.router.router import Router
 from trafficllm.infer.router.wording import FACTS, SEVERAL, Wording, shipped
 from trafficllm.lifecycle.adapters.learn_router import exact
@@ -127,6 +128,23 @@ def test_facts_of_a_capture_are_asked_for_or_not(engine: Engine, text: str, aske
     assert (route.facts >= 0.5) is asked
     assert not (asked and route.tasks)
     assert route.row()["facts"] == route.facts
+
+
+def test_parts_of_a_question_are_heard_one_by_one(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word model that never says "several", as where no list of requests was taught."""
+    assert parts("find the trojan and name the apps") == ["find the trojan", "name the apps"]
+    assert parts("is this malware") == parts("?? ; . and ") == []
+    assert len(parts("a word, " * 1000)) == 6
+    model = shipped()
+    place = model.columns.index(SEVERAL)
+    bias = model.bias.copy()
+    bias[place] = -3.0
+    tables = {kind: replace(table, scale=np.where(np.arange(len(bias)) == place, 0, table.scale)) for kind, table in model.tables.items()}
+    router = Router(engine, "", TASKS, wording=(Wording(model.columns, tables, bias, model.facts),))
+    text = "check the DoH traffic for tunnels and generate 20 flows of Zeus malware"
+    assert {name for name, _ in router.combined(_even(len(TASKS) + 1), [text])[0].tasks} == {"MDD", "MTG"}
+    monkeypatch.setattr("trafficllm.infer.router.router.parts", lambda _: [])
+    assert len(router.combined(_even(len(TASKS) + 1), [text])[0].tasks) == 1
 
 
 def test_without_wording_nothing_is_said_of_facts(engine: Engine) -> None:

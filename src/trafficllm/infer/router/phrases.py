@@ -39,10 +39,27 @@ _WORD = re.compile(r"\w+")
 _HTTP = re.compile(r"\b(?:get|post|put|head|delete) /\S* http/\d(?:\.\d)?(?: host: \S+)?|\{\s*\"method\"[^{}]*\}")
 _PAIR = re.compile(r"(?:<pack(?:et)?>:? ?)?\b[a-z]{2,12}(?:\.[a-z_]{1,24}){1,3}: ?[^\s,]+,?")
 _HEX = re.compile(r"(?:<flow>:? ?)?(?:<pck>)?(?:0x)?(?:[0-9a-f]{8,}|[0-9a-f]{2}(?:[: ][0-9a-f]{2}){4,})")
+MOST_PARTS = 6
+_BETWEEN = re.compile(
+    r"[;.?!+/]\s|[?;]|, | and (?:also )?| then | also | as well as | besides | plus | und (?:auch )?| et (?:aussi )?| y (?:también )?"
+    r"| e (?:anche |também )?| и |[。，、；？]|和|以及|と|\b\d\. ",
+    re.IGNORECASE,
+)
 _TERM = re.compile(r"§?\w+(?:[.&'\-]\w+)*")
 _STEM = 3
 """Letters of the shortest beginning that stands for all words that begin so."""
 _NUMBER = re.compile(r"\b\d+(?:[.:,]\d+)*")
+
+
+def parts(text: str) -> list[str]:
+    """What stands between the sentence marks and conjunctions of a question, at most `MOST_PARTS`; empty where nothing parts it.
+
+    >>> parts("find the trojan and name the apps")
+    ['find the trojan', 'name the apps']
+    """
+    said = [part.strip() for part in _BETWEEN.split(text[:QUESTION_LIMIT])]
+    kept = [part for part in said if len(part) >= _STEM][:MOST_PARTS]
+    return kept if len(kept) > 1 else []
 
 
 def normalised(text: str) -> str:

@@ -100,7 +100,13 @@ def _what_and_whether(workspace: Workspace, live: Sequence[Version]) -> tuple[st
 def _no_answer(workspace: Workspace, route: TaskRoute, live: Sequence[str], held_back: Sequence[str], taken: Understood) -> UsageError:
     """What the question was routed to, and the three nearest questions that have an answer here."""
     asked = [(row.id, f"{row.id} ({'laboratory only, ' if row.id in held_back else ''}{row.probability:.2f})") for row in route.tasks]
-    names = ", ".join(name for _, name in asked) or f"none of the tasks ({route.none:.2f})"
+    facts = route.facts is not None and route.facts >= 0.5
+    nothing = (
+        f"facts of the capture ({route.facts:.2f}), in other words than are understood"
+        if facts
+        else f"none of the tasks ({route.none:.2f})"
+    )
+    names = ", ".join(name for _, name in asked) or nothing
     catalogue = workspace.tasks()
     tasks = [catalogue[name] for name in live]
     asks = [task.umbrella_question or task.title for task in tasks] + [SUSPICIOUS] * any(task.asks_malice for task in tasks)
