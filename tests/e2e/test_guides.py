@@ -132,7 +132,7 @@ def test_the_serve_guide(server: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("openai", reason="the openai client is not installed")
     (script,) = blocks("serve", "python")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=server, capture_output=True, text=True, check=True)
-    assert "EAC: " in done.stdout
+    assert "(EAC): " in done.stdout
 
 
 def test_links_of_the_docs_lead_somewhere() -> None:

@@ -168,7 +168,7 @@ def test_from_upload_to_verdict_and_back(tab: Tab, capture: Path) -> None:
     page = tab.page
     tab.upload(capture)
     page.wait_for_selector(".grid")
-    assert "of 1 flows" in page.inner_text("h1") or "1 flow is" in page.inner_text("h1")
+    assert "(EAC): 1 " in page.inner_text("h1")
     assert "2 packets" in page.inner_text("main")
     page.click(".rows .row")
     page.wait_for_selector("h2:has-text('First packets')")
@@ -194,6 +194,30 @@ def test_from_upload_to_verdict_and_back(tab: Tab, capture: Path) -> None:
     page.wait_for_selector("input[type=file]")
     page.go_forward()
     page.wait_for_selector(".grid")
+
+
+def test_facts_and_filters_of_a_question(tab: Tab, capture: Path) -> None:
+    """A question for a fact has a table and no verdict; one with a host restricts the flows; from a fact one gets back to the verdicts."""
+    page = tab.page
+    page.goto(tab.url)
+    page.fill("input[placeholder]", "top talkers")
+    page.set_input_files("input[type=file]", capture)
+    page.wait_for_selector("text=no model took part")
+    assert "of 256 bytes" in page.inner_text("h1") or "bytes" in page.inner_text("h1")
+    assert page.locator("main table tbody tr").count() == 2
+    assert page.locator("h2:has-text('Exports')").count() == 0
+    page.click("button:has-text('Show the verdicts')")
+    page.wait_for_selector(".grid")
+    page.fill("form input >> nth=0", "which application is it from 192.0.2.99")
+    page.select_option("form select", "EAC")
+    page.click("button:has-text('Ask')")
+    page.wait_for_selector("text=Only flows from 192.0.2.99.")
+    assert page.inner_text("h1") == "No flow was judged."
+    page.fill("form input >> nth=0", "how many packets?")
+    page.select_option("form select", "")
+    page.click("button:has-text('Ask')")
+    page.wait_for_selector("text=no model took part")
+    assert page.inner_text("h1").startswith("2 packets")
 
 
 def test_500_hostile_strings_stay_text(tab: Tab) -> None:

@@ -79,7 +79,7 @@ def test_the_official_client(server: tuple[str, Any, Path], captures: Path) -> N
     parts = [{"type": "text", "text": "Which application?"}, {"type": "file", "file": {"file_id": kept.id}}]
     stream = client.chat.completions.create(model="EAC", messages=[{"role": "user", "content": parts}], stream=True)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-    assert text.startswith("EAC: ")
+    assert text.startswith("Encrypted application classification (EAC): ")
     with pytest.raises(openai.NotFoundError) as found:
         client.models.retrieve("gpt-4")
     assert found.value.code == "model_not_found"

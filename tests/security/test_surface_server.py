@@ -28,6 +28,7 @@ from trafficllm.capture.check.captures import check
 from trafficllm.capture.fields.table import packet_rows
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.lifecycle.analyze.verdicts import start
+from trafficllm.lifecycle.facts.asking import answer_fact, understood
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.server import uploads
 from trafficllm.surface.server.app import configuration, create_app
@@ -507,6 +508,45 @@ def test_verdicts_are_those_of_the_command_line(client: Any, place: tuple[Path, 
     assert _left(client) == []
 
 
+def _asked(client: Any, mark: str, question: str, **more: str) -> list[dict[str, Any]]:
+    found = client.post(f"/v1/files/{mark}/analyze", params={"question": question, **more})
+    assert found.status_code == 200, found.text
+    return [json.loads(line) for line in found.text.splitlines()]
+
+
+def test_hosts_ports_and_times_in_a_question_hold_as_on_the_command_line(client: Any, place: tuple[Path, Path], captures: Path) -> None:
+    """For an upload in one request, and for a kept capture as the page asks, also where a task is named beside the question."""
+    capture = captures / "MTD" / "Neris" / "Neris_00.pcap"
+    workspace = Workspace(base=str(place[0]), registry=str(place[1]))
+    everything = [row for batch in start(workspace, [capture], task="EAC").batches for row in batch]
+    middle = sorted(row["ts"] for row in everything)[len(everything) // 2]
+    clock = time.strftime("%H:%M:%S", time.gmtime(middle))
+    mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+    for question in (f"only to {everything[0]['resp_h']}", f"port {everything[0]['resp_p']}", f"after {clock}"):
+        own = start(workspace, [capture], task="EAC", question=question)
+        expected = [row["uid"] for batch in own.batches for row in batch]
+        assert 0 < len(expected) < len(everything), question
+        found = client.post("/v1/analyze", params={"task": "EAC", "question": question}, files={"file": capture.read_bytes()})
+        assert [json.loads(line)["uid"] for line in found.text.splitlines()] == expected
+        begin, *lines, end = _asked(client, mark, question, task="EAC")
+        assert [line["uid"] for line in lines] == expected
+        assert (begin["filters"], end["flows"]) == (own.filters, len(expected))
+        assert begin["capture"]["flows"] == len(everything)
+
+
+def test_a_question_for_a_fact_is_answered_without_a_verdict(client: Any, place: tuple[Path, Path], capture: Path) -> None:
+    workspace = Workspace(base=str(place[0]), registry=str(place[1]))
+    for question in ("top talkers", "how many packets on port 53?"):
+        own = answer_fact([capture], understood(question), workspace.config)
+        assert own is not None
+        found = client.post("/v1/analyze", params={"question": question}, files={"file": capture.read_bytes()})
+        assert [json.loads(line) for line in found.text.splitlines()] == [own.as_dict()]
+        mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+        assert _asked(client, mark, question) == [{"schema": "trafficllm.serve.fact/1", "fact": own.as_dict()}]
+    assert "label" in _asked(client, mark, "top talkers", task="EAC")[1]  # a named task is asked whatever the words
+    assert client.post("/v1/files/file-0/analyze", params={"question": "top talkers"}).status_code == 404
+
+
 @pytest.mark.parametrize(("query", "status"), [("task=NOPE", 400), ("task=MTG", 400), ("explain=maybe", 422)])
 def test_wrong_requests(client: Any, capture: Path, query: str, status: int) -> None:
     found = client.post(f"/v1/analyze?{query}", files={"file": capture.read_bytes()})
@@ -590,7 +630,7 @@ def test_chat_about_a_capture_streams(client: Any, capture: Path) -> None:
     mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
     parts = [{"type": "text", "text": "Which application is it?"}, {"type": "file", "file": {"file_id": mark}}]
     whole = _chat(client, parts, model="EAC").json()["choices"][0]["message"]["content"]
-    assert whole.startswith("EAC: ")
+    assert whole.startswith("Encrypted application classification (EAC): ")
     assert whole.count("\n") >= 1
     assert "\\x0a" not in whole
     events = _chat(client, parts, model="EAC", stream=True).text.strip().split("\n\n")

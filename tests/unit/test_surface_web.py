@@ -1,4 +1,4 @@
-"""The parts of the page that need no browser: its sentence, its files, archives of corrections, exports in pieces."""
+"""The parts of the page that need no browser: its files, archives of corrections, exports in pieces."""
 
 from __future__ import annotations
 
@@ -15,42 +15,8 @@ from pydantic import ValidationError
 from trafficllm.surface.cli.main import run
 from trafficllm.surface.web import captures, corrections, page
 from trafficllm.surface.web.results import Correction
-from trafficllm.surface.web.sentence import sentence
 
 STATIC = Path(page.__file__).with_name("static")
-NOTABLE = {"MTD": ["malicious"]}
-
-
-def _host(address: str, umbrella: str, chance: float | None = 0.5) -> Any:
-    return {"task": "MTD", "host": address, "umbrella": umbrella, "umbrella_probability": chance}
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "hosts", "said"),
-    [
-        ({}, [], "The capture has no flows."),
-        ({"EAC": {"DNS": 1200, "HTTP": 3, "unknown": 2}}, [], "DNS (1,200 of 1,205 flows), HTTP (3); 2 flows are unknown."),
-        ({"EAC": {"not covered": 1}}, [], "1 flow is not covered."),
-        (
-            {"MTD": {"Zeus": 1}},
-            [_host("192.0.2.1", "malicious", 0.999), _host("192.0.2.2", "benign")],
-            "192.0.2.1 is malicious (probability 0.99): 1 of 2 hosts.",
-        ),
-        (
-            {"MTD": {"Zeus": 1}},
-            [_host(f"192.0.2.{n}", "malicious", None) for n in range(5)],
-            "192.0.2.0, 192.0.2.1, 192.0.2.2 and 2 more are malicious: 5 of 5 hosts.",
-        ),
-        (
-            {"MTD": {"benign": 1}},
-            [_host("192.0.2.1", "benign"), _host("192.0.2.2", "unknown")],
-            "No notable host among 2: benign. 1 of them cannot be judged.",
-        ),
-        ({"MTD": {"unknown": 1}}, [_host("192.0.2.1", "unknown")], "None of the 1 host can be judged."),
-    ],
-)
-def test_the_sentence(verdicts: dict[str, dict[str, int]], hosts: list[Any], said: str) -> None:
-    assert sentence(verdicts, hosts, NOTABLE) == said
 
 
 def test_vendored_files_are_as_they_were_published() -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import TypedDict
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.results import Captured, closed
-from trafficllm.core.types import NOT_COVERED, UNKNOWN, FlowBatch, FlowMeta, Record, Scorer
+from trafficllm.core.types import NOT_COVERED, UNKNOWN, Facts, FlowBatch, FlowMeta, Record, Scorer
 from trafficllm.core.umbrella import Umbrella
 from trafficllm.infer import calibration as cal
 from trafficllm.infer.engine.scorer import LLMScorer
@@ -35,6 +35,10 @@ CHUNK = 256
 
 FRAMES = 8
 """Frame numbers a verdict's row names: enough to open the flow's beginning in Wireshark."""
+
+
+Seen: TypeAlias = "Callable[[FlowBatch, int, Sequence[Facts]], None]"
+"""Takes the facts of some flows of a batch that follow each other, from the flow at a place in it on."""
 
 
 @closed
@@ -224,11 +228,16 @@ class Detector:
         """One verdict a flow, in the batch's order. UsageError for a task this detector does not hold."""
         return self.judge(records_of(batch), task)
 
-    def stream(self, batches: Iterable[FlowBatch], tasks: Sequence[str]) -> Iterator[Verdict]:
-        """Verdicts of a whole capture, each flow by each task, while it is read."""
+    def stream(self, batches: Iterable[FlowBatch], tasks: Sequence[str], seen: Seen | None = None) -> Iterator[Verdict]:
+        """Verdicts of a whole capture, each flow by each task, while it is read.
+
+        `seen` is given what the first bytes of flows say, for whoever counts that: parsing them again would cost as much as once.
+        """
         for batch in batches:
             for at in range(0, len(batch), CHUNK):  # a batch has up to 32,768 flows: not all as records at once
                 rows = list(records_in(batch, at, at + CHUNK))
+                if seen is not None:
+                    seen(batch, at, [record.facts for record, _ in rows])
                 judged = [self.judge(rows, task) for task in tasks]
                 for same_flow in zip(*judged, strict=True):
                     yield from same_flow

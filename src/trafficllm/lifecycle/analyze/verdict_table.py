@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import FlowMeta, ProgressSink, Record, Silent
+from trafficllm.lifecycle.analyze.sentences import counted, summary
 from trafficllm.lifecycle.facts.filters import Ends
 from trafficllm.records.codec.units import PROTOS
 
@@ -71,7 +72,7 @@ class VerdictFilter:
 @dataclass(frozen=True, slots=True)
 class VerdictTable:
     """The verdicts of captures by the tasks that were chosen. `severities` goes with `rows`: 1 notable, 2 unknown where a task has
-    notable verdicts, 0 else; `beyond` counts the verdicts that were not kept."""
+    notable verdicts, 0 else; `beyond` counts the verdicts that were not kept; `asks` and `notable` are those of the analysis."""
 
     tasks: tuple[str, ...]
     route: TaskRoute | None
@@ -83,6 +84,8 @@ class VerdictTable:
     totals: CaptureTotals
     beyond: int = 0
     labels: frozenset[str] = frozenset()
+    asks: Mapping[str, str] = field(default_factory=dict)
+    notable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     _places: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def select(self, wanted: VerdictFilter | None = None, order: Order = "notable") -> list[VerdictRow]:
@@ -131,9 +134,9 @@ class VerdictTable:
         """Flows by the answer above their labels, for the tasks that have one."""
         return _counted((row["task"], row["umbrella"]) for row in self.rows if row["umbrella"])
 
-    def notable(self) -> int:
-        """How many verdicts raise an event."""
-        return sum(severity == 1 for severity in self.severities)
+    def sentence(self) -> str:
+        """A sentence a task, hosts before flows."""
+        return " ".join(summary(self, counted(self.rows), self.notable_hosts))
 
     def moment(self, text: str) -> float:
         """Seconds since the epoch of an ISO 8601 time, or of a time of day (12:03, 12:03:07) on the capture's first day that has it.
@@ -212,6 +215,8 @@ def tabled(analysis: Analysis, rows: Sequence[VerdictRow], beyond: int = 0) -> V
         analysis.counts(),
         beyond,
         analysis.labels,
+        analysis.asks,
+        analysis.notable,
     )
 
 

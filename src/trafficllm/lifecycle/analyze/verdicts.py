@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -173,8 +173,7 @@ def start(
 
     What can be wrong is checked first, the verdicts are made as they are asked for. `flows` stand for captures that were read
     elsewhere, by `flow_options` of the tasks in `choice` (the server reads uploads in another process). With `skipped`, files among
-    several that cannot be read are left out instead of raised. With `overview` flows are counted too, for `Analysis.overview`: that parses
-    their first bytes once more.
+    several that cannot be read are left out instead of raised. With `overview` flows are counted too, for `Analysis.overview`.
     """
     from trafficllm.capture.files.read import expand, total_bytes
     from trafficllm.capture.flows.counts import CountsBuilder
@@ -194,9 +193,10 @@ def start(
     captures, logs = part_logs(files)
     read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
     facts = CaptureFacts(restricted) if overview else None
-    read = read if facts is None else facts.tapping(read)
-    ends = (detector.stream([batch], tasks) for batch in read)
-    verdicts = (_passing(part, restricted) for part in chain(ends, [detector.stream_records(_logged(logs, counts), tasks)]))
+    seen = None if facts is None else facts.add_part
+    ends = (detector.stream([batch], tasks, seen) for batch in read)
+    holds = _holding(restricted)
+    verdicts = (filter(holds, part) for part in chain(ends, [detector.stream_records(_logged(logs, counts), tasks)]))
     whole = total_bytes(files) if files else None
     return Analysis(
         tasks,
@@ -215,12 +215,12 @@ def start(
     )
 
 
-def _passing(verdicts: Iterator[Verdict], filters: Filters) -> Iterator[Verdict]:
-    """The verdicts on flows that pass the filters."""
+def _holding(filters: Filters) -> Callable[[Verdict], bool]:
+    """A test of the verdicts of a whole capture, in its order: on flows that pass the filters."""
     if not filters:
-        return verdicts
+        return lambda _: True
     holds = filters.passing()
-    return (verdict for verdict in verdicts if holds(ends_of(verdict.meta)))
+    return lambda verdict: holds(ends_of(verdict.meta))
 
 
 def judge(
@@ -261,8 +261,10 @@ def _batches(
     whole: int | None,
     progress: ProgressSink,
 ) -> Iterator[list[VerdictRow]]:
-    """Rows in batches of at most `_ROWS`; those of a part (flows that finished together) do not wait for the next part, which of a live
-    capture may be long in coming."""
+    """Rows in batches of at most `_ROWS`; at least one batch, which may be empty.
+
+    Those of a part (flows that finished together) do not wait for the next part, which of a live capture may be long in coming.
+    """
     done = 0
     for part in parts:
         while verdicts := list(islice(part, _ROWS)):
@@ -272,6 +274,8 @@ def _batches(
             progress.update("verdicts", done, _expected(counts, whole, len(tasks)))
             yield [verdict.row() for verdict in verdicts]
     progress.update("verdicts", done, done)
+    if not done:
+        yield []
 
 
 def _expected(counts: CountsBuilder, whole: int | None, tasks: int) -> int | None:

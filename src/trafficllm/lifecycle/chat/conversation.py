@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import TrafficLLMError, UsageError
-from trafficllm.lifecycle.analyze import sentences
 from trafficllm.lifecycle.analyze.sentences import named
 from trafficllm.lifecycle.analyze.verdict_table import VerdictFilter
 from trafficllm.lifecycle.chat import wording
@@ -151,7 +150,7 @@ class Conversation:
         if not flows:
             return Reply(said, "No flow is like that.")
         about.shown = min(SHOWN, len(flows))
-        head = f"{len(flows):,} flows are {named(about.label)}." if about.label else sentences.summary(table)
+        head = f"{len(flows):,} flows are {named(about.label)}." if about.label else table.sentence()
         text = wording.numbered([wording.flow(row) for row in flows[:SHOWN]])
         more = f"\nthe first {SHOWN} of {len(flows):,}" if len(flows) > SHOWN else ""
         return Reply(said, f"{head}\n{text}{more}", tuple(flows[:SHOWN]))
@@ -265,7 +264,7 @@ class Conversation:
             self._listed("")
         table = about.table.only(about.question.filters)
         filters = str(about.question.filters)
-        parts = ["# Report", "", sentences.summary(table)]
+        parts = ["# Report", "", table.sentence()]
         parts += [f"Only flows {filters}."] if filters else []
         parts += ["", "## Hosts", "", *_bullets([wording.host(row) for row in table.hosts[:SHOWN]])]
         parts += ["", "## Flows", "", *_bullets([wording.flow(row) for row in about.flows[:SHOWN]]), "", "## Evidence"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 from trafficllm.capture.facts.flow_facts import facts_of_flows
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.rows import address_text, proto_name
-from trafficllm.core.types import CaptureCounts, Facts, FlowBatch, FlowStream, ProgressSink
+from trafficllm.core.types import CaptureCounts, Facts, FlowBatch, ProgressSink
 from trafficllm.lifecycle.facts.filters import Ends, Filters
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class FlowSeen:
 
 @dataclass(slots=True)
 class CaptureFacts:
-    """Counts over the flows of a capture that pass `filters`. Feed it batches with `add`, or pass a stream through `tapping`."""
+    """Counts over the flows of a capture that pass `filters`. Feed it batches with `add`, or parts of them with
+    `add_part` where their facts are known."""
 
     filters: Filters = field(default_factory=Filters)
     counts: CaptureCounts = field(default_factory=CaptureCounts)
@@ -104,17 +105,18 @@ class CaptureFacts:
     _largest: list[tuple[int, int, FlowSeen]] = field(default_factory=list)
     _longest: list[tuple[int, int, FlowSeen]] = field(default_factory=list)
 
-    def tapping(self, flows: FlowStream) -> FlowStream:
-        """The same batches, counted on their way."""
-        for batch in flows:
-            self.add(batch)
-            yield batch
-
     def add(self, batch: FlowBatch) -> None:
         """Count a batch of flows."""
+        self._add_rows(_rows(batch, 0, len(batch), facts_of_flows(batch)))
+
+    def add_part(self, batch: FlowBatch, start: int, facts: Sequence[Facts]) -> None:
+        """Count the flows of a batch from `start` on that these facts are of."""
+        self._add_rows(_rows(batch, start, start + len(facts), facts))
+
+    def _add_rows(self, rows: Iterator[_Row]) -> None:
         if self._holds is None:
             self._holds = self.filters.passing()
-        for row in _rows(batch):
+        for row in rows:
             if self._holds(row.seen.ends):
                 self._add(row)
 
@@ -201,7 +203,8 @@ class _Row:
     facts: Facts
 
 
-def _rows(batch: FlowBatch) -> Iterator[_Row]:
+def _rows(batch: FlowBatch, start: int, stop: int, facts: Iterable[Facts]) -> Iterator[_Row]:
+    part = slice(start, stop)
     columns = (batch.ts, batch.duration, batch.ip_version, batch.proto, batch.orig_p, batch.resp_p, batch.pkts.sum(axis=1))
     names: dict[tuple[bytes, int], str] = {}
 
@@ -211,13 +214,13 @@ def _rows(batch: FlowBatch) -> Iterator[_Row]:
             names[key] = address_text(raw, version)
         return names[key]
 
-    rows = zip(*(np.asarray(column).tolist() for column in columns), batch.ip_bytes.tolist(), facts_of_flows(batch), strict=True)
-    for i, (ts, duration, version, proto, orig_p, resp_p, packets, (sent, received), facts) in enumerate(rows):
+    rows = zip(*(np.asarray(column[part]).tolist() for column in columns), batch.ip_bytes[part].tolist(), facts, strict=True)
+    for i, (ts, duration, version, proto, orig_p, resp_p, packets, (sent, received), own) in enumerate(rows, start):
         orig, resp = (text(side[i].tobytes(), version) for side in (batch.orig_h, batch.resp_h))
         ends = Ends(orig, resp, orig_p, resp_p, proto, ts)
         community = str(batch.community_id[i])
-        seen = FlowSeen(ends, sent + received, packets, duration, facts.service, community)
-        yield _Row(seen, version, sent, received, str(batch.conn_state[i]), facts)
+        seen = FlowSeen(ends, sent + received, packets, duration, own.service, community)
+        yield _Row(seen, version, sent, received, str(batch.conn_state[i]), own)
 
 
 def _words(facts: Facts) -> Iterator[tuple[str, Any]]:
@@ -265,7 +268,7 @@ def collect(
     from trafficllm.capture.flows.assembly import read_flows
 
     counts, facts = CountsBuilder(), CaptureFacts(filters or Filters())
-    for _ in facts.tapping(read_flows(paths, options=options, counts=counts, progress=progress, skipped=skipped)):
-        pass
+    for batch in read_flows(paths, options=options, counts=counts, progress=progress, skipped=skipped):
+        facts.add(batch)
     facts.counts = counts.build()
     return facts

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import NOT_COVERED, UNKNOWN
-from trafficllm.lifecycle.analyze import sentences
 from trafficllm.surface.agent import briefs, marks, pages
 from trafficllm.surface.agent import results as answers
 
@@ -397,7 +396,7 @@ def _analyzed(capture: str, table: VerdictTable, filters: str) -> answers.Analyz
     def build(part: Sequence[VerdictRow]) -> answers.AnalyzeAnswer:
         return answers.AnalyzeAnswer(
             capture=capture,
-            answer=sentences.summary(table),
+            answer=table.sentence(),
             fact=None,
             filters=filters,
             tasks=[marks.name(name) for name in table.tasks],

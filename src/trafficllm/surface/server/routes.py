@@ -22,12 +22,14 @@ from starlette.types import Receive, Scope, Send
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.results import ErrorEnvelope, Result
 from trafficllm.lifecycle import tasks as lifecycle_tasks
+from trafficllm.lifecycle.facts.asking import understood
 from trafficllm.surface.server import bodies
 from trafficllm.surface.server.chat.answer import LONGEST_QUESTION, Answer, answer
 from trafficllm.surface.server.intake import Place
 from trafficllm.surface.server.replies import RefusedError, envelope
 from trafficllm.surface.server.service import Ask, Service
 from trafficllm.surface.server.uploads import Upload
+from trafficllm.surface.terminal.answer import ALL
 from trafficllm.surface.terminal.output import Said, json_line
 
 health = APIRouter()
@@ -115,7 +117,8 @@ async def analyze(
     question: Annotated[str, Query(max_length=LONGEST_QUESTION)] = "",
     explain: bool = False,
 ) -> StreamingResponse:
-    """A JSON line a flow (`schemas/trafficllm.analyze.line.1.json`), while the capture is judged.
+    """A JSON line a flow (`schemas/trafficllm.analyze.line.1.json`), while the capture is judged; hosts, ports and times in the question
+    restrict the flows. A question that the capture alone answers ("top talkers") has its answer as the one line.
 
     A failure after the first lines is a last line of the form `trafficllm.error/1`.
     """
@@ -135,7 +138,11 @@ async def _lines(service: Service, file: UploadFile, ask: Ask, place: Place | No
     with service.jobs.admitted(promised=place is not None) as until:
         upload = await service.uploads.store(file, "", keep=False, place=place)
         begun = False
+        taken = understood(ask.question)
         try:
+            if not ask.task and (fact := await service.fact(upload.path, taken, ALL)) is not None:
+                yield (json_line(fact.as_dict()) + "\n").encode()
+                return
             async for rows in service.verdicts(upload.path, ask, until):
                 yield "".join(json_line(row) + "\n" for row in rows).encode()
                 begun = True

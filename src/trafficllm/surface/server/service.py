@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.lifecycle.facts.answers import SHOWN
 from trafficllm.surface.server.bodies import Model
 from trafficllm.surface.server.intake import Intake
 from trafficllm.surface.server.jobs import Deadline, Jobs
@@ -115,7 +116,7 @@ class Service:
         self, capture: Path, ask: Ask, until: float, choice: Choice | None = None
     ) -> AsyncGenerator[tuple[Analysis, list[VerdictRow]], None]:
         """An uploaded capture's analysis with each batch of its verdict rows, at least one, which may be empty; by the tasks of `choice`
-        where they are known already.
+        where they are known already, of the flows that the question restricts it to.
 
         Once a reader is ready for the capture, its deadline begins anew. The analysis counts the whole capture from the start.
         """
@@ -176,7 +177,7 @@ class Service:
         from trafficllm.lifecycle.analyze.verdicts import start
 
         self._refresh()
-        return start(self.workspace, [], explain=ask.explain, choice=choice, flows=flows)
+        return start(self.workspace, [], question=ask.question, explain=ask.explain, choice=choice, flows=flows)
 
     async def judge(self, rows: Sequence[tuple[Record, FlowMeta]], ask: Ask, until: float) -> list[VerdictRow]:
         """Verdicts of pasted traffic."""
@@ -191,8 +192,9 @@ class Service:
 
     # Captures
 
-    async def fact(self, capture: Path, question: Understood) -> FactAnswer | None:
-        """The answer to a question that an uploaded capture alone answers, None for another one; no model takes part."""
+    async def fact(self, capture: Path, question: Understood, most: int = SHOWN) -> FactAnswer | None:
+        """The answer to a question that an uploaded capture alone answers, its table cut to `most` rows; None for another question. No
+        model takes part."""
         from trafficllm.lifecycle.facts.answers import answer
         from trafficllm.lifecycle.facts.counting import CaptureFacts
 
@@ -207,7 +209,7 @@ class Service:
             facts = CaptureFacts(question.filters, counts_of(folder))
             for batch in flows:
                 facts.add(batch)
-            return answer(facts, wanted)
+            return answer(facts, wanted, most=most)
 
         try:
             return await self.jobs.within(until, asyncio.to_thread(count))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.capture.flows.rows import endpoint
 from trafficllm.core.escape import for_terminal
-from trafficllm.lifecycle.analyze.sentences import WORDS
+from trafficllm.lifecycle.analyze.sentences import WORDS, most_suspicious, summary
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -100,7 +100,7 @@ class Summary:
             verdicts=verdicts,
             above=self.above(),
             hosts=self.analysis.hosts.counts(),
-            notable_hosts=self._notable_hosts(),
+            notable_hosts=self._notable_hosts()[:_SHOWN],
             notable=self.notable(),
             interrupted=self.interrupted,
             failed=failures(self.skipped),
@@ -118,13 +118,7 @@ class Summary:
         """Who the most suspicious host is where that was asked, else a sentence a task."""
         if not self.suspicious:
             return " ".join(self.sentences())
-        rows = self._suspicious()
-        if not rows:
-            return "No host was judged."
-        first = rows[0]
-        chance = "" if first["umbrella_probability"] is None else f" at {first['umbrella_probability']:.2f}"
-        said = f"{first['host']} is the most suspicious host: {first['umbrella']}{chance}, {first['flows']:,} flows."
-        return said if self.analysis.raises_event(first) else f"No host raises an event. {said}"
+        return most_suspicious(self._suspicious(), self.analysis.raises_event)
 
     def _failed(self) -> Sequence[TrafficLLMError]:
         return self.skipped.errors if self.skipped is not None else ()
@@ -162,7 +156,7 @@ class Summary:
             print(for_terminal(overview))
         for line in self.sentences():
             print(for_terminal(line))
-        if hosts := self._notable_hosts():
+        if hosts := self._notable_hosts()[:_SHOWN]:
             _show_hosts(hosts)
         self._show_counts()
         shown = self.notable()
@@ -187,28 +181,7 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """A sentence a task: what the flows are, or whether any is what the task looks for and which hosts opened those."""
-        return [self._sentence(task) for task in self.analysis.tasks if self.analysis.asks]
-
-    def _sentence(self, task: str) -> str:
-        labels: Counter[str] = Counter()
-        above: Counter[str] = Counter()
-        bad: Counter[str] = Counter()
-        noted = self.analysis.notable.get(task, frozenset())
-        for (name, label, answer), count in self.answers.items():
-            if name == task:
-                labels[label] += count
-                above[answer or label] += count
-                if noted & {label, answer}:
-                    bad[label] += count
-        asks = self.analysis.asks.get(task, task)
-        if not noted:
-            return f"{asks} ({task}): {_first(above if len(above) < len(labels) else labels)}."
-        rest = _first(above)
-        if not bad:
-            return f"{asks} ({task}): none of {labels.total():,} flows; {rest}."
-        hosts = [row for row in self._notable_hosts() if row["task"] == task]
-        by = ", ".join(_host_in_words(row) for row in hosts[:3]) or "no host by enough of its flows"
-        return f"{asks} ({task}): {bad.total():,} of {labels.total():,} flows ({_first(bad)}); by {by}. In all: {rest}."
+        return summary(self.analysis, self.answers, self._notable_hosts()) if self.analysis.asks else []
 
     def _closing(self) -> list[str]:
         judged = ", ".join(f"{task} {version}" for task, version in sorted(self.adapters.items()))
@@ -228,21 +201,11 @@ class Summary:
             note(f"the first {_SHOWN} of {len(rows):,} hosts: choose -f jsonl, csv, parquet, zeek or eve for all of them")
 
     def _notable_hosts(self) -> list[HostRow]:
-        """Hosts whose answer raises an event, at most _SHOWN."""
-        return [row for row in self.analysis.hosts.rows() if self.analysis.raises_event(row)][:_SHOWN]
+        """Hosts whose answer raises an event."""
+        return [row for row in self.analysis.hosts.rows() if self.analysis.raises_event(row)]
 
     def _ordered(self) -> list[tuple[tuple[str, str], int]]:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
-
-
-def _first(counts: Mapping[str, int], most: int = 6) -> str:
-    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return _counted(dict(order[:most])) + (f" and {len(order) - most} more" if len(order) > most else "")
-
-
-def _host_in_words(row: HostRow) -> str:
-    chance = row["umbrella_probability"]
-    return row["host"] if chance is None else f"{row['host']} ({chance:.2f})"
 
 
 def _short_names(files: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,8 @@ from fastapi.security import HTTPBearer
 
 from trafficllm import __version__
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.lifecycle.analyze.sentences import counted, most_suspicious, summary
+from trafficllm.lifecycle.facts.asking import understood
 from trafficllm.surface.server.chat.answer import LONGEST_QUESTION
 from trafficllm.surface.server.replies import envelope
 from trafficllm.surface.server.routes import FAILURES, Name, answers, as_json, service_of, streamed
@@ -22,7 +24,6 @@ from trafficllm.surface.server.service import Ask, Service
 from trafficllm.surface.server.uploads import FlowAsk
 from trafficllm.surface.terminal.output import json_line
 from trafficllm.surface.web import results
-from trafficllm.surface.web.sentence import sentence
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowWriter
@@ -40,6 +41,7 @@ MEDIA: dict[str, str] = {
     "eve": "application/x-ndjson",
 }
 _HOSTS = 2000
+_FACT_ROWS = 500
 _SHOWN_PACKETS = 20
 _SHOWN_FIELDS = (
     *("frame.number", "frame.time_epoch", "ip.src", "ipv6.src", "ip.dst", "ipv6.dst", "frame.len"),
@@ -63,6 +65,8 @@ async def analyze_file(
 ) -> StreamingResponse:
     """A kept capture: a line with its counts (`trafficllm.serve.begin/1`), a line a flow, a line with hosts and a sentence (`.../end/1`).
 
+    Hosts, ports and times in the question restrict the flows. A question that the capture alone answers has one line with a table
+    (`trafficllm.serve.fact/1`).
     A failure after the first lines is a last line of the form `trafficllm.error/1`.
     """
     service = service_of(request)
@@ -70,20 +74,21 @@ async def analyze_file(
 
 
 async def _lines(service: Service, file_id: str, ask: Ask) -> AsyncIterator[bytes]:
-    verdicts: dict[str, Counter[str]] = {}
-    above: dict[str, Counter[str]] = {}
+    totals: Counter[tuple[str, str, str]] = Counter()
     analysis: Analysis | None = None
+    taken = understood(ask.question)
     with service.jobs.admitted() as until:
         try:
-            async with aclosing(service.analysed(service.uploads.get(file_id).path, ask, until)) as batches:
+            capture = service.uploads.get(file_id).path
+            if not ask.task and (fact := await service.fact(capture, taken, _FACT_ROWS)) is not None:
+                yield _line(results.AnalysisFact(schema_="trafficllm.serve.fact/1", fact=fact))
+                return
+            async with aclosing(service.analysed(capture, ask, until)) as batches:
                 async for running, rows in batches:
                     if analysis is None:
                         yield _line(_begin(running))
                     analysis = running
-                    for row in rows:
-                        verdicts.setdefault(row["task"], Counter())[row["label"]] += 1
-                        if row["umbrella"]:
-                            above.setdefault(row["task"], Counter())[row["umbrella"]] += 1
+                    totals.update(counted(rows))
                     yield "".join(json_line(row) + "\n" for row in rows).encode()
         except TrafficLLMError as error:
             if analysis is None:
@@ -91,10 +96,10 @@ async def _lines(service: Service, file_id: str, ask: Ask) -> AsyncIterator[byte
             yield (json_line(envelope(error)) + "\n").encode()
             return
         assert analysis is not None
-        yield _line(_end(analysis, verdicts, above))
+        yield _line(_end(analysis, totals, suspicious=bool(taken.hosts)))
 
 
-def _line(result: results.AnalysisBegin | results.AnalysisEnd) -> bytes:
+def _line(result: results.AnalysisBegin | results.AnalysisEnd | results.AnalysisFact) -> bytes:
     return (json_line(result.as_dict()) + "\n").encode()
 
 
@@ -105,19 +110,26 @@ def _begin(analysis: Analysis) -> results.AnalysisBegin:
         route=analysis.route,
         capture=analysis.counts(),
         notable={task: sorted(names) for task, names in analysis.notable.items()},
+        filters=analysis.filters,
     )
 
 
-def _end(analysis: Analysis, verdicts: dict[str, Counter[str]], above: dict[str, Counter[str]]) -> results.AnalysisEnd:
+def _end(analysis: Analysis, counts: Counter[tuple[str, str, str]], *, suspicious: bool) -> results.AnalysisEnd:
     hosts = analysis.hosts.rows()
-    notable = {task: sorted(names) for task, names in analysis.notable.items()}
-    ordered = {task: dict(verdicts[task].most_common()) for task in analysis.tasks if task in verdicts}
+    events = [row for row in hosts if analysis.raises_event(row)]
+    verdicts: dict[str, Counter[str]] = {task: Counter() for task in analysis.tasks}
+    above: dict[str, Counter[str]] = {}
+    for (task, label, answer), count in counts.items():
+        verdicts[task][label] += count
+        if answer:
+            above.setdefault(task, Counter())[answer] += count
+    said = most_suspicious(hosts, analysis.raises_event) if suspicious else " ".join(summary(analysis, counts, events))
     return results.AnalysisEnd(
         schema_="trafficllm.serve.end/1",
-        sentence=sentence(ordered, hosts, notable),
-        flows=sum(sum(counts.values()) for counts in list(verdicts.values())[:1]),
-        verdicts={task: dict(counts) for task, counts in ordered.items()},
-        above={task: dict(counts.most_common()) for task, counts in above.items()},
+        sentence=said,
+        flows=sum(verdicts[analysis.tasks[0]].values()),
+        verdicts={task: dict(own.most_common()) for task, own in verdicts.items() if own},
+        above={task: dict(own.most_common()) for task, own in above.items()},
         hosts=hosts[:_HOSTS],
         hosts_total=len(hosts),
         uncovered=dict(analysis.uncovered()),

@@ -12,6 +12,7 @@ from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.lifecycle.analyze.results import CaptureTotals
+from trafficllm.lifecycle.facts.results import FactAnswer
 
 
 class Limits(Result):
@@ -24,18 +25,28 @@ class Limits(Result):
     deadline: float
 
 
+class AnalysisFact(Result):
+    """The only line where the capture alone answers the question."""
+
+    schema_: Literal["trafficllm.serve.fact/1"] = Field(alias="schema")
+    fact: FactAnswer
+
+
 class AnalysisBegin(Result):
-    """First line of an analysis for the page: the counts of the whole capture, and by which tasks it is judged."""
+    """First line of an analysis for the page: the counts of the whole capture, by which tasks it is judged, and which flows are asked for
+    (`filters`, in words; empty for all)."""
 
     schema_: Literal["trafficllm.serve.begin/1"] = Field(alias="schema")
     tasks: list[str]
     route: TaskRoute | None
     capture: CaptureTotals
     notable: dict[str, list[str]]
+    filters: str = ""
 
 
 class AnalysisEnd(Result):
-    """Last line of an analysis for the page: one sentence, and the hosts, those with the positive answer first."""
+    """Last line of an analysis for the page: a sentence a task, or who is the most suspicious host where that was asked; and the hosts,
+    those with the positive answer first."""
 
     schema_: Literal["trafficllm.serve.end/1"] = Field(alias="schema")
     sentence: Captured

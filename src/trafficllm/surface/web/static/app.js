@@ -4,13 +4,13 @@ import * as api from "/page/api.js";
 import { Flow } from "/page/flow.js";
 import { Generate } from "/page/generate.js";
 import { Models } from "/page/models.js";
-import { Results } from "/page/results.js";
+import { Fact, Results } from "/page/results.js";
 import { html, Heading, Problem } from "/page/view.js";
 import { count, kindly, size } from "/page/words.js";
 
 const NO_FILTER = { text: "", label: "", host: "", task: "" };
 const state = {
-  phase: "idle", progress: 0, judged: 0, file: null, question: "", task: "", error: null, begin: null, end: null, rows: [],
+  phase: "idle", progress: 0, judged: 0, file: null, question: "", task: "", error: null, begin: null, end: null, rows: [], fact: null, fresh: false,
   filter: NO_FILTER, sort: { by: "ts", down: false }, place: { top: 0, active: 0 }, allHosts: false, detail: null, detailError: null,
   corrections: {}, tasks: null, limits: null, needsKey: false, said: "", adapters: null, card: null, made: null, tabError: null, route: "", over: false,
 };
@@ -52,12 +52,13 @@ function keep(line) {
 async function analyze() {
   const { file, question, task } = state;
   work = new AbortController();
-  update({ phase: "judging", judged: 0, rows: [], begin: null, end: null, error: null, filter: NO_FILTER, place: { top: 0, active: 0 }, detail: null, allHosts: false, said: "The capture is being judged." });
-  const query = new URLSearchParams({ question: task ? "" : question, task });
+  update({ phase: "judging", judged: 0, fresh: false, fact: null, error: null, detail: null, said: "The capture is being judged." });
+  const query = new URLSearchParams({ question, task });
   let shown = 0;
   try {
     await api.lines(`/v1/files/${file.id}/analyze?${query}`, (line) => {
-      if (line.schema === "trafficllm.serve.begin/1") update({ begin: line });
+      if (line.schema === "trafficllm.serve.fact/1") state.fact = line.fact;
+      else if (line.schema === "trafficllm.serve.begin/1") update({ begin: line, fresh: true, end: null, rows: [], filter: NO_FILTER, place: { top: 0, active: 0 }, allHosts: false });
       else if (line.schema === "trafficllm.serve.end/1") state.end = line;
       else keep(line);
       if (performance.now() - shown > 200) {
@@ -66,7 +67,7 @@ async function analyze() {
       }
     }, work.signal);
     recall();
-    update({ phase: "done", said: state.end.sentence });
+    update({ phase: "done", said: (state.fact || state.end).sentence });
     if (!location.hash.startsWith(`#/capture/${file.id}`)) address(`/capture/${file.id}`);
   } catch (error) {
     fail(error);
@@ -75,7 +76,7 @@ async function analyze() {
 
 async function send(chosen) {
   work = new AbortController();
-  update({ phase: "uploading", progress: 0, error: null, end: null, begin: null, rows: [], said: "The file is being uploaded." });
+  update({ phase: "uploading", progress: 0, error: null, end: null, begin: null, fact: null, rows: [], said: "The file is being uploaded." });
   try {
     const stored = await api.upload(chosen, (progress) => update({ progress }), work.signal);
     update({ file: { id: stored.id, name: stored.filename, bytes: stored.bytes } });
@@ -90,7 +91,7 @@ async function send(chosen) {
 function cancel() {
   work?.abort();
   if (state.phase === "judging" && state.file) api.remove(`/v1/files/${state.file.id}`).catch(() => {});
-  update({ phase: "idle", rows: [], begin: null, end: null, file: null, said: "Cancelled." });
+  update({ phase: "idle", rows: [], begin: null, end: null, fact: null, file: null, said: "Cancelled." });
   address("/");
 }
 
@@ -164,9 +165,9 @@ function KeyForm() {
 
 function Working() {
   const uploading = state.phase === "uploading";
-  const text = uploading ? `Uploading: ${Math.round(100 * state.progress)} %` : state.begin
+  const text = uploading ? `Uploading: ${Math.round(100 * state.progress)} %` : state.fresh
     ? `${state.judged.toLocaleString("en")} of ${count(state.begin.capture.flows * state.begin.tasks.length, "verdict")}` : "Reading the capture";
-  const value = uploading ? state.progress : state.begin && state.begin.capture.flows ? Math.min(1, state.judged / (state.begin.capture.flows * state.begin.tasks.length)) : undefined;
+  const value = uploading ? state.progress : state.fresh && state.begin.capture.flows ? Math.min(1, state.judged / (state.begin.capture.flows * state.begin.tasks.length)) : undefined;
   return html`<${Heading}>${uploading ? "Sending the capture" : "Judging the capture"}</${Heading}>
     <p><progress max="1" value=${value} aria-label=${uploading ? "Upload" : "Analysis"}></progress> ${text}</p><button type="button" onClick=${cancel}>Cancel</button>`;
 }
@@ -205,23 +206,30 @@ function Ask() {
       ${judging.map((task) => html`<option value=${task.id} key=${task.id}>${task.id}: ${task.title}</option>`)}</select></label> <button>Ask</button></form>`;
 }
 
+/** From a fact back to what the flows are. */
+function showVerdicts() {
+  update({ fact: null, question: "" });
+  if (!state.end) analyze();
+}
+
 function View() {
   const [, tab] = state.route.split("/");
   if (tab === "models") return html`<${Models} state=${state} actions=${actions}/>`;
   if (tab === "generate") return html`<${Generate} state=${state} actions=${actions}/>`;
   if (state.phase === "uploading" || state.phase === "judging") return html`<${Working}/>`;
-  if (tab !== "capture" || !state.end) return html`<${Start}/>`;
+  if (tab !== "capture" || !(state.end || state.fact)) return html`<${Start}/>`;
   if (state.route.includes("/flow/")) return html`<${Flow} state=${state} actions=${actions} row=${shownRow()}/>`;
+  if (state.fact) return html`<${Ask}/><${Fact} fact=${state.fact} verdicts=${showVerdicts}/>`;
   return html`<${Ask}/><${Results} state=${state} actions=${actions}/>`;
 }
 
 function App() {
   const tab = state.route.split("/")[1];
-  const capture = state.file && state.end ? `#/capture/${state.file.id}` : "#/";
+  const capture = state.file && (state.end || state.fact) ? `#/capture/${state.file.id}` : "#/";
   const link = (to, name, on) => html`<a href=${to} aria-current=${on ? "page" : undefined}>${name}</a>`;
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("heading")?.focus(); }}>Skip to the content</a>
     <header><strong>TrafficLLM</strong><nav aria-label="Main">${link(capture, "Capture", !tab || tab === "capture")}${link("#/models", "Models", tab === "models")}${link("#/generate", "Generate", tab === "generate")}
-      ${state.end && link("#/", "New capture", false)}</nav></header>
+      ${(state.end || state.fact) && link("#/", "New capture", false)}</nav></header>
     <main id="main">${state.needsKey && html`<${KeyForm}/>`}
       ${state.error && html`<${Problem} text=${kindly(state.error)} retry=${state.again && (() => { update({ error: null }); state.again(); })}/>`}<${View}/></main>
     <div class="hidden" role="status" aria-live="polite">${state.said}</div>`;

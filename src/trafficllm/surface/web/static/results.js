@@ -102,9 +102,23 @@ function Corrected({ state, actions }) {
     <p class="note">Flows that you call by a task's negative answer (benign) lie in <code>corrections/background</code>: add <code>--background corrections/background</code>. The update is taken only if old data is answered as well as before.</p></section>`;
 }
 
-function Route({ route, tasks }) {
-  if (!route) return html`<p class="note">Judged by ${tasks.join(", ")}.</p>`;
-  return html`<p class="note">The question went to ${route.tasks.map((task) => `${task.id} (probability ${share(task.probability)})`).join(", ")}.</p>`;
+function Route({ route, tasks, filters }) {
+  const only = filters ? ` Only flows ${filters}.` : "";
+  if (!route) return html`<p class="note">Judged by ${tasks.join(", ")}.${only}</p>`;
+  return html`<p class="note">The question went to ${route.tasks.map((task) => `${task.id} (probability ${share(task.probability)})`).join(", ")}.${only}</p>`;
+}
+
+const cell = (value) => (value === null ? "" : typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : value);
+
+/** A question that was answered by counting. */
+export function Fact({ fact, verdicts }) {
+  return html`<${Heading}><span class="sentence">${fact.sentence}</span></${Heading}>
+    <p class="note">Understood as: ${fact.asked} (probability ${share(fact.probability)}). Counted from the capture; no model took part.${fact.filters ? ` Only flows ${fact.filters}.` : ""}</p>
+    ${fact.rows.length > 0 && html`<div class="wide" tabindex="0" role="region" aria-label="Answer as a table"><table>
+      <thead><tr>${fact.columns.map((name) => html`<th scope="col" key=${name}>${name}</th>`)}</tr></thead>
+      <tbody>${fact.rows.map((row, k) => html`<tr key=${k}>${row.map((value, at) => html`<td key=${at} class=${typeof value === "number" ? "n" : ""}>${fact.columns[at] === "port" ? value : cell(value)}</td>`)}</tr>`)}</tbody></table></div>`}
+    ${fact.total > fact.shown && html`<p class="note">The first ${fact.shown.toLocaleString("en")} of ${fact.total.toLocaleString("en")}.</p>`}
+    <p class="no-print"><button type="button" onClick=${verdicts}>Show the verdicts</button></p>`;
 }
 
 /** The view of one analysed capture. */
@@ -115,7 +129,7 @@ export function Results({ state, actions }) {
   const hosts = actions.once("hosts", [rows], () => new Set(rows.flatMap((row) => [row.orig_h, row.resp_h])).size);
   return html`<${Heading}><span class="sentence">${end.sentence}</span></${Heading}>
     <${Facts} capture=${begin.capture} name=${file.name} hosts=${hosts}/>
-    <${Route} route=${begin.route} tasks=${begin.tasks}/>
+    <${Route} route=${begin.route} tasks=${begin.tasks} filters=${begin.filters}/>
     ${Object.entries(end.uncovered).map(([task, n]) => html`<p class="note" key=${task}>${task} has not learnt the kind of ${count(n, "flow")}: no answer.</p>`)}
     <${Hosts} end=${end} begin=${begin} filter=${filter} refilter=${actions.refilter} all=${state.allHosts} showAll=${actions.showAllHosts}/>
     ${rows.length > 0 && html`<section aria-labelledby="flows"><h2 id="flows">Flows</h2>
