@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from cli_runner import Cli
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # samples live there
+
+import server_samples
 
 from trafficllm.lifecycle.cluster.session import cluster, is_address
 from trafficllm.surface.formats.columns import FLOW
@@ -128,3 +133,50 @@ def test_a_data_set_is_that_of_one_process(cli: Cli, captures: Path, tmp_path: P
     assert {name for name in made if made[name] != again[name]} == {"4.arrow"}
     assert _files(tmp_path / "many") == _files(tmp_path / "alone")
     assert json.loads(cli(*build).out)["reused"] is True
+
+
+@pytest.fixture(name="models", scope="module")
+def _models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny base and a registry with an adapter for EAC."""
+    return server_samples.write(tmp_path_factory.mktemp("models"))
+
+
+def test_verdicts_are_those_of_one_process(cli: Cli, captures: Path, tmp_path: Path, models: tuple[Path, Path]) -> None:
+    files = _captures(captures, tmp_path / "in")[1:]
+    (tmp_path / "in" / "Zeus_00.pcap").write_bytes(b"no capture")
+    which = ("--task", "EAC", "--base", models[0], "--registry", models[1])
+    out = tmp_path / "out"
+    cli("analyze", tmp_path / "in", *which, "--ray", "-o", out, "--hosts").refused(2, "--hosts")
+    done = cli("analyze", tmp_path / "in", *which, "--ray", "-o", out, "--fail-on", "unknown", "--only", "unknown", "--only", "DNS")
+    assert done.code == 3
+    assert "Zeus_00.pcap: not a capture" in done.err
+    rows = pq.read_table(out).to_pylist()
+    alone = []
+    for file in files:
+        assert cli("analyze", file, *which, "-o", tmp_path / "v.parquet", "--quiet").code == 0
+        alone += [row for row in pq.read_table(tmp_path / "v.parquet").to_pylist() if row["label"] in {"unknown", "DNS"}]
+    assert len(rows) == len(alone) > 20
+    for ours, theirs in zip(rows, alone, strict=True):
+        assert dict(ours.pop("probabilities")) == pytest.approx(dict(theirs.pop("probabilities")), abs=1e-5)
+        close = {name: ours.pop(name) for name in ("confidence", "unknown_score")}
+        assert close == pytest.approx({name: theirs.pop(name) for name in close}, abs=1e-4)
+        assert ours == theirs
+    facts = [row["facts"] for row in _manifest(out)["parts"]]
+    assert sum(fact["hits"] for fact in facts) == sum(row["label"] == "unknown" for row in rows)
+
+
+def test_vectors_are_those_of_one_process(cli: Cli, captures: Path, tmp_path: Path, models: tuple[Path, Path]) -> None:
+    files, out = _captures(captures, tmp_path / "in")[1:], tmp_path / "out"
+    which = ("--base", models[0], "--registry", models[1], "--quiet")
+    done = cli("embed", *files, *which, "--ray", "-o", out, "--json")
+    assert done.code == 0
+    assert done.body("embed")["flows"] == pq.read_table(out).num_rows > 20
+    assert cli("embed", files[0], *which, "-o", tmp_path / "v.parquet").code == 0
+    alone, part = pq.read_table(tmp_path / "v.parquet"), pq.read_table(out / _manifest(out)["parts"][0]["part"])
+    assert part.drop_columns("vector").to_pylist() == alone.drop_columns("vector").to_pylist()
+    flat = [[number for row in table["vector"].to_pylist() for number in row] for table in (part, alone)]
+    assert flat[0] == pytest.approx(flat[1], abs=1e-5)
+    # parts are known flows: every flow finds itself among them
+    near = cli("embed", files[0], *which, "--known", out, "--neighbours", 1, "--json").body("embed")["nearest"]
+    assert {row["nearest"][0]["similarity"] for row in near} == {1.0}
+    cli("embed", files[0], *which, "--ray", "-o", tmp_path / "x", "--known", out).refused(2, "--known")

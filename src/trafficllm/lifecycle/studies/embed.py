@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.core.files import atomic_write
@@ -16,6 +16,8 @@ from trafficllm.lifecycle.studies import scoring
 from trafficllm.lifecycle.studies.results import Embed, Frozen, Neighbour, Neighbours, Probe, VectorMap
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from trafficllm.evaluate.baselines.frozen import Side
     from trafficllm.infer.detector import TaskModel
     from trafficllm.infer.engine.pooling import Pool, Pooled
@@ -32,6 +34,8 @@ GENERAL = "MTD"
 """Whose prompt stands before flows that are embedded for no task of their own."""
 COLUMNS = ("uid", "ts", "duration", "community_id", "orig_h", "orig_p", "resp_h", "resp_p", "proto", "packets", "file")
 _CHUNK = 512
+VectorRow: TypeAlias = dict[str, Any]
+"""One flow: the values of `COLUMNS`, its label, and its vector float32 [width]."""
 
 
 def frozen(workspace: Workspace, task: Task, *, pool: Pool = "mean", codec: Any = None) -> Pooled:
@@ -105,6 +109,19 @@ def embed(
     made the same way: then each flow comes with its nearest ones there. With `each`, `files` are folders of <label>/*.pcap, of which
     the first `each` flows of every label are taken. UsageError for a pool that is none, ArtifactError for vectors of another base or way.
     """
+    facts, batches = vectors(workspace, files, task=task, pool=pool, each=each, progress=progress)
+    rows = list(chain.from_iterable(batches))
+    near = _neighbours(rows, reference, facts, neighbours) if reference is not None else []
+    if out is not None:
+        write(rows, out, facts)
+    width = len(rows[0]["vector"]) if rows else 0
+    return Embed(**facts, flows=len(rows), width=width, out=str(out or ""), nearest=near)
+
+
+def vectors(
+    workspace: Workspace, files: Sequence[str], *, task: str = "", pool: str = "", each: int = 0, progress: ProgressSink
+) -> tuple[dict[str, str], Iterator[list[VectorRow]]]:
+    """How the vectors of these files are made, and their rows, some hundreds at a time; see `embed`."""
     from trafficllm.infer.engine.pooling import POOLS
 
     if pool not in ("", *POOLS):
@@ -118,16 +135,9 @@ def embed(
         "task": task,
         "version": model.version if model else "",
     }
-    rows: list[dict[str, Any]] = []
     batches = _labelled(workspace, files, model, each, progress) if each else _batches(workspace, files, model, progress)
-    for records, more in batches:
-        for line, vector in zip(more, embedder.embed(records), strict=True):
-            rows.append({**line, "vector": vector})
-    near = _neighbours(rows, reference, facts, neighbours) if reference is not None else []
-    if out is not None:
-        write(rows, out, facts)
-    width = len(rows[0]["vector"]) if rows else 0
-    return Embed(**facts, flows=len(rows), width=width, out=str(out or ""), nearest=near)
+    rows = ([{**line, "vector": vector} for line, vector in zip(more, embedder.embed(records), strict=True)] for records, more in batches)
+    return facts, rows
 
 
 def _model(workspace: Workspace, task: str) -> TaskModel | None:
@@ -210,20 +220,33 @@ def _line(meta: FlowMeta) -> dict[str, Any]:
     return {name: facts.get(name, getattr(meta, name, "")) for name in COLUMNS}
 
 
-def write(rows: Sequence[dict[str, Any]], out: Path, facts: dict[str, str]) -> None:
+def write(rows: Sequence[VectorRow], out: Path, facts: Mapping[str, str]) -> None:
     """A Parquet file: flow columns, `label` where reference, `vector` a fixed-size list of float32; how it was made in its metadata."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    sink = pa.BufferOutputStream()
+    pq.write_table(vector_table(rows, facts), sink, compression="zstd")
+    atomic_write(out, sink.getvalue().to_pybytes())
+
+
+def vector_table(rows: Sequence[VectorRow], facts: Mapping[str, str]) -> pa.Table:
+    """Rows as an Arrow table with `facts` in its metadata."""
+    import numpy as np
+    import pyarrow as pa
+
     width = len(rows[0]["vector"]) if rows else 1
     flat = np.concatenate([row["vector"] for row in rows]) if rows else np.zeros(0, np.float32)
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in (*COLUMNS, "label")}
+    types: dict[str, Any] = {
+        "ts": pa.float64(),
+        "duration": pa.float64(),
+        "orig_p": pa.int64(),
+        "resp_p": pa.int64(),
+        "packets": pa.int64(),
+    }
+    columns: dict[str, Any] = {name: pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in (*COLUMNS, "label")}
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
-    table = pa.table(columns).replace_schema_metadata({f"trafficllm.{k}": v for k, v in facts.items()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    atomic_write(out, sink.getvalue().to_pybytes())
+    return pa.table(columns).replace_schema_metadata({f"trafficllm.{k}": v for k, v in facts.items()})
 
 
 def read(path: Path) -> tuple[Any, dict[str, str]]:

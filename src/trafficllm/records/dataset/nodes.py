@@ -83,7 +83,7 @@ class Spread:
         for outcome in self.nodes.finished(make, rows, shared=(reading, folder), weights=[sizes[k] for k in todo]):
             place = todo[outcome.place]
             if outcome.failure is not None:
-                _require_own_fault(outcome.failure)
+                _require_own_fault(outcome.failure, files[place])
                 self._leave_out(outcome.failure, files[place])
                 left_out += 1
             else:
@@ -107,9 +107,9 @@ class Spread:
         yield ordered
 
 
-def _require_own_fault(error: TrafficLLMError) -> None:
-    """Raise what is not the fault of one file: a full disk, a missing permission to write."""
-    if isinstance(error, ResourceError) and error.code != "resource.worker":
+def _require_own_fault(error: TrafficLLMError, file: LabelledFile) -> None:
+    """Raise what is not the fault of this one file: a full disk, a missing permission to write."""
+    if isinstance(error, ResourceError) and error.code != "resource.worker" and error.input != str(file.path):
         raise error
 
 

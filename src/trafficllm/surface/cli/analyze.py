@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trafficllm.core.errors import ArtifactError, FailOnError, TrafficLLMError, UsageError
-from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet, Registry, Strict
+from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet, Ray, Registry, Strict
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.facts.asking import Understood
     from trafficllm.lifecycle.studies.results import Embed
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.surface.parts.verdicts import Asked
     from trafficllm.surface.terminal.summary import Summary
 
 
@@ -55,6 +57,7 @@ def analyze(
         list[str] | None,
         typer.Option("--corroborate", metavar="EVE", help="With -f eve: Suricata's log; an alert on the same flow gives its severity."),
     ] = None,
+    ray: Ray = "",
     strict: Strict = False,
     base: Base = "",
     registry: Registry = "",
@@ -62,43 +65,42 @@ def analyze(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Name what each flow is, how sure that is, or that it is unknown."""
+    """Name what each flow is, how sure that is, or that it is unknown.
+
+    With --ray each file is a task, and -o a folder of Parquet files with `_manifest.json`; the same command again goes on from there.
+    """
     from trafficllm.lifecycle.analyze.alerts import Alerts
     from trafficllm.lifecycle.analyze.captures import skipping
-    from trafficllm.lifecycle.analyze.verdicts import start
     from trafficllm.lifecycle.facts.asking import understood
     from trafficllm.lifecycle.workspace import Workspace, user_registry
-    from trafficllm.surface.formats.writers import format_for
+    from trafficllm.surface.parts.verdicts import Asked
     from trafficllm.surface.terminal.output import tell
     from trafficllm.surface.terminal.progress import Bar
     from trafficllm.surface.terminal.summary import Summary
 
-    form = format_for(form, out)
-    if as_json and form != "table":
-        raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
+    workspace = Workspace(base=base, registry=registry, config=config)
+    if ray:
+        unfit = {"--hosts": hosts, "--alert": alert, "--corroborate": bool(corroborate), "--json": as_json}
+        asked = Asked(question, explain, tuple(only or ()), min_confidence, tuple(fail_on or ()))
+        _on_ray(workspace, files, task, asked, ray, form, out, unfit, strict, quiet)
+        return
+    form = _form(form, out, as_json=as_json)
     hits = Hits(fail_on or (), least=min_confidence)
     signatures = _signatures(form, alert=alert, logs=corroborate or ())
     skipped = skipping(tell)
     taken = understood(question)
-    workspace = Workspace(base=base, registry=registry, config=config)
     if taken.fact is not None and not task:
         _answer(files, taken, workspace.config, skipped, form=form, out=out, strict=strict, quiet=quiet, as_json=as_json)
         return
     with Bar(quiet=quiet) as bar:
         both = form == "table" and not as_json and not hosts
-        try:
-            asked: Any = {"task": task, "question": question, "explain": explain, "both": both, "overview": form == "table"}
-            analysis = start(workspace, files, **asked, progress=bar, skipped=skipped)
-        except ArtifactError as error:
-            if both and error.code == "artifact.no_adapter" and not (task or question):
-                _facts_alone(files, workspace.config, skipped, bar)
-            raise
+        options = {"task": task, "question": question, "explain": explain, "both": both, "overview": form == "table"}
+        analysis = _started(workspace, files, options, skipped, bar)
         analysis.check_labels([*(only or ()), *hits.labels])
         if hosts:
             analysis.check_hosts()
-        again = _again(files, registry)
         elsewhere = "" if workspace.registry_root == user_registry() else str(workspace.registry_root)
-        summary = Summary(analysis, skipped, suspicious=taken.hosts, again=again, registry=elsewhere)
+        summary = Summary(analysis, skipped, suspicious=taken.hosts, again=_again(files, registry), registry=elsewhere)
         alerts = Alerts(analysis, always=alert, signatures=signatures)
         rows = _kept(analysis, summary, hits, only or ())
         summary.interrupted = _drain(rows, _noting(summary, alerts)) if hosts else _pump(rows, summary, form, out, alerts)
@@ -109,12 +111,75 @@ def analyze(
     _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
 
 
+def _form(form: str, out: str, *, as_json: bool) -> str:
+    """The format that is asked for; UsageError where two are."""
+    from trafficllm.surface.formats.writers import format_for
+
+    form = format_for(form, out)
+    if as_json and form != "table":
+        raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
+    return form
+
+
+def _on_ray(
+    workspace: Workspace,
+    files: list[str],
+    task: str,
+    asked: Asked,
+    address: str,
+    form: str,
+    out: str,
+    unfit: Mapping[str, bool],
+    strict: bool,
+    quiet: bool,
+) -> None:
+    from dataclasses import replace
+
+    from trafficllm.lifecycle.analyze.captures import skipping
+    from trafficllm.lifecycle.analyze.verdicts import choose, start
+    from trafficllm.lifecycle.facts.asking import understood
+    from trafficllm.surface.parts.tasks import require_folder
+    from trafficllm.surface.parts.verdicts import write_verdicts
+    from trafficllm.surface.terminal.output import note, tell
+    from trafficllm.surface.terminal.progress import Bar
+
+    folder, skipped = require_folder(form, out), skipping(tell)
+    refused = [name for name, given in unfit.items() if given]
+    if refused or (understood(asked.question).fact is not None and not task):
+        what = refused[0] if refused else "--question"
+        hint = "leave it out; the parts can be asked afterwards (DuckDB, pyarrow)"
+        raise UsageError("usage.option", "--ray writes a verdict for each flow and nothing else", input=what, hint=hint)
+    choice = choose(workspace, task, asked.question)
+    analysis = start(workspace, [], choice=choice, flows=iter(()))
+    analysis.check_labels([*asked.only, *asked.fail_on])
+    with Bar(quiet=quiet, log=True) as bar:
+        judged = write_verdicts(workspace, analysis, files, folder, asked, address=address, skipped=skipped, progress=bar)
+    note(", ".join(f"{count:,} {label}" for label, count in judged.labels.most_common()) or "no verdicts")
+    note(f"{judged.labels.total():,} verdicts in {folder}")
+    hits = Hits(asked.fail_on, least=asked.least)
+    hits.count = judged.hits
+    counted = replace(analysis, blank=lambda: judged.blank, uncovered=lambda: judged.uncovered)
+    _end(counted, hits, skipped, strict=strict, interrupted=False, spoken=False)
+
+
 def _again(files: Sequence[str], registry: str) -> str:
     """The command line as far as the next one repeats it."""
     import shlex
 
     named = [*files[:3], *(["..."] if len(files) > 3 else [])]
     return shlex.join(["trafficllm", "analyze", *named, *(["--registry", registry] if registry else [])])
+
+
+def _started(workspace: Workspace, files: Sequence[str], options: Mapping[str, Any], skipped: Skipped, bar: ProgressSink) -> Analysis:
+    """`verdicts.start`; where no adapter is live and nothing was asked, what the captures hold is said before that is raised."""
+    from trafficllm.lifecycle.analyze.verdicts import start
+
+    try:
+        return start(workspace, files, **options, progress=bar, skipped=skipped)
+    except ArtifactError as error:
+        if options["both"] and error.code == "artifact.no_adapter" and not (options["task"] or options["question"]):
+            _facts_alone(files, workspace.config, skipped, bar)
+        raise
 
 
 def _facts_alone(files: Sequence[str], config: ConfigModel, skipped: Skipped, bar: ProgressSink) -> None:
@@ -388,13 +453,17 @@ def embed(
         Path | None, typer.Option("--known", metavar="FILE", help="Vectors made before: name each flow's nearest ones among them.")
     ] = None,
     neighbours: Annotated[int, typer.Option("--neighbours", metavar="K", min=1, help="How many nearest known flows.")] = 5,
+    ray: Ray = "",
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Frozen representation of each flow, and the known flows nearest to it."""
+    """Frozen representation of each flow, and the known flows nearest to it.
+
+    With --ray each file is a task, and -o a folder of Parquet files with `_manifest.json`; the same command again goes on from there.
+    """
     from trafficllm.core.errors import UsageError
     from trafficllm.lifecycle.studies.embed import embed as embed_flows
     from trafficllm.lifecycle.workspace import Workspace
@@ -404,9 +473,40 @@ def embed(
     if out is None and reference is None:
         raise UsageError("usage.output", "nowhere to put the vectors", input="--out", hint="name -o vectors.parquet, or --known")
     workspace = Workspace(base=base, registry=registry, config=config)
+    if ray:
+        _embed_on_ray(workspace, files, out, task, pool, reference, ray, quiet, as_json)
+        return
     with Bar(quiet=quiet) as bar:
         result = embed_flows(workspace, files, out=out, task=task, pool=pool, reference=reference, neighbours=neighbours, progress=bar)
     emit("embed", result, as_json=as_json, show=_show)
+
+
+def _embed_on_ray(
+    workspace: Workspace,
+    files: list[str],
+    out: Path | None,
+    task: str,
+    pool: str,
+    reference: Path | None,
+    address: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from trafficllm.lifecycle.analyze.captures import skipping, unread
+    from trafficllm.surface.parts.tasks import require_folder
+    from trafficllm.surface.parts.vectors import write_vectors
+    from trafficllm.surface.terminal.output import ToldError, emit, tell
+    from trafficllm.surface.terminal.progress import Bar
+
+    if reference is not None:
+        hint = "write the parts first, then name neighbours among them: embed FILE --known DIR"
+        raise UsageError("usage.option", "--ray writes vectors and nothing else", input="--known", hint=hint)
+    folder, skipped = require_folder("", str(out or "-")), skipping(tell)
+    with Bar(quiet=quiet, log=True) as bar:
+        result = write_vectors(workspace, files, folder, task=task, pool=pool, address=address, skipped=skipped, progress=bar)
+    emit("embed", result, as_json=as_json, show=_show)
+    if failure := unread(skipped):
+        raise ToldError(failure) if as_json else failure
 
 
 def _show(result: Embed) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.settings import Config
 from trafficllm.core.types import CaptureCounts
-from trafficllm.surface.formats.columns import FILE, FLOW, LABEL, Column
+from trafficllm.surface.formats.columns import FILE, FLOW, LABEL, Column, arrow_schema
+from trafficllm.surface.formats.writers import arrow_table
 from trafficllm.surface.parts.folder import Part, Parts, Slot, write_part
 
 if TYPE_CHECKING:
@@ -71,16 +72,15 @@ def flows_part(job: FlowJob, slot: Slot) -> Part:
     before = labels.joined() if labels is not None else None
     reading = captures.FlowReading(job.tunnels, None, skipped, labels)
 
-    def rows() -> Iterator[list[Mapping[str, Any]]]:
-        for batch in captures.flows([slot.file], job.config, reading):
-            yield [{**row, "file": slot.file} for row in batch]
+    columns = job.columns()
+    rows = ([{**row, "file": slot.file} for row in batch] for batch in captures.flows([slot.file], job.config, reading))
 
     def facts() -> dict[str, Any]:
         more = {"joined": _difference(labels.joined(), before)} if labels is not None and before is not None else {}
         assert skipped.counts is not None
         return {"counts": asdict(skipped.counts), **more}
 
-    return write_part(slot, job.columns(), rows(), facts)
+    return write_part(slot, arrow_schema(columns), (arrow_table(batch, columns) for batch in rows), facts)
 
 
 def _difference(after: Joined, before: Joined) -> list[int]:

@@ -18,8 +18,9 @@ from trafficllm.core.errors import InputError, ResourceError, UsageError
 from trafficllm.core.files import atomic_stream, atomic_write, make_folder, remove, sha256_bytes, sha256_file, sweep
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from trafficllm.core.results import Failure
-    from trafficllm.surface.formats.columns import Column
 
 MANIFEST = "_manifest.json"
 REVISION = 1
@@ -141,26 +142,21 @@ def read_part(path: Path) -> Part | None:
         return None
 
 
-def write_part(
-    slot: Slot, columns: Sequence[Column], batches: Iterator[Sequence[Mapping[str, Any]]], facts: Callable[[], dict[str, Any]]
-) -> Part:
+def write_part(slot: Slot, schema: pa.Schema, tables: Iterator[pa.Table], facts: Callable[[], dict[str, Any]]) -> Part:
     """Write a part, whole or not at all, and what it was made of into its footer. `facts` are asked for when all rows were read.
 
     Raises InputError for a file that changed meanwhile.
     """
     import pyarrow.parquet as pq
 
-    from trafficllm.surface.formats.columns import arrow_schema
-    from trafficllm.surface.formats.writers import arrow_table
-
     file = Path(slot.file)
     before, rows = _stamp(file), 0
     with atomic_stream(slot.path) as stream:
-        writer = pq.ParquetWriter(stream, arrow_schema(columns), compression="zstd")
-        for batch in batches:
-            if batch:
-                writer.write_table(arrow_table(batch, columns))
-                rows += len(batch)
+        writer = pq.ParquetWriter(stream, schema, compression="zstd")
+        for table in tables:
+            if table.num_rows:
+                writer.write_table(table)
+                rows += table.num_rows
         part = Part(slot.path.name, slot.key, slot.file, sha256_file(file), before[0], rows, facts())
         if _stamp(file) != before:
             hint = "wait until its writer is done, then run the same command again"

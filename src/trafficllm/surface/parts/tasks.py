@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core.errors import UsageError
+from trafficllm.core.errors import InputError, ResourceError, TrafficLLMError, UsageError
 from trafficllm.core.results import Failure
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def run(
     """`work(*shared, slot)` for every file whose part is not there yet; all parts of the data set, by their place.
 
     A file that cannot be read, or whose worker dies again and again, is told and left out. Where nothing is left to do no cluster is
-    started. Raises InputError where no file at all could be read.
+    started. Raises InputError where no file at all could be read, and what is wrong for all files alike: a full disk, an adapter that
+    does not fit.
     """
     from trafficllm.capture.files.read import none_readable
     from trafficllm.lifecycle.cluster.session import cluster
@@ -47,6 +48,7 @@ def run(
             for outcome in nodes.finished(work, [(slot,) for _, slot in todo], shared=shared, weights=weights):
                 place, slot = todo[outcome.place]
                 if outcome.failure is not None:
+                    _require_own_fault(outcome.failure, slot.file)
                     outcome.failure.input = outcome.failure.input or slot.file
                     skipped.add(outcome.failure)
                 else:
@@ -57,3 +59,10 @@ def run(
     if not done and skipped.errors:
         raise none_readable(skipped)
     return done
+
+
+def _require_own_fault(error: TrafficLLMError, file: str) -> None:
+    """Raise what is not the fault of this one file."""
+    own = isinstance(error, InputError) or error.code == "resource.worker" or (isinstance(error, ResourceError) and error.input == file)
+    if not own:
+        raise error
