@@ -58,11 +58,13 @@ install-test: $(VENV)/.installed-test
 quickstart: install
 	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR) $(QUICKSTART_ARGS)
 
-# tshark is an oracle of the capture tests, chromium opens the report: tests that need them skip with a reason elsewhere.
+# tshark is an oracle of the capture tests, chromium opens the report, tcpdump and tcpreplay are for `live`: tests that need them skip with a reason elsewhere.
 tools:
 	@missing=""; \
 	command -v tshark >/dev/null || missing="$$missing tshark"; \
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v tcpdump >/dev/null || missing="$$missing tcpdump"; \
+	command -v tcpreplay >/dev/null || missing="$$missing tcpreplay"; \
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null && { [ -z "$(SUDO)" ] || $(SUDO) true 2>/dev/null; }; then \
 	  echo "installing$$missing"; \
 	  $(SUDO) apt-get update -qq; \

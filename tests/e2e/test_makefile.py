@@ -42,7 +42,7 @@ def _tree(tmp_path: Path) -> Path:
             (tmp_path / path.name).symlink_to(path)
     programs = tmp_path / "env" / "bin"
     programs.mkdir(parents=True)
-    for name in (*PROGRAMS, "tshark", "chromium"):
+    for name in (*PROGRAMS, "tshark", "chromium", "tcpdump", "tcpreplay"):
         (programs / name).write_text(RECORDER)
         (programs / name).chmod(0o755)
     for stamp in (".installed", ".installed-test"):

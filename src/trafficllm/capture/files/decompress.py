@@ -324,13 +324,13 @@ def _check_window(head: bytes, codec: str, name: str) -> None:
 def open_window(path: Path, chunk: int) -> Window:
     """A window on a file, "-" for standard input; raises InputError or ResourceError when there is nothing to read."""
     if str(path) == "-":
-        return _open_stream(sys.stdin.buffer, "-", chunk)
+        return open_stream(sys.stdin.buffer, "-", chunk)
     try:
         if path.is_dir():
             raise InputError(
                 "input.directory", "is a folder", input=str(path), hint="name its captures, or the folder itself to read all of them"
             )
-        return _open_file(path, chunk) if path.is_file() else _open_stream(path.open("rb"), str(path), chunk)
+        return _open_file(path, chunk) if path.is_file() else open_stream(path.open("rb"), str(path), chunk)
     except FileNotFoundError as error:
         raise InputError("input.missing", "no such file", input=str(path), hint="check the path") from error
     except PermissionError as error:
@@ -356,7 +356,7 @@ def _open_file(path: Path, chunk: int) -> Window:
     return _decompressed(source, codec, str(path), chunk) if codec else FileWindow(source, chunk)
 
 
-def _open_stream(stream: IO[bytes], name: str, chunk: int) -> Window:
+def open_stream(stream: IO[bytes], name: str, chunk: int) -> Window:
     """A window on a pipe, which can be opened and read only once."""
     head = stream.read(4)
     if head[1:] == _SKIPPABLE or head == _CODECS[1][0]:

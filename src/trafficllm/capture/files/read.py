@@ -8,10 +8,11 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from trafficllm.capture.files.decompress import HEAD, FileWindow, StreamWindow, Window, codec_of, open_window
+from trafficllm.capture.files.decompress import HEAD, FileWindow, StreamWindow, Window, codec_of, open_stream, open_window
 from trafficllm.capture.files.pcap import Block, is_pcap, read_pcap
 from trafficllm.capture.files.pcapng import is_pcapng, read_pcapng
 from trafficllm.capture.flows.counts import CountsBuilder
@@ -193,10 +194,18 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def read_stream(stream: IO[bytes], name: str, counts: CountsBuilder) -> Iterator[FrameBatch]:
+    """Frames of a capture that another process writes, as they come; `name` stands for its file. See `read_frames`."""
+    yield from _framed(open_stream(stream, name, CHUNK), (name,), 0, counts)
+
+
 def _frames(files: tuple[str, ...], source: int, chunk_bytes: int, counts: CountsBuilder) -> Iterator[FrameBatch]:
     """Frames of one of the files."""
+    yield from _framed(open_window(Path(files[source]), chunk_bytes), files, source, counts)
+
+
+def _framed(window: Window, files: tuple[str, ...], source: int, counts: CountsBuilder) -> Iterator[FrameBatch]:
     name = files[source]
-    window = open_window(Path(name), chunk_bytes)
     note: list[str] = []
     first, before = 0, counts.read
     try:

@@ -26,6 +26,13 @@ def ahead(items: Iterator[Item], *, depth: int = 2) -> Iterator[Item]:
     if cores() < 2:
         yield from items
         return
+    for item in ticking(items, depth=depth, tick=None):
+        assert item is not None
+        yield item
+
+
+def ticking(items: Iterator[Item], *, depth: int = 2, tick: float | None) -> Iterator[Item | None]:
+    """The same items, made by a thread on any number of cores; None whenever none has come for `tick` seconds."""
     waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(maxsize=depth)
     gone = threading.Event()
 
@@ -51,7 +58,11 @@ def ahead(items: Iterator[Item], *, depth: int = 2) -> Iterator[Item]:
     thread.start()
     try:
         while True:
-            item, error = waiting.get()
+            try:
+                item, error = waiting.get(timeout=tick)
+            except queue.Empty:
+                yield None
+                continue
             if error is not None:
                 raise error
             if item is None:

@@ -14,6 +14,7 @@ from trafficllm.capture.flows.ahead import ahead
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.flow_table import FlowTable
 from trafficllm.capture.flows.fragments import Decoding, Reassembler, segments
+from trafficllm.capture.flows.packets import PacketBatch
 from trafficllm.capture.kernels.warm import compile_kernels
 from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowBatch, FrameBatch, ProgressSink, Silent
@@ -34,44 +35,73 @@ def _params(options: FlowOptions) -> npt.NDArray[np.int64]:
     return np.array([int(value * _SECOND) for value in times] + [int(value) for value in rest], dtype=np.int64)
 
 
-def assemble(
-    frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY, live: bool = False
-) -> Iterator[FlowBatch]:
-    """Flows of a stream of frames, at most `most` of them; see `read_flows`. `live`: what has finished with a batch of frames is handed out
-    before the next one, which may be long in coming.
+class Assembly:
+    """Flows being put together from the packets of a stream of frames: feed it with `add`, take what has finished with `drain`.
 
     Flows go on from one file to the next where its time goes on (a ring of files); a file from an earlier time starts anew,
     else its flows would be timed out by a clock that is ahead of them.
     """
-    table = FlowTable(_params(options), table_size=options.table_size, most=most)
-    fragments = Reassembler()
-    files: tuple[str, ...] = ()
-    last, latest = 0, 0
 
-    how = Decoding(options.checksums, options.tunnels, options.vxlan_ports)
-    decoded = (how.of(batch) for batch in frames)
-    for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
-        files = packets.frames.files
+    def __init__(self, options: FlowOptions, counts: CountsBuilder, *, most: int = _MANY) -> None:
+        """`most` bounds the packets that can come, where that is known."""
+        self._counts = counts
+        self._table = FlowTable(_params(options), table_size=options.table_size, most=most)
+        self._fragments = Reassembler()
+        self._files: tuple[str, ...] = ()
+        self._last, self._latest = 0, 0
+        self.how = Decoding(options.checksums, options.tunnels, options.vxlan_ports)
+
+    @property
+    def finished(self) -> int:
+        """Flows that the next `drain` hands out."""
+        return self._table.finished
+
+    def add(self, packets: PacketBatch) -> Iterator[FlowBatch]:
+        """Take packets; yields flows only where there are many, or the table has no room for more."""
+        table = self._table
+        self._files = packets.frames.files
         if len(packets.frames):
             source, first = int(packets.frames.source[0]), int(packets.frames.ts[0])
-            if source != last and first < latest - _AGAIN:
+            if source != self._last and first < self._latest - _AGAIN:
                 table.close()
-                yield table.drain(files, counts)
-                latest = 0
-            last, latest = source, max(latest, int(packets.frames.ts.max()))
-        counts.decoded(packets)
-        for part, start, stop in segments(packets, fragments, counts, how):
+                yield self.drain()
+                self._latest = 0
+            self._last, self._latest = source, max(self._latest, int(packets.frames.ts.max()))
+        self._counts.decoded(packets)
+        for part, start, stop in segments(packets, self._fragments, self._counts, self.how):
             at = start
             while at < stop:
                 at = table.add(part, at, stop)
                 if at < stop or table.ready():
-                    yield table.drain(files, counts)
-        if live and table.finished:
-            yield table.drain(files, counts)
-        counts.evicted = table.evicted
-    table.close()
-    rest = table.drain(files, counts)
-    if len(rest):
+                    yield self.drain()
+        self._counts.evicted = table.evicted
+
+    def expire(self, now: int) -> None:
+        """Finish the flows that have timed out by `now` (ns), though no packet has come to say so."""
+        self._table.expire(now)
+
+    def drain(self) -> FlowBatch:
+        """All finished flows, sorted by first packet."""
+        return self._table.drain(self._files, self._counts)
+
+    def close(self) -> FlowBatch:
+        """End of the capture: the flows that are left."""
+        self._table.close()
+        return self.drain()
+
+
+def assemble(
+    frames: Iterator[FrameBatch], *, options: FlowOptions, counts: CountsBuilder, most: int = _MANY, live: bool = False
+) -> Iterator[FlowBatch]:
+    """Flows of a stream of frames, at most `most` of them; see `read_flows`. `live`: what has finished with a batch of frames is handed out
+    before the next one, which may be long in coming."""
+    assembly = Assembly(options, counts, most=most)
+    decoded = (assembly.how.of(batch) for batch in frames)
+    for packets in ahead(decoded) if most > _WORTH_A_THREAD else decoded:
+        yield from assembly.add(packets)
+        if live and assembly.finished:
+            yield assembly.drain()
+    if len(rest := assembly.close()):
         yield rest
 
 

@@ -12,7 +12,7 @@ from trafficllm.capture.flows.community import community_ids
 from trafficllm.capture.flows.conn import CONN_STATES, likely_servers
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.packets import PacketBatch, address_rows
-from trafficllm.capture.kernels.flow import DONE_MARGIN, P_FACTS, P_MAX_PAYLOAD, P_SEED, Arrivals, Table, assign, evict
+from trafficllm.capture.kernels.flow import DONE_MARGIN, P_FACTS, P_MAX_PAYLOAD, P_SEED, Arrivals, Table, assign, evict, expire
 from trafficllm.capture.kernels.gather import gather, summarize
 from trafficllm.capture.kernels.layout import (
     C_CHUNKS_DONE,
@@ -116,6 +116,12 @@ class FlowTable:
         if at < stop and self._table.control[C_DONE] == 0:
             evict(self._table, max(int(self._table.control[C_LIVE]) // 16, 1), END_EVICTED)
         return at
+
+    def expire(self, now: int) -> None:
+        """Finish the flows that have timed out by `now` (ns), the clock of the packets, though none has come to say so."""
+        before = -1
+        while before != (before := self.finished):
+            expire(self._table, now)
 
     def close(self) -> None:
         """End of the capture: every live flow is finished."""

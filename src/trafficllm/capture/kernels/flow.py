@@ -431,3 +431,12 @@ def evict(table: Table, count: Word, reason: Word) -> None:
             count -= 1
     if reason == END_EOF:
         table.control[C_CLOCK] = 0
+
+
+@entry
+def expire(table: Table, now: Word) -> None:
+    """Finish what is over at `now` although no packet has come since; call it again while it finishes any."""
+    control = table.control
+    control[C_CLOCK] = max(control[C_CLOCK], now)
+    if control[C_DONE] < table.done.shape[0] - DONE_MARGIN:
+        _sweep(table.flows, table.ends, table.heads, table.queues, table.done, control, table.params)

@@ -167,13 +167,15 @@ def start(
     filters: Filters | None = None,
     both: bool = False,
     overview: bool = False,
+    lean: bool = False,
 ) -> Analysis:
     """Verdicts for every flow of the captures, by the task that was named or that the question asks for; of the flows that pass `filters`,
     by default the hosts and times that the question names.
 
     What can be wrong is checked first, the verdicts are made as they are asked for. `flows` stand for captures that were read
     elsewhere, by `flow_options` of the tasks in `choice` (the server reads uploads in another process). With `skipped`, files among
-    several that cannot be read are left out instead of raised. With `overview` flows are counted too, for `Analysis.overview`.
+    several that cannot be read are left out instead of raised. With `overview` flows are counted too, for `Analysis.overview`. `lean`:
+    hosts are not counted, whose table grows with what a capture without end holds.
     """
     from trafficllm.capture.files.read import expand, total_bytes
     from trafficllm.capture.flows.counts import CountsBuilder
@@ -189,7 +191,7 @@ def start(
     judging = [catalogue[version.task] for version in live]
     above = {answer for task in judging for answer in (task.positive, task.negative, *map(task.umbrella_of, labels))}
     detector = open_detector(workspace, tasks, evidence=EVIDENCE if explain else 0)
-    counts, hosts = CountsBuilder(), Hosts(detector.questions())
+    counts, hosts = CountsBuilder(), Hosts({} if lean else detector.questions())
     captures, logs = part_logs(files)
     read = flows if flows is not None else _read(captures, options, counts=counts, progress=sink, skipped=skipped)
     facts = CaptureFacts(restricted) if overview else None

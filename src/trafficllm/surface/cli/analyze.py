@@ -225,7 +225,7 @@ def _answer(
         raise ToldError(failure) if as_json else failure
 
 
-def _blank(analysis: Analysis) -> list[str]:
+def blanks(analysis: Analysis) -> list[str]:
     """A line for every task whose adapter cannot say anything of flows without packets and contents, and one for flows of kinds that it
     has not learnt."""
     from trafficllm.core.types import NOT_COVERED
@@ -261,7 +261,7 @@ def _end(analysis: Analysis, hits: Hits, skipped: Skipped, *, strict: bool, inte
     from trafficllm.lifecycle.analyze.captures import incomplete, silences, unread
     from trafficllm.surface.terminal.output import ToldError, note, tell
 
-    for line in (*silences(skipped), *_blank(analysis)):
+    for line in (*silences(skipped), *blanks(analysis)):
         note(line)
     failures: list[TrafficLLMError] = []
     if hits.count:

@@ -20,6 +20,7 @@ from trafficllm.surface.cli import config as cmd_config
 from trafficllm.surface.cli import data as cmd_data
 from trafficllm.surface.cli import evaluate as cmd_evaluate
 from trafficllm.surface.cli import generate as cmd_generate
+from trafficllm.surface.cli import live as cmd_live
 from trafficllm.surface.cli import mcp as cmd_mcp
 from trafficllm.surface.cli import quickstart as cmd_quickstart
 from trafficllm.surface.cli import serve as cmd_serve
@@ -62,6 +63,7 @@ app.command("quickstart")(cmd_quickstart.quickstart)
 app.command("analyze")(cmd_analyze.analyze)
 app.command("demo")(cmd_analyze.demo)
 app.command("chat")(cmd_analyze.chat)
+app.command("live")(cmd_live.live)
 app.command("embed")(cmd_analyze.embed)
 app.command("generate")(cmd_generate.generate)
 app.command("serve")(cmd_serve.serve)

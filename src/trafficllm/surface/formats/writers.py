@@ -211,13 +211,14 @@ def _sink(out: str) -> Iterator[BinaryIO]:
             yield stream
         unfinished.replace(target)
     except OSError as error:
-        raise _refused(error, target) from error
+        raise refused(error, target) from error
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-def _refused(error: OSError, target: Path) -> ResourceError:
+def refused(error: OSError, target: Path) -> ResourceError:
+    """A file that cannot be written, as an error of the tree."""
     if error.errno in {13, 1, 30}:  # EACCES, EPERM, EROFS
         return ResourceError(
             "resource.permission", "no permission to write here", input=str(target), hint="choose a folder you may write to"
