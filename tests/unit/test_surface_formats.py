@@ -197,7 +197,7 @@ def test_hosts_in_every_form() -> None:
 
 
 def test_formats_are_refused_before_any_work() -> None:
-    assert len(FORMATS) == 6
+    assert len(FORMATS) == 7
     with pytest.raises(UsageError, match="yaml"):
         format_for("yaml", "-")
     with pytest.raises(UsageError, match="table"):

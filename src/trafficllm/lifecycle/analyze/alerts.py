@@ -26,11 +26,13 @@ LOWEST = 3
 @dataclass(slots=True)
 class Alerts:
     """Severity of the rows of an analysis. `always`: notable verdicts are alerts, whatever was measured; `signatures`: what may
-    corroborate them. Hosts have the signatures of the flows that were asked for before them."""
+    corroborate them; `held_back` counts notable verdicts that were no alerts. Hosts have the signatures of the flows that were asked for
+    before them."""
 
     analysis: Analysis
     always: bool = False
     signatures: Signatures | None = None
+    held_back: int = 0
     _hosts: dict[tuple[str, str], set[Signature]] = field(default_factory=dict)
 
     def facts(self, task: str) -> AdapterFacts:
@@ -47,8 +49,12 @@ class Alerts:
     def severity(self, row: VerdictRow) -> int:
         """0 where the verdict is no alert, else 1 to 3."""
         fired = self.corroborating(row)
-        notable = self.analysis.severity(row) == 1
-        return _severity(fired) if notable and (self.always or self._measured(row)) else 0
+        if self.analysis.severity(row) != 1:
+            return 0
+        if not (self.always or self._measured(row)):
+            self.held_back += 1
+            return 0
+        return _severity(fired)
 
     def of_host(self, host: HostRow) -> list[Signature]:
         """The signatures that fired on a host's flows, the most severe first."""

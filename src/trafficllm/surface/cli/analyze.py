@@ -36,7 +36,12 @@ def analyze(
     task: Annotated[str, typer.Option("--task", metavar="ID", help="The task, when you know it.")] = "",
     form: Annotated[
         str,
-        typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve; default: by the ending of --out."),
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="table, jsonl, csv, parquet, zeek, eve, ecs, notice, intel or stix; default: by the ending of --out.",
+        ),
     ] = "",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     min_confidence: Annotated[
@@ -52,10 +57,10 @@ def analyze(
     hosts: Annotated[
         bool, typer.Option("--hosts", help="A row a host instead of a flow: malicious or not (VPN or not...), by its most positive flows.")
     ] = False,
-    alert: Annotated[bool, typer.Option("--alert", help="With -f eve: notable verdicts are alerts, of severity 3.")] = False,
+    alert: Annotated[bool, typer.Option("--alert", help="Notable verdicts are alerts, of severity 3.")] = False,
     corroborate: Annotated[
         list[str] | None,
-        typer.Option("--corroborate", metavar="EVE", help="With -f eve: Suricata's log; an alert on the same flow gives its severity."),
+        typer.Option("--corroborate", metavar="EVE", help="Suricata's log: an alert on the same flow gives its severity; may be repeated."),
     ] = None,
     ray: Ray = "",
     strict: Strict = False,
@@ -73,6 +78,7 @@ def analyze(
     from trafficllm.lifecycle.analyze.captures import skipping
     from trafficllm.lifecycle.facts.asking import understood
     from trafficllm.lifecycle.workspace import Workspace, user_registry
+    from trafficllm.surface.formats.writers import ALERT_FORMATS
     from trafficllm.surface.parts.verdicts import Asked
     from trafficllm.surface.terminal.output import tell
     from trafficllm.surface.terminal.progress import Bar
@@ -84,7 +90,7 @@ def analyze(
         asked = Asked(question, explain, tuple(only or ()), min_confidence, tuple(fail_on or ()))
         _on_ray(workspace, files, task, asked, ray, form, out, unfit, strict, quiet)
         return
-    form = _form(form, out, as_json=as_json)
+    form = _form(form, out, as_json=as_json, also=() if hosts else ALERT_FORMATS)
     hits = Hits(fail_on or (), least=min_confidence)
     signatures = _signatures(form, alert=alert, logs=corroborate or ())
     skipped = skipping(tell)
@@ -111,11 +117,11 @@ def analyze(
     _end(analysis, hits, skipped, strict=strict, interrupted=summary.interrupted, spoken=as_json)
 
 
-def _form(form: str, out: str, *, as_json: bool) -> str:
-    """The format that is asked for; UsageError where two are."""
+def _form(form: str, out: str, *, as_json: bool, also: Sequence[str]) -> str:
+    """The format that is asked for, `also` beside the usual ones; UsageError where two are."""
     from trafficllm.surface.formats.writers import format_for
 
-    form = format_for(form, out)
+    form = format_for(form, out, also=also)
     if as_json and form != "table":
         raise UsageError("usage.format", "--json is one object, -f a stream", input="--json", hint="choose one of them")
     return form
@@ -292,10 +298,13 @@ def _kept(analysis: Analysis, summary: Summary, hits: Hits, only: Sequence[str])
 def _signatures(form: str, *, alert: bool, logs: Sequence[str]) -> Signatures | None:
     """The signatures of the logs that may corroborate; UsageError where the format has no alerts."""
     from trafficllm.surface.formats.eve import GID
+    from trafficllm.surface.formats.writers import ALERT_FORMATS
 
-    if (alert or logs) and form != "eve":
+    if (alert or logs) and form not in {"eve", "ecs", *ALERT_FORMATS}:
         option = "--alert" if alert else "--corroborate"
-        raise UsageError("usage.option", f"a {form or 'table'} has no alerts", input=option, hint="-f eve has them")
+        raise UsageError(
+            "usage.option", f"-f {form} has no alerts", input=option, hint=f"-f eve, ecs, {', '.join(ALERT_FORMATS)} have them"
+        )
     if not logs:
         return None
     from trafficllm.capture.foreign.signatures import Signatures
@@ -318,19 +327,25 @@ def _pump(batches: Iterator[list[VerdictRow]], summary: Summary, form: str, out:
     """Write all batches; True when Ctrl-C ended it early: what was done is then written whole."""
     from trafficllm.lifecycle.analyze.alerts import Alerts
     from trafficllm.surface.formats.columns import VERDICT
+    from trafficllm.surface.formats.destinations import verdict_forms
     from trafficllm.surface.formats.eve import verdict_event
-    from trafficllm.surface.formats.writers import writing
+    from trafficllm.surface.formats.writers import ALERT_FORMATS, writing
+    from trafficllm.surface.terminal.output import note
 
     if form == "table":
         return _drain(batches, summary.keep)
-    events = partial(verdict_event, alerts=alerts or Alerts(summary.analysis))
-    with writing(form, out, VERDICT, path="trafficllm", eve=events) as writer:
-        return _drain(batches, writer.write)
+    alerts = alerts or Alerts(summary.analysis)
+    with writing(form, out, VERDICT, path="trafficllm", eve=partial(verdict_event, alerts=alerts), forms=verdict_forms(alerts)) as writer:
+        interrupted = _drain(batches, writer.write)
+    if form in ALERT_FORMATS and alerts.held_back:
+        note(f"{alerts.held_back:,} notable verdicts are no alerts and not in the {form} output: --alert makes them alerts")
+    return interrupted
 
 
 def _write_hosts(summary: Summary, only: Sequence[str], form: str, out: str, alerts: Alerts) -> None:
     """A row a host, of those whose answer or any of whose flows' verdicts was asked for."""
     from trafficllm.surface.formats.columns import HOST
+    from trafficllm.surface.formats.destinations import host_forms
     from trafficllm.surface.formats.eve import host_event
     from trafficllm.surface.formats.writers import writing
     from trafficllm.surface.terminal.output import note
@@ -342,7 +357,8 @@ def _write_hosts(summary: Summary, only: Sequence[str], form: str, out: str, ale
     if form == "table":
         summary.show_hosts(rows)
         return
-    with writing(form, out, HOST, path="trafficllm_hosts", eve=partial(host_event, alerts=alerts)) as writer:
+    events = partial(host_event, alerts=alerts)
+    with writing(form, out, HOST, path="trafficllm_hosts", eve=events, forms=host_forms(alerts)) as writer:
         writer.write(rows)
 
 

@@ -102,7 +102,7 @@ def flows(
     files: Captures,
     form: Annotated[
         str,
-        typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek or eve; default: by the ending of --out."),
+        typer.Option("--format", "-f", metavar="FORMAT", help="table, jsonl, csv, parquet, zeek, eve or ecs; default: by --out's ending."),
     ] = "",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     no_tunnels: Annotated[bool, typer.Option("--no-tunnels", help="Flows of the outermost IP header, not of what tunnels carry.")] = False,
@@ -127,6 +127,7 @@ def flows(
     from trafficllm.core.settings import load_config
     from trafficllm.lifecycle.analyze import captures
     from trafficllm.surface.formats.columns import CONN, FLOW, LABEL
+    from trafficllm.surface.formats.destinations import flow_forms
     from trafficllm.surface.formats.eve import flow_event
     from trafficllm.surface.formats.writers import format_for, writing
     from trafficllm.surface.parts.flows import FlowJob
@@ -150,7 +151,7 @@ def flows(
                 for log in captures.conn_log(files, settings, reading):
                     writer.write(log)
         else:
-            with writing(form, out, (*FLOW, *more), path="conn", eve=flow_event) as writer:
+            with writing(form, out, (*FLOW, *more), path="conn", eve=flow_event, forms=flow_forms()) as writer:
                 for rows in captures.flows(files, settings, reading):
                     writer.write(rows)
     if labels is not None:
@@ -217,7 +218,7 @@ def _table(batches: Iterator[list[FlowRow]], *, labelled: bool) -> None:
         list(cells), ([cell(row) for cell in cells.values()] for row in shown), right=("seconds", "packets", "bytes sent", "received")
     )
     if total > len(shown):
-        note(f"{total - len(shown):,} more flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+        note(f"{total - len(shown):,} more flows: choose -f jsonl, csv, parquet, zeek, eve or ecs for all of them")
 
 
 @app.command()

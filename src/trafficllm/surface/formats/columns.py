@@ -29,6 +29,8 @@ _ZEEK_TYPES = {
     "flag": "bool",
     "names": "set[string]",
     "words": "vector[string]",
+    "enum": "enum",
+    "enums": "set[enum]",
 }
 
 
@@ -150,6 +152,36 @@ CONN = _columns(
     "splt splt",
 )
 """A line of `capture flows -f zeek`: the fields of Zeek's conn.log in its order, then `end_reason`, `tunnel` and `splt`."""
+
+NOTICE = _columns(
+    "ts time",
+    "uid text",
+    "orig_h address id.orig_h",
+    "orig_p port id.orig_p",
+    "resp_h address id.resp_h",
+    "resp_p port id.resp_p",
+    "fuid text",
+    "file_mime_type text",
+    "file_desc text",
+    "proto proto",
+    "note enum",
+    "msg text",
+    "sub text",
+    "src address",
+    "dst address",
+    "p port",
+    "n count",
+    "peer_descr text",
+    "actions enums",
+    "email_dest names",
+    "suppress_for seconds",
+    "country_code text remote_location.country_code",
+    "region text remote_location.region",
+    "city text remote_location.city",
+    "latitude share remote_location.latitude",
+    "longitude share remote_location.longitude",
+)
+"""A line of `analyze -f notice`: the fields of Zeek's notice.log in its order."""
 
 LABEL = Column("label", "text", "label")
 """The label that another sensor's log gives a flow; the last column of `capture flows --label`."""

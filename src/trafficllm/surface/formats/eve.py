@@ -266,14 +266,14 @@ def _fired(signatures: list[Signature]) -> list[EveSignature]:
     return [{"gid": s.gid, "signature_id": s.sid, "severity": s.severity, "signature": s.text} for s in signatures]
 
 
-def _said(row: VerdictRow) -> str:
+def said(row: VerdictRow) -> str:
     """Both steps of a verdict in words: a malicious flow of no known family is said to be malicious."""
     above = row["umbrella"]
     return f"{row['label']} ({above})" if above and above not in (row["label"], UNKNOWN) else str(row["label"])
 
 
 def _alert(row: VerdictRow, severity: int) -> EveAlert:
-    return _signed(row["task"], _said(row) if row["label"] == UNKNOWN else row["label"], _said(row), severity=severity)
+    return _signed(row["task"], said(row) if row["label"] == UNKNOWN else row["label"], said(row), severity=severity)
 
 
 def signature_id(task: str, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Streams of rows in the forms that other programs read: JSONL, CSV, Parquet, Zeek TSV, Suricata EVE.
+"""Streams of rows in the forms that other programs read: JSONL, CSV, Parquet, Zeek TSV, Suricata EVE, ECS.
 
 Every writer follows `core.types.FlowWriter` and holds one batch at a time, so memory does not grow with the capture.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.escape import for_csv, for_zeek
@@ -23,9 +23,15 @@ from trafficllm.surface.terminal.output import json_line, plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = ("table", "jsonl", "csv", "parquet", "zeek", "eve")
+FORMATS = ("table", "jsonl", "csv", "parquet", "zeek", "eve", "ecs")
+ALERT_FORMATS = ("notice", "intel", "stix")
+"""Formats that hold alerts only: for verdicts, not for flows or hosts."""
+Form: TypeAlias = Callable[[BinaryIO], FlowWriter]
+"""Makes the writer of a format that is not made of columns."""
 ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet", ".log": "zeek", ".tsv": "zeek"}
 """Format by the ending of a file's name; `eve.json`, as Suricata calls it, is EVE."""
+MOST_GROUPS = 1 << 16
+"""Hosts or addresses that a format which counts them keeps apart: a scan of a whole network would else fill the memory."""
 _LIKELIEST = 3
 
 
@@ -129,7 +135,13 @@ def _zeek_word(value: Any) -> str:
     return _zeek_cell(value).replace(",", "\\x2c")
 
 
-def _zeek_header(columns: Sequence[Column], path: str) -> str:
+def zeek_line(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """A row of a Zeek log."""
+    return "\t".join(_zeek_cell(row.get(name)) for name in names) + "\n"
+
+
+def zeek_header(columns: Sequence[Column], path: str) -> str:
+    """The lines above a Zeek log's rows."""
     names = "\t".join(column.zeek for column in columns)
     types = "\t".join(column.zeek_type for column in columns)
     marks = "#separator \\x09\n#set_separator\t,\n#empty_field\t(empty)\n#unset_field\t-\n"
@@ -137,10 +149,18 @@ def _zeek_header(columns: Sequence[Column], path: str) -> str:
 
 
 def make_writer(
-    form: str, stream: BinaryIO, columns: Sequence[Column], *, path: str, eve: Callable[[Any], Mapping[str, Any]]
+    form: str,
+    stream: BinaryIO,
+    columns: Sequence[Column],
+    *,
+    path: str,
+    eve: Callable[[Any], Mapping[str, Any]],
+    forms: Mapping[str, Form] | None = None,
 ) -> FlowWriter:
-    """The writer of a stream format; `path` is Zeek's log name, `eve` turns a row into an EVE event."""
+    """The writer of a stream format; `path` is Zeek's log name, `eve` turns a row into an EVE event, `forms` make further formats."""
     names = [column.name for column in columns]
+    if forms and form in forms:
+        return forms[form](stream)
     if form == "jsonl":
         return Lines(stream, lambda row: json_line({name: row.get(name) for name in names}) + "\n")
     if form == "csv":
@@ -148,7 +168,7 @@ def make_writer(
         line = partial(_csv_line, names=names, likeliest=bool(likeliest))
         return Lines(stream, line, header=_csv_text([*names, *likeliest]))
     if form == "zeek":
-        return Lines(stream, lambda row: "\t".join(_zeek_cell(row.get(name)) for name in names) + "\n", header=_zeek_header(columns, path))
+        return Lines(stream, lambda row: zeek_line(row, names), header=zeek_header(columns, path))
     if form == "eve":
         return Lines(stream, lambda row: json_line(eve(row)) + "\n")
     if form == "parquet":
@@ -156,8 +176,9 @@ def make_writer(
     raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
 
 
-def format_for(form: str, out: str) -> str:
-    """The format that is asked for, else the one of the file's ending, else a table for stdout; checked before any work is done.
+def format_for(form: str, out: str, *, also: Sequence[str] = ()) -> str:
+    """The format that is asked for, else the one of the file's ending, else a table for stdout; checked before any work is done. `also`
+    are formats beside FORMATS.
 
     Raises UsageError for an unknown format, a table for a file, and Parquet on a terminal.
 
@@ -166,14 +187,14 @@ def format_for(form: str, out: str) -> str:
     """
     path = Path(out)
     form = form or ("eve" if path.name == "eve.json" else ENDINGS.get(path.suffix.lower(), "table"))
-    if form not in FORMATS:
-        raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join(FORMATS)}")
+    if form not in (*FORMATS, *also):
+        raise UsageError("usage.format", f"unknown format '{form}'", input="--format", hint=f"one of {', '.join((*FORMATS, *also))}")
     if form == "table" and out != "-":
         raise UsageError(
             "usage.format",
             "a table is for reading, not for a file",
             input="--format",
-            hint="choose -f jsonl, csv, parquet, zeek or eve, or a name that ends in .jsonl, .csv, .parquet, .log or eve.json",
+            hint="choose -f jsonl, csv, parquet, zeek, eve or ecs, or a name that ends in .jsonl, .csv, .parquet, .log or eve.json",
         )
     if form == "parquet" and out == "-" and sys.stdout.isatty():
         raise UsageError("usage.format", "Parquet is no text", input="--format", hint="name a file with -o, or redirect stdout")
@@ -181,13 +202,21 @@ def format_for(form: str, out: str) -> str:
 
 
 @contextmanager
-def writing(form: str, out: str, columns: Sequence[Column], *, path: str, eve: Callable[[Any], Mapping[str, Any]]) -> Iterator[FlowWriter]:
+def writing(
+    form: str,
+    out: str,
+    columns: Sequence[Column],
+    *,
+    path: str,
+    eve: Callable[[Any], Mapping[str, Any]],
+    forms: Mapping[str, Form] | None = None,
+) -> Iterator[FlowWriter]:
     """A writer to stdout ("-") or to a file that appears whole or not at all; see `make_writer`.
 
     Raises ResourceError on a full disk or missing permission.
     """
     with _sink(out) as stream:
-        writer = make_writer(form, stream, columns, path=path, eve=eve)
+        writer = make_writer(form, stream, columns, path=path, eve=eve, forms=forms)
         try:
             yield writer
         except BaseException:

@@ -164,7 +164,7 @@ class Summary:
             cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
             show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
         if self._seen > _SHOWN:
-            note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+            note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek, eve or ecs for all of them")
         for line in self._closing():
             print(for_terminal(line))
 
@@ -198,7 +198,7 @@ class Summary:
 
         _show_hosts(rows[:_SHOWN], title=self._heading())
         if len(rows) > _SHOWN:
-            note(f"the first {_SHOWN} of {len(rows):,} hosts: choose -f jsonl, csv, parquet, zeek or eve for all of them")
+            note(f"the first {_SHOWN} of {len(rows):,} hosts: choose -f jsonl, csv, parquet, zeek, eve or ecs for all of them")
 
     def _notable_hosts(self) -> list[HostRow]:
         """Hosts whose answer raises an event."""
