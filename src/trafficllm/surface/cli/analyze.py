@@ -29,20 +29,22 @@ if TYPE_CHECKING:
     from trafficllm.surface.parts.verdicts import Asked
     from trafficllm.surface.terminal.summary import Summary
 
+_Form = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORMAT",
+        help="table, jsonl, csv, parquet, zeek, eve, ecs, notice, intel or stix; default: by the ending of --out.",
+    ),
+]
+
 
 def analyze(
     files: Flows,
     question: Annotated[str, typer.Option("--question", "-q", metavar="TEXT", help="What you want to know, in plain language.")] = "",
     task: Annotated[str, typer.Option("--task", metavar="ID", help="The task, when you know it.")] = "",
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FORMAT",
-            help="table, jsonl, csv, parquet, zeek, eve, ecs, notice, intel or stix; default: by the ending of --out.",
-        ),
-    ] = "",
+    form: _Form = "",
     out: Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="A file, or - for stdout.")] = "-",
     min_confidence: Annotated[
         float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Leave out less certain verdicts, also for --fail-on.")
