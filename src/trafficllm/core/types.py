@@ -345,7 +345,8 @@ class Action:
 class FlowPlan:
     """A flow to compile: transport `proto` (6, 17, 1, 58), `ip_version`, service port of the responder, and its actions.
 
-    `orig_p` is the originator's port; -1 lets the compiler take an ephemeral one.
+    `orig_p` is the originator's port; -1 lets the compiler take an ephemeral one. `whole`: every payload is spelled out and fits the
+    service port, so the compiler takes both as they are.
     """
 
     proto: int
@@ -354,6 +355,7 @@ class FlowPlan:
     actions: tuple[Action, ...]
     label: str = ""
     orig_p: int = -1
+    whole: bool = False
 
 
 FlowStream: TypeAlias = Iterator[FlowBatch]

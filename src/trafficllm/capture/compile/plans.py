@@ -17,7 +17,7 @@ import numpy as np
 from trafficllm.capture.compile import contents as wellformed
 from trafficllm.capture.compile import ports as services
 from trafficllm.capture.compile import tcp as compile_tcp
-from trafficllm.capture.compile.headers import IP_HEADER, MTU, Framer, Packet, ends_of
+from trafficllm.capture.compile.headers import IP_HEADER, MTU, Ends, Framer, Packet, ends_of
 from trafficllm.capture.compile.icmp import icmp_packets
 from trafficllm.core.files import hash64
 from trafficllm.core.types import Action, FlowPlan, FrameBatch
@@ -47,14 +47,23 @@ class Wire:
 
 
 def compile_flows(
-    plans: Sequence[FlowPlan], *, seed: int, start: int, spread: int, first: int = 0, mtu: int = MTU, counts: CompileCounts | None = None
+    plans: Sequence[FlowPlan],
+    *,
+    seed: int,
+    start: int,
+    spread: int,
+    first: int = 0,
+    mtu: int = MTU,
+    counts: CompileCounts | None = None,
+    ends: Sequence[Ends] | None = None,
 ) -> FrameBatch:
     """Ethernet frames of `plans` on one timeline, sorted by time.
 
     `start` ns since the epoch; flows begin at random times of the `spread` ns after it; `first` is the running
     number of the first plan, so that plans compiled in several calls with one seed keep apart; `mtu` bytes of an IP
-    packet at most (9000 keeps most segments of captures taken above segmentation offload whole). The same
-    arguments give the same frames. Never raises for what a plan says: see `CompileCounts.repairs`.
+    packet at most (9000 keeps most segments of captures taken above segmentation offload whole); `ends` are the hosts
+    of each plan, by default two of the documentation ranges that no other plan has. The same arguments give the same
+    frames. Never raises for what a plan says: see `CompileCounts.repairs`.
 
     >>> plan = FlowPlan(6, 4, 443, (Action("open"), Action("open", 1), Action("ack"), Action("send", size=200)))
     >>> len(compile_flows([plan], seed=1, start=0, spread=0))
@@ -67,11 +76,11 @@ def compile_flows(
         rng = random.Random(hash64(f"{seed}:{index}".encode()))
         begin = start + (rng.randrange(spread) if spread > 0 else 0)
         proto, version = _network(plan, counts.repairs)
-        ends = ends_of(version, index, seed)
-        framer = Framer(ends, proto, rng)
+        hosts = ends_of(version, index, seed) if ends is None else ends[index - first]
+        framer = Framer(hosts, proto, rng)
         actions = _cleaned(plan.actions, counts.repairs)
         if proto in {1, 58}:
-            packets = icmp_packets(actions, ends, proto, rng, counts.repairs, mtu=mtu)
+            packets = icmp_packets(actions, hosts, proto, rng, counts.repairs, mtu=mtu)
         elif proto == 6:
             packets = _tcp(plan, actions, Wire(version, mtu), rng, counts.repairs)
         else:
@@ -119,7 +128,8 @@ def _cleaned(actions: Sequence[Action], repairs: Counter[str]) -> list[Action]:
 
 def _tcp(plan: FlowPlan, actions: list[Action], wire: Wire, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     legal = compile_tcp.Legaliser(repairs).run(actions)
-    contents = wellformed.tcp_contents(legal, rng, repairs, mss=wire.mtu - IP_HEADER[wire.version] - 20)
+    mss = wire.mtu - IP_HEADER[wire.version] - 20
+    contents = [action.payload for action in legal] if plan.whole else wellformed.tcp_contents(legal, rng, repairs, mss=mss)
     ports = _ports("tcp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))
     return compile_tcp.Numberer(wire.version, ports, rng, mtu=wire.mtu).run(legal, contents)
 
@@ -128,13 +138,15 @@ def _ports(
     transport: str, plan: FlowPlan, contents: list[bytes], rng: random.Random, repairs: Counter[str], *, speaks_first: bool
 ) -> tuple[int, int]:
     client = services.client_port(transport, plan.orig_p, rng, repairs)
+    if plan.whole:
+        return client, plan.resp_p
     return client, services.service_port(transport, plan.resp_p, contents, repairs, speaks_first=speaks_first)
 
 
 def _udp(plan: FlowPlan, actions: list[Action], wire: Wire, rng: random.Random, repairs: Counter[str]) -> list[Packet]:
     limit = wire.mtu - IP_HEADER[wire.version] - 8
     legal = _datagrams(actions, limit, repairs)
-    contents = wellformed.udp_contents(legal, plan.resp_p, rng, repairs)
+    contents = [action.payload for action in legal] if plan.whole else wellformed.udp_contents(legal, plan.resp_p, rng, repairs)
     ports = _ports("udp", plan, contents, rng, repairs, speaks_first=bool(legal[0].dir))
     ttls = (64, rng.randrange(44, 60))
     packets = []

@@ -108,27 +108,54 @@ def _pcap_header(nanoseconds: bool, link: int) -> bytes:
 
 
 def _write_pcapng(stream: BinaryIO, batches: Iterable[FrameBatch], nanoseconds: bool, comment: str, name: str) -> int:
-    """One section; one interface a link type, announced just before its first packet (section 4.2 of the draft)."""
-    unit = 1 if nanoseconds else 1000
-    interfaces: dict[int, int] = {}
-    packets = 0
-    options = [(_OPT_COMMENT, comment.encode())] if comment else []
-    options.append((_OPT_USERAPPL, b"trafficllm"))
-    stream.write(_block(_SECTION, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(options)))
+    writer = PcapngWriter(stream, nanoseconds=nanoseconds, comment=comment, name=name)
     for batch in batches:
         for frame, ts, original, link in frames_of(batch):
-            if link not in interfaces:
-                interfaces[link] = len(interfaces)
-                stream.write(_interface(link, nanoseconds))
-            ticks = ts // unit
-            if not 0 <= ticks < 1 << 64:
-                raise _bad_time(ts, name, packets, "shift the capture's times to after 1970")
-            head = struct.pack("<IIIII", interfaces[link], ticks >> 32, ticks & 0xFFFFFFFF, len(frame), original)
-            stream.write(_block(_ENHANCED, head + frame + bytes(-len(frame) % 4)))
-            packets += 1
-    if not interfaces:
-        stream.write(_interface(1, nanoseconds))
-    return packets
+            writer.add(frame, ts, original, link)
+    writer.close()
+    return writer.packets
+
+
+class PcapngWriter:
+    """One section of a pcapng file, packet by packet: the caller owns `stream`.
+
+    An interface is announced just before the first packet of its link type (section 4.2 of the draft). `packets` counts what was written,
+    `size` the bytes. `comment` stands in the section header, `name` in errors.
+    """
+
+    def __init__(self, stream: BinaryIO, *, nanoseconds: bool = True, comment: str = "", name: str = "") -> None:
+        self._stream, self._nanoseconds, self._name = stream, nanoseconds, name
+        self._interfaces: dict[int, int] = {}
+        self.packets = self.size = 0
+        options = [(_OPT_COMMENT, comment.encode())] if comment else []
+        options.append((_OPT_USERAPPL, b"trafficllm"))
+        self._put(_block(_SECTION, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(options)))
+
+    def _put(self, block: bytes) -> None:
+        self._stream.write(block)
+        self.size += len(block)
+
+    def add(self, frame: bytes, ts: int, original: int, link: int = 1, *, comment: str = "") -> int:
+        """Write a frame; returns its number as Wireshark shows it. `ts` ns, `original` bytes on the wire, `comment` the packet's own.
+
+        Raises InputError for a time before 1970.
+        """
+        if link not in self._interfaces:
+            self._interfaces[link] = len(self._interfaces)
+            self._put(_interface(link, self._nanoseconds))
+        ticks = ts if self._nanoseconds else ts // 1000
+        if not 0 <= ticks < 1 << 64:
+            raise _bad_time(ts, self._name, self.packets, "shift the capture's times to after 1970")
+        head = struct.pack("<IIIII", self._interfaces[link], ticks >> 32, ticks & 0xFFFFFFFF, len(frame), original)
+        options = _options([(_OPT_COMMENT, comment.encode())]) if comment else b""
+        self._put(_block(_ENHANCED, head + frame + bytes(-len(frame) % 4) + options))
+        self.packets += 1
+        return self.packets
+
+    def close(self) -> None:
+        """A capture without packets has an interface all the same."""
+        if not self._interfaces:
+            self._put(_interface(1, self._nanoseconds))
 
 
 def frames_of(batch: FrameBatch) -> Iterator[tuple[bytes, int, int, int]]:

@@ -24,6 +24,8 @@ from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.lifecycle.bases import results as bases
 from trafficllm.lifecycle.doctor import Doctor
 from trafficllm.lifecycle.generate.results import Generate
+from trafficllm.lifecycle.generate.scenario.answers import Answer
+from trafficllm.lifecycle.generate.scenario.results import GenerateScenario
 from trafficllm.lifecycle.quickstart.results import Quickstart
 from trafficllm.lifecycle.studies import results as studies
 from trafficllm.records.results import DataBuild, DataCheck
@@ -64,6 +66,7 @@ BODIES: dict[str, type[Result]] = {
     "evaluate.run": studies.EvaluateRun,
     "evaluate.transfer": studies.EvaluateTransfer,
     "generate": Generate,
+    "generate.scenario": GenerateScenario,
     "mcp.doctor": clients.McpDoctor,
     "mcp.install": clients.Install,
     "quickstart": Quickstart,
@@ -87,6 +90,7 @@ LINES: dict[str, Any] = {
     "capture.flows.line": FlowRow,
     "eve.hosts.line": EveHostEvent,
     "eve.line": EveEvent,
+    "generate.scenario.answer": Answer,
 }
 """Lines of the stream formats."""
 

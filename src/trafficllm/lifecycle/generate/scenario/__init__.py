@@ -1,0 +1,1 @@
+"""Scenarios: a small network, its everyday traffic, labelled events, and the answers to them."""
