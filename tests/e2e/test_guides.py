@@ -25,9 +25,9 @@ from trafficllm.surface.cli.main import run
 
 GUIDES = REPO / "docs" / "guides"
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
-OWN = ("own-captures", "hub-llm", "update", "original-files", "scenario", "share-captures")
+OWN = ("own-captures", "hub-llm", "update", "original-files", "scenario", "share-captures", "exercise")
 KEY = "an api key for the guide 0123456789"
-_SMALL = {"--max-seconds": "1", "--flows": "4", "--size": "700"}
+_SMALL = {"--max-seconds": "1", "--flows": "4", "--size": "700", "--max-size": "2"}
 
 
 def blocks(guide: str, language: str) -> list[str]:
@@ -91,9 +91,14 @@ def test_commands_of_the_guide(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(tmp_path / "registry"))
     monkeypatch.delenv("TRAFFICLLM_BASE", raising=False)
+    if guide == "exercise":
+        (tmp_path / "printer.toml").write_text(blocks(guide, "toml")[0], encoding="utf-8")
     found = commands(guide)
     assert len(found) >= 4
     for words in found:
+        if words[0] == "tshark":
+            assert shutil.which("tshark") is None or subprocess.run(words, check=True, capture_output=True).stdout
+            continue
         assert words[0] == "trafficllm"
         allowed = {0, 5} if words[1:3] == ["adapter", "update"] else {0}
         assert run(words[1:]) in allowed, (words, capfd.readouterr().err)

@@ -24,7 +24,7 @@ from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.lifecycle.bases import results as bases
 from trafficllm.lifecycle.doctor import Doctor
 from trafficllm.lifecycle.generate.results import Generate
-from trafficllm.lifecycle.generate.scenario.answers import Answer
+from trafficllm.lifecycle.generate.scenario.output.answers import Answer
 from trafficllm.lifecycle.generate.scenario.results import GenerateScenario
 from trafficllm.lifecycle.quickstart.results import Quickstart
 from trafficllm.lifecycle.studies import results as studies

@@ -145,9 +145,8 @@ def _suricata(folder: Path, rules: Sequence[str]) -> ScenarioCheck:
         wanted = sum(1 for line in (place / "test.rules").read_text(encoding="utf-8").splitlines() if line)
         if done.returncode or (fired if name == "silent" else len(fired) < wanted):
             wrong.append(name)
-    return _check(
-        "suricata", not wrong, f"{len(rules) - len(wrong)} of {len(rules)} captures as expected" + (f"; not {wrong}" if wrong else "")
-    )
+    detail = f"{len(rules) - len(wrong)} of {len(rules)} captures as expected"
+    return _check("suricata", not wrong, detail + (f"; not {', '.join(wrong)}" if wrong else ""))
 
 
 def _fired(eve: Path) -> set[int]:

@@ -223,7 +223,8 @@ def load_scenario(name: str | Path) -> tuple[ScenarioFile, Path]:
 
 
 def _explained(error: ValidationError, source: str) -> UsageError:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # a typo leaves a key missing too
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":

@@ -13,16 +13,16 @@ from trafficllm.capture.files.write import PcapngWriter
 from trafficllm.core.errors import UsageError
 from trafficllm.core.files import atomic_dir, atomic_stream, atomic_write, sha256_file, write_json
 from trafficllm.core.types import ProgressSink, Silent
-from trafficllm.lifecycle.generate.scenario.answers import AnswerFile, LabelFile, packet_comment
-from trafficllm.lifecycle.generate.scenario.briefing import briefing
 from trafficllm.lifecycle.generate.scenario.file import Background, Event, ScenarioFile, load_scenario
 from trafficllm.lifecycle.generate.scenario.network import Network
+from trafficllm.lifecycle.generate.scenario.output.answers import AnswerFile, LabelFile, packet_comment
+from trafficllm.lifecycle.generate.scenario.output.briefing import briefing
+from trafficllm.lifecycle.generate.scenario.output.rules import RuleCaptures, rule_captures, write_tests
+from trafficllm.lifecycle.generate.scenario.output.tally import Tally
+from trafficllm.lifecycle.generate.scenario.output.timeline_picture import timeline
 from trafficllm.lifecycle.generate.scenario.results import GenerateScenario, ScenarioCheck, ScenarioClass, ScenarioEvent
-from trafficllm.lifecycle.generate.scenario.rules import RuleCaptures, rule_captures, write_tests
 from trafficllm.lifecycle.generate.scenario.schedule import SECOND, Due, Load, classes, due_flows
-from trafficllm.lifecycle.generate.scenario.sources import Opened, open_source
-from trafficllm.lifecycle.generate.scenario.tally import Tally
-from trafficllm.lifecycle.generate.scenario.timeline_picture import timeline
+from trafficllm.lifecycle.generate.scenario.source.open import Opened, open_source
 from trafficllm.lifecycle.generate.scenario.traffic import Compiler, Sent, captured, in_order, merged
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _prepared(scenario: ScenarioFile, path: Path, wish: Wish, workspace: Workspa
 
         real = look_at(wish.merge)
         start, hosts = real.start, mapped_hosts(scenario, real)
+    network = Network(scenario, seed=wish.seed, mapped=hosts)
     load = Load(start, wish.rate, wish.repeat, wish.seed)
     kinds, background = classes(scenario), wish.merge is None
     flows = [0] * len(kinds)
@@ -119,7 +120,6 @@ def _prepared(scenario: ScenarioFile, path: Path, wish: Wish, workspace: Workspa
         for k, kind in enumerate(kinds)
         if flows[k]
     }
-    network = Network(scenario, seed=wish.seed, mapped=hosts)
     span = round(scenario.span * SECOND) * wish.repeat
     tally = Tally(len(kinds), start=start, span=span)
     return _Run(scenario, wish, load, network, Compiler(network, kinds, sources, seed=wish.seed), tally, sources)

@@ -14,13 +14,13 @@ from trafficllm.capture.flows.community import community_id
 from trafficllm.core.files import hash64
 from trafficllm.core.types import FrameBatch
 from trafficllm.lifecycle.generate.scenario.file import Event
-from trafficllm.lifecycle.generate.scenario.patterns import Place
+from trafficllm.lifecycle.generate.scenario.source.patterns import Place
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.generate.scenario.file import Background
     from trafficllm.lifecycle.generate.scenario.network import Network
     from trafficllm.lifecycle.generate.scenario.schedule import Due
-    from trafficllm.lifecycle.generate.scenario.sources import Opened
+    from trafficllm.lifecycle.generate.scenario.source.open import Opened
 
 ANSWER_FRAMES = 8
 """First frames of a flow that its answer names."""

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64
 from trafficllm.core.types import FlowPlan, Record
-from trafficllm.lifecycle.generate.scenario import patterns
 from trafficllm.lifecycle.generate.scenario.file import Traffic
-from trafficllm.lifecycle.generate.scenario.patterns import Place
+from trafficllm.lifecycle.generate.scenario.source import patterns
+from trafficllm.lifecycle.generate.scenario.source.patterns import Place
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.workspace import Workspace
 
-DATA = Path(__file__).parents[3] / "data"
+DATA = Path(__file__).parents[4] / "data"
 _PACKAGE = "package:"
 _TEMPLATES = 2000
 """Flows kept as templates of one class: 2 KB each."""

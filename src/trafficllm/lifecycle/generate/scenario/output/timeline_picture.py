@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from trafficllm.lifecycle.generate.scenario.file import Background, Event
-from trafficllm.lifecycle.generate.scenario.tally import BINS, Lane, Tally
+from trafficllm.lifecycle.generate.scenario.output.tally import BINS, Lane, Tally
 
 _INK, _EVERYDAY, _EVENT, _PALE = "#1f2933", "#0b7285", "#c92a2a", "#f1f3f5"
 _LEFT, _TOP, _HEIGHT, _BIN = 190, 46, 26, 5
@@ -18,9 +18,12 @@ def timeline(title: str, kinds: Sequence[Background | Event], tally: Tally) -> s
     """An SVG document of one lane a class that was written; equal counts give equal bytes."""
     rows = [(kind, lane) for kind, lane in zip(kinds, tally.lanes, strict=True) if lane.flows]
     width, height = _LEFT + BINS * _BIN + 90, _TOP + len(rows) * _HEIGHT + 40
-    parts = [
+    picture = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="sans-serif" font-size="12" fill="{_INK}" role="img" aria-label="Timeline of {escape(title, quote=True)}">',
+        f'font-family="sans-serif" font-size="12" fill="{_INK}" role="img" aria-label="Timeline of {escape(title, quote=True)}">'
+    )
+    parts = [
+        picture,
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="12" y="24" font-size="16">{escape(title)}</text>',
     ]

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trafficllm.core.types import ORIG, RESP, Action, FlowPlan
-from trafficllm.lifecycle.generate.scenario import messages
 from trafficllm.lifecycle.generate.scenario.file import PatternName, Source
+from trafficllm.lifecycle.generate.scenario.source import messages
 
 _PSH = 8
 _SECOND = 1_000_000_000
@@ -31,6 +31,7 @@ _PROBES = (
     "/backup.zip",
     "/admin/config.php",
 )
+_REFUSALS = ("404 Not Found", "403 Forbidden", "400 Bad Request")
 _PAGES = ("/", "/catalogue", "/product?id=7", "/product?id=12", "/basket", "/search?q=garden", "/about", "/delivery")
 
 
@@ -152,15 +153,16 @@ def _tls(source: Source, ranges: _Ranges, place: Place, talk: _Talk) -> FlowPlan
 
 
 def _http(source: Source, ranges: _Ranges, place: Place, talk: _Talk) -> FlowPlan:
-    return _requests(source, ranges, place, talk, _PAGES, ("200 OK",))
+    return _requests(source, ranges, place, talk, probing=False)
 
 
 def _web_probes(source: Source, ranges: _Ranges, place: Place, talk: _Talk) -> FlowPlan:
-    return _requests(source, ranges, place, talk, _PROBES, ("404 Not Found", "403 Forbidden", "400 Bad Request"))
+    return _requests(source, ranges, place, talk, probing=True)
 
 
-def _requests(source: Source, ranges: _Ranges, place: Place, talk: _Talk, paths: Sequence[str], statuses: Sequence[str]) -> FlowPlan:
+def _requests(source: Source, ranges: _Ranges, place: Place, talk: _Talk, *, probing: bool) -> FlowPlan:
     rng, agent = talk.rng, source.agent or _AGENT
+    paths, statuses = (_PROBES, _REFUSALS) if probing else (_PAGES, ("200 OK",))
     talk.open()
     for k in range(rng.randint(*ranges.exchanges)):
         talk.pause(rng.uniform(*ranges.pause) if k else 0.0)
