@@ -180,3 +180,17 @@ def test_vectors_are_those_of_one_process(cli: Cli, captures: Path, tmp_path: Pa
     near = cli("embed", files[0], *which, "--known", out, "--neighbours", 1, "--json").body("embed")["nearest"]
     assert {row["nearest"][0]["similarity"] for row in near} == {1.0}
     cli("embed", files[0], *which, "--ray", "-o", tmp_path / "x", "--known", out).refused(2, "--known")
+
+
+def test_an_evaluation_is_that_of_one_process(cli: Cli, captures: Path, tmp_path: Path, models: tuple[Path, Path]) -> None:
+    for label in server_samples.LABELS:
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for file in sorted((captures / "EAC" / label).glob("*.pcap"))[:4]:
+            shutil.copy(file, tmp_path / "in" / label)
+    assert cli("data", "build", tmp_path / "in", "-o", tmp_path / "data", "--task", "EAC", "--split", "flow", "--quiet").code == 0
+    which = (tmp_path / "data", "--base", models[0], "--registry", models[1], "--no-baselines", "--quiet", "--json")
+    alone, many = (cli("evaluate", "run", *which, *more).body("evaluate.run") for more in ((), ("--ray",)))
+    for body in (alone, many):
+        del body["cost"], body["baselines"]  # seconds stand there
+    assert alone["n_test"] > 10
+    assert many == alone

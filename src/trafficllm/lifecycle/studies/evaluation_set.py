@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.sampling import every_nth
@@ -224,12 +224,18 @@ class Predictions:
     scores: Scores
 
 
-def predict(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], labels: Sequence[str]) -> Predictions:
+RowScores: TypeAlias = "Callable[[LLMScorer, Dataset, Sequence[int]], Scores]"
+"""Scores rows of a data set: `scoring.score_rows`, or the nodes of a cluster."""
+
+
+def predict(
+    scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], labels: Sequence[str], score: RowScores = scoring.score_rows
+) -> Predictions:
     """An adapter's predictions, its probabilities in the order of `labels`."""
     from trafficllm.infer import calibration as cal
 
     start = time.perf_counter()
-    scores = scoring.score_rows(scorer, dataset, rows)
+    scores = score(scorer, dataset, rows)
     spent = max(time.perf_counter() - start, 1e-9)
     predicted = [scorer.labels[k] for k in scores.probabilities.argmax(axis=1)]
     unknown = (cal.unknown_score(scorer.calibration, scores) > cal.threshold(scorer.calibration)).tolist()

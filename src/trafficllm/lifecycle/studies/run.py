@@ -11,7 +11,8 @@ from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import F64, ProgressSink
 from trafficllm.lifecycle.studies import results
-from trafficllm.lifecycle.studies.evaluation_set import EvalOptions, EvaluationSet, Predictions, predict
+from trafficllm.lifecycle.studies.evaluation_set import EvalOptions, EvaluationSet, Predictions, RowScores, predict
+from trafficllm.lifecycle.studies.scoring import score_rows
 from trafficllm.records.record_shape import KEY, RecordShape, wanted_of
 
 if TYPE_CHECKING:
@@ -102,14 +103,16 @@ def open_scorer(workspace: Workspace, dataset: Dataset, adapter: AdapterFacts, *
     return scorer
 
 
-def _run(workspace: Workspace, evaluation_set: EvaluationSet, adapters: Sequence[AdapterFacts], labels: Sequence[str]) -> Run:
+def _run(
+    workspace: Workspace, evaluation_set: EvaluationSet, adapters: Sequence[AdapterFacts], labels: Sequence[str], score: RowScores
+) -> Run:
     """The predictions of one adapter, or of one for each fold."""
     import numpy as np
 
     folds = []
     for dataset, rows, adapter in zip(evaluation_set.sets, evaluation_set.rows, adapters, strict=True):
         scorer = open_scorer(workspace, dataset, adapter)
-        folds.append(predict(scorer, dataset, rows, labels))
+        folds.append(predict(scorer, dataset, rows, labels, score))
     return Run(
         adapters[0],
         [label for fold in folds for label in fold.predicted],
@@ -131,10 +134,12 @@ def evaluate(
     options: EvalOptions | None = None,
     html: Path | None = None,
     progress: ProgressSink,
+    score: RowScores = score_rows,
 ) -> results.EvaluateRun:
     """The quality object of one or several adapters with their baselines (contract: `evaluate run`).
 
     One data set: each of `adapters` is a run, a seed. Several data sets are folds of one, with an adapter each, in their order.
+    `score` says who scores the judged rows: this process, or a cluster.
     """
     import numpy as np
 
@@ -147,7 +152,7 @@ def evaluate(
     runs = []
     for k, adapters_of_run in enumerate(adapters_of_runs):
         progress.update("scoring", k, len(adapters_of_runs))
-        runs.append(_run(workspace, evaluation_set, adapters_of_run, labels))
+        runs.append(_run(workspace, evaluation_set, adapters_of_run, labels, score))
     seen = evaluation_set.seen(workspace.served)
     mean: F64 = np.mean([run.probabilities for run in runs], axis=0)
     seeds = [k if run.adapter.seed is None else int(run.adapter.seed) for k, run in enumerate(runs)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, Profile, Quiet, Registry, Seed, Task, Tasks
+from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, Profile, Quiet, Ray, Registry, Seed, Task, Tasks
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import EvaluateCompare, Quality
@@ -50,6 +50,7 @@ def run(
     part: Part = "test",
     most: Most = 0,
     budget: Budget = 120.0,
+    ray: Ray = "",
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -57,7 +58,11 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Score adapters on a data set's test split, with interval, baselines, cost and plots."""
+    """Score adapters on a data set's test split, with interval, baselines, cost and plots.
+
+    With --ray the nodes of a cluster score the adapters' rows; baselines are learnt here.
+    """
+    from trafficllm.lifecycle.cluster.scoring import scores_over
     from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace
@@ -65,7 +70,7 @@ def run(
     from trafficllm.surface.terminal.progress import Bar
 
     workspace = Workspace(base=base, registry=registry, config=config)
-    with Bar(quiet=quiet, log=True) as bar:
+    with Bar(quiet=quiet, log=True) as bar, scores_over(ray, workspace, bar) as score:
         result = evaluate(
             workspace,
             data,
@@ -75,6 +80,7 @@ def run(
             options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget),
             html=html,
             progress=bar,
+            score=score,
         )
     emit("evaluate.run", result, as_json=as_json, show=_show)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.types import Silent
+from trafficllm.lifecycle.cluster.models import Models
 from trafficllm.surface.parts.folder import Part, Parts, Slot, write_part
-from trafficllm.surface.parts.models import Models
 
 if TYPE_CHECKING:
     import pyarrow as pa

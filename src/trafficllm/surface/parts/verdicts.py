@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.types import CaptureCounts
+from trafficllm.lifecycle.cluster.models import Models
 from trafficllm.surface.formats.columns import VERDICT, arrow_schema
 from trafficllm.surface.formats.writers import arrow_table
 from trafficllm.surface.parts.folder import Part, Parts, Slot, write_part
-from trafficllm.surface.parts.models import Models
 
 if TYPE_CHECKING:
     import pyarrow as pa
