@@ -23,6 +23,7 @@ BENCH_ARGS ?=
 RESULTS ?= docs/results
 QUICKSTART_ARGS ?=
 
+# Tests and benches: one thread a process, as many processes as cores. The quickstart chooses its threads itself.
 export OMP_NUM_THREADS ?= 1
 # Idle OpenMP threads sleep: a busy machine otherwise spends its time on their spinning.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -56,7 +57,7 @@ install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 
 quickstart: install
-	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR) $(QUICKSTART_ARGS)
+	env -u OMP_NUM_THREADS $(BIN)/trafficllm quickstart --workdir $(WORKDIR) $(QUICKSTART_ARGS)
 
 # tshark is an oracle of the capture tests, chromium opens the report, tcpdump and tcpreplay are for `live`: tests that need them skip with a reason elsewhere.
 tools:
@@ -88,7 +89,7 @@ results: install-test
 	for name in $(BENCHES); do \
 	  $(BIN)/python bench/$$name.py --json $(BENCH_ARGS) > $(RESULTS)/$$name.json.new && mv $(RESULTS)/$$name.json.new $(RESULTS)/$$name.json || exit 1; \
 	done
-	OMP_NUM_THREADS=$$(env -u OMP_NUM_THREADS nproc) $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json $(QUICKSTART_ARGS) \
+	env -u OMP_NUM_THREADS $(BIN)/trafficllm quickstart --workdir $(WORKDIR)/results --seed 0 --json $(QUICKSTART_ARGS) \
 	  > $(RESULTS)/quickstart.json.new && mv $(RESULTS)/quickstart.json.new $(RESULTS)/quickstart.json
 	@if [ -n "$(DATA)" ]; then \
 	  $(BIN)/python recipes/results/results.py --data $(DATA) --out $(WORKDIR)/table --results $(RESULTS) --leaderboard LEADERBOARD.md \

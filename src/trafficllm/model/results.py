@@ -15,7 +15,7 @@ class ReadoutFit(Result):
 
 
 class TuneReport(Result):
-    """A finished run: steps, tokens seen, seconds, memory, validation scores, the step whose weights were kept."""
+    """A finished run: steps, tokens seen, seconds, memory, validation scores, the step whose weights were kept, the threads at its end."""
 
     stage: str
     steps: int
@@ -29,6 +29,7 @@ class TuneReport(Result):
     best_step: int
     precision: str = "float32"
     processes: int = 1
+    threads: int = 1
     readout: ReadoutFit | None = None
     reused: bool
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -248,7 +249,18 @@ def run(
     wanted = [name for name in wanted if name not in _NOT_OF.get(train.kind, ())]
     if train.kind == "http" and tuple(names) in (NAMES, VIEW_NAMES):
         wanted.append(LINEAR)
-    return {name: _answer(fit(name, data), whole, test) for name in wanted}
+    with _blas(threads):
+        return {name: _answer(fit(name, data), whole, test) for name in wanted}
+
+
+@contextmanager
+def _blas(threads: int) -> Iterator[None]:
+    """Products of numpy and scipy with so many threads: OpenBLAS else takes one a core, and those wait for each other awake."""
+    import scipy.linalg  # noqa: F401 - loads scipy's own BLAS, so that the limit holds for it too
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=threads, user_api="blas"):
+        yield
 
 
 def _answer(fitted: Fitted, val: Part, test: Part) -> Outcome:

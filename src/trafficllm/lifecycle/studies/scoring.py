@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import InputError
-from trafficllm.core.machine import cores
+from trafficllm.core.machine import work_threads
 from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import F64, Scores
 
@@ -234,6 +233,5 @@ def _part(dataset: Dataset, name: str, labels: Sequence[str]) -> Part:
 
 
 def threads() -> int:
-    """Threads of the tree learners: what OMP_NUM_THREADS says, or the cores of this process, at most 4."""
-    setting = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(4, int(setting) if setting.isdigit() else cores()))
+    """Threads of the tree learners: what OMP_NUM_THREADS says, or one for each core that nobody else uses, at most 4."""
+    return work_threads(4)

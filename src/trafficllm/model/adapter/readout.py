@@ -18,6 +18,7 @@ import torch
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.files import atomic_write, inside, parse_json
 from trafficllm.model.adapter.header import read_header
+from trafficllm.model.threads import paced, single
 
 FILE = "readout.safetensors"
 UMBRELLA = "umbrella.safetensors"
@@ -232,7 +233,7 @@ def logistic(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    with torch.enable_grad():
+    with torch.enable_grad(), single():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     scaled = matrix.detach() / spread[:, None]
     return scaled, bias.detach() - mean @ scaled
@@ -252,10 +253,11 @@ def features_of(
     device = next(model.parameters()).device
     pooled: dict[int, torch.Tensor] = {}
     model.eval()
-    with torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
+    with paced(device.type) as pace, torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
         for batch in length_batches([len(ids) for ids in prompts], batch_tokens):
             lengths = torch.tensor([len(prompts[k]) for k in batch])
             ids = padded([prompts[k] for k in batch]).to(device)
-            states = model(input_ids=ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
+            with pace.step(ids.numel()):
+                states = model(input_ids=ids, use_cache=False, output_hidden_states=True, logits_to_keep=1).hidden_states
             pooled.update(zip(batch, pool(states, layers, means(lengths, ids.shape[1], first)).cpu(), strict=True))
     return torch.stack([pooled[k] for k in range(len(prompts))])

@@ -12,6 +12,7 @@ from typing import Any
 
 from trafficllm.core.errors import ResourceError, UsageError
 from trafficllm.core.files import atomic_dir, hash64
+from trafficllm.core.machine import Pace
 from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import NONE, Prompt, Silent
@@ -19,6 +20,7 @@ from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import Base
 from trafficllm.model.results import ReadoutFit, TuneReport
+from trafficllm.model.threads import paced
 from trafficllm.model.tuning import processes
 from trafficllm.model.tuning.callbacks import Clock, History, MetricsFile, Watch, cosine
 from trafficllm.model.tuning.collate import Sample, StepData, common
@@ -135,7 +137,7 @@ def reporters(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, evaluate: Any, *, half: bool) -> AnswerTrainer:
+def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, evaluate: Any, *, pace: Pace, half: bool) -> AnswerTrainer:
     import torch
     from transformers import TrainingArguments
 
@@ -177,6 +179,7 @@ def _trainer(job: Job, tuned: Any, steps: StepData, clock: Clock, evaluate: Any,
         validate=evaluate,
         full=options.full_weight,
         smoothing=options.label_smoothing,
+        pace=pace,
         sharded=options.shard,
     )
 
@@ -220,13 +223,13 @@ def _attach(job: Job) -> Any:
     return tuned
 
 
-def _train(job: Job, tuned: Any, rows: Rows, steps: StepData, clock: Clock, *, half: bool) -> tuple[AnswerTrainer, int]:
+def _train(job: Job, tuned: Any, rows: Rows, steps: StepData, clock: Clock, *, pace: Pace, half: bool) -> tuple[AnswerTrainer, int]:
     """Train or resume, with the best weights left on the model: (trainer, steps done)."""
     out, options = job.out, job.options
     saved = checkpoints(out / CHECKPOINTS)
     resumed = _step_of(saved)
     evaluate = _validator(rows, job.data, options, steps.pad)
-    trainer = _trainer(job, tuned, steps, clock, evaluate, half=half)
+    trainer = _trainer(job, tuned, steps, clock, evaluate, pace=pace, half=half)
     metrics = MetricsFile(None if processes.rank() else out / METRICS, resumed or 0)
     quiet = options if evaluate else options.model_copy(update={"looks": 0})
     sink = Silent() if processes.rank() else job.progress
@@ -265,7 +268,8 @@ def run(job: Job) -> TuneReport:
     try:
         if _reads_out(job):
             setattr(tuned, HEAD, _head(job, tuned, rows))
-        trainer, done = _train(job, tuned, rows, steps, clock, half=half)
+        with paced(next(tuned.parameters()).device.type) as pace:
+            trainer, done = _train(job, tuned, rows, steps, clock, pace=pace, half=half)
         if hasattr(tuned, HEAD):
             delattr(tuned, HEAD)
         _save(tuned, base, job.out, options)
@@ -287,6 +291,7 @@ def run(job: Job) -> TuneReport:
         best_step=history.best_step or done,
         precision="bfloat16" if half else "float32",
         processes=processes.world(),
+        threads=pace.threads,
         validation={key: value for key, value in trainer.figures.items() if key != "score" and math.isfinite(value)},
         readout=read,
         reused=False,

@@ -15,6 +15,7 @@ from transformers.trainer_callback import DefaultFlowCallback, PrinterCallback, 
 
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.files import atomic_dir, atomic_write, inside, read_json, sha256_file
+from trafficllm.core.machine import Pace
 from trafficllm.core.sealed import current_sha256, read_sealed, sealed
 from trafficllm.model.adapter import lora
 from trafficllm.model.tuning import processes
@@ -54,13 +55,22 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
     control: Any
 
     def __init__(
-        self, *, clock: Clock, history: History, validate: Any, full: float, smoothing: float, sharded: bool = False, **kwargs: Any
+        self,
+        *,
+        clock: Clock,
+        history: History,
+        validate: Any,
+        full: float,
+        smoothing: float,
+        pace: Pace,
+        sharded: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(data_collator=first, **kwargs)
         # The parameters reduce their own gradients then: accelerate must not wrap the model in DDP.
         self.is_distributed_loading_by_transformers = sharded
         self.clock, self.history, self.validate = clock, history, validate
-        self.full, self.smoothing = full, smoothing
+        self.full, self.smoothing, self.pace = full, smoothing, pace
         self.best: dict[str, torch.Tensor] = {}
         self.figures: dict[str, float] = {}
         for noisy in (PrinterCallback, ProgressCallback):
@@ -75,7 +85,8 @@ class AnswerTrainer(Trainer):  # type: ignore[misc]
         """One step; dropout, where there is any, is drawn from (seed, step) so that a resumed run draws the same."""
         torch.manual_seed((self.args.seed * 1_000_003 + self.state.global_step) * processes.world() + processes.rank())
         self.history.tokens += int(processes.total(int(inputs["attention_mask"].sum())))
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with self.pace.step(inputs["attention_mask"].numel()):
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss).all()):
             raise TrafficLLMError(
                 "tune.diverged",
