@@ -128,7 +128,7 @@ def test_an_adapter_trained_elsewhere(base: Base, tmp_path: Path) -> None:
 
     def take(place: str) -> AdapterRegister:
         training = Training(base, registry, tmp_path / place, options, baselines=False)
-        return learn.register(data, training, task=get_task("EAC"), trained=foreign)
+        return learn.register(data, training, task=get_task("EAC"), trained=[foreign])
 
     body = take("w")
     assert (body.status, body.tuning.steps) == ("live", 0)

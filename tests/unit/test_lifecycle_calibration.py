@@ -109,8 +109,8 @@ def test_the_readout_learns_validation_and_calibration_comes_without_its_capture
     learning = crossfit._learning(scorer, data)
     assert learning is not None
     train = slice(learning.held_out, None)
-    matrix, _ = crossfit.fitted(learning.features[train], learning.y[train], len(scorer.labels))
-    assert not np.allclose(matrix, cross.readout.matrix.numpy(), atol=1e-3), "validation rows are learnt too"
+    matrix, _ = crossfit.fitted(learning.features[0][train], learning.y[train], len(scorer.labels))
+    assert not np.allclose(matrix, cross.readouts[0].matrix.numpy(), atol=1e-3), "validation rows are learnt too"
 
 
 def test_finishing_a_folder_writes_its_readout_and_is_repeatable(made: dict[str, Any]) -> None:

@@ -50,6 +50,15 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {title} | {_plain(shown)} |"
 
 
+def _members(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Of a version of several members: that this folder is one of them, and how they answer together."""
+    rows = manifest.get("members") or []
+    if rows:
+        seeds = ", ".join(_plain(row.get("seed")) for row in rows)
+        yield f"It has {len(rows)} members, tuned alike from seeds {seeds}: this folder is the first, the others lie in `members`."
+        yield "TrafficLLM averages the log-probabilities of all; stock PEFT loads one of them, to which the figures below do not apply."
+
+
 def _quality_rows(manifest: Mapping[str, Any]) -> Iterator[str]:
     quality, baselines = manifest.get("quality") or {}, manifest.get("baselines") or {}
     yield from ("| who | macro-F1 | 95 % interval | accuracy |", "|---|---|---|---|")
@@ -120,6 +129,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         title,
         "",
         "A LoRA adapter for network traffic, trained by TrafficLLM.",
+        *_members(manifest),
         "",
         "## What it was made from",
         *_facts(manifest),

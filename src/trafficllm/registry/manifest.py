@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trafficllm.core import members
 from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.files import inside, sha256_bytes
 from trafficllm.core.sealed import opened, read_object, sealed
@@ -33,6 +34,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "gate": (dict, type(None)),
     "background": (dict, type(None)),
     "coverage": (dict, type(None)),
+    "members": list,
 }
 """Types of the keys that others read without asking; keys not named here may be anything."""
 
@@ -90,7 +92,24 @@ def _reasons(body: dict[str, Any], folder: Path, version: str) -> list[str]:
             reasons.append(error.message)
         if not isinstance(digest, str) or not _HASH.fullmatch(digest):
             reasons.append(f"{str(name)[:80]!r} has no SHA-256")
-    return [*reasons, *_score_reasons(body), *_calibration_reasons(body.get("calibration", {})), *_codec_reasons(body)]
+    return [
+        *reasons,
+        *_member_reasons(body),
+        *_score_reasons(body),
+        *_calibration_reasons(body.get("calibration", {})),
+        *_codec_reasons(body),
+    ]
+
+
+def _member_reasons(body: Mapping[str, Any]) -> list[str]:
+    """The members that a version names are the adapters that its files are of; one that names none is one adapter alone."""
+    files, rows = body.get("files", {}), body.get("members", [])
+    below = {name.split("/")[1] for name in files if name.startswith(f"{members.FOLDER}/")}
+    named = ["", *(f"{members.FOLDER}/{number}" for number in range(2, len(rows) + 1))] if rows else []
+    if [row.get("folder") if isinstance(row, dict) else None for row in rows] != named or len(rows) > members.MOST:
+        return ["members are not named by their folders, in order"]
+    whole = all((f"{at}/adapter_config.json" if at else "adapter_config.json") in files for at in named)
+    return [] if whole and below == {at.split("/")[1] for at in named[1:]} else ["members are not those that lie in its folder"]
 
 
 def _number(value: object) -> bool:

@@ -17,7 +17,7 @@ MOST = 4096
 
 
 class Answer(NamedTuple):
-    """The label tree's logits [columns], hidden states [1 or 2, width] and the readouts' logits [labels] of one prompt."""
+    """What one member says to a prompt: the label tree's logits [columns], hidden states [1 or 2, width], the readouts' logits [labels]."""
 
     flat: F64
     states: npt.NDArray[np.float32]
@@ -30,23 +30,24 @@ class Answers:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._held: OrderedDict[tuple[str, Any, tuple[int, ...]], Answer] = OrderedDict()
+        self._held: OrderedDict[tuple[str, Any, tuple[int, ...]], tuple[Answer, ...]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def get(self, adapter: str, how: Any, ids: tuple[int, ...]) -> Answer | None:
-        """What an adapter said to a prompt, asked in this way."""
+    def get(self, adapter: str, how: Any, ids: tuple[int, ...]) -> tuple[Answer, ...] | None:
+        """What an adapter's members said to a prompt, asked in this way."""
         key = (adapter, how, ids)
         if key in self._held:
             self._held.move_to_end(key)
         return self._held.get(key)
 
-    def put(self, adapter: str, how: Any, ids: tuple[int, ...], answer: Answer) -> None:
-        """Keep an answer, and as many of the others as there is room for."""
+    def put(self, adapter: str, how: Any, ids: tuple[int, ...], answers: tuple[Answer, ...]) -> None:
+        """Keep what the members say, and as many of the others as there is room for."""
         if not self.most:
             return
-        self._held[(adapter, how, ids)] = Answer(answer.flat.copy(), answer.states.copy(), answer.said.clone())  # not their batch's rows
+        own = tuple(Answer(one.flat.copy(), one.states.copy(), one.said.clone()) for one in answers)  # not their batch's rows
+        self._held[(adapter, how, ids)] = own
         while len(self._held) > self.most:
             self._held.popitem(last=False)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from trafficllm.core import members
 from trafficllm.core.calibration import softmax
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Prompt, Scores
@@ -42,6 +43,8 @@ DEVICE_TOKENS = 1 << 14
 """The same on an accelerator, which small batches would leave idle."""
 LOGIT_VALUES = 1 << 26
 """At most this many logits at once (256 MiB in float32), where a model's head cannot be narrowed to the labels' tokens."""
+_MEMBER = "\0"
+"""Between an adapter's name and a member's number: it stands in no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,19 @@ class LabelSet:
         place = {token: k for k, token in enumerate(columns)}
         choices = tuple((node, tuple(place[token] for token in children)) for node, children in tree.choices)
         return cls(labels, tree, columns, choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What prompts are asked: the answers to choose from, by which adapter, behind which common beginning, with states pooled from which
+    token on (None: not at all), whether the states that a readout reads are wanted, and how often the adapter has changed so far."""
+
+    answer: LabelSet
+    adapter: str
+    prefix: tuple[int, ...]
+    pool_from: int | None
+    features: bool
+    turn: int
 
 
 class Engine:
@@ -90,6 +106,7 @@ class Engine:
         self._prefixes = PrefixCache()
         self._answers = Answers(remember)
         self._changes: dict[str, int] = {}
+        self._members: dict[str, tuple[str, ...]] = {}
         self._sets: dict[tuple[str, ...], LabelSet] = {}
         self._readouts: dict[str, Readout] = {}
         self._umbrellas: dict[str, Readout] = {}
@@ -102,20 +119,37 @@ class Engine:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the resident adapters."""
-        return self._residents.names
+        return tuple(self._members)
+
+    def members(self, adapter: str) -> tuple[str, ...]:
+        """What the members of an adapter are held under, the first one first; itself where it is one alone."""
+        return self._members.get(adapter, (adapter,))
 
     def add_adapter(self, name: str, folder: str | Path) -> None:
-        """Load a PEFT adapter folder under a name, replacing what the name stood for.
+        """Load a PEFT adapter folder with all its members under a name, replacing what the name stood for.
 
-        Raises ArtifactError with all reasons where it does not fit the base; nothing is unpickled.
+        Raises ArtifactError with all reasons where one does not fit the base, or members do not answer alike; nothing is unpickled.
         """
+        self.add_members(name, members.folders(Path(folder)))
+
+    def add_members(self, name: str, folders: Sequence[Path]) -> None:
+        """As `add_adapter`, for several folders whose scores are averaged."""
         from trafficllm.model.adapter.guard import check_adapter
 
-        check_adapter(Path(folder), self.base)
+        for folder in folders:
+            check_adapter(folder, self.base)
+        _check_alike(folders)
+        held = tuple(name if k == 0 else f"{name}{_MEMBER}{k + 1}" for k in range(len(folders)))
         with self.lock:
-            for gone in (*self._residents.add(name, str(folder)), name):
-                self._forget(gone)
-            self._read(name, Path(folder))
+            gone = [other for member, folder in zip(held, folders, strict=True) for other in self._residents.add(member, str(folder))]
+            self._forget(name)
+            for spare in set(self.members(name)) - set(held):
+                self._residents.remove(spare)
+            self._members[name] = held
+            for member, folder in zip(held, folders, strict=True):
+                self._read(member, folder)
+            for other in gone:
+                self.remove_adapter(other.split(_MEMBER)[0])
 
     def _read(self, name: str, folder: Path) -> None:
         """Keep the readouts of a checked folder, where it has any: an adapter's, or those of a checkpoint an adapter was merged into."""
@@ -124,29 +158,34 @@ class Engine:
             if readout is not None:
                 kept[name] = readout.on(self.device)
 
-    def use_readout(self, name: str, readout: Readout) -> None:
-        """Let a resident adapter answer with another readout than its folder's: one fitted since."""
+    def use_readouts(self, name: str, readouts: Sequence[Readout]) -> None:
+        """Let a resident adapter answer with other readouts than its folder's, one a member: fitted since."""
         with self.lock:
             self._answers.forget(name)
             self._changes[name] = self._changes.get(name, 0) + 1
-            self._readouts[name] = readout.on(self.device)
+            for member, readout in zip(self.members(name), readouts, strict=True):
+                self._readouts[member] = readout.on(self.device)
 
     def remove_adapter(self, name: str) -> None:
-        """Drop a resident adapter; unknown names are ignored."""
+        """Drop a resident adapter with its members; unknown names are ignored."""
         with self.lock:
-            self._residents.remove(name)
             self._forget(name)
+            for member in self._members.pop(name, (name,)):
+                self._residents.remove(member)
 
     def _forget(self, name: str) -> None:
-        self._prefixes.forget(name)
+        """Drop what was computed with an adapter, and its readouts."""
         self._answers.forget(name)
         self._changes[name] = self._changes.get(name, 0) + 1
-        self._readouts.pop(name, None)
-        self._umbrellas.pop(name, None)
+        for member in self.members(name):
+            self._prefixes.forget(member)
+            self._readouts.pop(member, None)
+            self._umbrellas.pop(member, None)
 
     @contextlib.contextmanager
     def using(self, adapter: str) -> Iterator[nn.Module]:
-        """The model with one adapter active ("" is the bare base), alone, in inference mode."""
+        """The model with one adapter active ("" is the bare base), alone, in inference mode; of several members the first one, or any by
+        the name that `members` gives."""
         with self.lock, torch.inference_mode(), self._residents.active(adapter) as model:
             yield model
 
@@ -187,44 +226,16 @@ class Engine:
         `features` the scores carry the states that the readout reads, where there is one."""
         answer = self.label_set(labels)
         shared = shared_prefix(ids) if prefix is None else prefix
-        # Read before the readouts: what is said with those of an adapter replaced since is not kept for it.
-        turn = self._changes.get(adapter, 0)
-        readout = self.readout(adapter, answer.labels)
+        turn = self._changes.get(adapter, 0)  # read before the readouts: answers by those of an adapter replaced since are not kept
+        heads = [self._heads(member, answer.labels) for member in self.members(adapter)]
         wanted = pool_from is not None
-        heads = [head for head in (readout, self._umbrellas.get(adapter)) if head is not None] if readout is not None else []
-        if readout is not None:
-            shared, pool_from = shared[: readout.first], readout.first
+        if heads[0]:
+            shared, pool_from = shared[: heads[0][0].first], heads[0][0].first
         same, rows_of = _distinct(ids)
-        inner = len(answer.tree.tokens)
-        limit = max(1, LOGIT_VALUES // (self._width(answer) * (inner + 1)))
-        how = (answer.labels, shared, pool_from, len(heads), features, turn)
-        with self.lock:
-            said = [self._answers.get(adapter, how, row) for row in same]
-        new = [i for i, one in enumerate(said) if one is None]
-        options: dict[str, Any] = {"pool_from": pool_from, "heads": heads, "features": features}
-        for batch in batches([len(same[i]) - len(shared) + inner for i in new], batch_tokens or self.batch_tokens, limit):
-            rows = [same[new[k]] for k in batch]
-            with self.lock:
-                for k, one in zip(batch, self._batch(rows, answer, adapter, shared, **options), strict=True):
-                    said[new[k]] = one
-                    self._answers.put(adapter, how, same[new[k]], one)
-        answers = [one for one in said if one is not None]
-        flat = np.stack([one.flat for one in answers]) if answers else np.zeros((0, answer.tree.columns))
-        second = umbrella = states_read = None
-        log_p = answer.tree.log_probabilities(flat)
-        if readout is not None and same:
-            both = torch.stack([one.said for one in answers])
-            raw = both[:, : len(readout.labels)]
-            of_heads = sum(len(head.labels) for head in heads)
-            umbrella = both[:, len(readout.labels) : of_heads].numpy()[rows_of] if len(heads) > 1 else None
-            states_read = both[:, of_heads:].numpy()[rows_of] if features else None
-            share = readout.weight if readout_weight is None else readout_weight
-            log_p = blended(torch.from_numpy(log_p), raw.double().log_softmax(1), share).numpy()
-            second = raw.numpy()[rows_of]
-        log_p = log_p[rows_of]
-        states = np.stack([answers[i].states for i in rows_of]) if rows_of else None
-        last, pooled = (None, None) if states is None else (states[:, 0], states[:, 1] if wanted else None)
-        return Scores(answer.labels, softmax(log_p), log_p, last, pooled, second, umbrella, states_read)
+        question = Question(answer, adapter, shared, pool_from, features and bool(heads[0]), turn)
+        told = self._told(question, heads, same, batch_tokens or self.batch_tokens)
+        scores = _mean(told, answer, heads, readout_weight) if same else _nothing(answer)
+        return _picked(scores, rows_of, pooled=wanted)
 
     def reads_out(self, adapter: str, labels: Sequence[str]) -> bool:
         """Whether a resident adapter has a readout for these labels."""
@@ -236,29 +247,45 @@ class Engine:
         return own.labels if own is not None else ()
 
     def readout(self, adapter: str, labels: tuple[str, ...]) -> Readout | None:
-        """The adapter's readout, where it has one that knows all the labels."""
+        """The adapter's readout, where it has one that knows all the labels; of several members that of the first, or of the one named."""
         own = self._readouts.get(adapter)
         return own.of(labels) if own is not None else None
+
+    def _heads(self, member: str, labels: tuple[str, ...]) -> list[Readout]:
+        """A member's readout for these labels and its umbrella readout; nothing where it has no such readout."""
+        readout, umbrella = self.readout(member, labels), self._umbrellas.get(member)
+        return [] if readout is None else [readout] if umbrella is None else [readout, umbrella]
+
+    def _told(
+        self, question: Question, heads: Sequence[Sequence[Readout]], same: Sequence[tuple[int, ...]], batch_tokens: int
+    ) -> list[tuple[Answer, ...]]:
+        """What each member says to different prompts: kept answers, and new ones in batches of like length."""
+        inner = len(question.answer.tree.tokens)
+        limit = max(1, LOGIT_VALUES // (self._width(question.answer) * (inner + 1)))
+        how = (question.answer.labels, question.prefix, question.pool_from, len(heads[0]), question.turn, question.features)
+        with self.lock:
+            told = [self._answers.get(question.adapter, how, row) for row in same]
+        new = [i for i, one in enumerate(told) if one is None]
+        for batch in batches([len(same[i]) - len(question.prefix) + inner for i in new], batch_tokens, limit):
+            rows = [same[new[k]] for k in batch]
+            with self.lock:
+                members = self.members(question.adapter)
+                said = [self._batch(rows, question, member, own) for member, own in zip(members, heads, strict=True)]
+                for k, one in zip(batch, zip(*said, strict=True), strict=True):
+                    told[new[k]] = one
+                    self._answers.put(question.adapter, how, same[new[k]], one)
+        return [one for one in told if one is not None]
 
     def _width(self, answer: LabelSet) -> int:
         """Logits a position costs."""
         narrowed = type(self.model.get_output_embeddings()) is nn.Linear
         return max(1, len(answer.columns)) if narrowed else int(self.model.get_input_embeddings().weight.shape[0])
 
-    def _batch(
-        self,
-        ids: Sequence[Sequence[int]],
-        answer: LabelSet,
-        adapter: str,
-        prefix: tuple[int, ...],
-        *,
-        pool_from: int | None,
-        heads: Sequence[Readout],
-        features: bool,
-    ) -> list[Answer]:
-        """What the model says to each prompt of one batch: raw logits of the tree's columns, hidden states, that at the answer and with
-        `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side, with `features` the states
-        themselves behind them."""
+    def _batch(self, ids: Sequence[Sequence[int]], question: Question, member: str, heads: Sequence[Readout]) -> list[Answer]:
+        """What a member says to each prompt of one batch: raw logits of the tree's columns, hidden states, that at the answer and with
+        `pool_from` the prompt's mean, and the logits of the `heads`, readouts of the same states, side by side, with `features` the
+        states themselves behind them."""
+        answer, prefix, pool_from = question.answer, question.prefix, question.pool_from
         tree, rows = answer.tree, [row[len(prefix) :] for row in ids]
         lengths = torch.tensor([len(row) for row in rows])
         narrow = bool(tree.tokens) and self._narrow(max(map(len, ids)) + int(tree.depth.max()))
@@ -268,10 +295,10 @@ class Engine:
         def pool(tokens: torch.Tensor) -> torch.Tensor | None:
             return None if pool_from is None else means(lengths, tokens.shape[1], max(0, pool_from - len(prefix)))
 
-        with self.using(adapter) as model:
+        with self.using(member) as model:
             cache = None
             if prefix:
-                cache = self._prefixes.batch(adapter, prefix, len(ids), lambda head: self._prefill(model, head))
+                cache = self._prefixes.batch(member, prefix, len(ids), lambda head: self._prefill(model, head))
             if tree.tokens and not narrow:
                 at, mask, positions = (t.to(self.device) for t in packed(tree, lengths, len(prefix)))
                 tokens = padded([[*row, *tree.tokens] for row in rows]).to(self.device)
@@ -288,7 +315,7 @@ class Engine:
             flat = torch.cat(picked, 1) if picked else seen.logits[:, 0, :0]
             states = seen.hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
             said = [head.logits(seen.features) for head in heads] if seen.features is not None else []
-            said += [seen.features] if features and seen.features is not None else []
+            said += [seen.features] if question.features and seen.features is not None else []
             second = torch.cat(said, 1) if said else torch.zeros(len(ids), 0)
             return [Answer(*row) for row in zip(flat.double().cpu().numpy(), states, second.cpu(), strict=True)]
 
@@ -313,6 +340,54 @@ class Engine:
             columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
             out.append(forward_at(model, tokens, at, columns=columns).logits[:, 0])
         return out
+
+
+def _check_alike(folders: Sequence[Path]) -> None:
+    """ArtifactError where members answer with other labels, or from other states, than the first of them."""
+    if len(folders) == 1:
+        return
+    read = [[Readout.load(folder, file) for file in (FILE, UMBRELLA)] for folder in folders]
+    shapes = [[own and (own.labels, own.layers, own.first) for own in each] for each in read]
+    for folder, shape in zip(folders, shapes, strict=True):
+        if shape != shapes[0]:
+            hint = "members are tuned alike, on the same data; register the task again"
+            raise ArtifactError("artifact.members", "its readouts are not those of the other members", input=str(folder), hint=hint)
+
+
+def _nothing(answer: LabelSet) -> Scores:
+    return Scores(answer.labels, np.zeros((0, len(answer.labels))), np.zeros((0, len(answer.labels))))
+
+
+def _mean(told: Sequence[tuple[Answer, ...]], answer: LabelSet, heads: Sequence[Sequence[Readout]], weight: float | None) -> Scores:
+    """Scores of different prompts from what all members said: log-probabilities and readouts' logits are averaged, states stand side by
+    side, in `hidden` [n, 1 or 2, width x members] before one is picked."""
+    said = list(zip(*told, strict=True))
+    trie = _averaged([answer.tree.log_probabilities(np.stack([one.flat for one in each])) for each in said])
+    states = np.concatenate([np.stack([one.states for one in each]) for each in said], axis=2)
+    if not heads[0]:
+        return Scores(answer.labels, softmax(trie), trie, states)
+    both = [torch.stack([one.said for one in each]) for each in said]
+    own, columns = len(heads[0][0].labels), sum(len(head.labels) for head in heads[0])
+    raw = torch.from_numpy(_averaged([each[:, :columns].numpy() for each in both]))
+    share = heads[0][0].weight if weight is None else weight
+    log_p = blended(torch.from_numpy(trie), raw[:, :own].double().log_softmax(1), share).numpy()
+    umbrella = raw[:, own:].numpy() if columns > own else None
+    features = np.concatenate([each[:, columns:].numpy() for each in both], axis=1) if both[0].shape[1] > columns else None
+    return Scores(answer.labels, softmax(log_p), log_p, states, None, raw[:, :own].numpy(), umbrella, features)
+
+
+def _averaged(parts: Sequence[Any]) -> Any:
+    """The mean over members; what one says alone stays as it is, to the bit."""
+    return parts[0] if len(parts) == 1 else np.mean(parts, axis=0, dtype=np.float64).astype(parts[0].dtype)
+
+
+def _picked(scores: Scores, rows: Sequence[int], *, pooled: bool) -> Scores:
+    """The scores of prompts from those of the different ones among them; `hidden` parts into the answer's and, if `pooled`, the mean."""
+    if scores.hidden is None:
+        return scores
+    states, log_p = scores.hidden[rows], scores.logits[rows]
+    more = (None if side is None else side[rows] for side in (scores.readout, scores.umbrella, scores.features))
+    return Scores(scores.labels, softmax(log_p), log_p, states[:, 0], states[:, 1] if pooled else None, *more)
 
 
 def _general(base: Base) -> Any:

@@ -12,10 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trafficllm.core.errors import ArtifactError
-from trafficllm.core.files import atomic_write, read_json, sha256_bytes
+from trafficllm.core import members
+from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters import replay, umbrella
+from trafficllm.lifecycle.adapters import replay, tuned, umbrella
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate, UmbrellaScore
 from trafficllm.lifecycle.calibration import crossfit
@@ -51,31 +51,33 @@ def register(
     build: BuildOptions | None = None,
     augment: bool = True,
     status: Status = "live",
-    trained: Path | None = None,
+    trained: Sequence[Path] = (),
+    refit: bool | None = None,
     background: Background | None = None,
 ) -> AdapterRegister:
-    """Train, calibrate, score and register an adapter (contract: `adapter register`).
+    """Train, calibrate, score and register an adapter, of several members where `training` says so (contract: `adapter register`).
 
     `source` is an opened data set, a data set's folder, or a folder of labelled captures (built beside the working folder as `build`
-    says; default: with the seed of `training`). `augment`: training records change a little each epoch; `trained`: an adapter folder
-    that is taken as it is, nothing is tuned. `background` are flows of other sources; the manifest says which, and what they cover.
+    says; default: with the seed of `training`). `augment`: training records change a little each epoch; `trained`: folders of tuned
+    adapters, one a member, that are taken as they are, nothing is tuned. `refit`: calibration is cross-fitted and the readouts learn
+    validation too; by default not of `trained` ones, which may have learnt it. `background` are flows of other sources; the manifest
+    says which, and what they cover.
     Raises ArtifactError for an adapter that does not fit, with all reasons, InputError for data that cannot be learnt from or scored.
     """
-    from trafficllm.model.tuning import job as tune
     from trafficllm.records.dataset.dataset import BuildOptions
 
     start, place, base = time.monotonic(), training.workdir, training.base
     options = build or BuildOptions(seed=training.seed)
     dataset = open_dataset(source, task, place.with_name(f"{place.name}.data"), options=options, progress=training.progress)
-    if trained is None:
-        data = tune_data(dataset, augment=augment, task=task)
-        report = tune.tune_task(base, data, place, training.options, training.progress)
+    if trained:
+        made = tuned.taken(trained, base, scoring.labels_of(dataset), place)
     else:
-        report = taken(trained, base, scoring.labels_of(dataset), place)
-    manifest = manifest_of(dataset, task, base, report, training.options)
+        made = tuned.tuned(training, tune_data(dataset, augment=augment, task=task))
+    report = made[0].report
+    manifest = manifest_of(dataset, task, base, report, training.options) | tuned.facts(made)
     coverage = Coverage.of_data(dataset, background, task=task)
     manifest |= background_facts(background, coverage)
-    figures, scores, predicted = _scores(dataset, task, training, background, coverage, refit=trained is None)
+    figures, scores, predicted = _scores(dataset, task, training, background, coverage, refit=not trained if refit is None else refit)
     manifest |= figures
     if training.baselines:
         seconds = max(SEARCH_SECONDS, training.options.max_seconds or 0.0) if training.search_s is None else training.search_s
@@ -101,46 +103,6 @@ def baseline_rows(dataset: Dataset, training: Training, scores: Scores, rate: fl
 def named(rows: Sequence[int], scores: Scores) -> dict[int, str]:
     """The likeliest label of each row."""
     return dict(zip(rows, (scores.labels[k] for k in scores.probabilities.argmax(axis=1)), strict=True))
-
-
-def taken(folder: Path, base: Base, labels: Sequence[str], place: Path) -> TuneReport:
-    """Copy an adapter trained elsewhere to `place`, checked as untrusted; its report where it brings one.
-
-    ArtifactError with every reason: weights that do not fit the base, another base or codec, labels that are not the data's.
-    """
-    from trafficllm.model.adapter.guard import CONFIG, WEIGHTS, check_adapter
-    from trafficllm.model.adapter.readout import FILE as READOUT
-    from trafficllm.model.results import TuneReport
-    from trafficllm.model.tuning.job import REPORT
-    from trafficllm.registry import fit
-
-    facts: dict[str, Any] = next((read_json(folder / name) for name in ("manifest.json", REPORT) if (folder / name).is_file()), {})
-    here, names = base_facts(base), sorted(labels)
-    # An adapter without a manifest says nothing to contradict; what it is worth is measured next.
-    stated = {**here, "profile": "", "labels": names, **facts_of(facts)}
-    reasons = fit.reasons(stated, here, here["codec_hash"], names, None)
-    try:
-        check_adapter(folder, base)
-    except ArtifactError as error:
-        reasons = [*reasons, error.message]
-    if reasons:
-        hint = "name the base and the data it was trained with, or train it here: leave out --from"
-        raise ArtifactError("artifact.fit", "the adapter does not fit: " + "; ".join(reasons), input=str(folder), hint=hint)
-    for name in (CONFIG, WEIGHTS, READOUT):
-        if (folder / name).is_file():
-            atomic_write(place / name, (folder / name).read_bytes())
-    past = facts.get("report") or facts.get("tuning")
-    if past:
-        return TuneReport(**{**past, "reused": True})
-    none = {"steps": 0, "tokens": 0, "tokens_per_second": 0.0, "seconds": 0.0, "peak_bytes": 0, "resumed_from": None, "trainable": 0}
-    more = {"precision": "float32", "processes": 1, "validation": {}, "readout": None}
-    return TuneReport(stage="task", best_step=0, reused=True, **none, **more)
-
-
-def facts_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What an adapter's own manifest says of its base, codec and labels; labels in a fixed order."""
-    hashes = {key: manifest[key] for key in ("base_sha256", "tokenizer_sha256", "codec_hash") if manifest.get(key)}
-    return {**hashes, "labels": sorted(manifest["labels"])} if "labels" in manifest else hashes
 
 
 def open_dataset(source: str | Path | Dataset, task: Task, out: Path, *, options: BuildOptions, progress: ProgressSink) -> Dataset:
@@ -189,7 +151,7 @@ def _scores(
     dataset: Dataset, task: Task, training: Training, background: Background | None, coverage: Coverage, *, refit: bool
 ) -> tuple[dict[str, Any], Scores, dict[int, str]]:
     """Calibration from validation and background, then quality, cost and scores from test, with the adapter as it lies on disk; and its
-    predictions for held-out rows that the sample will keep. With `refit` calibration is cross-fitted and the readout on disk learns
+    predictions for held-out rows that the sample will keep. With `refit` calibration is cross-fitted and the readouts on disk learn
     validation too: a validation row's prediction is that of a readout without its capture."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
@@ -212,14 +174,15 @@ def _scores(
 
 
 def _calibrated(scorer: LLMScorer, dataset: Dataset, training: Training, *, refit: bool) -> dict[int, str]:
-    """Calibrate a scorer, cross-fitted with `refit` and a readout: that in the working folder is then replaced; what readouts without
+    """Calibrate a scorer, cross-fitted with `refit` and readouts: those in the working folder are then replaced; what readouts without
     their capture answer to validation rows, nothing of that without a refit."""
     cross = crossfit.cross_fit(scorer, dataset, seed=training.seed) if refit else None
     if cross is None:
         scorer.calibration = scoring.calibrate(scorer, dataset, seed=training.seed)
         return {}
-    cross.readout.save(training.workdir)
-    scorer.engine.use_readout(scorer.adapter, cross.readout)
+    for place, readout in zip(members.folders(training.workdir), cross.readouts, strict=True):
+        readout.save(place)
+    scorer.engine.use_readouts(scorer.adapter, cross.readouts)
     scorer.calibration = cross.calibration
     return cross.answers
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
+from trafficllm.core.members import MOST
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters.background import chosen, read_for
 from trafficllm.lifecycle.adapters.results import AdapterRegister, AdapterUpdate, Gate
@@ -43,7 +44,8 @@ def register(
     profile: str = "",
     seed: int | None = None,
     max_seconds: float | None = None,
-    trained: Path | None = None,
+    trained: Sequence[Path] = (),
+    members: int = 1,
     notable: Sequence[str] = (),
     background: Sequence[Path] | None = None,
     packaged: bool = True,
@@ -52,9 +54,10 @@ def register(
 ) -> AdapterRegister:
     """Captures or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
-    With `trained`, an adapter folder made elsewhere, nothing is tuned. The live router learns a task it does not know yet. `notable`
-    are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself. `background` are folders of
-    everyday captures learnt beside the labels (None: the configuration's); `packaged`: beside them those of the package.
+    With `trained`, an adapter folder made elsewhere or one for each member, nothing is tuned; else `members` adapters are, from as many
+    seeds, and answer together: `members` times the cost of tuning and of every verdict. The live router learns a task it does not know
+    yet. `notable` are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself. `background` are
+    folders of everyday captures learnt beside the labels (None: the configuration's); `packaged`: beside them those of the package.
     `false_positives` is the share of harmless flows of other sources that may be called positive.
     Raises InputError for data that cannot be learnt from, UsageError for a task's name, ArtifactError for an adapter that does not fit.
     """
@@ -70,15 +73,15 @@ def register(
         )
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     beside = chosen(definition, workspace.config, background, packaged=packaged)
-    facts = f"{profile} {options.seed} {max_seconds} {workspace.base_name} {trained} {beside.name}"
+    made_of = " ".join(map(str, trained)) if trained else "None" if members == 1 else f"{members} members"
+    facts = f"{profile} {options.seed} {max_seconds} {workspace.base_name} {made_of} {beside.name}"
     work = _workdir(workspace, folder, definition.id, facts)
     build, sink = BuildOptions.of(workspace.config, profile=profile, seed=options.seed), progress or Silent()
     data = learn.open_dataset(folder, definition, work / "data", options=build, progress=sink)
     remedy = "leave the setting out, or build the data set again with it: `trafficllm data build`"
     data.shape.require(wanted_of(workspace.config, profile), whose=f"data set {folder}", remedy=remedy)
-    if definition.kind == "generation" and trained is not None:
-        raise UsageError("usage.option", "--from takes adapters of detection tasks", input=task, hint="leave out --from")
-    training = _training(workspace, work, options, sink, false_positives)
+    _check_members(definition, trained, members)
+    training = replace(_training(workspace, work, options, sink, false_positives), members=members)
     if definition.kind == "generation":
         answer = _register_generator(data, definition, training)
     else:
@@ -86,6 +89,18 @@ def register(
         answer = _register_detector(data, definition, training, work / "router", trained=trained, background=learnt)
     shutil.rmtree(work, ignore_errors=True)
     return answer
+
+
+def _check_members(task: Task, trained: Sequence[Path], count: int) -> None:
+    """UsageError where the task is not answered by such members, or there are too many of them."""
+    if task.kind == "generation" and (trained or count > 1):
+        what, option = ("--from takes", "--from") if trained else ("--members takes", "--members")
+        raise UsageError("usage.option", f"{what} adapters of detection tasks", input=task.id, hint=f"leave out {option}")
+    if trained and count not in (1, len(trained)):
+        hint = "name --from once for each member, and leave out --members"
+        raise UsageError("usage.option", f"{count} members, but {len(trained)} adapters", input="--members", hint=hint)
+    if not 1 <= count <= MOST:
+        raise UsageError("usage.option", f"{count} members", input="--members", hint=f"1 to {MOST}")
 
 
 def _training(workspace: Workspace, work: Path, options: TuneOptions, progress: ProgressSink, false_positives: float | None) -> Training:
@@ -159,7 +174,7 @@ def _own(workspace: Workspace, task: str) -> Version:
 
 
 def _register_detector(
-    data: Dataset, task: Task, training: Training, router: Path, *, trained: Path | None, background: Background | None
+    data: Dataset, task: Task, training: Training, router: Path, *, trained: Sequence[Path], background: Background | None
 ) -> AdapterRegister:
     from trafficllm.lifecycle.adapters import learn
     from trafficllm.lifecycle.adapters.teach import teach

@@ -46,11 +46,12 @@ class AdapterList(Result):
 
 
 class AdapterShow(AdapterVersion):
-    """A version with its manifest."""
+    """A version with its manifest; `weight_bytes`: of the adapters and readouts of all its members on disk."""
 
     path: str
     manifest: dict[str, Any]
     source: str = "registry"
+    weight_bytes: int = 0
 
 
 class AdapterChange(AdapterVersion):
@@ -78,13 +79,14 @@ class AdapterVerify(Result):
 
 
 class AdapterExport(Result):
-    """A version written for use elsewhere."""
+    """A version written for use elsewhere; of several `members` the folder holds all, the first one as its own adapter."""
 
     task: str
     version: str
     out: str
     merged: bool
     files: list[str]
+    members: int = 1
 
 
 class AdapterGc(Result):

@@ -20,7 +20,7 @@ class Training:
 
     `workdir` keeps adapter and checkpoints, so that the same call again resumes. `search_s` bounds each baseline's search in estimated
     seconds (None: the command's own bound); without `baselines` none is trained. `false_positives` is the rate that harmless flows of
-    left-out sources may have.
+    left-out sources may have; `members` adapters are tuned from seeds one after the other, and answer together.
     """
 
     base: Base
@@ -31,6 +31,7 @@ class Training:
     baselines: bool = True
     search_s: float | None = None
     false_positives: float = 0.01
+    members: int = 1
 
     @property
     def seed(self) -> int:

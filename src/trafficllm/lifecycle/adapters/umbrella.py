@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trafficllm.core import members
 from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import F64, ProgressSink, Record
+from trafficllm.lifecycle.calibration import crossfit
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import kind_of
 
@@ -44,20 +46,20 @@ STEPS = 120
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """An umbrella readout, and what a calibration states as `umbrella`."""
+    """Umbrella readouts, one a member, and what a calibration states as `umbrella`."""
 
-    readout: Readout
+    readouts: tuple[Readout, ...]
     facts: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the readout learns from: pooled features [n, features], classes by number, sides, and strata that weigh alike.
+    """What the readouts learn from: each member's pooled features [n, features], classes by number, sides, and strata that weigh alike.
 
     The first `own` rows are the task's, the others background.
     """
 
-    features: torch.Tensor
+    features: tuple[torch.Tensor, ...]
     classes: np.ndarray[Any, np.dtype[np.int64]]
     positive: list[bool]
     strata: list[str]
@@ -65,33 +67,36 @@ class _Rows:
 
 
 def add(scorer: LLMScorer, dataset: Dataset, background: Background | None, training: Training, coverage: Coverage) -> None:
-    """Fit the first step for the adapter in the working folder, which the scorer has resident, write its readout there and make it
-    resident; what was fitted is the calibration's `umbrella`. Nothing where the task asks no such question, or nothing can be fitted."""
+    """Fit the first step for the adapter in the working folder, which the scorer has resident, write its readouts there, one a member,
+    and make them resident; what was fitted is the calibration's `umbrella`. Nothing where the task asks no such question, or nothing can
+    be fitted."""
     from trafficllm.model.adapter.readout import UMBRELLA
 
-    folder = training.workdir
+    places = members.folders(training.workdir)
     options: dict[str, Any] = {"rate": training.false_positives, "progress": training.progress}
     fitted = fit(scorer, dataset, background, coverage, **options) if background else None
     if fitted is None:
-        (folder / UMBRELLA).unlink(missing_ok=True)
+        for place in places:
+            (place / UMBRELLA).unlink(missing_ok=True)
         return
-    fitted.readout.save(folder, UMBRELLA)
-    scorer.engine.add_adapter(scorer.adapter, folder)
+    for place, readout in zip(places, fitted.readouts, strict=True):
+        readout.save(place, UMBRELLA)
+    scorer.engine.add_adapter(scorer.adapter, training.workdir)
     scorer.calibration["umbrella"] = fitted.facts
 
 
 def fit(
     scorer: LLMScorer, dataset: Dataset, background: Background, coverage: Coverage, *, rate: float, progress: ProgressSink
 ) -> Fitted | None:
-    """The umbrella readout and its operating points; None where the task has no umbrella, no label of its positive side, no background,
+    """The umbrella readouts and their operating points; None where the task has no umbrella, no label of its positive side, no background,
     or the adapter no readout whose states could be read. Operating points are chosen on flows that `coverage` lets be positive."""
     from trafficllm.core.umbrella import Umbrella
     from trafficllm.evaluate import umbrella as fitting
 
     task, own = scorer.task, scorer.engine.readout(scorer.adapter, scorer.labels)
-    members = _members(task, scorer.labels)
+    sides = _sides(task, scorer.labels)
     background = _like(dataset, background)
-    if own is None or not len(background) or not any(members):
+    if own is None or not len(background) or not any(sides):
         return None
     progress.update("umbrella", 0, None)
     kinds = [kind_of(raw, meta.resp_h) for raw, meta in zip(background.raw, background.meta, strict=True)]
@@ -103,16 +108,16 @@ def fit(
     meta = [background.meta[k] for k in able]
     sources = [background.sources[k] for k in able]
     left = fitting.LeftOut(odds[able], sources, [each.capture for each in meta], [each.orig_h for each in meta])
-    readout = _readout(rows, range(len(rows.positive)), scorer, own)
+    readouts = crossfit.stored(_readouts(rows, range(len(rows.positive)), scorer, own))
     val, y = scoring.rows(dataset, "val", scorer.labels)
     some = evenly_over_labels(y, HELD_OUT) if y else []
-    held_out = _odds(readout, _features(scorer, dataset.records([val[k] for k in some]), own), members) if some else np.zeros(0)
+    held_out = _odds(readouts, _features(scorer, dataset.records([val[k] for k in some]), own), sides) if some else np.zeros(0)
     side = [bool(task.is_positive(y[k])) for k in some]
     facts: dict[str, Any] = {
         "positive": task.positive,
         "negative": task.negative,
-        "classes": list(readout.labels),
-        "members": members,
+        "classes": list(readouts[0].labels),
+        "members": sides,
         **fitting.calibrated(left, held_out, side),
         **fitting.chosen(left, rate=rate).as_dict(),
     }
@@ -120,12 +125,12 @@ def fit(
         step = Umbrella.of({"umbrella": facts})
         assert step is not None
         facts["alert"] = {**point, "probability": float(step.probability(np.array([point["threshold"]]))[0])}
-    return Fitted(readout, facts)
+    return Fitted(readouts, facts)
 
 
 def odds_of(scorer: LLMScorer, fitted: Fitted, records: list[Record]) -> F64:
     """Log-odds [n] that a fitted first step gives masked records."""
-    return _odds(fitted.readout, _features(scorer, records, fitted.readout), _members(scorer.task, scorer.labels))
+    return _odds(fitted.readouts, _features(scorer, records, fitted.readouts[0]), _sides(scorer.task, scorer.labels))
 
 
 def _like(dataset: Dataset, background: Background) -> Background:
@@ -180,7 +185,7 @@ def may_be_positive(dataset: Dataset, rows: Sequence[int], coverage: Coverage) -
     return [coverage.may_be_positive(kind) for kind in kinds]
 
 
-def _members(task: Task, labels: tuple[str, ...]) -> list[bool]:
+def _sides(task: Task, labels: tuple[str, ...]) -> list[bool]:
     """Which classes of the readout, the labels and the background last, are of the umbrella's positive side."""
     return [*(bool(task.is_positive(label)) for label in labels), False]
 
@@ -198,7 +203,7 @@ def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Se
     positive = [bool(scorer.task.is_positive(label)) for label in answers]
     strata = [label if side else "(task)" for label, side in zip(answers, positive, strict=True)]
     return _Rows(
-        torch.cat([learnt, other]),
+        tuple(torch.cat(both) for both in zip(learnt, other, strict=True)),
         np.array([places[label] for label in answers] + [len(places)] * len(background), dtype=np.int64),
         positive + [False] * len(background),
         strata + [f"{source} {kind}" for source, kind in zip(background.sources, kinds, strict=True)],
@@ -206,21 +211,24 @@ def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Se
     )
 
 
-def _features(scorer: LLMScorer, records: list[Record], own: Readout) -> torch.Tensor:
-    """Pooled states float32 [n, features] of masked records, as the adapter's readout reads them."""
+def _features(scorer: LLMScorer, records: list[Record], own: Readout) -> list[torch.Tensor]:
+    """Pooled states float32 [n, features] of masked records, as each member's readout reads them."""
     import torch
 
     from trafficllm.model.adapter.readout import features_of
 
-    ids = scorer.ids(records)
-    if not ids:
-        return torch.zeros(0, own.matrix.shape[0])
-    with scorer.engine.using(scorer.adapter) as model:
-        return features_of(model, ids, own.layers, own.first, batch_tokens=scorer.engine.batch_tokens)
+    ids, features = scorer.ids(records), []
+    for member in scorer.engine.members(scorer.adapter):
+        if not ids:
+            features.append(torch.zeros(0, own.matrix.shape[0]))
+            continue
+        with scorer.engine.using(member) as model:
+            features.append(features_of(model, ids, own.layers, own.first, batch_tokens=scorer.engine.batch_tokens))
+    return features
 
 
-def _readout(rows: _Rows, some: Any, scorer: LLMScorer, own: Readout) -> Readout:
-    """A readout over labels and background, learnt from some of the rows."""
+def _readouts(rows: _Rows, some: Any, scorer: LLMScorer, own: Readout) -> tuple[Readout, ...]:
+    """Each member's readout over labels and background, learnt from some of the rows."""
     import torch
 
     from trafficllm.evaluate.umbrella import row_weights
@@ -230,8 +238,8 @@ def _readout(rows: _Rows, some: Any, scorer: LLMScorer, own: Readout) -> Readout
     weights = torch.from_numpy(row_weights([rows.positive[k] for k in picked], [rows.strata[k] for k in picked])).float()
     labels = (*scorer.labels, BACKGROUND)
     y = torch.from_numpy(rows.classes[picked])
-    matrix, bias = logistic(rows.features[picked], y, torch.ones(len(labels)), STRENGTH, steps=STEPS, rows=weights)
-    return Readout(labels, own.layers, own.first, 0.0, matrix, bias)
+    fits = (logistic(features[picked], y, torch.ones(len(labels)), STRENGTH, steps=STEPS, rows=weights) for features in rows.features)
+    return tuple(Readout(labels, own.layers, own.first, 0.0, matrix, bias) for matrix, bias in fits)
 
 
 def _left_out(rows: _Rows, sources: list[str], scorer: LLMScorer, own: Readout) -> F64:
@@ -239,17 +247,18 @@ def _left_out(rows: _Rows, sources: list[str], scorer: LLMScorer, own: Readout) 
     no background at all."""
     from trafficllm.evaluate.umbrella import source_groups
 
-    members = _members(scorer.task, scorer.labels)
+    sides = _sides(scorer.task, scorer.labels)
     groups, odds = source_groups(sources), np.zeros(len(sources))
     for group in np.unique(groups):
         held = np.flatnonzero(groups == group)
         learnt = [*range(rows.own), *(rows.own + np.flatnonzero(groups != group)).tolist()]
-        odds[held] = _odds(_readout(rows, learnt, scorer, own), rows.features[rows.own + held], members)
+        odds[held] = _odds(_readouts(rows, learnt, scorer, own), [features[rows.own + held] for features in rows.features], sides)
     return odds
 
 
-def _odds(readout: Readout, features: torch.Tensor, members: list[bool]) -> F64:
-    """Log-odds [n] of pooled features."""
+def _odds(readouts: Sequence[Readout], features: Sequence[torch.Tensor], sides: list[bool]) -> F64:
+    """Log-odds [n] of each member's pooled features, from the mean of the members' logits."""
     from trafficllm.core.umbrella import log_odds
 
-    return log_odds(readout.logits(features).double().numpy(), np.asarray(members))
+    logits = [readout.logits(own).double().numpy() for readout, own in zip(readouts, features, strict=True)]
+    return log_odds(np.mean(logits, axis=0), np.asarray(sides))

@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core import members
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters import gate, learn, replay, umbrella
+from trafficllm.lifecycle.adapters import gate, learn, replay, tuned, umbrella
 from trafficllm.lifecycle.adapters.background import NOTHING, Beside, read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
 from trafficllm.lifecycle.studies import scoring
@@ -46,15 +48,13 @@ BANK = 300
 
 
 def update(folder: str | Path, training: Training, *, task: Task, background: Beside = NOTHING) -> AdapterUpdate:
-    """Learn new captures or a data set into the live version (contract: `adapter update`).
+    """Learn new captures or a data set into the live version, into each of its members (contract: `adapter update`).
 
     `background` is what is learnt beside the labels.
     `status` says what became of it: live, candidate (too few records to tell) or rejected, and `why`; what is rejected gets
     no baselines. Raises ArtifactError where there is no live version, it does not fit the base, or it keeps no sample; InputError for
     data that cannot be learnt from.
     """
-    from trafficllm.model.tuning import job as tune
-
     start, place, base, registry = time.monotonic(), training.workdir, training.base, training.registry
     live = registry.live(task.id)
     definition = _checked(live, task, base)
@@ -65,8 +65,9 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
     options = short(same_shape(training.options, live), live)
     # So few steps see each record about once: changed copies of it would teach less than the record.
     examples = learn.tune_data(data, augment=False, task=definition)
-    report = tune.tune_task(base, examples, place, options, training.progress, start_from=live.path)
-    manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage)
+    made = tuned.tuned(replace(training, options=options), examples, members.folders(live.path))
+    report = made[0].report
+    manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage) | tuned.facts(made)
     figures, scores, predicted = _judged(data, old, live, definition, training, background=beside, coverage=coverage)
     manifest |= figures
     manifest |= _history(live, data, old, predicted, folder=place)

@@ -67,7 +67,8 @@ def sign(workspace: Workspace, task: str, key: Path, *, version: str = "") -> Ad
 def show_adapter(workspace: Workspace, task: str, version: str = "") -> AdapterShow:
     """A version, by default the live one, with its manifest (contract: `adapter show`)."""
     shown = workspace.registry.show(task, version) if version else workspace.registry.live(task, signed=False)
-    return AdapterShow(**shown.as_dict(), path=str(shown.path), manifest=dict(shown.manifest), source=shown.source)
+    size = sum(path.stat().st_size for path in shown.path.rglob("*.safetensors"))
+    return AdapterShow(**shown.as_dict(), path=str(shown.path), manifest=dict(shown.manifest), source=shown.source, weight_bytes=size)
 
 
 def promote(workspace: Workspace, task: str, version: str) -> AdapterChange:
@@ -116,18 +117,24 @@ def verify(workspace: Workspace, task: str = "", *, key: Path | None = None) -> 
 def export(workspace: Workspace, task: str, out: Path, *, version: str = "", merged: bool = False) -> AdapterExport:
     """A folder that stock PEFT loads, or with `merged` an ordinary checkpoint (contract: `adapter export`).
 
-    The sample of old records stays in the registry.
+    The sample of old records stays in the registry. Of several members the folder is the first, and holds the others in `members`;
+    UsageError where they are to be merged into one checkpoint.
     """
     registry = workspace.registry
     exported = registry.show(task, version) if version else registry.live(task)
+    count = len(exported.manifest.get("members") or [None])
     if out.exists():
         raise UsageError("usage.out", "this exists already", input=str(out), hint="name a new folder with -o")
+    if merged and count > 1:
+        why = f"{task} {exported.version} has {count} members whose answers are averaged: no one checkpoint answers so"
+        hint = "export it without --merged, and merge one of its folders with PEFT; or register the task with --members 1"
+        raise UsageError("usage.members", why, input="--merged", hint=hint)
     if merged:
         _merge(workspace, exported, out)
     else:
         registry.export(task, exported.version, out, leave_out=[FOLDER])
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    return AdapterExport(task=task, version=exported.version, out=str(out), merged=merged, files=files)
+    return AdapterExport(task=task, version=exported.version, out=str(out), merged=merged, files=files, members=count)
 
 
 def _merge(workspace: Workspace, version: Version, out: Path) -> None:

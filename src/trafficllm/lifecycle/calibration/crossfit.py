@@ -11,13 +11,14 @@ are surer than those of a new capture: they share in the temperature only, where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trafficllm.core import members
 from trafficllm.core.sampling import evenly_over_labels, every_nth
 from trafficllm.core.types import F64, I64, Scores
 from trafficllm.lifecycle.studies import scoring
@@ -41,10 +42,10 @@ BALANCE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class CrossFitted:
-    """What a scorer becomes: the `readout` of all learning rows, the `calibration` fitted out of capture (JSON), and the `answers`, by
-    row, that readouts without a validation row's capture gave."""
+    """What a scorer becomes: the `readouts` of all learning rows, one a member, the `calibration` fitted out of capture (JSON), and the
+    `answers`, by row, that readouts without a validation row's capture gave."""
 
-    readout: Readout
+    readouts: tuple[Readout, ...]
     calibration: dict[str, Any]
     answers: dict[int, str]
 
@@ -52,32 +53,35 @@ class CrossFitted:
 @dataclass(frozen=True, slots=True)
 class Learning:
     """Learning rows: their numbers in the data set, label indices, captures, and scores of the label trie alone with all states. The
-    first `held_out` rows are validation."""
+    first `held_out` rows are validation; the states of `members` stand side by side."""
 
     rows: list[int]
     y: I64
     groups: list[str]
     scores: Scores
     held_out: int
+    members: int = 1
 
     @property
-    def features(self) -> Any:
-        """Pooled states float32 [n, features]."""
+    def features(self) -> list[Any]:
+        """Pooled states float32 [n, features] of each member."""
         assert self.scores.features is not None
-        return self.scores.features
+        return np.split(self.scores.features, self.members, axis=1)
 
     def labels(self, some: slice) -> list[str]:
         """Labels of some of the rows."""
         return [self.scores.labels[k] for k in self.y[some]]
 
     def left_out(self) -> tuple[F64, Any]:
-        """Readout logits [n, labels] out of capture, and which rows have one that counts: their label is learnt from other captures."""
+        """Readout logits [n, labels] out of capture, means over members, and which rows have one that counts: their label is learnt from
+        other captures."""
         folds = capture_folds(self.groups)
         logits, counts = np.zeros((len(self.y), len(self.scores.labels))), np.zeros(len(self.y), dtype=bool)
         for fold in np.unique(folds):
             mine = folds == fold
-            matrix, bias = fitted(self.features[~mine], self.y[~mine], len(self.scores.labels))
-            logits[mine] = self.features[mine] @ matrix + bias
+            for features in self.features:
+                matrix, bias = fitted(features[~mine], self.y[~mine], len(self.scores.labels))
+                logits[mine] += (features[mine] @ matrix + bias) / self.members
             counts[mine] = np.isin(self.y[mine], self.y[~mine])
         return logits, counts
 
@@ -111,22 +115,33 @@ def fitted(features: Any, y: I64, classes: int) -> tuple[Any, Any]:
 def cross_fit(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> CrossFitted | None:
     """Cross-fitted calibration of a scorer whose adapter has a readout, and the readout that serves; None where it has none, or the data
     set no validation rows. The scorer stays as it is."""
-    import torch
-
     own = scorer.engine.readout(scorer.adapter, scorer.labels)
     learning = _learning(scorer, dataset) if own is not None else None
     if own is None or learning is None:
         return None
     calibration, best = _calibration(learning, seed)
-    matrix, bias = fitted(learning.features, learning.y, len(scorer.labels))
-    readout = replace(own, matrix=torch.from_numpy(matrix), bias=torch.from_numpy(bias))
+    readouts = stored(_readout(own, features, learning.y) for features in learning.features)
     answers = {row: scorer.labels[k] for row, k in zip(learning.rows, best.tolist(), strict=False)}
-    return CrossFitted(readout, calibration, answers)
+    return CrossFitted(readouts, calibration, answers)
+
+
+def stored(readouts: Iterable[Readout]) -> tuple[Readout, ...]:
+    """One readout a member as a version stores them: those of several in float16, so that three members are not three times as large."""
+    each = tuple(readouts)
+    return each if len(each) == 1 else tuple(readout.halved() for readout in each)
+
+
+def _readout(own: Readout, features: Any, y: I64) -> Readout:
+    """A readout of the same states and labels, learnt from these rows."""
+    import torch
+
+    matrix, bias = fitted(features, y, len(own.labels))
+    return replace(own, matrix=torch.from_numpy(matrix), bias=torch.from_numpy(bias))
 
 
 def finish(base: Base, dataset: Dataset, task: Task, folder: Path, *, seed: int = 0) -> dict[str, Any] | None:
-    """Cross-fit the adapter in a folder and write its readout there; the calibration to keep with it, None where nothing can be fitted.
-    Again on the same folder it gives the same bytes: the readout that lies there is not read."""
+    """Cross-fit the adapter in a folder and write its members' readouts there; the calibration to keep with it, None where nothing can be
+    fitted. Again on the same folder it gives the same bytes: the numbers of the readouts that lie there are not read."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import LLMScorer
 
@@ -136,7 +151,8 @@ def finish(base: Base, dataset: Dataset, task: Task, folder: Path, *, seed: int 
     cross = cross_fit(scorer, dataset, seed=seed)
     if cross is None:
         return None
-    cross.readout.save(folder)
+    for place, readout in zip(members.folders(folder), cross.readouts, strict=True):
+        readout.save(place)
     return cross.calibration
 
 
@@ -157,7 +173,8 @@ def _learning(scorer: LLMScorer, dataset: Dataset) -> Learning | None:
         scores = scoring.score_rows(scorer, dataset, rows, features=True)
     finally:
         scorer.calibration = past
-    return Learning(rows, indices(scorer.labels, y), _groups(dataset, rows), scores, len(held))
+    count = len(scorer.engine.members(scorer.adapter))
+    return Learning(rows, indices(scorer.labels, y), _groups(dataset, rows), scores, len(held), count)
 
 
 def _groups(dataset: Dataset, rows: Sequence[int]) -> list[str]:

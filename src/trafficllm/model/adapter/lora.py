@@ -144,6 +144,19 @@ def save_adapter(tuned: Any, out: str | Path, *, base_name: str, half: bool = Fa
     atomic_write(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True, default=_plain) + "\n")
 
 
+def halve(folder: str | Path) -> None:
+    """Store the weights of a checked adapter folder in float16; they are computed with in the base's precision as before.
+
+    float16 keeps 11 bits of each number and bfloat16 8; trained weights stay below 10, far from its 65,504.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    path = Path(folder) / WEIGHTS
+    tensors = {name: value.to(torch.float16) for name, value in sorted(load_file(str(path)).items())}
+    atomic_write(path, save(tensors, metadata={"format": "pt"}))
+
+
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set | frozenset) else str(getattr(value, "value", value))
 

@@ -98,12 +98,22 @@ class Readout:
         """The same with its numbers on a device."""
         return replace(self, matrix=self.matrix.to(device), bias=self.bias.to(device))
 
+    def halved(self) -> Readout:
+        """The same with what float16 holds of its numbers, in float32; itself where they are too large for it."""
+        largest = torch.finfo(torch.float16).max
+        if bool(self.matrix.abs().max() > largest) or bool(self.bias.abs().max() > largest):
+            return self
+        return replace(self, matrix=self.matrix.half().float(), bias=self.bias.half().float())
+
     def save(self, folder: Path, name: str = FILE) -> None:
-        """Write `readout.safetensors`, or the file named; equal values give equal bytes."""
+        """Write `readout.safetensors`, or the file named: in float16 where that holds every number exactly. Equal values give equal
+        bytes."""
         from safetensors.torch import save
 
         facts = {"labels": self.labels, "layers": self.layers, "first": self.first, "weight": self.weight}
         tensors = {"matrix": self.matrix.contiguous(), "bias": self.bias.contiguous()}
+        short = {key: value.half() for key, value in tensors.items()}
+        tensors = short if all(bool((short[key].float() == tensors[key]).all()) for key in tensors) else tensors
         atomic_write(folder / name, save(tensors, metadata={"readout": json.dumps(facts)}))
 
     @classmethod
@@ -125,8 +135,8 @@ class Readout:
                     tuple(facts["layers"]),
                     facts["first"],
                     float(facts["weight"]),
-                    stream.get_tensor("matrix"),
-                    stream.get_tensor("bias"),
+                    _whole(stream.get_tensor("matrix")),
+                    _whole(stream.get_tensor("bias")),
                 )
         except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, TrafficLLMError) as error:
             raise ValueError(f"{name} is no readout: {str(error)[:200]}") from error
@@ -153,6 +163,11 @@ class Readout:
         if max(self.layers) > int(config.num_hidden_layers) or self.matrix.shape[0] != want:
             return [f"{name} reads layers {list(self.layers)} of {self.matrix.shape[0]} features, the base gives {want}"]
         return []
+
+
+def _whole(stored: torch.Tensor) -> torch.Tensor:
+    """A stored tensor as it is computed with: float16 in float32, anything else as it is, to be checked."""
+    return stored.float() if stored.dtype == torch.float16 else stored
 
 
 def reasons(folder: Path, model: Any = None) -> list[str]:

@@ -46,8 +46,13 @@ def register(
     seed: TuneSeed = None,
     max_seconds: MaxSeconds = None,
     trained: Annotated[
-        Path | None, typer.Option("--from", metavar="ADAPTER", help="Take this trained adapter folder; nothing is tuned.")
+        list[Path] | None,
+        typer.Option("--from", metavar="ADAPTER", help="Take this trained adapter folder; nothing is tuned. Repeated: one a member."),
     ] = None,
+    members: Annotated[
+        int,
+        typer.Option("--members", metavar="N", min=1, max=9, help="Adapters tuned from N seeds that answer together: N times the cost."),
+    ] = 1,
     notable: Annotated[
         list[str] | None, typer.Option("--notable", metavar="LABEL", help="Label of your own task that raises an event; may be repeated.")
     ] = None,
@@ -79,7 +84,8 @@ def register(
             profile=profile,
             seed=seed,
             max_seconds=max_seconds,
-            trained=trained,
+            trained=trained or (),
+            members=members,
             notable=events,
             background=background or None,
             packaged=not no_background,
@@ -301,12 +307,17 @@ def export(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind."""
+    """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind.
+
+    Of a version of several members the folder is the first; the others lie in its folder `members`. They cannot be merged into one.
+    """
     from trafficllm.lifecycle.adapters import upkeep
     from trafficllm.lifecycle.workspace import Workspace
-    from trafficllm.surface.terminal.output import emit, show_pairs
+    from trafficllm.surface.terminal.output import emit, note, show_pairs
 
     answer = upkeep.export(Workspace(base=base, registry=registry, config=config), task, out, version=version, merged=merged)
+    if answer.members > 1:
+        note(f"{answer.members} members: PEFT loads the folder as the first of them alone; the others lie in members/2 and on")
     emit("adapter.export", answer, as_json=as_json, show=show_pairs)
 
 

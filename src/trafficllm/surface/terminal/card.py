@@ -53,7 +53,21 @@ def _facts(shown: AdapterShow, manifest: Mapping[str, Any], definition: Mapping[
         yield "licence", ", ".join(licence) if isinstance(licence, list) else str(licence)
     if parent := manifest.get("parent"):
         yield "tuned from", str(parent)
+    yield from _cost(shown, manifest)
     yield "folder", shown.path
+
+
+def _cost(shown: AdapterShow, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Its members, and what tuning them took, how fast they judge together, and their size on disk."""
+    rows = manifest.get("members") or []
+    if rows:
+        seeds = ", ".join(str(row.get("seed")) for row in rows)
+        yield "members", f"{len(rows)} adapters tuned from seeds {seeds}; their log-probabilities are averaged"
+    tuning, cost = manifest.get("tuning") or {}, manifest.get("cost") or {}
+    seconds = sum(float(row.get("seconds") or 0.0) for row in rows) if rows else tuning.get("seconds")
+    parts = [f"{seconds:,.0f} s of tuning"] if seconds else []
+    parts += [f"{cost['flows_per_second']:,.0f} flows/s where it was registered"] if cost.get("flows_per_second") else []
+    yield "cost", ", ".join([*parts, f"{shown.weight_bytes / 1e6:.2f} MB of weights"])
 
 
 def _limits(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
