@@ -152,7 +152,7 @@ def test_several_members_are_not_merged_into_one_checkpoint(made: dict[str, Any]
 def test_members_are_shown_with_their_cost(made: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     where = ["--registry", str(made["place"] / "registry")]
     assert run(["adapter", "show", "EAC", *where]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "2 adapters tuned from seeds 3, 4" in shown
     assert "MB of weights" in shown
     assert run(["adapter", "export", "EAC", "-o", str(tmp_path / "out"), "--base", str(made["place"] / "base"), *where]) == 0
