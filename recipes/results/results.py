@@ -30,7 +30,7 @@ from trafficllm.core.types import Silent
 
 PLAN = tomllib.loads(Path(__file__).with_name("results.toml").read_text(encoding="utf-8"))
 TUNED = "tune.json"
-STAGES = ("data", "tune", "calibrate", "score", "leaky")
+STAGES = ("data", "tune", "calibrate", "score", "together", "leaky")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,10 @@ class Run:
     def report(self, task: str) -> Path:
         """The task's report."""
         return self.place(task) / "report.json"
+
+    def together(self, task: str) -> Path:
+        """The report of the task's adapters as members of one version."""
+        return self.place(task) / "together.json"
 
 
 def base_sha(name: str) -> str:
@@ -174,6 +178,52 @@ def score(run: Run, task: str, _: int) -> None:
     )
 
 
+def sets_of_members(seeds: Sequence[int]) -> list[list[int]]:
+    """The seeds in sets of as many as a version has members, none in two of them; those left over stand alone.
+
+    >>> sets_of_members([0, 1, 2, 3, 4])
+    [[0, 1, 2]]
+    """
+    count = int(PLAN["members"])
+    return [list(seeds[at : at + count]) for at in range(0, len(seeds) - count + 1, count)]
+
+
+def together(run: Run, task: str, _: int) -> None:
+    """The report of versions of several members, each calibrated as one; without baselines, which stand in the other report."""
+    from trafficllm.lifecycle.adapters import tuned
+    from trafficllm.lifecycle.calibration import crossfit
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
+    from trafficllm.lifecycle.studies.run import evaluate
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.model.base.load import load_base
+    from trafficllm.records.catalog import get_task
+    from trafficllm.records.dataset.dataset import load
+
+    base, dataset, places = load_base(run.base, dtype="float32"), load(run.dataset(task)), []
+    for number, seeds in enumerate(sets_of_members(tuned_seeds(run, task))):
+        place = run.place(task) / f"together{number}"
+        sources = [run.place(task) / f"seed{seed}" for seed in seeds]
+        facts = read_json(sources[0] / TUNED)
+        members = tuned.taken(sources, base, facts["labels"], place)
+        calibration = crossfit.finish(base, dataset, get_task(task), place, seed=seeds[0])
+        reports = [member.report for member in members]
+        cost = {key: sum(getattr(report, key) for report in reports) for key in ("seconds", "steps")}
+        cost["peak_bytes"] = max(report.peak_bytes for report in reports)
+        write_json(place / TUNED, {**facts, "members": seeds, "report": cost, "calibration": calibration or {}})
+        places.append(place)
+    options = EvalOptions(part=run.part, most=run.most)
+    result = evaluate(Workspace(base=run.base), [run.dataset(task)], adapters=places, baselines=False, options=options, progress=Silent())
+    members_of = [read_json(place / TUNED)["members"] for place in places]
+    write_json(
+        run.together(task), {**result.as_dict(), "members": members_of, "made": {"commit": commit(), "date": time.strftime("%Y-%m-%d")}}
+    )
+
+
+def tuned_seeds(run: Run, task: str) -> list[int]:
+    """The seeds of which an adapter lies there, in order."""
+    return sorted(int(path.parent.name.removeprefix("seed")) for path in run.place(task).glob(f"seed*/{TUNED}"))
+
+
 def leaky(run: Run, task: str, _: int) -> None:
     """The literature's number: a random forest on single packets, raw and split at random. Reserved flows are left alone."""
     from trafficllm.evaluate.audit.packets import side_by_side
@@ -228,6 +278,9 @@ def due(run: Run, task: str, seeds: Sequence[int]) -> list[tuple[str, int]]:
     fresh = scored.is_file() and {row["seed"] for row in read_json(scored)["adapters"]} >= set(seeds)
     fresh = fresh and not any(stage == "calibrate" for stage, _ in out)
     out += [] if fresh else [("score", 0)]
+    wanted = sets_of_members(sorted({*tuned_seeds(run, task), *seeds})) if run.part == "test" else []
+    made = read_json(run.together(task))["members"] if run.together(task).is_file() and fresh else []
+    out += [("together", 0)] if wanted and wanted != made else []
     return out + ([] if (run.out / task / "packets.json").is_file() else [("leaky", 0)])
 
 
@@ -282,7 +335,9 @@ def main(words: Sequence[str] | None = None) -> int:
         failed = [said for said in pool.map(lambda task: work(run, task, asked.seeds, inline=asked.inline), asked.tasks) if said]
     for said in failed:
         print(said, file=sys.stderr)
-    done = {task: (run.report(task), run.out / task / "packets.json") for task in asked.tasks if run.report(task).is_file()}
+    done = {
+        task: (run.report(task), run.out / task / "packets.json", run.together(task)) for task in asked.tasks if run.report(task).is_file()
+    }
     body = tables.table({task: tables.row(*files) for task, files in done.items()}, PLAN, part=run.part)
     text = tables.markdown(body)
     print(text)

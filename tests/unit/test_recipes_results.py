@@ -68,6 +68,7 @@ def test_a_trial_then_a_scoring(
     assert not (place / "board.md").exists(), "a trial never enters the leaderboard"
     assert load(place / "runs" / "EAC" / "data-20").labels == ("Neris", "Virut"), "labels with fewer than three captures are left out"
 
+    monkeypatch.setitem(recipe.PLAN, "members", 2)
     written = ("--results", str(place / "out"), "--leaderboard", str(place / "board.md"))
     scoring = _words(place, "--tasks", "MTD", "--seeds", "0", "1", *written)
     (place / "board.md").write_text("# Leaderboard\n\n| a | b |\n|---|---|\n| x | y |\n\nAfter.\n")
@@ -77,6 +78,11 @@ def test_a_trial_then_a_scoring(
     table = read_json(place / "out" / "table.json")
     row = table["tasks"]["MTD"]
     assert (row["llm"]["seeds"], row["part"], row["llm"]["leaky"]) == ([0, 1], "test", [])
+    together = row["members"]
+    assert together["members"] == [[0, 1]]
+    assert together["n_test"] == row["llm"]["n_test"]
+    assert together["gap"] == pytest.approx(together["macro_f1"] - row["baselines"][row["best_baseline"]]["macro_f1"])
+    assert together["macro_f1"] != row["llm"]["macro_f1"], "its own answers, not the mean of two scores"
     assert {"lightgbm", "random_forest", "knn", "majority", "identifier_probe", "artefact_probe"} == set(row["baselines"])
     assert 0 < row["packets"]["leaky"]["macro_f1"] <= 1
     assert row["gap"] == pytest.approx(row["llm"]["macro_f1"] - row["baselines"][row["best_baseline"]]["macro_f1"])
