@@ -190,8 +190,8 @@ def sets_of_members(seeds: Sequence[int]) -> list[list[int]]:
 
 def together(run: Run, task: str, _: int) -> None:
     """The report of versions of several members, each calibrated as one; without baselines, which stand in the other report."""
-    from trafficllm.lifecycle.adapters import tuned
     from trafficllm.lifecycle.calibration import crossfit
+    from trafficllm.lifecycle.members import tuned
     from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace

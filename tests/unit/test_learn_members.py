@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from trafficllm.core import members
 from trafficllm.core.calibration import log_softmax
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.sealed import sealed
@@ -29,6 +28,7 @@ from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.adapter.readout import Readout
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
+from trafficllm.registry import members
 from trafficllm.registry.store import Registry
 from trafficllm.surface.cli.main import run
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trafficllm.core import members
 from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.files import inside, sha256_bytes
 from trafficllm.core.sealed import opened, read_object, sealed
+from trafficllm.registry import members
 
 FILE, CARD, SIGNATURE = "manifest.json", "README.md", "signature.json"
 SCHEMA = "trafficllm.adapter/2"

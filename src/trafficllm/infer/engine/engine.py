@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from trafficllm.core import members
 from trafficllm.core.calibration import softmax
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Prompt, Scores
@@ -31,6 +30,7 @@ from trafficllm.model.base.llama import Llama
 from trafficllm.model.tuning.collate import padded
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.trie import LabelTrie
+from trafficllm.registry import members
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.forward import Cache

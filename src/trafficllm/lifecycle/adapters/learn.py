@@ -12,16 +12,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trafficllm.core import members
 from trafficllm.core.files import sha256_bytes
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters import replay, tuned, umbrella
+from trafficllm.lifecycle.adapters import replay, umbrella
 from trafficllm.lifecycle.adapters.learn_router import base_facts
 from trafficllm.lifecycle.adapters.results import AdapterRegister, Gate, UmbrellaScore
 from trafficllm.lifecycle.calibration import crossfit
+from trafficllm.lifecycle.members import tuned
 from trafficllm.lifecycle.studies import cascade, scoring
 from trafficllm.records.coverage import Coverage
 from trafficllm.records.record_shape import KEY, RecordShape
+from trafficllm.registry import members
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.files import hash64, slug
-from trafficllm.core.members import MOST
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters.background import chosen, read_for
 from trafficllm.lifecycle.adapters.results import AdapterRegister, AdapterUpdate, Gate
 from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
+from trafficllm.registry.members import MOST
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions

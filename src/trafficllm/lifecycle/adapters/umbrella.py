@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trafficllm.core import members
 from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import F64, ProgressSink, Record
 from trafficllm.lifecycle.calibration import crossfit
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import kind_of
+from trafficllm.registry import members
 
 if TYPE_CHECKING:
     import torch

@@ -13,15 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core import members
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import read_json
 from trafficllm.core.types import ProgressSink
-from trafficllm.lifecycle.adapters import gate, learn, replay, tuned, umbrella
+from trafficllm.lifecycle.adapters import gate, learn, replay, umbrella
 from trafficllm.lifecycle.adapters.background import NOTHING, Beside, read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
+from trafficllm.lifecycle.members import tuned
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import Coverage, background_rows
+from trafficllm.registry import members
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trafficllm.core import members
 from trafficllm.core.sampling import evenly_over_labels, every_nth
 from trafficllm.core.types import F64, I64, Scores
 from trafficllm.lifecycle.studies import scoring
+from trafficllm.registry import members
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.scorer import LLMScorer

@@ -1,6 +1,6 @@
 """The tuned adapters that a version is made of: tuned here, from one seed a member, or taken from folders.
 
-They lie in the working folder as in a version (`core.members`). Those of several members are stored in float16.
+They lie in the working folder as in a version (`registry.members`). Those of several members are stored in float16.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trafficllm.core import members
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_write, read_json
 from trafficllm.lifecycle.adapters.learn_router import base_facts
+from trafficllm.registry import members
 
 if TYPE_CHECKING:
     from trafficllm.lifecycle.adapters.training import Training
