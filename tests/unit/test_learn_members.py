@@ -23,6 +23,7 @@ from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
 from trafficllm.lifecycle.adapters import learn, update, upkeep
 from trafficllm.lifecycle.adapters import register as registering
 from trafficllm.lifecycle.adapters.training import Training
+from trafficllm.lifecycle.members import tuned
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.model.adapter.readout import Readout
@@ -140,6 +141,15 @@ def test_tuned_folders_become_a_version_and_so_does_one_that_was_exported(made: 
         assert body.quality is not None
         assert body.quality.as_dict() == made["body"].quality.as_dict()
         assert len(training.registry.live("EAC").manifest["members"]) == 2
+
+
+def test_more_adapters_than_a_version_may_have_are_refused(made: dict[str, Any], tmp_path: Path) -> None:
+    path = made["registry"].live("EAC").path
+    with pytest.raises(UsageError, match="10 members"):
+        tuned.taken([path] * 5, made["base"], ("DNS", "HTTP", "ICMP"), tmp_path / "work")
+    tuned.taken([path], made["base"], ("DNS", "HTTP", "ICMP"), tmp_path / "work")
+    tuned.taken([path / "members" / "2"], made["base"], ("DNS", "HTTP", "ICMP"), tmp_path / "work")
+    assert members.folders(tmp_path / "work") == (tmp_path / "work",), "members of an earlier call are gone"
 
 
 def test_several_members_are_not_merged_into_one_checkpoint(made: dict[str, Any], tmp_path: Path) -> None:
