@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ RETRIES = 3
 """How often a task is begun again whose worker or node died; then its input is named and left out."""
 _AHEAD = 4
 """Tasks waiting or running for each core of the cluster: enough that no core waits for the driver."""
+_LOOPBACK = "127.0.0.2"
+"""Where a cluster of this machine alone listens. Ray takes 127.0.0.1 for the machine's own address, which others reach."""
 _OBJECTS = 128 << 20
 """Bytes of the object store on this machine: tasks write their results to files and hand back some hundred bytes."""
 
@@ -143,10 +146,11 @@ def _connect(ray: Any, address: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)  # Ray greets on stderr as a warning
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == LOCAL:
-        ray.init(address="local", num_cpus=cores(), object_store_memory=_OBJECTS, include_dashboard=False, **quiet)
+        inside = {"_node_ip_address": _LOOPBACK} if sys.platform == "linux" else {}
+        ray.init(address="local", num_cpus=cores(), object_store_memory=_OBJECTS, include_dashboard=False, **inside, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "start one with `ray start --head`, and name its address"
+        hint = "start one with `ray start --head` and name its address; RAY_AUTH_MODE=token where it asks for a token"
         raise ResourceError("resource.cluster", f"no Ray cluster answers: {error}", input=f"--ray {address}", hint=hint) from error
