@@ -514,6 +514,11 @@ def _asked(client: Any, mark: str, question: str, **more: str) -> list[dict[str,
     return [json.loads(line) for line in found.text.splitlines()]
 
 
+def test_a_capture_without_a_flow_has_no_lines(client: Any, capture: Path) -> None:
+    found = client.post("/v1/analyze?task=EAC", files={"file": capture.read_bytes()[:24]})
+    assert (found.status_code, found.text) == (200, "")
+
+
 def test_hosts_ports_and_times_in_a_question_hold_as_on_the_command_line(client: Any, place: tuple[Path, Path], captures: Path) -> None:
     """For an upload in one request, and for a kept capture as the page asks, also where a task is named beside the question."""
     capture = captures / "MTD" / "Neris" / "Neris_00.pcap"

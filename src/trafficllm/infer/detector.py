@@ -172,7 +172,7 @@ class TaskModel:
             version=version.version,
             steps=Steps(definition, tuple(manifest["labels"]), _first_step(calibration, engine.umbrella(name), version)),
             coverage=Coverage.of_manifest(manifest),
-            source=version.source,
+            source=version.provenance,
         )
 
     def masked(self, record: Record) -> Record:

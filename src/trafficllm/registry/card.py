@@ -59,6 +59,14 @@ def _members(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "TrafficLLM averages the log-probabilities of all; stock PEFT loads one of them, to which the figures below do not apply."
 
 
+def _origins(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Whose captures it learnt from, and under which licence these may be passed on."""
+    origins = manifest.get("origins") or {}
+    if origins:
+        yield ""
+        yield f"Captures by {'; '.join(f'{_plain(origin)} ({_plain(licence)})' for origin, licence in origins.items())}."
+
+
 def _quality_rows(manifest: Mapping[str, Any]) -> Iterator[str]:
     quality, baselines = manifest.get("quality") or {}, manifest.get("baselines") or {}
     yield from ("| who | macro-F1 | 95 % interval | accuracy |", "|---|---|---|---|")
@@ -130,9 +138,11 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "",
         "A LoRA adapter for network traffic, trained by TrafficLLM.",
         *_members(manifest),
+        *((f"\n**Experimental**: {_plain(why)}.",) if (why := manifest.get("experimental")) else ()),
         "",
         "## What it was made from",
         *_facts(manifest),
+        *_origins(manifest),
         "",
         "## Quality",
         *_quality(manifest),

@@ -35,6 +35,8 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "background": (dict, type(None)),
     "coverage": (dict, type(None)),
     "members": list,
+    "origins": dict,
+    "experimental": str,
 }
 """Types of the keys that others read without asking; keys not named here may be anything."""
 

@@ -91,6 +91,17 @@ class Version:
         """Whether its task asks an umbrella question whose false-positive rate on other sources is unknown or above ELSEWHERE."""
         return laboratory_only(self.manifest)
 
+    @property
+    def experimental(self) -> str:
+        """Why it is called experimental; empty where it is not."""
+        why = self.manifest.get("experimental")
+        return why if isinstance(why, str) else ""
+
+    @property
+    def provenance(self) -> str:
+        """What a verdict says of where its adapter is from: its `source`, and that it is experimental."""
+        return f"{self.source}, experimental" if self.experimental else self.source
+
     def as_dict(self) -> dict[str, Any]:
         """What `adapter list --json` prints for a version."""
         return {"task": self.task, "version": self.version, "status": self.status, "parent": self.parent}

@@ -22,12 +22,14 @@ class AdapterVersion(Result):
 
 
 class AdapterRow(AdapterVersion):
-    """A version in the list, with its score and its folder; `laboratory_only`: its false alarms on other networks are not bounded."""
+    """A version in the list, with its score and its folder; `laboratory_only`: its false alarms on other networks are not bounded;
+    `experimental`: why it is called so, empty where it is not."""
 
     macro_f1: Share | None
     path: str
     source: str = "registry"
     laboratory_only: bool = False
+    experimental: str = ""
 
 
 class DamageRow(Failure):

@@ -45,6 +45,7 @@ def list_adapters(workspace: Workspace) -> AdapterList:
                 path=str(version.path),
                 source=version.source,
                 laboratory_only=laboratory,
+                experimental=version.experimental,
             )
         )
     return AdapterList(registry=str(workspace.registry_root), adapters=rows, **failed(workspace))

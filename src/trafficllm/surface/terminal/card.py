@@ -27,15 +27,17 @@ def show_card(shown: AdapterShow) -> None:
     print(for_terminal(f"{shown.task} {shown.version}: {title}" if title else f"{shown.task} {shown.version}"))
     width = min(out().width, 120)
     for name, text in _facts(shown, manifest, definition):
-        lines = textwrap.wrap(for_terminal(text), max(20, width - 14), break_long_words=False, break_on_hyphens=False) or [""]
-        print(f"  {name:<11} {lines[0]}")
+        lines = textwrap.wrap(for_terminal(text), max(20, width - 15), break_long_words=False, break_on_hyphens=False) or [""]
+        print(f"  {name:<12} {lines[0]}")
         for line in lines[1:]:
-            print(f"  {'':<11} {line}")
+            print(f"  {'':<12} {line}")
     _show_quality(manifest)
 
 
 def _facts(shown: AdapterShow, manifest: Mapping[str, Any], definition: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "status", f"{shown.status}, {'shipped with the package, read only' if shown.source == 'shipped' else 'in the registry'}"
+    if why := manifest.get("experimental"):
+        yield "experimental", str(why)
     if question := definition.get("umbrella_question"):
         yield "asks", f"{question} {definition.get('positive')} or {definition.get('negative')}"
     labels = manifest.get("labels") or []
@@ -49,8 +51,8 @@ def _facts(shown: AdapterShow, manifest: Mapping[str, Any], definition: Mapping[
     if background := manifest.get("background"):
         sources = background.get("sources") or {}
         yield "background", f"{background.get('flows', 0):,} everyday flows of {len(sources)} other sources: {', '.join(sources)}"
-    if licence := manifest.get("licence") or manifest.get("licences"):
-        yield "licence", ", ".join(licence) if isinstance(licence, list) else str(licence)
+    if origins := manifest.get("origins"):
+        yield "learnt from", ", ".join(f"{origin} ({licence})" for origin, licence in origins.items())
     if parent := manifest.get("parent"):
         yield "tuned from", str(parent)
     yield from _cost(shown, manifest)

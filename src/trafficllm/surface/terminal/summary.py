@@ -61,7 +61,8 @@ class Summary:
             self.sureness[both] += row["confidence"]
             self.files.add(str(row["file"]))
         for row in rows[:: max(1, len(rows) - 1)]:
-            self.adapters[str(row["adapter"])] = f"{row['version']}{', shipped' if row['source'] == 'shipped' else ''}"
+            more = "" if row["source"] == "registry" else f", {row['source']}"
+            self.adapters[str(row["adapter"])] = f"{row['version']}{more}"
 
     def keep(self, rows: Sequence[VerdictRow]) -> None:
         """Remember the notable flows among these: by severity, then confidence, then order; of several tasks, those that note any."""

@@ -1,0 +1,283 @@
+"""The adapters that the package carries: one resumable recipe from labelled captures to `src/trafficllm/data/adapters`.
+
+    python recipes/shipped/shipped.py --data ../shared/data --out runs/shipped           # learn and register; resumes
+    python recipes/shipped/shipped.py --data ../shared/data --out runs/shipped --pack    # and put them into the package
+
+Only captures of origins with an open licence (shipped.toml) are learnt from; reserved ones are the test part. Every stage is a file and a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trafficllm.core.types import Silent
+
+if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
+
+HERE = Path(__file__).resolve().parent
+PLAN: dict[str, Any] = tomllib.loads((HERE / "shipped.toml").read_text(encoding="utf-8"))
+PACKAGE = HERE.parents[1] / "src" / "trafficllm" / "data" / "adapters"
+TUNED = "tune.json"
+STAGES = ("data", "tune", "register")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was asked for: data folder, where stages lie, base, optimizer steps of a member instead of the plan's seconds (0: those)."""
+
+    data: Path
+    out: Path
+    base: str = "default"
+    steps: int = 0
+    threads: int = 1
+
+    def options(self, task: str, seed: int) -> TuneOptions:
+        """How one member is tuned."""
+        from trafficllm.core.settings import TuneOptions
+
+        bound = {"max_steps": self.steps} if self.steps else {"max_seconds": self.entry(task)["seconds"]}
+        return TuneOptions(**PLAN["tune"], **bound, seed=seed)
+
+    def entry(self, task: str) -> dict[str, Any]:
+        """The task's plan."""
+        return dict(PLAN["task"][task])
+
+    def dataset(self, task: str) -> Path:
+        """The task's data set."""
+        return self.out / task / "data"
+
+    def member(self, task: str, seed: int) -> Path:
+        """The folder of one tuned adapter."""
+        return self.out / task / f"seed{seed}"
+
+    @property
+    def registry(self) -> Path:
+        """The registry that is filled."""
+        return self.out / "registry"
+
+
+def members(task: str) -> list[int]:
+    """Seeds of a task's version: a generator has one."""
+    from trafficllm.records.catalog import get_task
+
+    return list(PLAN["members"]) if get_task(task).kind == "detection" else list(PLAN["members"][:1])
+
+
+# Captures
+
+
+def origins(data: Path) -> dict[str, str]:
+    """The origin, a repository or laboratory, of each file of the data folder, by its path there."""
+    from trafficllm.records.sources.origins import source_name
+
+    with (data / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file"]: source_name(row["origin"]) for row in csv.DictReader(file)}
+
+
+def held_out(data: Path) -> set[str]:
+    """Paths of captures that are reserved as a whole."""
+    with (data / "RESERVED.csv").open(newline="", encoding="utf-8") as file:
+        return {row["file"] for row in csv.DictReader(file) if row["part"] == "all"}
+
+
+def captures(run: Run, task: str) -> Iterator[tuple[str, Path, str]]:
+    """Label, file and origin of every capture that may be learnt from or scored."""
+    known, entry = origins(run.data), run.entry(task)
+    for folder in entry["folders"]:
+        for file in sorted((run.data / folder).glob("*/*")):
+            origin = known.get(file.relative_to(run.data).as_posix(), "")
+            if file.is_file() and origin in PLAN["licence"]:
+                yield file.parent.name, file, origin
+
+
+def links(run: Run, task: str) -> Path:
+    """A folder of links to the captures, by label, with the data folder's lists beside it; labels with too little are left out.
+
+    Folders of tables instead of captures (their licence is the plan's own entry) are taken whole.
+    """
+    from trafficllm.capture.flows.info import capture_info
+
+    entry = run.entry(task)
+    found = list(captures(run, task))
+    if not found:
+        return run.data / str(entry["folders"][0])
+    reserved, learnt = held_out(run.data), dict[str, list[Path]]()
+    for label, file, _ in found:
+        if file.relative_to(run.data).as_posix() not in reserved:
+            learnt.setdefault(label, []).append(file)
+    enough = {
+        label
+        for label, files in learnt.items()
+        if len(files) >= entry.get("captures", 1) and capture_info(files).flows >= entry.get("flows", 1)
+    }
+    place = run.out / task / "labels"
+    for name in ("manifest.csv", "RESERVED.csv"):
+        link(run.data / name, place / name)
+    for label, file, _ in found:
+        if label in enough:
+            link(file, place / "captures" / label / file.name)
+    return place / "captures"
+
+
+def link(file: Path, place: Path) -> None:
+    """A symbolic link, where there is none yet."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.is_symlink():
+        place.symlink_to(file.resolve())
+
+
+# Stages
+
+
+def data(run: Run, task: str, _: int) -> None:
+    """The data set, reserved flows in its test part."""
+    from trafficllm.records.catalog import get_task
+    from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
+
+    entry = run.entry(task)
+    options = BuildOptions(
+        cap=entry.get("cap"), profile=entry.get("profile", "strict"), reserved=run.data / "RESERVED.csv", workers=run.threads
+    )
+    build_dataset(links(run, task), task=get_task(task), out=run.dataset(task), options=options, progress=Silent())
+
+
+def tune(run: Run, task: str, seed: int) -> None:
+    """One member's weights."""
+    from trafficllm.lifecycle.adapters import learn
+    from trafficllm.model.base.load import load_base
+    from trafficllm.model.tuning.job import tune_task
+    from trafficllm.records.dataset.dataset import load
+
+    base = load_base(run.base, dtype="float32")
+    tune_task(base, learn.tune_data(load(run.dataset(task))), run.member(task, seed), run.options(task, seed), Silent())
+
+
+def register(run: Run, task: str, _: int) -> None:
+    """The version: members averaged, calibrated across captures, first step and operating point from the package's background."""
+    from trafficllm.core.settings import Config
+    from trafficllm.lifecycle.adapters import learn, learn_generator
+    from trafficllm.lifecycle.adapters.background import chosen, read_for
+    from trafficllm.lifecycle.adapters.training import Training
+    from trafficllm.model.base.load import load_base
+    from trafficllm.records.catalog import get_task
+    from trafficllm.records.dataset.dataset import load
+    from trafficllm.registry.store import Registry
+
+    definition, dataset, options = get_task(task), load(run.dataset(task)), run.options(task, members(task)[0])
+    training = Training(load_base(run.base, dtype="float32"), Registry(run.registry), run.out / task / "adapter", options)
+    if definition.kind == "generation":
+        learn_generator.learn_generator(dataset, training, task=definition, labels=dataset.manifest["trainable"])
+        return
+    background = read_for(dataset, (), chosen(definition, Config(), None), progress=Silent())
+    tuned = [run.member(task, seed) for seed in members(task)]
+    learn.register(dataset, training, task=definition, trained=tuned, refit=True, background=background)
+
+
+# The whole
+
+
+def due(run: Run, task: str) -> list[tuple[str, int]]:
+    """Stages that have no file yet, in order; a generator is tuned where it is registered."""
+    out = [] if (run.dataset(task) / "manifest.json").is_file() else [("data", 0)]
+    seeds = members(task)
+    if len(seeds) > 1:
+        out += [("tune", seed) for seed in seeds if not (run.member(task, seed) / TUNED).is_file()]
+    return out if (run.registry / task / "pointer.json").is_file() else [*out, ("register", 0)]
+
+
+def work(run: Run, task: str, stages: Sequence[str], *, inline: bool = False) -> str:
+    """All stages of a task that are due and asked for; what went wrong, or nothing."""
+    for stage, seed in due(run, task):
+        if stage not in stages:
+            continue
+        start = time.time()
+        command = [sys.executable, __file__, "--data", str(run.data), "--out", str(run.out), "--base", run.base, "--steps", str(run.steps)]
+        command += ["--threads", str(run.threads), "--stage", stage, "--tasks", task, "--seed", str(seed)]
+        try:
+            if inline:
+                globals()[stage](run, task, seed)
+            else:
+                subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(run.threads)})
+        except subprocess.CalledProcessError as error:
+            return f"{task}: {stage} failed: {error}"
+        print(f"{task}: {stage} {seed if stage == 'tune' else ''} {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+    return ""
+
+
+def pack(run: Run, tasks: Sequence[str], package: Path) -> int:
+    """Put live versions into the package, a registry of one version a task, with the origins of what they learnt; bytes in all.
+
+    Raises SystemExit where all of it together is over the limit.
+    """
+    from trafficllm.registry.store import Registry
+
+    for task in tasks:
+        shutil.rmtree(package / task, ignore_errors=True)
+        version = Registry(run.registry).live(task)
+        learnt = sorted({origin for _, _, origin in captures(run, task)}) or list(run.entry(task)["origins"])
+        more = {"origins": {origin: PLAN["licence"][origin] for origin in learnt}, "parent": None}
+        if why := run.entry(task).get("experimental"):
+            more["experimental"] = why
+        Registry(package).register(task, version.path, {**version.manifest, **more}, status="live")
+    for spare in (package / ".numbers", *package.glob("*/.lock"), *package.glob(".*")):
+        shutil.rmtree(spare) if spare.is_dir() else spare.unlink(missing_ok=True)
+    files = [path for path in package.rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(0o644)  # what is installed for all users is read by all of them
+    size = sum(path.stat().st_size for path in files)
+    if size > PLAN["limit_mb"] * 1_000_000:
+        raise SystemExit(f"{size / 1e6:.1f} MB of adapters, {PLAN['limit_mb']} MB allowed")
+    return size
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of task folders, with manifest.csv and RESERVED.csv")
+    parser.add_argument("--out", type=Path, required=True, help="where stages are kept")
+    parser.add_argument("--tasks", nargs="+", default=list(PLAN["task"]), choices=list(PLAN["task"]))
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
+    parser.add_argument("--base", default="default")
+    parser.add_argument("--steps", type=int, default=0, help="of tuning a member, instead of the plan's seconds")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="tasks at once")
+    parser.add_argument("--inline", action="store_true", help="all stages in this process")
+    parser.add_argument("--pack", action="store_true", help="put what is registered into the package")
+    parser.add_argument("--package", type=Path, default=PACKAGE, help="where it is put")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what is due, pack what is asked for; 1 where a task failed."""
+    asked = parsed(words)
+    run = Run(asked.data, asked.out, asked.base, asked.steps, asked.threads)
+    if asked.stage:
+        globals()[asked.stage](run, asked.tasks[0], asked.seed)
+        return 0
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        failed = [said for said in pool.map(lambda task: work(run, task, asked.stages, inline=asked.inline), asked.tasks) if said]
+    for said in failed:
+        print(said, file=sys.stderr)
+    if asked.pack and not failed:
+        print(f"{pack(run, asked.tasks, asked.package) / 1e6:.1f} MB")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
