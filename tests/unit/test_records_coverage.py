@@ -151,3 +151,14 @@ def test_a_task_that_drops_housekeeping_does_not_answer_it(captures: Path, tmp_p
     assert kept.dropped == frozenset()
     assert kept.learnt is not None
     assert kept.learnt["dns"].positives
+
+
+def test_a_kind_that_a_task_is_about_may_be_positive_from_one_source() -> None:
+    rows = [("dns", "Tunnel_iodine", "lab")] * 9 + [("dns", "Benign_DNS", "zeek")] * 9 + [("mdns", "Tunnel_iodine", "lab")] * 9
+    tunnels = Coverage.counted(rows, get_task("MDD"), keeps_chores=True)
+    assert (tunnels.may_be_positive("dns"), tunnels.may_be_positive("mdns")) == (True, False)
+    assert Coverage.of_manifest({"coverage": tunnels.as_dict()}) == tunnels
+    assert tunnels.merged(Coverage.of([])).own == {"dns"}
+    malware = Coverage.counted([("dns", "Neris", "lab"), ("dns", "FTP", "zeek")] * 9, get_task("MTD"), keeps_chores=True)
+    assert not malware.may_be_positive("dns")
+    assert not Coverage.counted([("dns", "Benign_DNS", "zeek")] * 9, get_task("MDD"), keeps_chores=True).may_be_positive("dns")

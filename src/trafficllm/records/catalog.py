@@ -27,6 +27,7 @@ class Task(BaseModel):
     `umbrella` maps labels, or patterns of them ("Vpn_*"), to the answer of `umbrella_question`; `causal` names fields
     that may decide the answer although they stand alone, with the reason; `housekeeping` keeps ARP, DHCP, mDNS...
     `positive` is the umbrella answer that the question asks for (malicious, botnet, attack, vpn, tor), `negative` the other one.
+    `own_kinds` are kinds of flows (`records.coverage`) that the positive side is by definition: one source of them is enough to answer.
     `notable` are the labels and umbrella answers that raise an event; where no question is asked, the live detection task of
     the highest `priority` answers.
     """
@@ -43,6 +44,7 @@ class Task(BaseModel):
     umbrella: Mapping[str, str] = {}
     positive: str = ""
     negative: str = ""
+    own_kinds: tuple[str, ...] = ()
     causal: Mapping[str, str] = {}
     housekeeping: bool = False
     notable: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ class Task(BaseModel):
         return frozenset(name for name in self.notable if name in answers)
 
 
-SERVING = frozenset({"notable", "priority", "positive", "negative"})
+SERVING = frozenset({"notable", "priority", "positive", "negative", "own_kinds"})
 """Fields of a task that say how verdicts are used: they shape no record, so a data set's key leaves them out."""
 
 

@@ -100,15 +100,19 @@ class Coverage:
     """The kinds that a task has learnt, and those that its data set left out.
 
     `learnt` None: nobody counted (an adapter of an earlier version), so all but what was left out counts as covered. `sides` False: the
-    task has no umbrella question, so a kind is covered where any label was learnt with it.
+    task has no umbrella question, so a kind is covered where any label was learnt with it. `own` are kinds that the positive side is by
+    definition, as a DNS tunnel is name service.
     """
 
     learnt: Mapping[str, Learnt] | None = None
     dropped: frozenset[str] = frozenset()
     sides: bool = True
+    own: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, bool | None, str]], *, dropped: Iterable[str] = (), sides: bool = True) -> Coverage:
+    def of(
+        cls, rows: Iterable[tuple[str, bool | None, str]], *, dropped: Iterable[str] = (), sides: bool = True, own: Iterable[str] = ()
+    ) -> Coverage:
         """Count training flows: of each its kind, whether it is of the positive side (None: of neither), and its source."""
         counts: Counter[tuple[str, bool]] = Counter()
         sources: dict[tuple[str, bool], set[str]] = {}
@@ -122,7 +126,7 @@ class Coverage:
             kind: Learnt(counts[kind, True], counts[kind, False], len(sources.get((kind, False), ())), len(sources.get((kind, True), ())))
             for kind in kinds
         }
-        return cls(learnt, frozenset(dropped), sides)
+        return cls(learnt, frozenset(dropped), sides, frozenset(own))
 
     @classmethod
     def of_data(cls, dataset: Dataset, background: Background | None = None, *, task: Task | None = None) -> Coverage:
@@ -144,7 +148,7 @@ class Coverage:
         counted = [(kind, task.is_positive(label) if sides else False, source) for kind, label, source in rows]
         if background is not None:
             counted += background_rows(background)
-        return cls.of(counted, dropped=() if keeps_chores else CHORE_KINDS, sides=sides)
+        return cls.of(counted, dropped=() if keeps_chores else CHORE_KINDS, sides=sides, own=task.own_kinds)
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any]) -> Coverage:
@@ -156,7 +160,8 @@ class Coverage:
         if stated:
             try:
                 learnt = None if stated["learnt"] is None else {str(kind): _learnt(row) for kind, row in stated["learnt"].items()}
-                return cls(learnt, frozenset(map(str, stated["dropped"])), bool(stated["sides"]))
+                own = frozenset(map(str, stated.get("own", ())))
+                return cls(learnt, frozenset(map(str, stated["dropped"])), bool(stated["sides"]), own)
             except (AttributeError, KeyError, TypeError) as error:
                 hint = "restore it from a backup, or register the task again"
                 raise ArtifactError("artifact.damaged", "its coverage is none", input=str(manifest.get("task", "")), hint=hint) from error
@@ -167,7 +172,7 @@ class Coverage:
     def as_dict(self) -> dict[str, Any]:
         """A manifest's `coverage`."""
         learnt = None if self.learnt is None else {kind: row.as_dict() for kind, row in self.learnt.items()}
-        return {"learnt": learnt, "dropped": sorted(self.dropped), "sides": self.sides}
+        return {"learnt": learnt, "dropped": sorted(self.dropped), "sides": self.sides, "own": sorted(self.own)}
 
     def covers_kind(self, kind: str) -> bool:
         """Whether flows of a kind are answered: learnt from both sides, or from the negative side alone in two sources or more.
@@ -190,7 +195,7 @@ class Coverage:
 
     def may_be_positive(self, kind: str) -> bool:
         """Whether a flow of a kind may get the umbrella's positive answer: chores (name service, discovery, broadcast) only where positives
-        of them were learnt from LEAST_SOURCES sources. Every network has them and masks leave little of one, so what a single laboratory's
+        of them were learnt from LEAST_SOURCES sources, or are what the task is about by definition. Every network has them and masks leave little of one, so what a single laboratory's
         malware looked up tells that laboratory: all 1,026 flows of USTC to port 53 are malware.
 
         >>> one = Coverage.of([("dns", True, "ustc"), ("dns", False, "zeek"), ("tcp", True, "ustc"), ("tcp", False, "zeek")])
@@ -199,7 +204,7 @@ class Coverage:
         """
         if not self.sides or self.learnt is None or kind not in _EVERYWHERE:
             return True
-        return self.learnt.get(kind, Learnt()).positive_sources >= LEAST_SOURCES
+        return self.learnt.get(kind, Learnt()).positive_sources >= (1 if kind in self.own else LEAST_SOURCES)
 
     def covers(self, record: Record, meta: FlowMeta | None = None) -> bool:
         """Whether a raw flow is of a kind that is answered; `meta` has the responder's address, which tells broadcast."""
@@ -208,13 +213,13 @@ class Coverage:
     def merged(self, other: Coverage) -> Coverage:
         """Both together, as after an update: flows add up, of sources the larger number counts; left out is what either left out."""
         if self.learnt is None or other.learnt is None:
-            return Coverage(None, self.dropped | other.dropped, self.sides)
+            return Coverage(None, self.dropped | other.dropped, self.sides, self.own | other.own)
         learnt = {}
         for kind in sorted({*self.learnt, *other.learnt}):
             a, b = self.learnt.get(kind, Learnt()), other.learnt.get(kind, Learnt())
             negative, positive = max(a.negative_sources, b.negative_sources), max(a.positive_sources, b.positive_sources)
             learnt[kind] = Learnt(a.positives + b.positives, a.negatives + b.negatives, negative, positive)
-        return Coverage(learnt, self.dropped | other.dropped, self.sides)
+        return Coverage(learnt, self.dropped | other.dropped, self.sides, self.own | other.own)
 
 
 def _learnt(row: Mapping[str, int]) -> Learnt:
