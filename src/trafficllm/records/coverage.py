@@ -196,7 +196,7 @@ class Coverage:
     def may_be_positive(self, kind: str) -> bool:
         """Whether a flow of a kind may get the umbrella's positive answer: chores (name service, discovery, broadcast) only where positives
         of them were learnt from LEAST_SOURCES sources, or are what the task is about by definition. Every network has them and masks leave
-        little of one, so what a single laboratory's malware looked up tells that laboratory: all 1,026 flows of USTC to port 53 are malware.
+        little of one, so what a single laboratory's malware looked up tells that laboratory: all 1,026 flows of USTC to port 53 are malware
 
         >>> one = Coverage.of([("dns", True, "ustc"), ("dns", False, "zeek"), ("tcp", True, "ustc"), ("tcp", False, "zeek")])
         >>> one.may_be_positive("dns"), one.may_be_positive("tcp")
