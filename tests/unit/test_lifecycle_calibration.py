@@ -15,6 +15,7 @@ import torch
 from trafficllm.core.calibration import log_softmax
 from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import Scores
+from trafficllm.evaluate import unknown
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
 from trafficllm.lifecycle.adapters import learn
@@ -131,3 +132,44 @@ def test_without_a_readout_nothing_is_fitted(made: dict[str, Any], tmp_path: Pat
     plain = infer_samples.write_adapter(made["place"] / "base", tmp_path / "plain", seed=0)
     assert crossfit.finish(made["base"], data, TASK, plain) is None
     assert not (plain / FILE).exists()
+
+
+def test_the_unknown_threshold_counts_captures_alike_and_flows_alike() -> None:
+    scores = np.concatenate([np.linspace(0, 1, 1000), np.full(38, 5.0), np.full(2, 9.0)])
+    groups = ["large"] * 1000 + [f"g{k}" for k in range(38)] + ["h0", "h1"]
+    assert unknown.capture_threshold(scores, groups) == 5.0, "2 of 41 captures may lie above, the flows of one are not enough"
+    assert unknown.capture_threshold(scores[:1000], ["large"] * 1000) is None
+    many = [f"g{k % 50}" for k in range(1000)]
+    high = unknown.capture_threshold(scores[:1000], many)
+    assert high is not None
+    assert (scores[:1000] > high).mean() == pytest.approx(0.05, abs=0.002)
+
+
+def test_distances_are_to_other_captures_where_a_capture_is_scored_as_new() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 8)
+    pooled = rng.normal(size=(10, 40))[groups] + 0.01 * rng.normal(size=(80, 40))
+    readout = rng.normal(size=(80, 3))
+    rows = unknown.Rows(log_softmax(readout), np.arange(80) % 3, None, pooled, readout)
+    params = unknown.fit("nearest_energy", rows, val=rows)
+    fitted = {"method": "nearest_energy", "params": params}
+    inside = unknown.unknown_score("nearest_energy", params, rows, 1.0)
+    bank = np.ones(80, dtype=bool)
+    outside = unknown.without_own_capture(fitted, rows, bank, groups, 1.0)
+    assert (outside > inside + 1).all(), "its own capture is what made each row look known"
+    same = unknown.without_own_capture({"method": "energy", "params": {"temperature": 2.0}}, rows, bank, groups, 1.0)
+    assert np.array_equal(same, unknown.unknown_score("energy", {"temperature": 2.0}, rows, 1.0))
+
+
+def test_the_threshold_comes_from_all_learning_captures_where_there_are_twenty(made: dict[str, Any]) -> None:
+    scorer, data = _scorer(made), made["data"]
+    few = crossfit.cross_fit(scorer, data, seed=0)
+    learning = crossfit._learning(scorer, data)
+    assert few is not None
+    assert learning is not None
+    assert len(set(learning.groups)) < unknown.LEAST_CAPTURES
+    many = replace(learning, groups=[f"{group}/{k % 4}" for k, group in enumerate(learning.groups)])
+    first, second = (crossfit._calibration(each, 0)[0]["unknown"] for each in (learning, many))
+    assert first["threshold"] == few.calibration["unknown"]["threshold"]
+    assert second["threshold"] != first["threshold"]
+    assert second["bare"]["threshold"] is not None

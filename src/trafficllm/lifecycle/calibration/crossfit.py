@@ -6,7 +6,8 @@ work, and the readout that serves learns training and validation rows together.
 
 Measured with one tuned adapter each of three tasks, macro-F1 on reserved captures, readout of training rows -> of both: malware .822 ->
 .833, apps .575 -> .571, VPN services .671 -> .741. Tuning has seen the training captures, so their states, and the label trie most of all,
-are surer than those of a new capture: they share in the temperature only, where they measured better, see `evaluate.calibrate.fit`.
+are surer than those of a new capture: they share only where that measured better, in the temperature (`evaluate.calibrate.fit`) and the
+unknown threshold (`evaluate.unknown.capture_threshold`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from trafficllm.lifecycle.studies import scoring
 from trafficllm.registry import members
 
 if TYPE_CHECKING:
+    from trafficllm.evaluate import unknown
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.model.adapter.readout import Readout
     from trafficllm.model.base.load import Base
@@ -186,6 +188,7 @@ def _calibration(learning: Learning, seed: int) -> tuple[dict[str, Any], I64]:
     """The calibration, and the likeliest label of each validation row out of capture."""
     from trafficllm.core.calibration import log_softmax
     from trafficllm.evaluate import calibrate as fitting
+    from trafficllm.evaluate import unknown
     from trafficllm.infer.engine.scorer import WEIGHT
 
     scores, (readout, counts) = learning.scores, learning.left_out()
@@ -207,7 +210,23 @@ def _calibration(learning: Learning, seed: int) -> tuple[dict[str, Any], I64]:
         more=fitting.OutOfCapture(logits[taught], learning.y[taught], [learning.groups[k] for k in taught]),
         seed=seed,
     )
-    return fit.as_dict() | {WEIGHT: weight}, logits[val].argmax(axis=1)
+    calibration = fit.as_dict() | {WEIGHT: weight}
+    learnt = unknown.Rows(logits, learning.y, states.get("hidden"), states.get("pooled"), readout)
+    threshold = _threshold(learning, calibration, learnt, np.flatnonzero(counts), bank)
+    if threshold is not None:
+        calibration["unknown"] = calibration["unknown"] | {"threshold": threshold}
+    return calibration, logits[val].argmax(axis=1)
+
+
+def _threshold(learning: Learning, calibration: dict[str, Any], rows: unknown.Rows, counted: I64, bank: I64) -> float | None:
+    """The unknown threshold from all learning captures, each scored without its own rows; None where they are too few."""
+    from trafficllm.evaluate import unknown
+
+    in_bank = np.zeros(len(learning.y), dtype=bool)
+    in_bank[bank] = True
+    folds = capture_folds(learning.groups)
+    scores = unknown.without_own_capture(calibration["unknown"], rows, in_bank, folds, calibration["temperature"])
+    return unknown.capture_threshold(scores[counted], [learning.groups[k] for k in counted])
 
 
 def _picked(scores: Scores, logits: F64, readout: F64, rows: I64) -> Scores:
