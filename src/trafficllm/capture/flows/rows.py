@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NotRequired
 
+import numpy as np
 from typing_extensions import TypedDict
 
 from trafficllm.capture.flows.conn import uid
@@ -117,6 +119,28 @@ def flow_rows(batch: FlowBatch, *, number: int = 0) -> Iterator[FlowRow]:
             "tunnel": tunnel_names(int(batch.tunnel[i])),
             "splt": _splt(batch, i),
         }
+
+
+_OF_FLOWS = (
+    *("ts", "duration", "ip_version", "proto", "orig_h", "resp_h", "orig_p", "resp_p", "pkts", "payload_bytes", "ip_bytes"),
+    *("conn_state", "history", "end_reason", "community_id", "link", "source", "vlan", "tunnel"),
+)
+_OF_PACKETS = ("p_dir", "p_ts", "p_ip_len", "p_payload", "p_flags", "p_window", "p_ttl", "p_frame", "p_frame_len", "p_type")
+
+
+def without_contents(batch: FlowBatch, start: int, stop: int) -> FlowBatch:
+    """Flows start to stop - 1 of a batch as rows need them: payload prefixes are left out."""
+    first, last = int(batch.pkt_ptr[start]), int(batch.pkt_ptr[stop])
+    return replace(
+        batch,
+        **{name: getattr(batch, name)[start:stop] for name in _OF_FLOWS},
+        **{name: getattr(batch, name)[first:last] for name in _OF_PACKETS},
+        pkt_ptr=batch.pkt_ptr[start : stop + 1] - first,
+        payload_ptr=np.zeros((stop - start, 3), dtype=np.int64),
+        payload=np.zeros(0, dtype=np.uint8),
+        beyond_ptr=np.zeros((0, 3), dtype=np.int64),
+        beyond=np.zeros(0, dtype=np.uint8),
+    )
 
 
 def _splt(batch: FlowBatch, i: int) -> list[PacketRow]:

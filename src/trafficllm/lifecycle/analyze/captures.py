@@ -144,18 +144,27 @@ def conn_log(paths: Sequence[str | Path], config: Config, reading: FlowReading |
     return _rows(paths, config, conn_rows, reading or FlowReading())
 
 
-def _rows(paths: Sequence[str | Path], config: Config, rows_of: Callable[..., Iterator[Row]], reading: FlowReading) -> Iterator[list[Row]]:
+ROWS = 4096
+"""Rows of a piece: what is written at once, in Parquet a row group."""
+
+
+def flow_batches(paths: Sequence[str | Path], config: Config, reading: FlowReading) -> Iterator[FlowBatch]:
+    """The flows behind `flows` and `conn_log`, in batches."""
     from trafficllm.capture.flows.assembly import read_flows
 
-    number = 0
     options, sink = config.capture, reading.progress or Silent()
     options = options.model_copy(update={"tunnels": options.tunnels and reading.tunnels})
-    for batch in read_flows(paths, options=options, progress=sink, skipped=reading.skipped):
+    return read_flows(paths, options=options, progress=sink, skipped=reading.skipped)
+
+
+def _rows(paths: Sequence[str | Path], config: Config, rows_of: Callable[..., Iterator[Row]], reading: FlowReading) -> Iterator[list[Row]]:
+    number = 0
+    for batch in flow_batches(paths, config, reading):
         rows = rows_of(batch, number=number)
         if reading.labels is not None:
             rows = _labelled(rows, batch, reading.labels)
         number += len(batch)
-        while part := list(itertools.islice(rows, 4096)):
+        while part := list(itertools.islice(rows, ROWS)):
             yield part
 
 

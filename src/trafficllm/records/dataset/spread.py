@@ -6,7 +6,8 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -45,6 +46,44 @@ def spread(workers: int, shared: tuple[Any, ...]) -> Iterator[Each]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+Stream: TypeAlias = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""Calls a function with argument rows as they come and gives the results in their order; a few rows are taken ahead."""
+
+
+@contextmanager
+def streaming(workers: int, shared: tuple[Any, ...]) -> Iterator[Stream]:
+    """As `spread`, for rows that the caller makes meanwhile. The processes start here, before the caller starts threads of its own."""
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork"), initializer=_adopt, initargs=(shared,))
+    try:
+        with _uninterrupted():
+            pool.submit(int).result()
+        yield lambda work, rows: _streamed(pool, 2 * workers, work, rows)
+    except KeyboardInterrupt:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _streamed(pool: ProcessPoolExecutor, ahead: int, work: Callable[..., Any], rows: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    waiting: deque[Future[Any]] = deque()
+    try:
+        for row in rows:
+            waiting.append(pool.submit(_call, work, row))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise _ended() from error
+
+
+def _ended() -> ResourceError:
+    hint = "too little memory? try again on fewer cores (`taskset -c 0`)"
+    return ResourceError("resource.worker", "a worker process was ended from outside", hint=hint)
 
 
 @contextmanager

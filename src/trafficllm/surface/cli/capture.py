@@ -17,6 +17,9 @@ from trafficllm.surface.terminal.options import Captures, Config, Json, Quiet, R
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
     from trafficllm.capture.flows.rows import FlowRow
+    from trafficllm.core.settings import Config as ConfigModel
+    from trafficllm.core.types import FlowWriter
+    from trafficllm.lifecycle.analyze.captures import FlowReading
     from trafficllm.lifecycle.analyze.results import CaptureConvert, CaptureInfo
     from trafficllm.surface.parts.flows import FlowJob
 
@@ -146,17 +149,27 @@ def flows(
         reading = captures.FlowReading(not no_tunnels, bar, skipped, labels)
         if form == "table":
             _table(captures.flows(files, settings, reading), labelled=bool(more))
-        elif form == "zeek":
-            with writing(form, out, (*CONN, *more), path="conn", eve=flow_event) as writer:
-                for log in captures.conn_log(files, settings, reading):
-                    writer.write(log)
         else:
-            with writing(form, out, (*FLOW, *more), path="conn", eve=flow_event, forms=flow_forms()) as writer:
-                for rows in captures.flows(files, settings, reading):
-                    writer.write(rows)
+            columns = CONN if form == "zeek" else FLOW
+            with writing(form, out, (*columns, *more), path="conn", eve=flow_event, forms=flow_forms()) as writer:
+                _write(writer, files, settings, reading, zeek=form == "zeek")
     if labels is not None:
         note(labels.joined().line())
     _finish(skipped, strict=strict)
+
+
+def _write(writer: FlowWriter, files: list[str], settings: ConfigModel, reading: FlowReading, *, zeek: bool) -> None:
+    """Write a row a flow, on all cores where the files are worth it."""
+    from trafficllm.capture.flows.rows import conn_rows, flow_rows
+    from trafficllm.lifecycle.analyze import captures
+    from trafficllm.surface.formats import many_cores
+
+    if isinstance(writer, many_cores.Encoder) and many_cores.pays(files, reading):
+        many_cores.write_rows(writer, files, settings, reading, conn_rows if zeek else flow_rows)
+        return
+    rows: Iterator[Any] = (captures.conn_log if zeek else captures.flows)(files, settings, reading)
+    for part in rows:
+        writer.write(part)
 
 
 def _flows_on_ray(files: list[str], form: str, out: str, job: FlowJob, address: str, strict: bool, quiet: bool) -> None:

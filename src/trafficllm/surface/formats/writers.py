@@ -44,7 +44,15 @@ class Lines:
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a batch and flush it, so that a reader at the other end of a pipe sees it."""
-        self._stream.write("".join(self._line(row) for row in rows).encode())
+        self.append(self.encoded(rows))
+
+    def encoded(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """What `write` adds to the stream for these rows; another process may make it."""
+        return "".join(self._line(row) for row in rows).encode()
+
+    def append(self, encoded: bytes) -> None:
+        """Write what `encoded` gave."""
+        self._stream.write(encoded)
         self._stream.flush()
 
     def close(self) -> None:
@@ -66,6 +74,21 @@ class Parquet:
         """Write a batch as a row group."""
         if rows:
             self._writer.write_table(arrow_table(rows, self._columns))
+
+    def encoded(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """These rows as an Arrow stream; another process may make it."""
+        import pyarrow as pa
+
+        table, sink = arrow_table(rows, self._columns), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+    def append(self, encoded: bytes) -> None:
+        """Write what `encoded` gave as a row group."""
+        import pyarrow as pa
+
+        self._writer.write_table(pa.ipc.open_stream(encoded).read_all())
 
     def close(self) -> None:
         """Write the file's footer."""
