@@ -12,6 +12,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 BENCHES = {
+    "bench_busy": "ways",
     "bench_capture": "packets_per_second",
     "bench_capture_growth": "cases",
     "bench_capture_hellos": "TLS, hello within the prefix",
@@ -31,7 +32,11 @@ def test_every_benchmark_is_tried_here() -> None:
     assert {path.stem for path in (REPO / "bench").glob("bench_*.py")} == set(BENCHES)
 
 
-@pytest.mark.parametrize("name", sorted(BENCHES))
+LONG = {"bench_busy"}
+"""Trains six times even in a trial."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak if name in LONG else ()) for name in sorted(BENCHES)])
 def test_a_benchmark_runs_without_arguments(name: str) -> None:
     if name == "bench_records" and shutil.which("tshark") is None:
         pytest.skip("tshark, the other side of this benchmark, is not installed")

@@ -62,6 +62,24 @@ def test_a_user_that_is_not_here() -> None:
         check_user("nobody-of-that-name")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_whoever_judges_can_give_root_up_for_good() -> None:
+    code = """
+import os
+from trafficllm.capture.live.programs import become
+become("nobody")
+try:
+    os.setuid(0)
+except PermissionError:
+    print(open("/proc/self/status").read())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    rows = dict(line.split(":", 1) for line in told.splitlines() if ":" in line)
+    assert {int(rows[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")} == {0}
+    assert len(set(rows["Uid"].split())) == 1
+    assert rows["Groups"].strip() == ""
+
+
 def _stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     """A tcpdump of ours, started as it is."""
     script = folder / "tcpdump"

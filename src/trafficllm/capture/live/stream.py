@@ -27,7 +27,7 @@ _TICK = 0.25
 
 @dataclass(slots=True)
 class Tally:
-    """Flows of a running capture: handed out, waiting, and left out because too many waited."""
+    """Flows of a running capture: done with, waiting or in hand, and left out because too many waited."""
 
     given: int = 0
     waiting: int = 0
@@ -65,10 +65,10 @@ class LiveFlows:
                 return
             if isinstance(item, BaseException):
                 raise item
-            with self._lock:
+            yield item
+            with self._lock:  # whoever took them has come back for more
                 self.tally.waiting -= len(item)
                 self.tally.given += len(item)
-            yield item
 
     def _work(self) -> None:
         try:
