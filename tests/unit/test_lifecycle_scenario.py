@@ -9,9 +9,12 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 from xml.etree import ElementTree
 
@@ -27,15 +30,17 @@ from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.foreign.labels import Labels
 from trafficllm.core.errors import InputError, UsageError
 from trafficllm.core.types import FlowPlan
-from trafficllm.lifecycle.generate.scenario import checking
+from trafficllm.lifecycle.analyze import verdicts as verdict_module
+from trafficllm.lifecycle.analyze.analysis import Analysis
+from trafficllm.lifecycle.generate.scenario import checking, scoring
 from trafficllm.lifecycle.generate.scenario.file import Event, PatternName, Source, load_scenario, shipped
 from trafficllm.lifecycle.generate.scenario.network import Network, free_ports
 from trafficllm.lifecycle.generate.scenario.output.answers import display_filter
 from trafficllm.lifecycle.generate.scenario.scenario import Wish
 from trafficllm.lifecycle.generate.scenario.schedule import SECOND, Load, classes, due_flows
 from trafficllm.lifecycle.generate.scenario.source import patterns
-from trafficllm.lifecycle.generate.scenario.source.open import package_captures
-from trafficllm.lifecycle.generate.scenario.traffic import Flow
+from trafficllm.lifecycle.generate.scenario.source.open import Opened, package_captures
+from trafficllm.lifecycle.generate.scenario.traffic import Compiler, Flow, in_order
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +311,9 @@ def test_events_are_laid_into_a_capture(small: Path, tmp_path: Path) -> None:
 def test_flows_of_a_pattern_are_valid_as_they_stand(name: PatternName, tmp_path: Path) -> None:
     counts = CompileCounts()
     place = patterns.Place("shop.example", ["a.example", "b.example"], bytes(4), 4)
-    plans: list[FlowPlan] = [patterns.plan(Source(pattern=name), place, random.Random(seed)) for seed in range(25)]
-    assert plans[3] == patterns.plan(Source(pattern=name), place, random.Random(3))
+    source = Source(pattern=name, types=("CNAME", "MX", "NULL", "TXT"))
+    plans: list[FlowPlan] = [patterns.plan(source, place, random.Random(seed)) for seed in range(25)]
+    assert plans[3] == patterns.plan(source, place, random.Random(3))
     assert len(set(plans)) == 25
     frames = compile_flows(plans, seed=1, start=10**18, spread=10**9, counts=counts)
     write_capture(tmp_path / "x.pcapng", [frames], format="pcapng")
@@ -345,3 +351,54 @@ def test_suricata_is_asked_and_its_alerts_are_read(small: Path, tmp_path: Path, 
     assert (looks["zeek"].status, looks["zeek"].detail) == ("skipped", "zeek is not installed")
     looks = {look.name: look for look in checking.checks(small, rules=["fires-beacon"], verify=True, merged=False)}
     assert looks["suricata"].status == "passed"
+
+
+# Solved by an adapter
+
+
+def test_a_score_counts_answers_found_and_false_alarms(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verdicts of a stand-in: it knows the label of one event, calls the other notable every second time, and one everyday flow too."""
+    answers = json.loads((small / "answers.json").read_text())
+    leaks = [answer["community_id"] for answer in answers if answer["event"] == "leak"]
+    with (small / "labels.csv").open(newline="") as stream:
+        everyday = [row["community_id"] for row in csv.DictReader(stream) if not row["event"]]
+    verdicts = {answer["community_id"]: "Quiet-Label" for answer in answers if answer["event"] == "beacon"}
+    verdicts |= {leaks[0]: "Bad", leaks[1]: "Good", leaks[2]: "Bad", **dict.fromkeys(everyday, "Good"), everyday[0]: "Bad"}
+    rows = [{"community_id": community, "label": label, "umbrella": None, "task": "T"} for community, label in verdicts.items()]
+    rows.append({"community_id": "1:elsewhere", "label": "Bad", "umbrella": None, "task": "T"})
+    analysis = Analysis(("T",), None, iter([rows]), frozenset({"Quiet-Label", "Good", "Bad"}), notable={"T": frozenset({"Bad"})})
+    monkeypatch.setattr(verdict_module, "start", lambda *_args, **_more: analysis)
+    workspace = SimpleNamespace(registry=SimpleNamespace(live=lambda task: SimpleNamespace(task=task, version="v1")))
+    found = scoring.score(workspace, small, "T")
+    assert (found.task, found.version, found.flows) == ("T", "v1", len(verdicts))
+    assert found.events == {"beacon": 1.0, "leak": pytest.approx(2 / 3)}
+    assert found.correct == pytest.approx(12 / 13)
+    assert (found.false_alarms, found.background) == (1, len(everyday))
+
+
+# Memory
+
+NAMES_ONLY = """
+title = "Names"
+span = 60
+host = [{ name = "pc" }, { name = "ns" }]
+background = [{ label = "DNS", from = "pc", to = "ns", per_minute = 60, source = { pattern = "dns" } }]
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_flows(tmp_path: Path) -> None:
+    """Eight times the flows at the same pace: what is held while they are written stays the same."""
+    (tmp_path / "x.toml").write_text(NAMES_ONLY, encoding="utf-8")
+    scenario, _ = load_scenario(tmp_path / "x.toml")
+    peaks = []
+    for repeat in (1, 1, 8):  # the first fills what is kept for good, like the list of ports
+        load = Load(10**18, repeat=repeat)
+        kinds = classes(scenario)
+        sources = {k: Opened("", partial(patterns.plan, kind.source)) for k, kind in enumerate(kinds)}
+        compiler = Compiler(Network(scenario), kinds, sources, seed=0)
+        tracemalloc.start()
+        packets = sum(1 for _ in in_order(due_flows(scenario, load), compiler))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert packets > 100 * repeat
+    assert peaks[2] < 1.5 * peaks[1] + 50_000

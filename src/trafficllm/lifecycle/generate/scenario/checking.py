@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,10 @@ from trafficllm.lifecycle.generate.scenario.results import ScenarioCheck
 
 _FILTERS = 200
 """Display filters of one run of tshark: a run reads the capture once."""
+_MOST_FILTERS = 2_000
+"""Answers whose filters are run: tshark reads the capture twice for each 200."""
+_MOST_ANSWERS = 100_000
+"""Answers that are looked for by our reader: their counts are held in memory."""
 _WALL = 600
 """Seconds that a tool may take."""
 _BAD = "_ws.malformed || _ws.expert.severity >= 0x00800000"
@@ -40,12 +45,11 @@ def _check(name: str, passed: bool | None, detail: str) -> ScenarioCheck:
     return ScenarioCheck(name=name, status=status, detail=detail)
 
 
-def answers_in(folder: Path) -> Iterator[dict[str, Any]]:
-    """Answers one at a time: the file has a line for each."""
+def answers_in(folder: Path, most: int) -> Iterator[dict[str, Any]]:
+    """The first answers, one at a time: the file has a line for each."""
     with (folder / "answers.json").open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.startswith("{"):
-                yield json.loads(line.rstrip(",\n"))
+        lines = (line for line in stream if line.startswith("{"))
+        yield from (json.loads(line.rstrip(",\n")) for line in islice(lines, most))
 
 
 def _valid(folder: Path, *, merged: bool) -> ScenarioCheck:
@@ -63,7 +67,7 @@ def _answers_read(folder: Path) -> ScenarioCheck:
     """Every answer is a flow of the capture for our reader, with as many packets."""
     from trafficllm.capture.flows.assembly import read_flows
 
-    expected = {answer["community_id"]: answer["packets"] for answer in answers_in(folder)}
+    expected = {answer["community_id"]: answer["packets"] for answer in answers_in(folder, _MOST_ANSWERS)}
     asked = len(expected)
     for batch in read_flows([folder / "capture.pcapng"]):
         for community, packets in zip(batch.community_id.tolist(), batch.pkts.sum(axis=1).tolist(), strict=True):
@@ -92,7 +96,7 @@ def _tshark_answers(folder: Path, _rules: Sequence[str]) -> ScenarioCheck:
     wrong: list[str] = []
     asked = 0
     batch: list[dict[str, Any]] = []
-    for answer in answers_in(folder):
+    for answer in answers_in(folder, _MOST_FILTERS):
         batch.append(answer)
         asked += 1
         if len(batch) == _FILTERS:

@@ -25,6 +25,7 @@ Seconds: TypeAlias = Annotated[float, Field(ge=0, le=1e7)]
 Bytes: TypeAlias = tuple[Annotated[int, Field(ge=0, le=10_000_000)], Annotated[int, Field(ge=0, le=10_000_000)]]
 Times: TypeAlias = tuple[Seconds, Seconds]
 Number: TypeAlias = tuple[Annotated[int, Field(ge=1, le=10_000)], Annotated[int, Field(ge=1, le=10_000)]]
+RecordType: TypeAlias = Literal["TXT", "NULL", "CNAME", "MX"]
 PatternName: TypeAlias = Literal["dns", "tls", "http", "login-guessing", "web-probes", "dns-tunnel", "wireguard"]
 
 
@@ -47,7 +48,8 @@ class Source(_Strict):
 
     `captures` is a folder or file, or `package:TASK/LABEL` for captures of the package: their flows are templates whose names and
     addresses are made anew. `generator` is TASK/LABEL of a live generation adapter. What stands behind belongs to patterns: ranges
-    [least, most] of `exchanges` a flow, `request` and `answer` bytes, `pause` seconds between exchanges.
+    [least, most] of `exchanges` a flow, `request` and `answer` bytes, `pause` seconds between exchanges;
+    a DNS tunnel asks for records of `types`.
     """
 
     pattern: PatternName | None = None
@@ -60,6 +62,7 @@ class Source(_Strict):
     port: int | None = Field(default=None, ge=1, le=65535)
     domains: tuple[Domain, ...] = ()
     paths: tuple[str, ...] = ()
+    types: tuple[RecordType, ...] = Field(default=("TXT",), min_length=1)
     agent: str = Field(default="", max_length=200)
 
     @model_validator(mode="after")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import random
 import struct
-from collections.abc import Sequence
 
-_A, _TXT = 1, 16
+_A = 1
+TYPES = {"CNAME": 5, "NULL": 10, "MX": 15, "TXT": 16}
+"""Record types that tunnels carry data in."""
+_IN_A_NAME = 228
+"""Letters of data that a name holds: four labels of 57."""
 _SUITES = (0x1301, 0x1302, 0x1303, 0xC02B, 0xC02F, 0xC02C, 0xC030, 0xCCA9, 0xCCA8, 0x009C, 0x009D)
 _WORDS = (
     "account", "archive", "article", "basket", "calendar", "catalogue", "comment", "contact", "delivery", "document",
@@ -93,11 +96,20 @@ def dns_address(ident: int, name: str, address: bytes) -> bytes:
     return head + b"\xc0\x0c" + struct.pack("!HHIH", _A, 1, 300, 4) + address
 
 
-def dns_text(ident: int, name: str, strings: Sequence[bytes]) -> bytes:
-    """The answer with one TXT record of at most 255 bytes a string."""
-    data = b"".join(bytes((len(part),)) + part for part in strings)
-    head = struct.pack("!6H", ident, 0x8180, 1, 1, 0, 0) + _name(name) + struct.pack("!HH", _TXT, 1)
-    return head + b"\xc0\x0c" + struct.pack("!HHIH", _TXT, 1, 5, len(data)) + data
+def dns_carried(ident: int, name: str, kind: int, data: bytes) -> bytes:
+    """The answer with one record that carries `data`, letters and digits, as its type does: TXT, NULL, CNAME or MX."""
+    head = struct.pack("!6H", ident, 0x8180, 1, 1, 0, 0) + _name(name) + struct.pack("!HH", kind, 1)
+    body = _carried(kind, data)
+    return head + b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 5, len(body)) + body
+
+
+def _carried(kind: int, data: bytes) -> bytes:
+    if kind == TYPES["NULL"]:
+        return data
+    if kind == TYPES["TXT"]:
+        return b"".join(bytes((len(part),)) + part for part in (data[at : at + 255] for at in range(0, len(data), 255)))
+    name = _name(".".join(data[at : at + 57].decode() for at in range(0, min(len(data), _IN_A_NAME), 57)))
+    return name if kind == TYPES["CNAME"] else b"\0\x0a" + name
 
 
 def _name(name: str) -> bytes:

@@ -188,13 +188,14 @@ def _login_guessing(source: Source, ranges: _Ranges, place: Place, talk: _Talk) 
 def _dns_tunnel(source: Source, ranges: _Ranges, place: Place, talk: _Talk) -> FlowPlan:
     rng = talk.rng
     zone = source.domains[0] if source.domains else place.domain
+    kind = messages.TYPES[rng.choice(source.types)]
     for _ in range(rng.randint(*ranges.exchanges)):
         data = messages.encoded(rng, min(max(_size(rng, ranges.request), 8), 240 - len(zone)))
         labels = [data[at : at + 57] for at in range(0, len(data), 57)]
         ident, name = rng.randrange(1 << 16), ".".join([*labels, zone])
-        talk.datagram(ORIG, messages.dns_query(ident, name, kind=16))
+        talk.datagram(ORIG, messages.dns_query(ident, name, kind=kind))
         down = messages.encoded(rng, min(max(_size(rng, ranges.answer), 1), 900)).encode()
-        talk.datagram(RESP, messages.dns_text(ident, name, [down[at : at + 255] for at in range(0, len(down), 255)]))
+        talk.datagram(RESP, messages.dns_carried(ident, name, kind, down))
         talk.pause(rng.uniform(*ranges.pause))
     return talk.plan(17, 53, place)
 
