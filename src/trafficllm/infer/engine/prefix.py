@@ -37,7 +37,7 @@ class PrefixCache:
     `build(tokens)` runs the model over one prefix. Not thread-safe: the engine calls it under its lock.
     """
 
-    def __init__(self, size: int = 16) -> None:
+    def __init__(self, size: int = 48) -> None:
         self._size = size
         self._held: OrderedDict[Key, Cache] = OrderedDict()
 

@@ -25,8 +25,9 @@ from trafficllm.model.base.llama import LARGEST, Llama
 MERGE_BYTES = LARGEST
 """Linear weights of a base up to which each resident adapter gets a merged copy: 16 M parameters in float32."""
 
-LIMIT = 32
-"""Adapters held at most, the least recently used dropped first: a service that sees an update a day must not grow."""
+LIMIT = 48
+"""Adapters held at most, each member of a version counted, the least recently used dropped first: a service that sees an update a day must
+not grow. Twelve tasks of three members are 36, 250 MB of merged copies."""
 
 
 def own(model: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -101,10 +101,12 @@ def register(
     registry: str | PathLike[str] = "",
     config: str | PathLike[str] | None = None,
     background: Sequence[str | PathLike[str]] | None = None,
+    members: int = 1,
 ) -> dict[str, Any]:
     """A folder of <label>/*.pcap, or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
     `background` are folders of everyday captures learnt beside the labels and the package's captures; None: these alone; empty: none.
+    `members` adapters are tuned from as many seeds and answer together, at as many times the cost.
 
     >>> import trafficllm as tl
     >>> made = tl.register("my_captures", task="CAMERAS", max_seconds=1)
@@ -115,6 +117,5 @@ def register(
 
     opened = workspace(base, registry, config)
     beside = None if background is None else [Path(place) for place in background]
-    return made(
-        opened, Path(folder), task, profile=profile, seed=seed, max_seconds=max_seconds, background=beside, packaged=beside != []
-    ).as_dict()
+    options: dict[str, Any] = {"profile": profile, "seed": seed, "max_seconds": max_seconds, "members": members}
+    return made(opened, Path(folder), task, background=beside, packaged=beside != [], **options).as_dict()
