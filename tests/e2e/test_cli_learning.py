@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,31 @@ def test_analyze_in_every_format(use: Cli, bench: Bench, tmp_path: Path) -> None
         assert (event["event_type"] == "alert") == (row["umbrella"] == "malicious" and row["umbrella_probability"] > point)
         assert (alert["event_type"] == "alert") == (row["umbrella"] == "malicious")
         assert alert.get("alert", {}).get("severity") == (3 if row["umbrella"] == "malicious" else None)
+
+
+def test_alerts_for_other_systems(use: Cli, bench: Bench, tmp_path: Path) -> None:
+    """A signature on the first malicious flow gives its severity; notices, indicators and sightings are the alerts and no more."""
+    rows = [row for row in _lines(use("analyze", bench.capture, "-f", "jsonl").out) if row["umbrella"] == "malicious"]
+    assert rows
+    when = datetime.fromtimestamp(rows[0]["ts"], tz=UTC).strftime("%Y-%m-%dT%H:%M:%S.%f%z")
+    alert = {"action": "allowed", "gid": 1, "signature_id": 9, "rev": 1, "signature": "ET A", "category": "", "severity": 2}
+    event = {"timestamp": when, "event_type": "alert", "community_id": rows[0]["community_id"], "alert": alert}
+    (tmp_path / "eve.json").write_text(json.dumps(event) + "\n", encoding="utf-8")
+    backed = ("--alert", "--corroborate", tmp_path / "eve.json")
+    documents = _lines(use("analyze", bench.capture, "-f", "ecs", *backed).out)
+    alerts = [document for document in documents if document["event"]["kind"] == "alert"]
+    assert [document["event"]["id"] for document in alerts] == [row["uid"] for row in rows]
+    fired = {document["event"]["id"]: document["event"]["severity"] for document in alerts}
+    assert fired[rows[0]["uid"]] == 2
+    assert set(fired.values()) <= {2, 3}
+    notices = [line for line in use("analyze", bench.capture, "-f", "notice", *backed).out.splitlines() if not line.startswith("#")]
+    assert [line.split("\t")[1] for line in notices] == [row["uid"] for row in rows]
+    assert sum("corroborated by 1:9 ET A" in line for line in notices) == sum(value == 2 for value in fired.values())
+    bundle = json.loads(use("analyze", bench.capture, "-f", "stix", *backed).out)
+    sightings = [each for each in bundle["objects"] if each["type"] == "sighting"]
+    assert sum(each["count"] for each in sightings) == len(rows)
+    outside = use("analyze", bench.capture, "-f", "intel", "--alert").out.splitlines()
+    assert {line.split("\t")[0] for line in outside[1:]} <= {row[end] for row in rows for end in ("orig_h", "resp_h")}
 
 
 def test_hosts_and_their_answer(use: Cli, bench: Bench) -> None:

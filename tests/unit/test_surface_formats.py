@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -141,6 +142,27 @@ def test_zeek() -> None:
     assert told["id.orig_h"] == "192.0.2.1"
     assert told["ts"] == "1.250000"
     assert told["duration"] == told["orig_bytes"] == told["service"] == told["tunnel_parents"] == "-"
+
+
+SURICATA = {
+    **dict.fromkeys(("timestamp", "event_type", "src_ip", "dest_ip", "proto", "community_id", "pcap_filename"), str),
+    **dict.fromkeys(("flow_id", "src_port", "dest_port", "pcap_cnt"), int),
+}
+SURICATA_ALERT = {
+    **dict.fromkeys(("action", "category", "signature"), str),
+    **dict.fromkeys(("gid", "rev", "severity", "signature_id"), int),
+}
+"""What our alerts share with Suricata's, as its etc/schema.json types them; that schema allows no other key in an `alert`. Suricata writes
+`pcap_filename` where it reads files."""
+
+
+def test_an_alert_is_suricatas_beside_our_own_object() -> None:
+    event = verdict_event(ROW, _alerts())
+    own, alert = event.pop("trafficllm"), event.pop("alert")
+    assert own["schema"] == "trafficllm.eve/2"
+    assert {name: type(value) for name, value in event.items()} == SURICATA
+    assert {name: type(value) for name, value in alert.items()} == SURICATA_ALERT
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d+[+\-]\d+", event["timestamp"])
 
 
 def test_eve() -> None:
