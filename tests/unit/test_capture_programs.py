@@ -15,7 +15,11 @@ from capture_samples import ethernet, ipv4, pcap, udp
 
 from trafficllm.capture.live.process import Capturing
 from trafficllm.capture.live.programs import Program, Source, arguments, check_interface, check_user, confined, interfaces, pick_program
+from trafficllm.capture.live.stream import LiveFlows
 from trafficllm.core.errors import InputError, ResourceError, UsageError
+from trafficllm.core.settings import FlowOptions
+from trafficllm.lifecycle.analyze.analysis import Analysis
+from trafficllm.lifecycle.analyze.live import Live, LiveCounts
 
 HOSTILE = "udp; rm -rf / $(id) `id`"
 
@@ -136,3 +140,20 @@ def test_a_capture_that_ends_of_itself_says_why(tmp_path: Path, monkeypatch: pyt
         failure = capturing.ended()
     assert isinstance(failure, InputError)
     assert "The interface disappeared" in str(failure)
+
+
+def test_packets_that_nobody_fetched_before_the_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel had seven, four of them dropped; two were read."""
+    data = pcap([(1.0, ethernet(ipv4(17, udp(1, 2, b"x"))))] * 2)
+    _stand_in(tmp_path, monkeypatch, f"DATA = '{data.hex()}'\n" + COUNTING)
+    with Capturing(Source("lo")) as capturing:
+        flows = LiveFlows(capturing.stdout, "lo", FlowOptions())
+        live = Live(Analysis((), None, iter(())), flows, capturing)
+        while flows.counts.packets < 2:
+            time.sleep(0.01)
+        assert live.counts().unfetched == 0
+        capturing.stop()
+        assert sum(map(len, flows.batches())) == 1
+        assert capturing.ended() is None
+        assert live.counts() == LiveCounts(packets=2, dropped=4, judged=1, waiting=0, left_out=0, evicted=0, unfetched=1)
+        assert "4 dropped by the kernel, 1 not fetched from it before the end; 1 flows judged" in live.counts().in_words()

@@ -16,7 +16,7 @@ from trafficllm.core.errors import InputError, ResourceError, TrafficLLMError
 _READY = ("listening on", "File: ")
 """What they say once the interface is open (dumpcap says "Capturing on" before that)."""
 _STARTS, _STOPS = 15.0, 5.0
-"""Seconds that a program may take to begin, and to end by each signal."""
+"""Seconds that a program may take to begin, and to end once its packets have ended or nobody wants them."""
 _PIPE = 1 << 20
 _LINES, _LONGEST = 20, 4096
 _COUNTS = (
@@ -71,6 +71,11 @@ class Capturing:
         """Its process."""
         return self._process.pid
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
     def __enter__(self) -> Capturing:
         return self
 
@@ -84,18 +89,10 @@ class Capturing:
                 self._process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> None:
-        """Let it write what it holds, and end; returns at once. It is ended by force where it does not."""
+        """Have it write what it holds, and end; returns at once. However long its reader takes to come for that, it is not hurried."""
         if not self.stopping:
             self.stopping = True
             self._signal(signal.SIGINT)
-            threading.Thread(target=self._insist, name="capture-end", daemon=True).start()
-
-    def _insist(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                self._process.wait(_STOPS)
-            except subprocess.TimeoutExpired:
-                self._signal(number)
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):

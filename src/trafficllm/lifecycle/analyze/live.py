@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LiveCounts:
-    """Where a capture stands: packets read, packets the kernel dropped (None: not told yet), flows by what became of them."""
+    """Where a capture stands: packets read, packets the kernel dropped (None: not told yet), flows by what became of them; once it has
+    ended, packets that the kernel still held then and nobody fetched (`unfetched`)."""
 
     packets: int
     dropped: int | None
@@ -25,6 +26,7 @@ class LiveCounts:
     waiting: int
     left_out: int
     evicted: int
+    unfetched: int = 0
 
     def in_words(self) -> str:
         """One line.
@@ -33,6 +35,7 @@ class LiveCounts:
         '1,200 packets, 0 dropped by the kernel; 30 flows judged, 2 waiting'
         """
         dropped = "drops told at the end" if self.dropped is None else f"{self.dropped:,} dropped by the kernel"
+        dropped += f", {self.unfetched:,} not fetched from it before the end" if self.unfetched else ""
         more = f", {self.left_out:,} left out because too many waited" if self.left_out else ""
         more += f", {self.evicted:,} cut short because the table was full" if self.evicted else ""
         return f"{self.packets:,} packets, {dropped}; {self.judged:,} flows judged, {self.waiting:,} waiting{more}"
@@ -48,8 +51,10 @@ class Live:
 
     def counts(self) -> LiveCounts:
         """Where it stands."""
-        counts, tally = self.flows.counts, self.flows.tally
-        return LiveCounts(counts.packets, self.capturing.dropped, tally.given, tally.waiting, tally.left_out, counts.evicted)
+        counts, tally, capturing = self.flows.counts, self.flows.tally, self.capturing
+        ended = capturing.received is not None and capturing.over
+        unfetched = max(0, (capturing.received or 0) - (capturing.dropped or 0) - counts.packets) if ended else 0
+        return LiveCounts(counts.packets, capturing.dropped, tally.given, tally.waiting, tally.left_out, counts.evicted, unfetched)
 
     def silences(self) -> list[str]:
         """A line for every link type that was not read and every common reason for frames without a flow."""

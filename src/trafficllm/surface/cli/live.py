@@ -186,7 +186,7 @@ def _end(watched: Live, answers: Counter[str], *, strict: bool, failure: Traffic
         note(line)
     if failure is not None:
         raise failure
-    if strict and (counts.dropped or counts.left_out):
+    if strict and (counts.dropped or counts.left_out or counts.unfetched):
         raise UnreadError(
             "input.not_read", "packets were dropped, or flows left out", hint="see the counts above; a larger --buffer, --backlog"
         )
