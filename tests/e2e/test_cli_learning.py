@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections import Counter
@@ -200,10 +201,24 @@ def test_same_capture_same_bytes(use: Cli, bench: Bench) -> None:
     assert first == again
 
 
+def _stages_are_told(log: str) -> None:
+    """Before tuning, every stage that follows with its time; tuning is named as all that the budget bounds."""
+    lines = [line.split(" s: ", 1)[1] for line in log.splitlines() if " s: " in line]
+    (at,) = (k for k, line in enumerate(lines) if " to come: " in line)
+    told = re.findall(r"(?:: |, )([a-z ]+?) (?:\d+ (?:h|min|s) ?)+", lines[at])
+    assert told == ["tune task", "readout", "scoring", "baselines"]
+    assert "tune task 1 s (--max-seconds bounds this stage alone), readout" in lines[at]
+    begun = [name for line in lines[at + 1 :] for name in told if line.startswith(name)]
+    assert list(dict.fromkeys(begun)) == told
+    assert any("next: baselines" in line for line in lines[at + 1 :])
+
+
 def test_a_second_version_and_back(use: Cli, bench: Bench, tmp_path: Path) -> None:
     shutil.copytree(bench.registry, tmp_path / "r")
     where = ("--registry", tmp_path / "r")
-    body = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, *BARE).body("adapter.register")
+    done = use("adapter", "register", bench.captures, "--task", "MTD", *SECONDS, *where, *BARE)
+    body = done.body("adapter.register")
+    _stages_are_told(done.err)
     assert body["umbrella"] is None
     assert (body["version"], body["parent"], body["status"]) == ("v0002", "v0001", "live")
     assert set(body["baselines"]) == {"majority", "identifier_probe", "artefact_probe", "knn", "lightgbm", "random_forest"}

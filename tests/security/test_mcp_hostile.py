@@ -105,6 +105,13 @@ def test_large_files_and_long_calls_end(place: tuple[Path, Path], root: Path) ->
     assert "resource.large" in mcp_samples.refused(work, "capture_info", capture="x.pcap")
     work.limits = Limits(seconds=-1.0)
     assert "resource.deadline" in mcp_samples.refused(work, "analyze_capture", capture="x.pcap", task="EAC")
+    for tool in ("capture_info", "check_capture"):
+        assert "resource.deadline" in mcp_samples.refused(work, tool, capture="x.pcap")
+    work.limits = Limits(seconds=0.05)
+    with work.turn():  # the wait for another call counts too
+        assert "resource.deadline" in mcp_samples.refused(work, "capture_info", capture="x.pcap")
+    work.limits = Limits()
+    assert mcp_samples.called(work, "capture_info", capture="x.pcap")["packets"] > 0
 
 
 def _texts(value: Any) -> Iterator[str]:

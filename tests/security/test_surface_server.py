@@ -602,6 +602,17 @@ def test_field_questions_are_answered_from_the_packet(client: Any, capture: Path
     assert _chat(client, parts).status_code == 404
 
 
+def test_tools_of_a_chat_are_refused_clearly(client: Any) -> None:
+    """No client waits for a tool call that never comes; one that sends tools with every request may say that none is to be called."""
+    tools = [{"type": "function", "function": {"name": "lookup", "parameters": {"type": "object", "properties": {}}}}]
+    for more in ({"tools": tools}, {"tools": tools, "tool_choice": "required"}, {"functions": [tools[0]["function"]]}):
+        found = _chat(client, PACKET, **more)
+        assert (found.status_code, found.json()["error"]["code"]) == (400, "request.tools")
+        assert "mcp" in found.json()["error"]["hint"]
+    for more in ({"tools": tools, "tool_choice": "none"}, {"tools": []}, {"functions": tools, "function_call": "none"}):
+        assert _chat(client, PACKET, **more).json()["choices"][0]["message"]["content"] == "ip.ttl: 57"
+
+
 def test_chat_answers_with_what_was_said_before(client: Any, captures: Path) -> None:
     capture = captures / "EAC" / "DNS" / "anyconnect-vpn.pcap"
     kept = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]

@@ -38,6 +38,18 @@ def test_baselines_learn_what_is_there(outcomes: dict[str, baselines.Outcome]) -
     assert score["random_forest"] > 0.7
 
 
+def test_work_is_told_beforehand(outcomes: dict[str, baselines.Outcome]) -> None:
+    """The estimate counts the candidates that a search then tried, and the chosen one once more."""
+    data = baselines.Data(LABELS, TRAIN, VAL, 0, 1, 3)
+    told = 0.0
+    for name, grid in baselines._GRIDS.items():
+        if name in outcomes:
+            works = [candidate.work for candidate in grid(data)[: outcomes[name].params["tried"]]]
+            told += sum(works) + max(works)
+    assert baselines.expected_seconds(TRAIN, VAL, budget_s=3) == pytest.approx(told)
+    assert baselines.expected_seconds(TRAIN, VAL, budget_s=300) > told
+
+
 def test_same_seed_same_answers(outcomes: dict[str, baselines.Outcome]) -> None:
     again = baselines.run(TRAIN, VAL, TEST, labels=LABELS, budget_s=3, names=("lightgbm", "random_forest"))
     for name, row in again.items():

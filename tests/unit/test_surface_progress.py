@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trafficllm.core.types import StageTime, announce
 from trafficllm.surface.cli.main import run
 from trafficllm.surface.terminal.progress import EVERY, Bar, StageLog
 
@@ -32,6 +33,37 @@ def test_a_line_a_stage_and_one_every_half_minute() -> None:
     clock.now += EVERY
     log.update("tuning", 1200, None)
     assert lines == ["0 s: reading 0/40", "15 s: tuning (reading took 15 s)", "45 s: tuning 1.2k"]
+
+
+def test_what_is_to_come_and_what_is_next() -> None:
+    """Told once with times, then after each stage's name; stages whose time is unknown are only named as the next one."""
+    clock, lines = _Clock(), []
+    log = StageLog(lines.append, clock)
+    log.expect([StageTime("reading"), StageTime("writing")])
+    log.update("reading", 0, 9)
+    clock.now += 40
+    log.update("writing", 0, None)
+    log.expect([StageTime("tuning", 20.0, "bounded"), StageTime("baselines", 240.0), StageTime("report")])
+    for name in ("tuning", "unheard of", "baselines", "report"):
+        clock.now += 2
+        log.update(name, 0, None)
+    assert lines == [
+        "0 s: reading 0/9 (next: writing)",
+        "40 s: writing (reading took 40 s)",
+        "40 s: about 4 min 20 s to come: tuning 20 s (bounded), baselines 4 min, report",
+        "42 s: tuning (writing took 2 s; next: baselines 4 min)",
+        "44 s: unheard of (tuning took 2 s)",
+        "46 s: baselines (unheard of took 2 s; next: report)",
+        "48 s: report (baselines took 2 s)",
+    ]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_bar_tells_what_is_to_come_unless_quiet(capfd: pytest.CaptureFixture[str], quiet: bool) -> None:
+    with Bar(quiet=quiet, log=True) as bar:
+        bar.expect([StageTime("tuning \x1b[31m", 2.0)])
+        announce(bar, "tuning")
+    assert capfd.readouterr().err == ("" if quiet else "0 s: about 2 s to come: tuning \\x1b[31m 2 s\n")
 
 
 def test_stages_in_turn_have_one_line_each() -> None:

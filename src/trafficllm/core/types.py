@@ -313,6 +313,30 @@ class ProgressSink(Protocol):
     def update(self, stage: str, done: int, total: int | None) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """A stage of a long job by its name in `ProgressSink.update`, the seconds it is expected to take (None: not known), and a note."""
+
+    stage: str
+    seconds: float | None = None
+    note: str = ""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A ProgressSink that also says what comes next, where it is told beforehand."""
+
+    def expect(self, stages: Sequence[StageTime]) -> None:
+        """Stages in their order, before the first of them begins; a later call adds to them."""
+        ...
+
+
+def announce(progress: ProgressSink, *names: str) -> None:
+    """Tell a sink that wants to know which stages are to come, how long they take being unknown."""
+    if isinstance(progress, Planner):
+        progress.expect([StageTime(name) for name in names])
+
+
 class Silent:
     """A ProgressSink that shows nothing."""
 

@@ -19,6 +19,7 @@ from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.packets import ERRORS, SUM_WRONG, PacketBatch
 from trafficllm.capture.link.tunnels import VXLAN_PORTS
+from trafficllm.core.types import ProgressSink
 
 LENGTHS = frozenset(("ip.length", "ip.header", "tcp.header", "udp.length"))
 """Malformations that are a wrong length field."""
@@ -42,7 +43,7 @@ class CheckReport:
     unchecked: int = 0
 
 
-def check(paths: Sequence[str | Path], *, vxlan_ports: Sequence[int] = VXLAN_PORTS) -> CheckReport:
+def check(paths: Sequence[str | Path], *, vxlan_ports: Sequence[int] = VXLAN_PORTS, progress: ProgressSink | None = None) -> CheckReport:
     """Validate captures; memory does not grow with their size.
 
     In a tunnel both packets are judged, the outermost and the one that flows come from (UDP ports `vxlan_ports` may be VXLAN); a
@@ -54,6 +55,8 @@ def check(paths: Sequence[str | Path], *, vxlan_ports: Sequence[int] = VXLAN_POR
     tcp = TcpCheck()
     wrong = short = unchecked = 0
     for frames in read_frames(paths, counts=counts):
+        if progress is not None:
+            progress.update("checking", counts.read, None)  # bytes
         outer = decode(frames, checksums=True)
         inner = decode(frames, checksums=True, tunnels=True, vxlan_ports=vxlan_ports)
         cut = frames.caplen < frames.origlen

@@ -245,12 +245,8 @@ def run(
     if train.kind == "http":
         train, val = train.distinct(), val.distinct()
     data = Data(tuple(labels), train, val, seed, threads, budget_s)
-    wanted = [name for name in names if name != "identifier_probe" or (train.raw and train.meta)]
-    wanted = [name for name in wanted if name not in _NOT_OF.get(train.kind, ())]
-    if train.kind == "http" and tuple(names) in (NAMES, VIEW_NAMES):
-        wanted.append(LINEAR)
     with _blas(threads):
-        return {name: _answer(fit(name, data), whole, test) for name in wanted}
+        return {name: _answer(fit(name, data), whole, test) for name in _wanted(train, names)}
 
 
 @contextmanager
@@ -261,6 +257,22 @@ def _blas(threads: int) -> Iterator[None]:
 
     with threadpool_limits(limits=threads, user_api="blas"):
         yield
+
+
+def _wanted(train: Part, names: Sequence[str]) -> list[str]:
+    """Of these baselines those that records of the training part's kind have."""
+    wanted = [name for name in names if name != "identifier_probe" or (train.raw and train.meta)]
+    wanted = [name for name in wanted if name not in _NOT_OF.get(train.kind, ())]
+    if train.kind == "http" and tuple(names) in (NAMES, VIEW_NAMES):
+        wanted.append(LINEAR)
+    return wanted
+
+
+def expected_seconds(train: Part, val: Part, *, budget_s: float = 120.0, names: Sequence[str] = NAMES) -> float:
+    """Estimated work of `run` in seconds of one core: every candidate that each search can afford, and the chosen one once more."""
+    data = Data((), train, val, 0, 1, budget_s)
+    grids = [list(_affordable(_GRIDS[name](data), budget_s)) for name in _wanted(train, names) if name in _GRIDS]
+    return sum(sum(each.work for each in grid) + max(each.work for each in grid) for grid in grids)
 
 
 def _answer(fitted: Fitted, val: Part, test: Part) -> Outcome:

@@ -15,6 +15,7 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.adapters.background import chosen, read_for
 from trafficllm.lifecycle.adapters.results import AdapterRegister, AdapterUpdate, Gate
 from trafficllm.lifecycle.adapters.training import Training
+from trafficllm.lifecycle.bases import forecast
 from trafficllm.lifecycle.datasets import labels_of, own_task, with_notable
 from trafficllm.registry.members import MOST
 
@@ -83,9 +84,12 @@ def register(
     _check_members(definition, trained, members)
     training = replace(_training(workspace, work, options, sink, false_positives), members=members)
     if definition.kind == "generation":
+        forecast.tell(sink, lambda: _making(data, definition, training, None))
         answer = _register_generator(data, definition, training)
     else:
         learnt = read_for(data, (), beside, progress=sink)
+        if not trained:
+            forecast.tell(sink, lambda: _making(data, definition, training, learnt))
         answer = _register_detector(data, definition, training, work / "router", trained=trained, background=learnt)
     shutil.rmtree(work, ignore_errors=True)
     return answer
@@ -101,6 +105,17 @@ def _check_members(task: Task, trained: Sequence[Path], count: int) -> None:
         raise UsageError("usage.option", f"{count} members, but {len(trained)} adapters", input="--members", hint=hint)
     if not 1 <= count <= MOST:
         raise UsageError("usage.option", f"{count} members", input="--members", hint=f"1 to {MOST}")
+
+
+def _making(data: Dataset, task: Task, training: Training, background: Background | None) -> forecast.Making:
+    """What is to be made, for a forecast of its stages."""
+    from trafficllm.lifecycle.adapters import learn, teach
+
+    search_s = max(learn.SEARCH_SECONDS, training.options.max_seconds or 0.0)
+    router = teach.TOKENS if task.kind == "detection" and teach.is_new(task, training) else 0
+    examples = learn.tune_data(data, augment=False, task=task)
+    flows = len(background) if background is not None else 0
+    return forecast.Making(task, data, examples, training.base.path, training.options, flows, search_s, router, training.members)
 
 
 def _training(workspace: Workspace, work: Path, options: TuneOptions, progress: ProgressSink, false_positives: float | None) -> Training:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from trafficllm.records.instructions import Instruction
     from trafficllm.registry.versions import Status, Version
 
-STEPS = 160
-"""Optimizer steps: 80 k tokens, about half a minute of one thread of the embedded base."""
+STEPS, TOKENS = 160, 80_000
+"""Optimizer steps, and the tokens in them: about half a minute of one thread of the embedded base."""
 REPLAYED = 2400
 """Shipped instructions that are replayed, every n-th, so that all authors keep their share."""
 WORDED = 8000
@@ -94,6 +94,13 @@ def _words(text: str) -> str:
     return re.sub(r"[\s_]+", " ", text).strip()
 
 
+def is_new(task: Task, training: Training) -> bool:
+    """Whether what routes here does not know the task yet."""
+    live = training.registry.find_live(ROUTER)
+    manifest = _bare(training.base) if live is None else live.manifest
+    return task.id not in manifest["labels"]
+
+
 def teach(task: Task, labels: Sequence[str], training: Training) -> RouterGate | None:
     """Teach the router a task; None where it knows the task already, or nothing routes here that could be taught.
 
@@ -109,7 +116,7 @@ def teach(task: Task, labels: Sequence[str], training: Training) -> RouterGate |
     base, registry, out = training.base, training.registry, training.workdir
     live = registry.find_live(ROUTER)
     old_manifest = _bare(base) if live is None else dict(live.manifest)
-    if task.id in old_manifest["labels"]:
+    if not is_new(task, training):
         return None
     training.progress.update("router", 0, None)
     old_tasks = [name for name in old_manifest["labels"] if name != NONE]

@@ -19,6 +19,7 @@ from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters import gate, learn, replay, umbrella
 from trafficllm.lifecycle.adapters.background import NOTHING, Beside, read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
+from trafficllm.lifecycle.bases import forecast
 from trafficllm.lifecycle.members import tuned
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import Coverage, background_rows
@@ -66,7 +67,13 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
     options = short(same_shape(training.options, live), live)
     # So few steps see each record about once: changed copies of it would teach less than the record.
     examples = learn.tune_data(data, augment=False, task=definition)
-    made = tuned.tuned(replace(training, options=options), examples, members.folders(live.path))
+    search_s = SEARCH_SECONDS if training.search_s is None else training.search_s
+    flows = len(beside) if beside is not None else 0
+    folders = members.folders(live.path)
+    forecast.tell(
+        training.progress, lambda: forecast.Making(definition, data, examples, base.path, options, flows, search_s, 0, len(folders))
+    )
+    made = tuned.tuned(replace(training, options=options), examples, folders)
     report = made[0].report
     manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage) | tuned.facts(made)
     figures, scores, predicted = _judged(data, old, live, definition, training, background=beside, coverage=coverage)
@@ -74,8 +81,7 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
     manifest |= _history(live, data, old, predicted, folder=place)
     status = manifest["decision"]["status"]
     if training.baselines and status != "rejected":
-        seconds = SEARCH_SECONDS if training.search_s is None else training.search_s
-        manifest |= learn.baseline_rows(data, training, scores, manifest["cost"]["flows_per_second"], seconds)
+        manifest |= learn.baseline_rows(data, training, scores, manifest["cost"]["flows_per_second"], search_s)
     current = registry.find_live(task.id)
     if status == "live" and (current is None or current.version != live.version):
         status = manifest["decision"]["status"] = "candidate"

@@ -89,12 +89,12 @@ def incomplete(skipped: Skipped) -> UnreadError | None:
     return UnreadError("input.not_read", f"not everything was read: {', '.join(names)}", hint=hint) if names else None
 
 
-def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None) -> CaptureInfo:
+def info(paths: Sequence[str | Path], *, skipped: Skipped | None = None, progress: ProgressSink | None = None) -> CaptureInfo:
     """What is in the captures (contract: `capture info`)."""
     from trafficllm.capture.flows.info import capture_info
     from trafficllm.lifecycle.analyze.results import CaptureInfo
 
-    counts = capture_info(paths, skipped=skipped)
+    counts = capture_info(paths, skipped=skipped, progress=progress)
     return CaptureInfo.of(totals(counts), failed=failures(skipped))
 
 
@@ -184,12 +184,12 @@ def _labelled(rows: Iterator[Any], batch: FlowBatch, labels: Labels) -> Iterator
         yield row
 
 
-def check(paths: Sequence[str | Path], config: Config | None = None) -> CaptureCheck:
+def check(paths: Sequence[str | Path], config: Config | None = None, *, progress: ProgressSink | None = None) -> CaptureCheck:
     """Are the packets valid: lengths, checksums, TCP state (contract: `capture check`)."""
     from trafficllm.capture.check.captures import check as check_captures
     from trafficllm.lifecycle.analyze.results import CaptureCheck
 
-    report = check_captures(paths, vxlan_ports=_vxlan_ports(config))
+    report = check_captures(paths, vxlan_ports=_vxlan_ports(config), progress=progress)
     return CaptureCheck(**asdict(report) | {"malformed": dict(sorted(report.malformed.items()))})
 
 

@@ -77,8 +77,17 @@ class TokenizerShow(Result):
     text: Pieces | None = None
 
 
+class StageEstimate(Result):
+    """A stage of making an adapter, the seconds it takes on this machine when nothing else runs, and whether `--max-seconds` bounds it."""
+
+    stage: str
+    seconds: float
+    bounded: bool
+
+
 class TunePlan(Forecast):
-    """What a tuning run will need; nothing was trained."""
+    """What a tuning run will need; nothing was trained. `stages`: what `adapter register` of the data does, tuning among it, and how long
+    each takes; of stage 1 tuning alone. `total_seconds` is their sum."""
 
     stage: str
     base: str
@@ -86,6 +95,8 @@ class TunePlan(Forecast):
     precision: str
     processes: int
     labels: int
+    stages: list[StageEstimate]
+    total_seconds: float
 
 
 class Tune(TuneReport):

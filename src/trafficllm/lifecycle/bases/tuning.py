@@ -12,12 +12,15 @@ from trafficllm.core.errors import UsageError
 from trafficllm.core.settings import Config, load_config
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.adapters.learn_router import instruct_data
-from trafficllm.lifecycle.bases.results import Tune, TunePlan
+from trafficllm.lifecycle.bases.results import StageEstimate, Tune, TunePlan
 
 if TYPE_CHECKING:
     from trafficllm.core.settings import TuneOptions
+    from trafficllm.core.types import StageTime
     from trafficllm.model.base.load import Base
+    from trafficllm.model.results import Forecast
     from trafficllm.model.tuning.job import TuneData
+    from trafficllm.records.dataset.dataset import Dataset
 
 PLOT = "loss.svg"
 _SERVED = ("lora", "rslora", "dora", "qlora")
@@ -51,10 +54,11 @@ class TuneRequest:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage with its data: `name` is "instruct", "task" or "generation"."""
+    """A stage with its data: `name` is "instruct", "task" or "generation"; `dataset` is what the last two are made from."""
 
     name: str
     data: TuneData
+    dataset: Dataset | None = None
 
 
 def tune_options(config: Config, *, seed: int | None, max_seconds: float | None, alone: bool = False) -> TuneOptions:
@@ -92,7 +96,7 @@ def task_stage(data: Path) -> Stage:
     from trafficllm.records.dataset.dataset import load
 
     opened = load(data)
-    return Stage("generation" if opened.task.kind == "generation" else "task", learn.tune_data(opened))
+    return Stage("generation" if opened.task.kind == "generation" else "task", learn.tune_data(opened), opened)
 
 
 def plan(stage: Stage, request: TuneRequest) -> TunePlan:
@@ -105,6 +109,7 @@ def plan(stage: Stage, request: TuneRequest) -> TunePlan:
     precision = precision_for(resolve(request.base or "default")) if setting == "auto" else setting
     options = request.options()
     forecast = planning.plan_data(request.base or "default", stage.data, options, precision=precision, world=processes.world())
+    times = _stage_times(stage, request, forecast)
     return TunePlan(
         stage=stage.name,
         base=request.base or "default",
@@ -112,8 +117,32 @@ def plan(stage: Stage, request: TuneRequest) -> TunePlan:
         precision=precision,
         processes=processes.world(),
         labels=len(stage.data.labels),
+        stages=[StageEstimate(stage=each.stage, seconds=round(each.seconds or 0.0, 1), bounded=bool(each.note)) for each in times],
+        total_seconds=round(sum(each.seconds or 0.0 for each in times), 1),
         **dict(forecast),
     )
+
+
+def _stage_times(stage: Stage, request: TuneRequest, tuning: Forecast) -> list[StageTime]:
+    """What `adapter register` would do with a data set, the packaged background beside it."""
+    from trafficllm.core.types import Silent
+    from trafficllm.lifecycle.adapters import learn, teach
+    from trafficllm.lifecycle.adapters.background import chosen, read_for
+    from trafficllm.lifecycle.bases import forecast
+    from trafficllm.model.base.load import resolve
+    from trafficllm.records.catalog import load_tasks
+
+    options = request.options()
+    if stage.dataset is None:
+        return [forecast.tune_stage(stage.name, tuning, options)]
+    task = stage.dataset.task
+    beside = chosen(task, request.settings(), None)
+    background = read_for(stage.dataset, (), beside, progress=Silent()) if beside else None
+    flows = len(background) if background is not None else 0
+    search_s = max(learn.SEARCH_SECONDS, options.max_seconds or 0.0)
+    router = 0 if task.id in load_tasks() or task.kind != "detection" else teach.TOKENS
+    base = resolve(request.base or "default")
+    return forecast.stages(forecast.Making(task, stage.dataset, stage.data, base, options, flows, search_s, router), tuning)
 
 
 def tune(stage: Stage, request: TuneRequest, out: Path, *, start_from: Path | None, progress: ProgressSink) -> Tune:

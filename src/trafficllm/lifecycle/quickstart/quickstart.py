@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm import __version__
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import free_space, sha256_file
-from trafficllm.core.types import UNKNOWN, ProgressSink, Silent
+from trafficllm.core.types import UNKNOWN, ProgressSink, Silent, announce
 from trafficllm.lifecycle.quickstart.results import (
     Asked,
     BuiltData,
@@ -36,6 +36,9 @@ HERE = Path(__file__).resolve().parent
 CAPTURES = HERE.parents[1] / "data" / "captures"
 PLAN = tomllib.loads((HERE / "quickstart.toml").read_text(encoding="utf-8"))
 TASKS = ("MTD", "EAC")
+_BEFORE, _AFTER = ("tokens", "extend another family", "stage 1"), ("generate", "unseen captures")
+STAGES = (*(f"data {task}" for task in TASKS), *_BEFORE, *(f"stage 2 {task}" for task in TASKS), *_AFTER)
+"""The stages in their order."""
 ROOM = 300_000_000
 """Bytes of free disk the work folder needs: data sets, adapters, an extended model, the report."""
 
@@ -81,6 +84,7 @@ def run(workdir: Path, *, seed: int = 0, quick: bool = False, progress: Progress
     home = workdir / size / f"seed{seed}"
     workspace = Workspace(registry=str(home / "registry"), shipped=False)
     job = Run(home, seed, PLAN[size], Stages(home, progress or Silent()), workspace)
+    announce(job.stages.progress, *STAGES)
     data = {task: _data(job, task) for task in TASKS}
     tokens = _tokens(job)
     family = _family(job)

@@ -213,6 +213,14 @@ def fit_baselines(dataset: Dataset, *, seed: int, budget_s: float) -> Mapping[st
     return baseline_table.run(*parts, labels=labels, seed=seed, threads=threads(), budget_s=budget_s)
 
 
+def expected_baseline_seconds(dataset: Dataset, *, budget_s: float) -> float:
+    """Estimated work of `fit_baselines` in seconds of one core."""
+    from trafficllm.evaluate.baselines import table as baseline_table
+
+    labels = labels_of(dataset)
+    return baseline_table.expected_seconds(_part(dataset, "train", labels), _part(dataset, "val", labels), budget_s=budget_s)
+
+
 def table(dataset: Dataset, base: Base, outcomes: Mapping[str, Outcome], *, seed: int) -> dict[str, Baseline]:
     """The baselines' rows, each with a quality object made as the model's is."""
     from trafficllm.evaluate.baselines import table as baseline_table

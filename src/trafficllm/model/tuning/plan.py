@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _NF4_BYTES = 0.53
 """4 bits a weight and an 8-bit scale for each block of 64."""
 FIT_PASSES = 120
 """Evaluations of loss and gradient that fitting a readout takes."""
+FORWARD = 1.4
+"""A forward pass's time against its matrix products at full speed: 2,400 rows of the embedded base take about 12 s of one core."""
 STEP_SECONDS = 0.004
 """What a step costs beside its tokens: optimizer, logging, the Trainer's bookkeeping."""
 
@@ -107,8 +110,9 @@ def _inner(model: Any) -> Any:
     return forward
 
 
-def _flops_per_second(precision: str) -> float:
-    """Sustained float operations a second of matrix products of the embedded base's width, over about 0.2 s."""
+def _flops_per_second(precision: str, *, idle: bool = False) -> float:
+    """Sustained float operations a second of matrix products of the embedded base's width, over about 0.2 s; with `idle` those of the
+    fastest product, which other processes disturb least."""
     import torch
 
     place = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,12 +121,17 @@ def _flops_per_second(precision: str) -> float:
     left = torch.ones(size[0], size[1], dtype=dtype, device=place)
     right = torch.ones(size[1], size[2], dtype=dtype, device=place)
     float((left @ right)[0, 0])
-    start, done = time.perf_counter(), 0
+    start, done, fastest = time.perf_counter(), 0, float("inf")
     while time.perf_counter() - start < 0.2:
+        before = time.perf_counter()
         product = left @ right
+        if idle:
+            float(product[0, 0])
+            fastest = min(fastest, time.perf_counter() - before)
         done += 1
     float(product[0, 0])
-    return 2.0 * size[0] * size[1] * size[2] * done / (time.perf_counter() - start)
+    work = 2.0 * size[0] * size[1] * size[2]
+    return work / fastest if idle else work * done / (time.perf_counter() - start)
 
 
 def _batch(lengths: Sequence[int], pad: int) -> dict[str, Any]:
@@ -214,12 +223,32 @@ def plan(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What this machine takes with a base, in seconds: a row's forward pass, and a pass of a readout's fit over a row and label."""
+
+    row: float
+    fit: float
+
+
+def rates(base: str | Path, tokens_per_row: float, *, precision: str = "float32") -> Rates:
+    """Rates of a base folder, whose weights are not read. Raises ArtifactError where it is no model."""
+    model = _meta_model(resolve(base), TuneOptions())
+    weights = sum(value.numel() for value in model.parameters()) - model.get_input_embeddings().weight.numel()
+    speed = _flops_per_second(precision, idle=True)
+    return Rates(FORWARD * 2.0 * weights * tokens_per_row / speed, 6.0 * _features(model) / speed)
+
+
+def _features(model: Any) -> int:
+    """Pooled states of a row that a readout reads."""
+    return 2 * len(readout.layers_of(model)) * int(model.config.get_text_config().hidden_size)
+
+
 def _reading(model: Any, lengths: Sequence[int], weights: int, rows: int, labels: int) -> float:
     """Operations of a readout: one forward of its rows, then the passes of its fit."""
     if not rows or not lengths:
         return 0.0
-    features = 2 * len(readout.layers_of(model)) * int(model.config.get_text_config().hidden_size)
-    return 2.0 * weights * rows * sum(lengths) / len(lengths) + 6.0 * FIT_PASSES * rows * features * labels
+    return 2.0 * weights * rows * sum(lengths) / len(lengths) + 6.0 * FIT_PASSES * rows * _features(model) * labels
 
 
 def plan_data(base: str | Path, data: TuneData, options: TuneOptions, *, precision: str = "float32", world: int = 1) -> Forecast:

@@ -22,7 +22,7 @@ from trafficllm.core.errors import InputError
 from trafficllm.core.files import atomic_dir, json_text, read_json, recover, sha256_bytes, sha256_file
 from trafficllm.core.machine import cores
 from trafficllm.core.settings import CodecOptions, Config, FlowOptions, RecordOptions
-from trafficllm.core.types import ProgressSink, Silent
+from trafficllm.core.types import ProgressSink, Silent, announce
 from trafficllm.records import masks
 from trafficllm.records.catalog import SERVING, Task
 from trafficllm.records.codec.canonical import DEFAULT
@@ -128,6 +128,7 @@ def build_dataset(
         return BuildReport(Path(out), manifest, reused=True)
     reading = sources.Reading(source, task, task.housekeeping or HOUSEKEEPING in settings.keep, reserved, settings.flows, settings.labels)
     show = Show(settings.profile, frozenset(), settings.shown_fields, settings.codec)
+    announce(sink, "reading", "masking", "writing")
     with atomic_dir(out, private=True) as temporary:
         scratch = nodes.scratch(Path(out), key) if on else temporary / "shards"
         job = _Job(reading, show, facts, temporary, scratch=scratch, progress=sink)

@@ -164,8 +164,8 @@ class Tools:
         from trafficllm.lifecycle.analyze import captures
 
         path = self.bench.capture(capture)
-        with self.bench.turn(self.progress):
-            found = captures.info([path])
+        with self.bench.turn(self.progress) as sink:
+            found = captures.info([path], progress=sink)
         return answers.CaptureFacts(
             capture=self._name(path),
             bytes_of_file=path.stat().st_size,
@@ -188,8 +188,8 @@ class Tools:
         from trafficllm.lifecycle.analyze import captures
 
         path = self.bench.capture(capture)
-        with self.bench.turn(self.progress):
-            found = captures.check([path], self.bench.workspace.config)
+        with self.bench.turn(self.progress) as sink:
+            found = captures.check([path], self.bench.workspace.config, progress=sink)
 
         def build(part: Sequence[str]) -> answers.CaptureValidity:
             return answers.CaptureValidity(

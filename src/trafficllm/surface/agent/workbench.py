@@ -43,9 +43,13 @@ class _Late:
     def update(self, stage: str, done: int, total: int | None) -> None:
         """Raise ResourceError when it is too late."""
         if time.monotonic() > self.until:
-            raise ResourceError("resource.deadline", "this took longer than a call may take", hint="a smaller capture, or --deadline")
+            raise _too_late()
         if self.inner is not None:
             self.inner.update(stage, done, total)
+
+
+def _too_late() -> ResourceError:
+    return ResourceError("resource.deadline", "this took longer than a call may take", hint="a smaller capture, or --deadline")
 
 
 class Workbench:
@@ -63,9 +67,15 @@ class Workbench:
 
     @contextmanager
     def turn(self, progress: ProgressSink | None = None) -> Iterator[ProgressSink]:
-        """The model's one place, and a sink that ends the work at the deadline."""
-        with self._turn:
-            yield _Late(self.limits.seconds, progress)
+        """The model's one place, and a sink that ends the work at the deadline, the wait for the place counted. Raises ResourceError where
+        the wait alone is too long."""
+        sink = _Late(self.limits.seconds, progress)
+        if not self._turn.acquire(timeout=max(0.0, self.limits.seconds)):
+            raise _too_late()
+        try:
+            yield sink
+        finally:
+            self._turn.release()
 
     def capture(self, name: str) -> Path:
         """A file below the root; InputError for one that is outside, missing or too large."""

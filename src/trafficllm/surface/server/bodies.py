@@ -65,6 +65,15 @@ class ChatRequest(BaseModel):
         examples=[[{"role": "user", "content": "What is the TTL? <packet>: ip.ttl: 57, ip.proto: 6, tcp.dstport: 443"}]],
     )
     stream: bool = False
+    tools: list[Any] | None = Field(None, max_length=128, description="refused unless `tool_choice` is none: no tool is called here")
+    functions: list[Any] | None = Field(None, max_length=128, description="as `tools`")
+    tool_choice: Any = None
+    function_call: Any = None
+
+    def wants_tools(self) -> bool:
+        """Whether an answer might have to call a tool of the client's."""
+        choice = self.tool_choice if self.tools else self.function_call
+        return bool(self.tools or self.functions) and choice != "none"
 
     def question(self) -> str:
         """The last thing the user said."""

@@ -53,7 +53,13 @@ Profile: TypeAlias = Annotated[
     typer.Option("--profile", metavar="NAME", help="Masks: strict, names, header, payload or raw; default: [records] profile of --config."),
 ]
 MaxSeconds: TypeAlias = Annotated[
-    float | None, typer.Option("--max-seconds", metavar="S", min=1.0, help="Stop tuning after this many seconds and keep the best.")
+    float | None,
+    typer.Option(
+        "--max-seconds",
+        metavar="S",
+        min=1.0,
+        help="Stop tuning after this many seconds and keep the best; the stages after it take their own time, told before tuning begins.",
+    ),
 ]
 Background: TypeAlias = Annotated[
     list[Path] | None,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from trafficllm.core.escape import for_terminal
+from trafficllm.core.types import StageTime
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -23,7 +25,7 @@ class StageLog:
     """What a log shows of a long job: a line when a stage begins, and where it is about every 30 seconds.
 
     A stage that comes back within that time (reading and scoring in turn) has one line; the line of a new stage says how long the one
-    before it took. `write` takes a line, `clock` gives seconds.
+    before it took, and what is next where `expect` said so. `write` takes a line, `clock` gives seconds.
     With `stages` off there are only the lines every 30 seconds.
     """
 
@@ -33,6 +35,20 @@ class StageLog:
         self._begun: dict[str, float] = {}
         self._now: tuple[str, int, int | None] | None = None
         self._since = self._start
+        self._planned: list[StageTime] = []
+
+    def expect(self, stages: Sequence[StageTime]) -> None:
+        """Write a line with the stages to come and how long they are expected to take."""
+        self._planned += [each for each in stages if each.stage not in {own.stage for own in self._planned}]
+        if self._stages and (line := planned(stages)):
+            self._last = self._clock()
+            self._write(f"{self._last - self._start:.0f} s: {line}")
+
+    def _next(self, stage: str) -> str:
+        """What is expected after a stage; empty where that is not known."""
+        names = [each.stage for each in self._planned]
+        after = self._planned[names.index(stage) + 1 :] if stage in names else []
+        return f"next: {_timed(replace(after[0], note=''))}" if after else ""
 
     def update(self, stage: str, done: int, total: int | None) -> None:
         """Note `done` of `total` (None: unknown) steps of `stage`."""
@@ -44,7 +60,9 @@ class StageLog:
         changed = self._now is None or before != stage
         self._now = stage, done, total
         if changed and self._stages and now - self._begun.get(stage, -EVERY) >= EVERY:
-            self._line(now, f" ({before} took {took:.0f} s)" if before != stage and took >= 1 else "")
+            said = [f"{before} took {took:.0f} s"] if before != stage and took >= 1 else []
+            said += [following] if (following := self._next(stage)) else []
+            self._line(now, f" ({'; '.join(said)})" if said else "")
         elif now - self._last >= EVERY:
             self._line(now)
 
@@ -61,6 +79,33 @@ class StageLog:
         whole = "" if total is None else f"/{short(total)}"
         count = f" {short(done)}{whole}" if done or total is not None else ""
         self._write(f"{now - self._start:.0f} s: {stage}{count}{more}")
+
+
+def planned(stages: Sequence[StageTime]) -> str:
+    """Stages to come in a line; empty where none has an expected time.
+
+    >>> planned([StageTime("tuning", 20.0), StageTime("baselines", 240.0), StageTime("report")])
+    'about 4 min 20 s to come: tuning 20 s, baselines 4 min, report'
+    """
+    known = [each.seconds for each in stages if each.seconds is not None]
+    return f"about {lasting(sum(known))} to come: {', '.join(map(_timed, stages))}" if known else ""
+
+
+def lasting(seconds: float) -> str:
+    """Seconds for people, in units that an estimate deserves.
+
+    >>> lasting(0.4), lasting(75), lasting(600), lasting(5400)
+    ('1 s', '1 min 15 s', '10 min', '1 h 30 min')
+    """
+    whole = max(1, round(seconds))
+    parts = ((whole // 60, "min"), (whole % 60, "s")) if whole < 3600 else ((whole // 3600, "h"), (whole % 3600 // 60, "min"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def _timed(each: StageTime) -> str:
+    """A stage with its time and its note."""
+    time_of = "" if each.seconds is None else f" {lasting(each.seconds)}"
+    return f"{each.stage}{time_of}" + (f" ({each.note})" if each.note else "")
 
 
 class Bar:
@@ -97,6 +142,13 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    def expect(self, stages: Sequence[StageTime]) -> None:
+        """Say which stages are to come and how long they take."""
+        if self._log is not None:
+            self._log.expect(stages)
+        elif self._progress is not None and (line := planned(stages)):
+            self._progress.console.print(for_terminal(line), markup=False, highlight=False)
 
     def update(self, stage: str, done: int, total: int | None) -> None:
         """Show `done` of `total` (None: unknown) steps of `stage`."""

@@ -10,6 +10,7 @@ import typer
 from trafficllm.surface.terminal.options import Base, Config, DataSet, Json, MaxSeconds, Out, Quiet, Seed, Tasks, TuneSeed
 
 if TYPE_CHECKING:
+    from trafficllm.lifecycle.bases.results import TunePlan
     from trafficllm.lifecycle.bases.tuning import Stage, TuneRequest
 
 app = typer.Typer(rich_markup_mode=None)
@@ -51,11 +52,22 @@ def plan(
 ) -> None:
     """Say what a run will need before it starts: parameters, tokens, memory, time. Nothing is trained."""
     from trafficllm.lifecycle.bases import tuning
-    from trafficllm.surface.terminal.output import emit, show_pairs
+    from trafficllm.surface.terminal.output import emit
 
     stage = tuning.task_stage(data) if data is not None else tuning.instruct_stage(tasks or (), extra or ())
     answer = tuning.plan(stage, tuning.TuneRequest(base, max_seconds, seed, config))
-    emit("tune.plan", answer, as_json=as_json, show=show_pairs)
+    emit("tune.plan", answer, as_json=as_json, show=_show_plan)
+
+
+def _show_plan(answer: TunePlan) -> None:
+    """The run's needs, then every stage of `adapter register` with its time."""
+    from trafficllm.surface.terminal.output import show_pairs, show_table
+    from trafficllm.surface.terminal.progress import lasting
+
+    show_pairs(answer, *(name for name in answer.as_dict() if name != "stages"))
+    rows = [[each.stage, lasting(each.seconds), "--max-seconds" if each.bounded else ""] for each in answer.stages]
+    title = f"Making the adapter takes about {lasting(answer.total_seconds)} when nothing else runs"
+    show_table(("stage", "takes about", "bounded by"), rows, title=title, right=("takes about",))
 
 
 @app.command()

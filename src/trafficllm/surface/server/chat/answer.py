@@ -13,6 +13,7 @@ from trafficllm.core.escape import spoken, visible
 from trafficllm.lifecycle.chat.conversation import Conversation, Reply
 from trafficllm.surface.server.chat.fields import asked_fields, asked_frame, field_answer
 from trafficllm.surface.server.chat.hosted import Hosted
+from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.service import BASE, Ask, Service
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ class Answer:
 
 
 async def answer(service: Service, request: ChatRequest, until: float) -> Answer:
-    """Answer the last user message. Raises RefusedError (404) for an unknown model or file, InputError for what cannot be read."""
+    """Answer the last user message. Raises RefusedError: 400 for tools of the client's, 404 for an unknown model or file; InputError for
+    what cannot be read."""
+    if request.wants_tools():
+        hint = "leave `tools` out or say `tool_choice` none; for an agent `trafficllm mcp` has these answers as tools of its own"
+        raise RefusedError(400, "request.tools", "no tools are called here: adapters score labels, they write no calls", hint=hint)
     await service.jobs.turn(until, lambda: service.model(request.model))
     words = request.question()
     mark = _MARK.search(words)
