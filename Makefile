@@ -2,6 +2,7 @@
 #   make quickstart   environment, pinned dependencies, the whole path on real captures
 #   make test         ruff, mypy --strict, import rule, house rules, pytest (at most 15 minutes on two cores)
 #   make soak         the long jobs
+#   make site         the documentation as a site below $(SITE)
 #   make results      the figures of docs/results, measured anew
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,6 +23,7 @@ BENCHES ?= $(patsubst bench/%.py,%,$(sort $(wildcard bench/bench_*.py)))
 BENCH_ARGS ?=
 RESULTS ?= docs/results
 QUICKSTART_ARGS ?=
+SITE ?= dist/site
 
 # Tests and benches: one thread a process, as many processes as cores. The quickstart chooses its threads itself.
 export OMP_NUM_THREADS ?= 1
@@ -29,7 +31,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TZ := UTC
 
-.PHONY: help install install-test quickstart lint house unit test tools soak results docs dist audit clean
+.PHONY: help install install-test quickstart lint house unit test tools soak results docs site dist audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -99,6 +101,10 @@ results: install-test
 # The pages and schemas that are generated from the program; the tests compare them with what is committed.
 docs: install-test
 	$(BIN)/python -m trafficllm.surface.docs.pages .
+
+# A warning is an error: a link that leads nowhere, a page that no list names. The tests build it too (tests/e2e/test_site.py).
+site: install-test
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(SITE)
 
 dist: install-test
 	$(BIN)/python -m build

@@ -237,6 +237,9 @@ def test_evaluate_agrees_with_the_registration(use: Cli, bench: Bench) -> None:
     manifest = use("adapter", "show", "MTD", "--json").body("adapter.show")["manifest"]
     assert body["macro_f1"] == pytest.approx(manifest["quality"]["macro_f1"], abs=0.02)
     assert body["n_test"] == manifest["quality"]["n_test"]
+    for point in (manifest["umbrella"]["left_out"][part] for part in ("flow", "host")):  # as the page's card reads them
+        assert 0 <= point["rate"] <= point["worst"] <= 1
+        assert "2 left-out sources" in point["guarantee"]
 
 
 def test_tune_task_resumes_nothing_twice(use: Cli, bench: Bench, tmp_path: Path) -> None:

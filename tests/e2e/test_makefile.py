@@ -27,6 +27,7 @@ TARGETS = {
     "tools": [],
     "results": ["python bench/bench_capture.py --json", "python bench/bench_start.py --json", "trafficllm quickstart"],
     "docs": ["python -m trafficllm.surface.docs.pages ."],
+    "site": ["python -m sphinx -W --keep-going -q -b html docs dist/site"],
     "dist": ["python -m build", "python recipes/supply/sbom.py -o dist/trafficllm.cdx.json"],
     "audit": ["python -m pip_audit --no-deps --disable-pip -r requirements.lock"],
     "clean": [],

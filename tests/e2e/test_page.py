@@ -345,6 +345,13 @@ def test_models_are_listed_and_promoted(tab: Tab) -> None:
     page.click("[aria-label='Card of EAC v0002']")
     page.wait_for_selector("h2:has-text('EAC v0002')")
     assert "DNS, HTTP, QUIC" in page.inner_text("section dl")
+    assert "not measured" in page.inner_text("section dl")
+    point = {"rate": 0.0068, "worst": 0.0285, "guarantee": "chosen on 12 left-out sources"}
+    shown = {"task": "EAC", "version": "v0002", "manifest": {"umbrella": {"left_out": {"flow": point, "host": point}}}}
+    tab.answer("**/v1/adapters/EAC?*", shown)
+    page.click("[aria-label='Card of EAC v0002']")
+    page.wait_for_selector("dd:has-text('0.7 %, worst source 2.9 %') >> nth=1")
+    assert "chosen on 12 left-out sources" in page.inner_text("section dl")
     page.click("[aria-label='Promote EAC v0001']")
     page.wait_for_selector("[aria-label='Promote EAC v0002']")
     page.click("[aria-label='Roll back EAC']")

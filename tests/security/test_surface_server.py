@@ -30,6 +30,7 @@ from trafficllm.core.errors import InputError, UsageError
 from trafficllm.lifecycle.analyze.verdicts import start
 from trafficllm.lifecycle.facts.asking import answer_fact, understood
 from trafficllm.lifecycle.workspace import Workspace
+from trafficllm.surface.cli.main import run
 from trafficllm.surface.server import uploads
 from trafficllm.surface.server.app import configuration, create_app
 from trafficllm.surface.server.chat.fields import asked_fields, asked_frame
@@ -550,6 +551,21 @@ def test_a_question_for_a_fact_is_answered_without_a_verdict(client: Any, place:
         assert _asked(client, mark, question) == [{"schema": "trafficllm.serve.fact/1", "fact": own.as_dict()}]
     assert "label" in _asked(client, mark, "top talkers", task="EAC")[1]  # a named task is asked whatever the words
     assert client.post("/v1/files/file-0/analyze", params={"question": "top talkers"}).status_code == 404
+
+
+def test_exports_are_those_of_the_command_line(client: Any, place: tuple[Path, Path], capture: Path, tmp_path: Path) -> None:
+    """CSV with the three likeliest labels as columns of their own; only the file's name is the upload's."""
+    mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+    words = ["analyze", str(capture), "--task", "EAC", "--base", str(place[0]), "--registry", str(place[1])]
+    for form in ("csv", "zeek"):
+        assert run([*words, "-f", form, "-o", str(tmp_path / form)]) == 0
+        own = (tmp_path / form).read_text().replace(str(capture), uploads.NAME)
+        found = client.get(f"/v1/files/{mark}/export", params={"task": "EAC", "format": form}).text
+        assert [line for line in found.splitlines() if not line.startswith("#")] == [
+            line for line in own.splitlines() if not line.startswith("#")
+        ]
+        if form == "csv":
+            assert found.splitlines()[0].endswith("label_1,probability_1,label_2,probability_2,label_3,probability_3")
 
 
 @pytest.mark.parametrize(("query", "status"), [("task=NOPE", 400), ("task=MTG", 400), ("explain=maybe", 422)])

@@ -9,13 +9,14 @@ const percent = (value) => (typeof value === "number" ? `${(100 * value).toFixed
 function Card({ card }) {
   const manifest = card.manifest;
   const quality = manifest.quality || {};
-  const elsewhere = (manifest.umbrella || {}).left_out || (manifest.left_out || {});
+  const elsewhere = (manifest.umbrella || {}).left_out || {};
   const lines = [
     ["Labels", (manifest.labels || []).join(", ")],
     ["Macro-F1 (mean over labels of F1: 1 is perfect)", quality.macro_f1 === undefined ? "not measured" : `${number(quality.macro_f1)}, 95 % interval ${(quality.ci95 || []).map(number).join(" to ")}`],
     ["Judged on", quality.n_test === undefined ? "" : `${quality.n_test} flows, split by ${quality.split}, mask ${quality.mask}`],
     ["False alarms elsewhere (share of flows of sources it has not learnt)", elsewhere.flow ? `${percent(elsewhere.flow.rate)}, worst source ${percent(elsewhere.flow.worst)}` : "not measured"],
     ["False alarms elsewhere (share of hosts)", elsewhere.host ? `${percent(elsewhere.host.rate)}, worst source ${percent(elsewhere.host.worst)}` : ""],
+    ["What bounds them", elsewhere.flow ? elsewhere.flow.guarantee : ""],
     ["Leaks", quality.leaky && quality.leaky.length ? `LEAKY: ${quality.leaky.join("; ")}` : ""],
     ["Seed", manifest.seed === undefined ? "" : String(manifest.seed)],
   ].filter(([, value]) => value !== "");
