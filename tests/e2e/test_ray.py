@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # samples li
 
 import server_samples
 
-from trafficllm.lifecycle.cluster.session import cluster, is_address
+from trafficllm.lifecycle.cluster.session import Cluster, cluster, is_address
 from trafficllm.surface.formats.columns import FLOW
 from trafficllm.surface.parts.folder import MANIFEST, read_part
 
@@ -71,8 +72,10 @@ def test_what_is_done_is_not_done_again(cli: Cli, captures: Path, tmp_path: Path
     # a file that is gone takes its part along; a changed option makes every part anew
     files[0].unlink()
     assert cli("capture", "flows", tmp_path / "in", "--ray", "-o", out, "--no-tunnels", "--quiet").code == 0
-    assert len(_manifest(out)["parts"]) == 2
-    assert len(list(out.iterdir())) == 3
+    last = {path.name.partition("-")[2][7:]: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    before = {name.partition("-")[2][7:]: stamp for name, (_, stamp) in again.items() if name != MANIFEST}
+    assert len(_manifest(out)["parts"]) == len(last) == 2
+    assert not [name for name in last if last[name] == before[name]]
 
 
 def test_an_unreadable_file_is_named_and_left_out(cli: Cli, captures: Path, tmp_path: Path) -> None:
@@ -87,9 +90,16 @@ def test_an_unreadable_file_is_named_and_left_out(cli: Cli, captures: Path, tmp_
     assert {row["input"] for row in manifest["failed"]} == {str(files[1]), str(tmp_path / "missing.pcap")}
 
 
+def test_a_task_whose_worker_dies_again_and_again_is_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trafficllm.lifecycle.cluster.session.RETRIES", 0)
+    outcomes = list(Cluster().finished(os._exit, [(3,)]))
+    assert [(outcome.place, outcome.failure.code) for outcome in outcomes if outcome.failure] == [(0, "resource.worker")]
+
+
 def test_what_ray_cannot_do_is_said(cli: Cli, captures: Path, tmp_path: Path) -> None:
     file = captures / "MTD" / "FTP" / "FTP_00.pcap"
     cli("capture", "flows", file, "--ray").refused(2, "--ray writes a folder")
+    cli("capture", "flows", "--ray", file).refused(2, "--ray writes a folder")
     cli("capture", "flows", file, "--ray", "-f", "jsonl", "-o", tmp_path / "x").refused(2, "Parquet")
     cli("capture", "flows", file, "--ray=nowhere", "-o", tmp_path / "x").refused(2, "no address")
     (tmp_path / "mine").mkdir()
@@ -194,3 +204,4 @@ def test_an_evaluation_is_that_of_one_process(cli: Cli, captures: Path, tmp_path
         del body["cost"], body["baselines"]  # seconds stand there
     assert alone["n_test"] > 10
     assert many == alone
+    cli("embed", tmp_path / "data", "--base", models[0], "--ray", "-o", tmp_path / "x").refused(2, "leave --ray out")

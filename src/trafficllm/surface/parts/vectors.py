@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core.errors import UsageError
 from trafficllm.core.types import Silent
 from trafficllm.lifecycle.cluster.models import Models
 from trafficllm.surface.parts.folder import Part, Parts, Slot, write_part
@@ -24,10 +25,13 @@ def write_vectors(
 ) -> Embed:
     """Write the vectors of every capture and log as a part of `out` (contract: `embed`)."""
     from trafficllm.capture.files.read import expand
+    from trafficllm.lifecycle.datasets import is_data_set
     from trafficllm.lifecycle.studies.embed import vectors
     from trafficllm.lifecycle.studies.results import Embed
     from trafficllm.surface.parts.tasks import run
 
+    if any(is_data_set(Path(file)) for file in files):
+        raise UsageError("usage.ray", "--ray embeds captures and logs", input=str(files[0]), hint="leave --ray out for a data set")
     models = Models.of(workspace, [workspace.task(task).id] if task else [])
     facts, _ = vectors(workspace, [], task=task, pool=pool, progress=Silent())  # what is wrong with task and pool is said before any work
     options = {**models.as_dict(workspace), **facts}
