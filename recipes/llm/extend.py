@@ -5,9 +5,9 @@
     python recipes/llm/extend.py ... --delta src/trafficllm/data/base/smollm2-delta
 
 The same call goes on where it stopped; `--seconds` is processor time of one call. Only training parts are read, as for the embedded base
-(recipes/nano/traffic.py). Every step takes three blocks of traffic (next-token loss) and one of English (divergence of the plain model's
-next token from the extended model's). `figures.json` holds tokens, hours and the loss curves of every stage. With `--delta` the weights
-that the rule in extend.toml allows are written as a delta, applied to the plain base, and the result is measured on all held-out blocks.
+(recipes/nano/traffic.py). A quarter of every step's blocks is English (divergence of the plain model's next token from the extended
+model's), the rest traffic (next-token loss). `figures.json` holds tokens, hours and the loss curves of every stage. With `--delta` the
+weights that the rule in extend.toml allows are written as a delta, applied to the plain base, and the result is measured.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import math
 import tempfile
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import material
 import numpy as np
+import quiet
 import torch
 from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -33,10 +35,10 @@ from trafficllm.model.base.folder import read_manifest
 from trafficllm.model.base.load import default_base, load_base
 from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RECIPE = tomllib.loads(Path(__file__).with_name("extend.toml").read_text(encoding="utf-8"))
 HELD = {"traffic": "held", "english": "docs", "own": "own"}
 """Held-out blocks by measure: validation records, parts of the corpus that are not trained on, the plain model's own texts."""
-ENGLISH = ("english", "own")
 
 
 def with_rows(model: Any, ids: list[int], *, lora: bool) -> Any:
@@ -56,8 +58,8 @@ def learnt(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def tensor_of(blocks: np.ndarray) -> torch.Tensor:
-    """Blocks as token ids, int64."""
-    return torch.from_numpy(blocks.astype(np.int64))
+    """Blocks as token ids, int64, where the model is."""
+    return torch.from_numpy(blocks.astype(np.int64)).to(DEVICE)
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -65,14 +67,14 @@ def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
 
 
-def loss_on(model: Any, blocks: np.ndarray, native: int | None = None) -> float:
-    """Nats a token; with `native` the new entries, from that id on, count as impossible, as in the plain model."""
+def loss_on(model: Any, blocks: np.ndarray) -> float:
+    """Nats a token."""
     total = 0.0
     model.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), torch.autocast(DEVICE, torch.bfloat16):
         for start in range(0, len(blocks), RECIPE["batch"]):
             ids = tensor_of(blocks[start : start + RECIPE["batch"]])
-            total += float(next_token_loss(model(input_ids=ids).logits[..., :native], ids)) * len(ids)
+            total += float(next_token_loss(model(input_ids=ids).logits, ids)) * len(ids)
     model.train()
     return total / len(blocks)
 
@@ -108,7 +110,7 @@ class Stage:
             value.data.copy_(state[f"value.{name}"])
             self.mean[name].copy_(state[f"mean.{name}"])
             self.allowed[name].copy_(state[f"allowed.{name}"])
-            moments = {key: state[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
+            moments = {key: state[f"{key}.{name}"].to(DEVICE) for key in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[value] = {"step": torch.tensor(float(self.about["steps"])), **moments}
 
     def save(self) -> None:
@@ -158,7 +160,7 @@ class Stage:
         left = (1 + math.cos(math.pi * step / self.steps)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * min((step + 1) / RECIPE["warmup"], RECIPE["last"] + (1 - RECIPE["last"]) * left)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             logits = self.model(input_ids=torch.cat([traffic, english])).logits
             loss = next_token_loss(logits[: len(traffic)], traffic)
             drift = divergence(self.model, logits[len(traffic) :], english, self.work.native)
@@ -180,7 +182,7 @@ class Stage:
         trained = {name: self.about.get(name) for name in ("tokens", "loss", "divergence")}
         point = {"step": step, **trained, **self.look()}
         self.about["curve"].append(point)
-        if all(point[name] <= self.work.plain_loss[name] + RECIPE["english_limit"] for name in ENGLISH):
+        if all(point[name] <= self.work.plain_loss[name] + RECIPE["english_limit"] for name in self.work.english):
             self.about["allowed"] = step
             self.allowed = {name: value.clone() for name, value in self.mean.items()}
         else:
@@ -195,6 +197,9 @@ class Run:
         self.options, self.out = options, options.out
         self.out.mkdir(parents=True, exist_ok=True)
         self.deadline = time.process_time() + options.seconds
+        own = RECIPE["english"]["own_texts"] > 0
+        self.measures = {name: file for name, file in HELD.items() if own or name != "own"}
+        self.english = [name for name in self.measures if name != "traffic"]
         self.tokens = list(traffic_ids(load_auto(default_base())))
         inits = {RECIPE["init"], "description"} if options.ablation else {RECIPE["init"]}
         for init in sorted(inits):
@@ -204,7 +209,7 @@ class Run:
         self.ids = list(traffic_ids(self.tokenizer).values())
         self.native = min(self.ids)
         self._material()
-        self.held = {name: np.load(self.out / f"{file}.npy") for name, file in HELD.items()}
+        self.held = {name: np.load(self.out / f"{file}.npy") for name, file in self.measures.items()}
         self.blocks = {name: np.load(self.out / f"{name}.npy") for name in ("traffic", "keep")}
         self.plain_loss = self._plain_loss()
 
@@ -213,27 +218,28 @@ class Run:
             material.traffic_blocks(self.options.data, self.out, self.tokenizer, RECIPE)
         if not (self.out / "keep.npy").is_file():
             material.english_blocks(self.options.corpus, self.out, self.tokenizer, RECIPE)
-        if not (self.out / "own.npy").is_file():
-            material.own_text(load_base(self.options.plain, dtype="float32").model, self.tokenizer, self.out, RECIPE)
+        if "own" in self.measures and not (self.out / "own.npy").is_file():
+            material.own_text(load_base(self.options.plain, dtype="float32", device=DEVICE).model, self.tokenizer, self.out, RECIPE)
 
     def _plain_loss(self) -> dict[str, float]:
         """English losses of the plain model on the blocks of a look: what the rule compares with."""
         place = self.out / "plain.json"
         if not place.is_file():
-            model = load_base(self.options.plain, dtype="float32").model
-            write_json(place, {name: round(loss_on(model, self.held[name][: RECIPE["look_blocks"]]), 4) for name in ENGLISH})
+            model = load_base(self.options.plain, dtype="float32", device=DEVICE).model
+            write_json(place, {name: round(loss_on(model, self.held[name][: RECIPE["look_blocks"]]), 4) for name in self.english})
         losses: dict[str, float] = read_json(place)
         return losses
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(traffic blocks, English block) of a step."""
-        count = RECIPE["batch"] - 1
-        places = [(step * count + place) % len(self.blocks["traffic"]) for place in range(count)]
-        return tensor_of(self.blocks["traffic"][places]), tensor_of(self.blocks["keep"][[step % len(self.blocks["keep"])]])
+        """(traffic blocks, English blocks) of a step: a quarter are English."""
+        english = max(1, RECIPE["batch"] // 4)
+        counts = {"traffic": RECIPE["batch"] - english, "keep": english}
+        places = {name: (step * count + np.arange(count)) % len(self.blocks[name]) for name, count in counts.items()}
+        return tensor_of(self.blocks["traffic"][places["traffic"]]), tensor_of(self.blocks["keep"][places["keep"]])
 
     def model(self, init: str, rows: Path | None = None, *, lora: bool = False) -> Any:
         """The extended model with its trainable parts; `rows` is a finished stage whose rows it begins with."""
-        model = load_base(self.out / init, dtype="float32").model
+        model = load_base(self.out / init, dtype="float32", device=DEVICE).model
         if rows is not None:
             state = load_file(rows / "state.safetensors")
             table = next(value for name, value in state.items() if name.startswith("mean.") and "trainable_tokens" in name)
@@ -266,9 +272,9 @@ class Run:
         return {"stages": stages, "plain": self.plain_loss, "records": read_json(self.out / "counts.json"), "recipe": RECIPE}
 
 
-def change_of(run: Run) -> Change:
-    """What the stage `lora` has learnt, by the names of the plain base's tensors."""
-    state = load_file(run.out / "lora" / "state.safetensors")
+def change_of(run: Run, stage: str) -> Change:
+    """What a stage has learnt, as far as the rule allows it, by the names of the plain base's tensors."""
+    state = load_file(run.out / stage / "state.safetensors")
     values = {name.removeprefix("allowed."): value for name, value in state.items() if name.startswith("allowed.")}
     rows = next(value for name, value in values.items() if "trainable_tokens" in name)
     names = sorted({name.split(".lora_")[0] for name in values if ".lora_A." in name})
@@ -279,34 +285,52 @@ def change_of(run: Run) -> Change:
     return Change(run.tokens, {"model.embed_tokens.weight": rows}, pairs, RECIPE["alpha"] / RECIPE["rank"])
 
 
+def quiet_rows(run: Run, change: Change) -> tuple[Change, dict[str, Any]]:
+    """A change of rows alone, made quiet after English (`quiet`)."""
+    name, rows = next(iter(change.rows.items()))
+    model = load_base(run.out / RECIPE["init"], dtype="float32", device=DEVICE).model
+    model.get_input_embeddings().weight.data[run.ids] = rows.to(DEVICE)
+    blocks = {
+        "english": tensor_of(run.blocks["keep"][: RECIPE["quiet_blocks"]]),
+        "traffic": tensor_of(run.blocks["traffic"][: RECIPE["quiet_blocks"]]),
+    }
+    less, facts = quiet.quiet(model, rows.to(DEVICE), run.native, blocks, RECIPE["quiet"])
+    return replace(change, rows={name: less.cpu()}), facts
+
+
 def save_delta(run: Run, out: Path) -> dict[str, Any]:
-    """Write the delta, apply it to the plain base as `base get` does, and measure the result on all held-out blocks."""
-    stages = {name: read_json(run.out / name / "about.json") for name in ("rows", "lora")}
-    point = next(point for point in stages["lora"]["curve"] if point["step"] == stages["lora"]["allowed"])
-    source, seen = read_manifest(run.options.plain)["source"], np.load(run.out / "seen.npy").tolist()
+    """Write the delta of the last stage there is, apply it to the plain base as `base get` does, and measure the result."""
+    plain, stage = run.options.plain, "lora" if (run.out / "lora").is_dir() else "rows"
+    stages = [read_json(run.out / name / "about.json") for name in ("rows", "lora") if (run.out / name).is_dir()]
+    point = next(point for point in stages[-1]["curve"] if point["step"] == stages[-1]["allowed"])
+    facts = {"seen": np.load(run.out / "seen.npy").tolist(), "source": {"sha256": read_manifest(plain)["source"]["sha256"]}}
     training: dict[str, Any] = {
         "recipe": "recipes/llm/extend.py",
-        "tokens": stages["rows"]["tokens"] + point["tokens"],
-        "processor_seconds": round(sum(about["seconds"] for about in stages.values())),
-        "rank": RECIPE["rank"],
-        "held_out_loss_before": stages["rows"]["curve"][0]["traffic"],
-        "held_out_loss": point["traffic"],
+        "stage": stage,
+        "tokens": point["tokens"] + sum(about["tokens"] for about in stages[:-1]),
+        "processor_seconds": round(sum(about["seconds"] for about in stages)),
+        "rank": RECIPE["rank"] if stage == "lora" else 0,
+        "held_out_loss_before": stages[0]["curve"][0]["traffic"],
+        "english_loss_before": run.plain_loss["english"],
     }
-
-    def write() -> None:
-        write_delta(out, change_of(run), seen=seen, source={"sha256": source["sha256"]}, training=training)
-
-    write()
-    plain = load_base(run.options.plain, dtype="float32").model
-    before = {name: round(loss_on(plain, run.held[name]), 4) for name in ENGLISH}
+    change = change_of(run, stage)
+    if stage == "rows":
+        change, training["quiet"] = quiet_rows(run, change)
+    write_delta(out, change, **facts, training=training)
     with tempfile.TemporaryDirectory() as work:
-        apply_delta(run.options.plain, out, Path(work) / "base", name="measured")
-        model = load_base(Path(work) / "base", dtype="float32").model
-        after = {name: round(loss_on(model, rows), 4) for name, rows in run.held.items()}
-    training |= {"held_out_loss": after["traffic"], "english_loss": after["english"], "english_loss_plain": before["english"]}
-    training |= {"own_text_loss": after["own"], "own_text_loss_plain": before["own"]}
-    write()
-    return {"plain": before, "extended": after, "bytes": sum(path.stat().st_size for path in out.iterdir())}
+        apply_delta(plain, out, Path(work) / "base", name="measured")
+        gives = read_manifest(Path(work) / "base")["base_sha256"]
+        model = load_base(Path(work) / "base", dtype="float32", device=DEVICE).model
+        after = {name: round(loss_on(model, rows[: RECIPE["look_blocks"]]), 4) for name, rows in run.held.items()}
+    training |= {"held_out_loss": after["traffic"], "english_loss": after["english"]}
+    write_delta(out, change, **facts, training=training, gives=gives)
+    return {"plain": run.plain_loss, "extended": after, "bytes": sum(path.stat().st_size for path in out.iterdir())}
+
+
+def changed(recipe: dict[str, Any], path: Path) -> None:
+    """Put the values of another recipe file in the place of those of extend.toml."""
+    for name, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        recipe[name] = {**recipe[name], **value} if isinstance(value, dict) else value
 
 
 def main() -> None:
@@ -317,9 +341,12 @@ def main() -> None:
     parser.add_argument("--plain", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3600.0, help="processor time of this call")
+    parser.add_argument("--recipe", type=Path, help="a file of values that replace some of extend.toml")
     parser.add_argument("--ablation", action="store_true", help="the stages of the ablation instead")
     parser.add_argument("--delta", type=Path, help="write what was learnt to this folder, and measure it")
     options = parser.parse_args()
+    if options.recipe is not None:
+        changed(RECIPE, options.recipe)
     torch.manual_seed(RECIPE["seed"])
     run = Run(options)
     if options.delta is not None:

@@ -74,11 +74,12 @@ def own_text(model: Any, tokenizer: Any, out: Path, recipe: dict[str, Any]) -> N
     english = recipe["english"]
     texts: list[list[int]] = []
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    device = next(model.parameters()).device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
         for _ in range(0, english["own_texts"], 32):
             written = model.generate(
-                input_ids=torch.full((32, 1), start),
-                attention_mask=torch.ones((32, 1), dtype=torch.long),
+                input_ids=torch.full((32, 1), start, device=device),
+                attention_mask=torch.ones((32, 1), dtype=torch.long, device=device),
                 do_sample=True,
                 temperature=english["temperature"],
                 top_k=0,

@@ -20,12 +20,15 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # the sample
 
 import httpx
 import server_samples
+from gguf_samples import write_gguf
+from model_samples import traffic_tokens
 
+from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.surface.cli.main import run
 
 GUIDES = REPO / "docs" / "guides"
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
-OWN = ("own-captures", "hub-llm", "update", "original-files", "scenario", "share-captures", "exercise")
+OWN = ("own-captures", "own-llm", "update", "original-files", "scenario", "share-captures", "exercise")
 KEY = "an api key for the guide 0123456789"
 _SMALL = {"--max-seconds": "1", "--flows": "4", "--size": "700", "--max-size": "2"}
 
@@ -79,6 +82,9 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trafficllm.lifecycle.quickstart.fresh_model import write_gpt2
 
     write_gpt2(root / "llm", seed=0)
+    write_gguf(root / "model.gguf")
+    shutil.copytree(root / "llm", root / "bases" / "smollm2-plain")  # stands in for the fetched ones: nothing is downloaded here
+    make_traffic_base(root / "llm", traffic_tokens(), root / "bases" / "smollm2", name="smollm2")
     return root
 
 
@@ -90,12 +96,13 @@ def test_commands_of_the_guide(
         (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(tmp_path / "registry"))
+    monkeypatch.setenv("TRAFFICLLM_BASES", str(place / "bases"))
     monkeypatch.delenv("TRAFFICLLM_BASE", raising=False)
     if guide == "exercise":
         (tmp_path / "printer.toml").write_text(blocks(guide, "toml")[0], encoding="utf-8")
-    found = commands(guide)
-    assert len(found) >= 4
-    for words in found:
+    lines = commands(guide)
+    assert len(lines) >= 4
+    for words in lines:
         if words[0] == "tshark":
             assert shutil.which("tshark") is None or subprocess.run(words, check=True, capture_output=True).stdout
             continue

@@ -17,15 +17,17 @@ from model_samples import traffic_tokens
 
 from trafficllm.core.errors import ArtifactError, InputError, ResourceError, TrafficLLMError, UsageError
 from trafficllm.core.files import read_json
+from trafficllm.core.sealed import read_sealed
 from trafficllm.core.types import ProgressSink
 from trafficllm.lifecycle.bases import fetch, shelf
 from trafficllm.model.base import named
-from trafficllm.model.base.delta import DELTA, TENSORS, Change, apply_delta, quantise, write_delta
+from trafficllm.model.base.delta import DELTA, TENSORS, VOCABULARY, Change, apply_delta, quantise, write_delta
 from trafficllm.model.base.extend import load_seen
-from trafficllm.model.base.folder import read_manifest
+from trafficllm.model.base.folder import SEEN, read_manifest
 from trafficllm.model.base.gguf import import_gguf
 from trafficllm.model.base.load import load_base, resolve
 from trafficllm.model.base.named import Package
+from trafficllm.records.codec.units import codec_hash
 from trafficllm.surface.cli.bases import base, tokenizer, tune
 from trafficllm.surface.cli.main import run
 
@@ -169,7 +171,7 @@ def test_without_the_gguf_package_nothing_is_downloaded(package: Package, monkey
     assert "trafficllm[gguf]" in caught.value.hint
 
 
-def _delta(plain: Path, out: Path) -> Change:
+def _delta(plain: Path, out: Path, **facts: Any) -> Change:
     torch.manual_seed(0)
     model = load_base(plain, dtype="float32").model
     width, tokens = model.config.hidden_size, traffic_tokens()
@@ -181,7 +183,8 @@ def _delta(plain: Path, out: Path) -> Change:
         low_rank={name: (torch.randn(4, shape[1]), torch.randn(shape[0], 4))},
         scale=0.5,
     )
-    write_delta(out, change, seen=[3, 1, 2], source={"sha256": read_manifest(plain)["source"]["sha256"]}, training={"tokens": 5})
+    facts = {"source": {"sha256": read_manifest(plain)["source"]["sha256"]}, "training": {"tokens": 5}, **facts}
+    write_delta(out, change, seen=[3, 1, 2], **facts)
     return change
 
 
@@ -201,6 +204,36 @@ def test_a_delta_gives_the_weights_it_was_made_from(wheel: Path, tmp_path: Path)
     assert torch.equal(after["model.layers.1.mlp.up_proj.weight"], before["model.layers.1.mlp.up_proj.weight"])
     assert load_seen(tmp_path / "out").tolist() == [1, 2, 3]
     assert (manifest["init"], manifest["training"]["tokens"], manifest["seen"]) == ("delta", 5, 3)
+
+
+def test_get_applies_the_extension_that_ships(package: Package, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "DELTAS", tmp_path)
+    import_gguf(wheel.with_name("tiny.gguf"), tmp_path / "plain")
+    _delta(tmp_path / "plain", tmp_path / "tiny-delta", gives="0" * 64)
+    answer = shelf.get("tiny", wheel=wheel, again=False, progress=QUIET)
+    assert (answer.extension, answer.trained_tokens) == ("shipped", 5)
+    assert [text for text in answer.warnings if "adapters made elsewhere" in text], "the hash that it gives is another"
+    made = read_manifest(Path(answer.path))
+    assert (made["source"]["licence"], made["seen"]) == ("Apache-2.0", 3)
+    _delta(tmp_path / "plain", tmp_path / "tiny-delta", gives=made["base_sha256"])
+    again = shelf.get("tiny", wheel=wheel, again=True, progress=QUIET)
+    assert [text for text in again.warnings if "adapters made elsewhere" in text] == []
+    assert read_manifest(Path(again.path))["base_sha256"] == made["base_sha256"], "same input, same bytes"
+
+
+def test_the_extension_that_ships_fits_its_package() -> None:
+    place = named.PACKAGES["smollm2"].delta
+    assert place is not None
+    facts = read_sealed(place / DELTA, required=True)
+    assert facts["source"]["sha256"] == named.PACKAGES["smollm2"].member_sha256
+    assert (facts["codec_hash"], len(facts["gives"])) == (codec_hash(), 64)
+    assert {name: _digest(place / name) for name in facts["files"]} == facts["files"]
+    assert sum(path.stat().st_size for path in place.iterdir()) <= 15_000_000
+    assert len(read_json(place / VOCABULARY)) == 3072
+    training = facts["training"]
+    assert training["english_loss"] <= training["english_loss_before"] + 0.10, "the rule of recipes/llm/extend.toml"
+    assert training["held_out_loss"] < training["held_out_loss_before"] - 3
+    assert facts["seen"] * 8 == (place / SEEN).stat().st_size
 
 
 def test_a_delta_of_another_base_or_changed_is_refused(wheel: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def get(name: str, *, wheel: Path | None, again: bool, progress: ProgressSink) -
         extension=_extension(package),
         reused=reused,
         seconds=round(time.monotonic() - begun, 1),
-        warnings=show(str(plain)).warnings,
+        warnings=[*show(str(plain)).warnings, *show(str(out)).warnings],
     )
 
 

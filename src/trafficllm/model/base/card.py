@@ -33,6 +33,7 @@ this tokenizer on such text has no guarantee: control tokens and traffic tokens 
 **Licence.** The licence of `{source}` goes on holding for these weights.
 """
 _INIT = {
+    "delta": "the trained rows of the extension that TrafficLLM ships, with its low-rank changes added to the other weights",
     "description": "the mean of the native pieces of an English description of each unit, and some noise",
     "mean": "the mean of the native pieces of each token's meaning, and some noise",
     "global": "the mean of all native rows, and some noise",

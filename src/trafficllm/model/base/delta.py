@@ -1,7 +1,8 @@
 """A traffic extension as a small delta: new rows and low-rank matrices in 8 bits, added to the weights of the base it was trained on.
 
-Folder: `delta.json` (sealed: hashes of the other files, source, training), `delta.safetensors`, `vocabulary.json` (traffic tokens by unit
-names), `seen.bin`. A stored matrix is `NAME.q` int8 [rows, columns] and `NAME.s` float32 [rows], its value q * s.
+Folder: `delta.json` (sealed: hashes of the other files, source, training, hash of the base that it `gives`), `delta.safetensors`,
+`vocabulary.json` (traffic tokens by unit names), `seen.bin`. A stored matrix is `NAME.q` int8 [rows, columns] and `NAME.s` float32 [rows],
+its value q * s.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from trafficllm.core.errors import ArtifactError, InputError
 from trafficllm.core.files import atomic_dir, atomic_write, inside, read_json, sha256_file, write_json
 from trafficllm.core.sealed import read_sealed, sealed
 from trafficllm.model.base.extend import make_traffic_base, write_manifest
-from trafficllm.model.base.folder import SEEN, read_manifest, weight_files
+from trafficllm.model.base.folder import SEEN, read_manifest, weight_files, weights_sha256
 from trafficllm.records.codec.units import UNIT_NAMES, codec_hash
 
 DELTA, TENSORS, VOCABULARY = "delta.json", "delta.safetensors", "vocabulary.json"
 FORMAT = 1
+_OTHER = "its weights are not, bit by bit, those that the extension was measured with: adapters made elsewhere will not fit"
 _NAMES = {name: char for char, name in UNIT_NAMES.items()}
 
 
@@ -79,7 +81,8 @@ def write_delta(out: str | Path, change: Change, *, seen: Sequence[int], **facts
 
 
 def apply_delta(plain: str | Path, delta: str | Path, out: str | Path, *, name: str) -> None:
-    """Write the traffic base `plain` + `delta` to `out`.
+    """Write the traffic base `plain` + `delta` to `out`. Sums are taken in float64, so that every machine writes the same bytes; where the
+    hash is still not the one that the delta `gives`, the manifest says so among its `warnings`.
 
     Raises ArtifactError where the delta is damaged, of another codec, or was trained on another base.
     """
@@ -95,7 +98,8 @@ def apply_delta(plain: str | Path, delta: str | Path, out: str | Path, *, name: 
         _add(folder, place, first=first, count=len(tokens), scale=float(facts["scale"]))
         shutil.copyfile(inside(place, SEEN), folder / SEEN)
         digest = sha256_file(place / DELTA)
-        write_manifest(folder, name=name, init="delta", training=facts["training"], delta_sha256=digest)
+        warnings = [_OTHER] if facts.get("gives") not in {None, weights_sha256(folder)} else []
+        write_manifest(folder, name=name, init="delta", training=facts["training"], delta_sha256=digest, warnings=warnings)
 
 
 def _checked(place: Path, base: Path) -> dict[str, Any]:
@@ -132,8 +136,10 @@ def _tokens(place: Path) -> list[str]:
 
 
 def _parts(stored: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
-    """(rows, pairs A and B) in float32, by the names of the tensors that they change."""
-    values = {name[:-2]: value.float() * stored[f"{name[:-2]}.s"][:, None] for name, value in stored.items() if name.endswith(".q")}
+    """(rows, pairs A and B) in float64, by the names of the tensors that they change."""
+    values = {
+        name[:-2]: value.double() * stored[f"{name[:-2]}.s"].double()[:, None] for name, value in stored.items() if name.endswith(".q")
+    }
     rows = {name.removeprefix("rows/"): value for name, value in values.items() if name.startswith("rows/")}
     first = [name.removesuffix(".A") for name in values if name.startswith("low_rank/") and name.endswith(".A")]
     return rows, {name.removeprefix("low_rank/"): (values[f"{name}.A"], values[f"{name}.B"]) for name in first}
@@ -155,7 +161,7 @@ def _add(folder: Path, place: Path, *, first: int, count: int, scale: float) -> 
                 weight[first : first + count] = rows[name].to(weight.dtype)
             if name in pairs:
                 a, b = pairs[name]
-                tensors[name] = (weight.float() + scale * (b @ a)).to(weight.dtype)
+                tensors[name] = (weight.double() + scale * (b @ a)).to(weight.dtype)
         left -= set(tensors)
         save_file(tensors, folder / file, metadata={"format": "pt"})
     if left:

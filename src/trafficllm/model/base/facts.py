@@ -13,7 +13,8 @@ from trafficllm.model.base.folder import MANIFEST, checked_manifest, read_manife
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
     """A base by its manifest: traffic tokens in its vocabulary, tokens of traffic that it was trained on, records that it may have read
-    (`seen`), licence ("" where none is named), hash of its weights, what it was made from, and warnings of its import."""
+    (`seen`), licence ("" where none is named), hash of its weights, what it was made from, and warnings of
+    its making."""
 
     kind: str
     traffic_tokens: int
@@ -46,5 +47,5 @@ def _facts(manifest: Mapping[str, Any]) -> BaseFacts:
         licence=source.get("licence", ""),
         base_sha256=str(manifest.get("base_sha256", "")),
         source=source,
-        warnings=tuple(map(str, (manifest.get("imported") or {}).get("warnings", ()))),
+        warnings=tuple(map(str, [*(manifest.get("imported") or {}).get("warnings", ()), *manifest.get("warnings", ())])),
     )

@@ -1,0 +1,108 @@
+"""What scoring flows costs on a base, in the precisions a CPU has: tokens and flows a second, peak memory, and whether verdicts stay.
+
+    python bench/bench_bases.py --base smollm2 --base default [--flows 24] [--threads 1] [--out FILE]
+
+Flows are drawn from the bundled malware captures without their reserved part; the label of each is scored without an adapter. Every form
+runs in a process of its own, so that its peak memory is its own. Seconds are the processor's, which other work on the machine changes
+little; the wall clock's stand beside. `int8` are the linear layers with weights of eight bits and activations quantised on the fly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_engine import TASK, flows
+
+from trafficllm.core.files import write_json
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.model.base.load import Base, load_base
+
+FORMS = ("float32", "bfloat16", "int8")
+
+
+def opened(base: str, form: str) -> Base:
+    """The base in one form."""
+    if form != "int8":
+        return load_base(base, dtype="bfloat16" if form == "bfloat16" else "float32")
+    whole = load_base(base, dtype="float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the call is announced to move to torchao
+        small = torch.ao.quantization.quantize_dynamic(whole.model, {torch.nn.Linear}, dtype=torch.qint8)
+    return Base(small, whole.tokenizer, whole.path, whole.manifest)
+
+
+def one(base: str, form: str, count: int, threads: int) -> dict[str, Any]:
+    """One form: cost, peak memory in bytes before and after scoring, and the verdict on each flow."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as place:
+        records = flows(count, Path(place) / "data")
+    begun = time.process_time()
+    scorer = LLMScorer(Engine(opened(base, form)), "", TASK, TASK.labels)
+    loading = time.process_time() - begun
+    tokens = sum(len(row) for row in scorer.ids(records))
+    scorer.score(records[:2])
+    processor, wall = time.process_time(), time.perf_counter()
+    scores = scorer.score(records)
+    processor, wall = time.process_time() - processor, time.perf_counter() - wall
+    return {
+        "loading_seconds": round(loading, 2),
+        "tokens_a_flow": round(tokens / len(records), 1),
+        "prompt_tokens_shared": scorer.prefix_length,
+        "flows_a_second": round(len(records) / processor, 2),
+        "tokens_a_second": round(tokens / processor, 1),
+        "flows_a_second_wall": round(len(records) / wall, 2),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "verdicts": scores.probabilities.argmax(axis=1).tolist(),
+    }
+
+
+def measure(bases: list[str], count: int, threads: int) -> dict[str, Any]:
+    """Every base in every form, each in a process of its own; `same_verdict` is the share of verdicts that float32 gives too."""
+    out: dict[str, Any] = {"flows": count, "threads": threads, "torch": torch.__version__, "bases": {}}
+    for base in bases:
+        rows: dict[str, Any] = {}
+        for form in FORMS:
+            command = [sys.executable, "-W", "ignore", __file__, "--base", base, "--form", form]
+            command += ["--flows", str(count), "--threads", str(threads)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            rows[form] = json.loads(done.stdout.splitlines()[-1])
+            print(base, form, {name: value for name, value in rows[form].items() if name != "verdicts"}, file=sys.stderr, flush=True)
+        truth = rows[FORMS[0]]["verdicts"]
+        for row in rows.values():
+            verdicts = row.pop("verdicts")
+            row["same_verdict"] = round(sum(a == b for a, b in zip(truth, verdicts, strict=True)) / len(truth), 3)
+        out["bases"][base] = rows
+    return out
+
+
+def main() -> None:
+    """The table; with --form one row of it, as a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", action="append", required=True)
+    parser.add_argument("--flows", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--form", choices=FORMS)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.form:
+        print(json.dumps(one(options.base[0], options.form, options.flows, options.threads)))
+        return
+    table = measure(options.base, options.flows, options.threads)
+    if options.out is not None:
+        write_json(options.out, table)
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
