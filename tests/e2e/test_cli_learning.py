@@ -29,6 +29,19 @@ CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures"
 LABELS = ("FTP", "Neris", "Zeus")
 SECONDS = ("--max-seconds", "1")
 BARE = ("--no-background", "--json")
+GENERATED = """
+title = "Flows of a generator"
+span = 60
+host = [{ name = "pc" }, { name = "c2", outside = true }]
+
+[[event]]
+name = "malware"
+label = "Neris"
+from = "pc"
+to = "c2"
+flows = 3
+source = { generator = "MTG/Neris" }
+"""
 
 
 @dataclass(frozen=True)
@@ -295,6 +308,15 @@ def test_generate(use: Cli, bench: Bench, tmp_path: Path) -> None:
     asked = use("generate", "--task", "MTG", "-q", "give me 2 flows of zeus", "-o", tmp_path / "q.jsonl", *where, "--json").body("generate")
     assert [line["label"] for line in _lines((tmp_path / "q.jsonl").read_text())] == ["Zeus", "Zeus"]
     assert (asked["flows"], asked["valid"]) == (2, None)
+    file = tmp_path / "x.toml"
+    file.write_text(GENERATED, encoding="utf-8")
+    body = use("generate", "scenario", file, "-o", tmp_path / "s", *where, "--json").body("generate.scenario")
+    assert [(event["label"], event["flows"]) for event in body["events"]] == [("Neris", 3)]
+    assert {check["status"] for check in body["checks"][:2]} == {"passed"}
+    again = use("generate", "scenario", file, "-o", tmp_path / "s", *where, "--json").body("generate.scenario")
+    assert again["sha256"] == body["sha256"]
+    file.write_text(GENERATED.replace("Neris", "Nerys"), encoding="utf-8")
+    use("generate", "scenario", file, "-o", tmp_path / "t", *where).refused(2, "Neris")
     use("generate", "--task", "MTG", "-o", tmp_path / "c.pcap", *where).refused(2, "say what to write")
     use("generate", "--task", "MTG", "--label", "Nerys", "-o", tmp_path / "c.pcap", *where).refused(2, "Neris")
     use("generate", "--task", "MTD", "--label", "Neris", "-o", tmp_path / "c.pcap", *where).refused(2, "MTG")

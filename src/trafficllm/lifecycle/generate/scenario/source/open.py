@@ -25,6 +25,8 @@ _TEMPLATES = 2000
 """Flows kept as templates of one class: 2 KB each."""
 _LONGEST_GAP = {6: 250_000_000_000, 17: 50_000_000_000}
 """ns: a longer pause ends the flow for any reader (5 minutes in TCP, 1 in UDP)."""
+_TURNS = 10
+"""How often a generator is asked for all flows again, where some of its flows are of ICMP."""
 _TRANSPORTS = frozenset(_LONGEST_GAP)
 
 PlanOf = Callable[[Place, random.Random], FlowPlan]
@@ -141,12 +143,14 @@ def _generator(name: str, workspace: Workspace | None, *, flows: int, seed: int)
         workspace.engine, definition.id, options=RecordShape.of(version.manifest).codec(), values=version.manifest.get("values")
     )
     own = hash64(f"{seed}/{name}".encode()) >> 1
-    plans = generator.plans(definition, label, flows, seed=own)
+    drawn = (plan for turn in range(_TURNS) for plan in generator.plans(definition, label, flows, seed=own + turn))
+    plans = (plan for plan in drawn if plan.proto in _TRANSPORTS)
 
     def following(_place: Place, _rng: random.Random) -> FlowPlan:
-        plan = next(plans)
-        while plan.proto not in _TRANSPORTS:
-            plan = next(plans)
+        plan = next(plans, None)
+        if plan is None:
+            hint = "take another label, or captures"
+            raise InputError("input.flows", "the generator writes no flows of TCP or UDP", input="scenario", where=name, hint=hint)
         return fitted(plan)
 
     return Opened(f"generator {definition.id} {version.version}, label {label}", following)
