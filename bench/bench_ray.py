@@ -24,6 +24,8 @@ from trafficllm.lifecycle.cluster.session import Cluster
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 STORE = 80 << 20
+INSIDE = "127.0.0.2"
+"""Raylets of the bench listen on the loopback interface only."""
 
 
 def nap(seconds: float) -> int:
@@ -44,9 +46,12 @@ def simulated(count: int, tasks: int, seconds: float, runs: int) -> dict[str, An
     import ray
     from ray.cluster_utils import Cluster as Raylets
 
-    raylets = Raylets(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False})
+    raylets = Raylets(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False, "node_ip_address": INSIDE},
+    )
     for _ in range(count - 1):
-        raylets.add_node(num_cpus=1, object_store_memory=STORE)
+        raylets.add_node(num_cpus=1, object_store_memory=STORE, node_ip_address=INSIDE)
     ray.init(address=raylets.address, log_to_driver=False, configure_logging=False)
     try:
         nodes = Cluster()
@@ -102,8 +107,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--small", action="store_true", help="a trial of seconds: its figures mean nothing")
     options = parser.parse_args()
-    tasks, counts = (8, [1, 2]) if options.small else (options.tasks, options.nodes)
-    figures: dict[str, Any] = {"curve": [simulated(count, tasks, options.seconds, options.runs) for count in counts]}
+    tasks, seconds, counts = (8, 0.2, [1, 2]) if options.small else (options.tasks, options.seconds, options.nodes)
+    figures: dict[str, Any] = {"curve": [simulated(count, tasks, seconds, options.runs) for count in counts]}
     figures |= {"real": real(options.captures)} if options.captures else {}
     print(json.dumps(figures, indent=1) if options.json else "\n".join(map(str, figures["curve"])) + f"\n{figures.get('real', '')}")
 

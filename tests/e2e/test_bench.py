@@ -19,6 +19,7 @@ BENCHES = {
     "bench_capture_memory": "rows",
     "bench_engine": "settings",
     "bench_generation": "packets_per_second",
+    "bench_ray": "curve",
     "bench_records": "flows_per_second",
     "bench_server": "memory",
     "bench_start": "import",
@@ -32,8 +33,8 @@ def test_every_benchmark_is_tried_here() -> None:
     assert {path.stem for path in (REPO / "bench").glob("bench_*.py")} == set(BENCHES)
 
 
-LONG = {"bench_busy"}
-"""Trains six times even in a trial."""
+LONG = {"bench_busy", "bench_ray"}
+"""Train six times, or start two Ray clusters, even in a trial."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak if name in LONG else ()) for name in sorted(BENCHES)])
