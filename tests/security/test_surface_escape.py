@@ -22,6 +22,7 @@ from trafficllm.lifecycle.analyze.verdict_table import Explained
 from trafficllm.lifecycle.chat import wording
 from trafficllm.surface.docs.schemas import all_schemas
 from trafficllm.surface.formats.columns import CONN, FLOW, VERDICT
+from trafficllm.surface.formats.destinations import flow_forms, verdict_forms
 from trafficllm.surface.formats.eve import flow_event, verdict_event
 from trafficllm.surface.formats.writers import make_writer
 from trafficllm.surface.python.flows import Verdicts
@@ -75,7 +76,9 @@ def _flow(text: str) -> dict[str, Any]:
 def _written(form: str, kind: str) -> str:
     stream = io.BytesIO()
     columns, row = (VERDICT, _verdict) if kind == "verdict" else (CONN if form == "zeek" else FLOW, _flow)
-    writer = make_writer(form, stream, columns, path="x", eve=(lambda r: verdict_event(r, ALERTS)) if kind == "verdict" else flow_event)
+    event = (lambda r: verdict_event(r, ALERTS)) if kind == "verdict" else flow_event
+    forms = verdict_forms(ALERTS) if kind == "verdict" else flow_forms()
+    writer = make_writer(form, stream, columns, path="x", eve=event, forms=forms)
     writer.write([row(text) for text in STRINGS])
     writer.close()
     return stream.getvalue().decode()
@@ -87,9 +90,18 @@ def test_there_are_500() -> None:
 
 
 @pytest.mark.parametrize("kind", ["verdict", "flow"])
-@pytest.mark.parametrize("form", ["jsonl", "csv", "zeek", "eve"])
+@pytest.mark.parametrize("form", ["jsonl", "csv", "zeek", "eve", "ecs"])
 def test_nothing_live_comes_out(form: str, kind: str) -> None:
     assert LIVE.search(_written(form, kind)) is None
+
+
+@pytest.mark.parametrize(("form", "lines"), [("notice", 500 + 7), ("intel", 2), ("stix", 1)])
+def test_nothing_live_comes_out_of_alerts(form: str, lines: int) -> None:
+    text = _written(form, "verdict")
+    assert LIVE.search(text) is None
+    assert text.count("\n") == lines
+    if form == "stix":
+        assert sum(each["type"] == "sighting" for each in json.loads(text)["objects"]) == 500
 
 
 @pytest.mark.parametrize("kind", ["verdict", "flow"])
