@@ -5,7 +5,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/trafficllm/trafficllm/blob/main/"
-LINK = re.compile(r"\]\((\.\./[^)#\s]+)")
+LINK = re.compile(r"\]\(([^)#:\s]+)")
 
 project = "TrafficLLM"
 html_title = "TrafficLLM"
@@ -23,13 +23,13 @@ highlight_language = "none"
 
 
 def setup(app):
-    """Links to files of the repository that are no pages lead to the repository; those to no file stay, and are a warning."""
+    """Links to folders, and to files of the repository that are no pages, lead to the repository; those to nothing stay, and are a warning."""
 
     def read(_, name, source):
         def target(match):
             path = (DOCS / name).parent.joinpath(match[1]).resolve()
-            inside = path.is_relative_to(DOCS) or not path.is_file()
-            return match[0] if inside else f"]({REPOSITORY}{path.relative_to(DOCS.parent).as_posix()}"
+            elsewhere = path.is_dir() or (path.is_file() and not path.is_relative_to(DOCS))
+            return f"]({REPOSITORY}{path.relative_to(DOCS.parent).as_posix()}" if elsewhere else match[0]
 
         source[0] = LINK.sub(target, source[0])
 
