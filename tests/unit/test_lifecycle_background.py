@@ -207,6 +207,30 @@ def test_the_first_step_is_fitted_kept_and_served(made: dict[str, Any], tmp_path
         registry.live("MTD")
 
 
+def test_the_first_step_of_several_members_is_that_of_their_mean(made: dict[str, Any], tmp_path: Path) -> None:
+    data: Dataset = made["data"]
+    folders = [_queries(tmp_path / "home", port=4321), _queries(tmp_path / "lab", 14, port=4321)]
+    background = read_for(data, (), Beside(folders), progress=Silent())
+    assert background is not None
+    registry = Registry(tmp_path / "registry")
+    training = Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False, members=2)
+    learn.register(data, training, task=TASK, background=background)
+    live, records = registry.live("MTD"), data.records(data.indices("test")[:20])
+    assert {UMBRELLA, f"members/2/{UMBRELLA}"} <= set(live.manifest["files"])
+    model = TaskModel.of(Engine(made["base"]), TASK, live)
+    together = model.scorer.score(records).umbrella
+    shutil.copytree(live.path / "members" / "2", tmp_path / "second")
+    shutil.copytree(live.path, tmp_path / "first", ignore=shutil.ignore_patterns("members"))
+    alone = []
+    for name in ("first", "second"):
+        engine = Engine(made["base"])
+        engine.add_adapter("a", tmp_path / name)
+        alone.append(engine.score_ids(model.scorer.ids(records), model.scorer.labels, adapter="a").umbrella)
+    assert together is not None
+    assert np.allclose(together, np.mean(alone, axis=0), atol=1e-4)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+
+
 def test_an_update_adds_what_it_learns_to_the_coverage(made: dict[str, Any], captures: Path, tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry")
     learn.register(made["data"], Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False), task=TASK)
