@@ -42,6 +42,11 @@ def test_more_threads_must_be_worth_it() -> None:
     assert set(work.steps(50)) == {1}
 
 
+def test_a_count_that_is_hopeless_is_tried_once() -> None:
+    work = Work({1: 1.0, 2: 50.0})
+    assert work.steps(9) == [1, 1, 2, 1, 1, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize(("busy", "end"), [({1: 1.1, 2: 8.0}, 1), ({1: 3.0, 2: 2.0}, 2)])
 def test_it_is_looked_at_again_when_progress_falls(busy: dict[int, float], end: int) -> None:
     """Another program takes a core: two threads then wait for each other."""

@@ -29,6 +29,7 @@ def _two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.soak
 def test_a_run_tries_both_and_gives_the_bytes_of_one_thread(two: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base(tmp_path / "base")
     used: list[int] = []
@@ -45,8 +46,8 @@ def test_a_run_tries_both_and_gives_the_bytes_of_one_thread(two: None, tmp_path:
         assert (tmp_path / "chosen" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
-def test_threads_are_as_before_afterwards(two: None) -> None:
-    with paced("cpu") as pace:
+def test_threads_are_as_before_afterwards(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with paced(torch.nn.Linear(4, 4)) as pace:
         assert pace.counts == (1, 2)
         for _ in range(9):
             with pace.step(1):
@@ -54,5 +55,11 @@ def test_threads_are_as_before_afterwards(two: None) -> None:
     with single():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
-    with paced("cuda") as pace:
+    with paced(torch.nn.Linear(4, 4, device="meta")) as pace:
         assert pace.counts == (2,)
+    monkeypatch.setattr(threads, "LARGE", 20)
+    with paced(torch.nn.Linear(4, 4)) as pace:
+        assert pace.counts == (2,)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with paced(torch.nn.Linear(1, 1)) as pace:
+        assert pace.counts == (1,)

@@ -60,7 +60,7 @@ def _hashed(count: int) -> int:
     done = [0] * count
 
     def work(place: int) -> None:
-        while time.perf_counter() < until:
+        while not done[place] or time.perf_counter() < until:
             hashlib.sha256(_CHUNK)
             done[place] += 1
 
@@ -134,7 +134,8 @@ class Pace:
     def _try(self, pace: float) -> None:
         """A step of a trial: the counts take turns, so that what other programs do meanwhile meets all of them alike."""
         if self._steps > 1:  # the first step pays for what is made once
-            self._paces[self.threads].append(pace)
+            hopeless = pace < max((statistics.median(each) for each in self._paces.values() if each), default=0.0) / 3
+            self._paces[self.threads] += [pace] * (self._each if hopeless else 1)  # beside other programs such a step may take minutes
         shortest = min(self.counts, key=lambda count: len(self._paces[count]))
         self.threads = shortest
         if len(self._paces[shortest]) < self._each:

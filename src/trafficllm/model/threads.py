@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from trafficllm.core.machine import Pace, thread_counts
+from trafficllm.core.machine import Pace, stated_threads, thread_counts
 
 MOST = 16
-"""Threads at most that are tried: beyond, the products of small models are not large enough to share."""
+"""Threads up to which each doubling is tried; beyond, only as many as torch would take."""
+LARGE = 200_000_000
+"""Weights from which nothing is tried: a step of such a model on one thread takes minutes, and its products are large enough to share."""
 
 
 def use(threads: int) -> None:
@@ -20,14 +22,16 @@ def use(threads: int) -> None:
 
 
 @contextmanager
-def paced(device: str) -> Iterator[Pace]:
-    """A pace for steps on a device, of which only a CPU has threads to choose; the number is as before afterwards.
+def paced(model: torch.nn.Module) -> Iterator[Pace]:
+    """A pace for steps of a model: of a small one on a CPU the threads are chosen, else they stay. The number is as before afterwards.
 
     60 steps of the embedded base gave the same adapter, byte for byte, with one thread and two: a run's result need not depend on what else
     the machine does. The engine is not paced: its products by oneDNN differ (3e-5 in a probability).
     """
     before = torch.get_num_threads()
-    counts = thread_counts(min(MOST, before)) if device == "cpu" else (before,)
+    weights = list(model.parameters())
+    small = all(each.device.type == "cpu" for each in weights) and sum(each.numel() for each in weights) < LARGE
+    counts = (*thread_counts(min(MOST, before)), *(() if stated_threads() else (before,))) if small else (before,)
     try:
         yield Pace(counts, use=use)
     finally:

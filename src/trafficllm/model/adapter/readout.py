@@ -268,7 +268,7 @@ def features_of(
     device = next(model.parameters()).device
     pooled: dict[int, torch.Tensor] = {}
     model.eval()
-    with paced(device.type) as pace, torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
+    with paced(model) as pace, torch.no_grad():  # not inference mode: sharded parameters are written in place afterwards
         for batch in length_batches([len(ids) for ids in prompts], batch_tokens):
             lengths = torch.tensor([len(prompts[k]) for k in batch])
             ids = padded([prompts[k] for k in batch]).to(device)

@@ -268,7 +268,7 @@ def run(job: Job) -> TuneReport:
     try:
         if _reads_out(job):
             setattr(tuned, HEAD, _head(job, tuned, rows))
-        with paced(next(tuned.parameters()).device.type) as pace:
+        with paced(tuned) as pace:
             trainer, done = _train(job, tuned, rows, steps, clock, pace=pace, half=half)
         if hasattr(tuned, HEAD):
             delattr(tuned, HEAD)
