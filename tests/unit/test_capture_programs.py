@@ -112,7 +112,7 @@ def test_counts_are_asked_for_and_the_last_ones_stand(tmp_path: Path, monkeypatc
     with Capturing(Source("lo")) as capturing:
         assert capturing.stdout.read(len(data)) == data
         capturing.ask()
-        for _ in range(1000):
+        for _ in range(6000):
             if capturing.dropped is not None:
                 break
             time.sleep(0.01)
