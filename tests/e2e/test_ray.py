@@ -18,9 +18,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))  # samples li
 
 import server_samples
 
+from trafficllm.core.errors import ResourceError
+from trafficllm.lifecycle.cluster import session
 from trafficllm.lifecycle.cluster.session import Cluster, cluster, is_address
 from trafficllm.surface.formats.columns import FLOW
 from trafficllm.surface.parts.folder import MANIFEST, read_part
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Ray leaves the objects of its own processes to the collector, which complains where a start was late."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,6 +99,29 @@ def test_a_task_whose_worker_dies_again_and_again_is_an_outcome(monkeypatch: pyt
     monkeypatch.setattr("trafficllm.lifecycle.cluster.session.RETRIES", 0)
     outcomes = list(Cluster().finished(os._exit, [(3,)]))
     assert [(outcome.place, outcome.failure.code) for outcome in outcomes if outcome.failure] == [(0, "resource.worker")]
+
+
+class _Late:
+    """A Ray whose processes come up at the last of some tries."""
+
+    def __init__(self, late: int) -> None:
+        self.late, self.tries = late, 0
+
+    def init(self, **settings: Any) -> None:
+        self.tries += 1
+        if self.tries <= self.late:
+            raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_a_start_that_is_late_is_tried_again_and_then_named() -> None:
+    late = _Late(1)
+    session._start(late, {})
+    assert late.tries == 2
+    with pytest.raises(ResourceError, match="timed out during startup"):
+        session._start(_Late(9), {})
 
 
 def test_what_ray_cannot_do_is_said(cli: Cli, captures: Path, tmp_path: Path) -> None:

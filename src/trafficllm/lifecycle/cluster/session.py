@@ -25,6 +25,7 @@ _AHEAD = 4
 """Tasks waiting or running for each core of the cluster: enough that no core waits for the driver."""
 _LOOPBACK = "127.0.0.2"
 """Where a cluster of this machine alone listens. Ray takes 127.0.0.1 for the machine's own address, which others reach."""
+_STARTS = 2
 _OBJECTS = 128 << 20
 """Bytes of the object store on this machine: tasks write their results to files and hand back some hundred bytes."""
 
@@ -146,11 +147,26 @@ def _connect(ray: Any, address: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)  # Ray greets on stderr as a warning
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address == LOCAL:
-        inside = {"_node_ip_address": _LOOPBACK} if sys.platform == "linux" else {}
-        ray.init(address="local", num_cpus=cores(), object_store_memory=_OBJECTS, include_dashboard=False, **inside, **quiet)
+        _start(ray, quiet)
         return
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         hint = "start one with `ray start --head` and name its address; RAY_AUTH_MODE=token where it asks for a token"
         raise ResourceError("resource.cluster", f"no Ray cluster answers: {error}", input=f"--ray {address}", hint=hint) from error
+
+
+def _start(ray: Any, quiet: dict[str, Any]) -> None:
+    """Start a cluster of this machine. Ray gives its own processes 30 s, which a busy machine may need twice."""
+    inside = {"_node_ip_address": _LOOPBACK} if sys.platform == "linux" else {}
+    failure: Exception | None = None
+    for _ in range(_STARTS):
+        try:
+            ray.init(address="local", num_cpus=cores(), object_store_memory=_OBJECTS, include_dashboard=False, **inside, **quiet)
+        except Exception as error:  # noqa: BLE001 - Ray raises Exception itself where its processes are late
+            failure = error
+            ray.shutdown()
+        else:
+            return
+    hint = "a machine too busy, or too little memory or space in /dev/shm; look into /tmp/ray/session_latest/logs"
+    raise ResourceError("resource.cluster", f"Ray did not start: {failure}", input="--ray local", hint=hint) from failure
