@@ -2,7 +2,8 @@
 
 Of one class only a few training flows are kept (`[rare]` of generation.toml). A joint adapter learns from what is left, and writes as
 many flows of the rare class as the others have. LightGBM on strictly masked columns, trained on: the few flows (`few`), the few
-repeated (`repeated`), the few weighted up (`weighted`), the few and generated ones (`generated`), all real ones (`all`, what more
+repeated (`repeated`), the few weighted up (`weighted`), the few and flows compiled from them as templates, as scenarios do it
+(`templates`), the few and generated ones (`generated`), all real ones (`all`, what more
 capturing would give). Judged on real flows of the validation part; `--part test` is a scoring. Five draws of the kept flows for the
 trees; the adapter sees the first.
 """
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from trafficllm.capture.files.write import write_capture
 from trafficllm.core.files import write_json
 from trafficllm.core.metrics import macro_f1
 from trafficllm.core.settings import TuneOptions
-from trafficllm.core.types import Record, Silent
+from trafficllm.core.types import FlowPlan, Record, Silent
 from trafficllm.evaluate.baselines.features import everything
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.generator.generator import Generator
@@ -40,6 +42,7 @@ from trafficllm.records.codec import values, view
 from trafficllm.records.codec.canonical import canonical
 from trafficllm.records.codec.codec import encode
 from trafficllm.records.codec.flows import records_of
+from trafficllm.records.codec.plan import plan_of
 from trafficllm.records.dataset.dataset import Dataset, build_dataset, load
 
 PLAN = tomllib.loads(Path(__file__).with_name("generation.toml").read_text(encoding="utf-8"))
@@ -69,11 +72,22 @@ def made(train: dict[str, list[Record]], n: int, chosen: argparse.Namespace) -> 
     engine.add_adapter(TASK.id, chosen.out / "adapter")
     generator = Generator(engine, TASK.id, values={RARE["rare"]: values.learnt(train[RARE["rare"]])})
     plans = list(generator.plans(TASK, RARE["rare"], n, seed=chosen.seed))
+    return _observed(plans, chosen.seed, chosen.data / FOLDER / RARE["rare"])
+
+
+def templated(few: list[Record], n: int, seed: int, cut: Path) -> list[Record]:
+    """Flows compiled from the few as templates, hidden bytes made anew, through the same observer as the real ones."""
+    rng = random.Random(seed)
+    plans = [plan_of(replace(rng.choice(few), masked=frozenset()), label=RARE["rare"], seed=rng.randrange(1 << 60)) for _ in range(n)]
+    return _observed(plans, seed, cut)
+
+
+def _observed(plans: list[FlowPlan], seed: int, real: Path) -> list[Record]:
+    """Plans as a reader sees them, cut like the real captures of the class."""
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "x.pcap"
-        write_capture(path, [compile_flows(plans, seed=chosen.seed, start=10**18, spread=n * 10**9)])
-        cut = measured([chosen.data / FOLDER / RARE["rare"]])
-        return [view.shown(record) for batch in cut_flows(path, cut) for record, _ in records_of(batch)]
+        write_capture(path, [compile_flows(plans, seed=seed, start=10**18, spread=len(plans) * 10**9)])
+        return [view.shown(record) for batch in cut_flows(path, measured([real])) for record, _ in records_of(batch)]
 
 
 def judged(train: dict[str, list[Record]], held: dict[str, list[Record]], *, weigh: bool = False, seed: int = 0) -> dict[str, float]:
@@ -117,6 +131,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     for k, kept in enumerate(draws):
         few = {**train, own: kept}
         sets = {"few": few, "repeated": {**few, own: (kept * want)[:want]}, "weighted": few}
+        sets["templates"] = {**few, own: kept + templated(kept, want, k, chosen.data / FOLDER / own)}
         if k == 0:
             sets |= {"generated": {**few, own: kept + generated}, "all": train}
         for name, flows in sets.items():
