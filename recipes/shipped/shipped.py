@@ -244,6 +244,46 @@ def pack(run: Run, tasks: Sequence[str], package: Path) -> int:
     return size
 
 
+INTRO = """# The adapters that come with the package
+
+Written by `recipes/shipped/shipped.py`. They are used where your own registry has none of a task; `adapter list` shows them, `adapter show
+TASK` has everything about one. Three members each (three seeds, averaged). Macro-F1 with its 95 % interval over groups of captures is that
+of reserved captures, which nothing was learnt from or chosen by; the trees learnt the same masked records. *Harmless flows flagged*: at the
+operating point, of sources left out, as the mean and of the worst source; *found*: flows of the positive side of reserved captures, which are
+of sources that were learnt: of other sources expect what [openworld.md](openworld.md) says.
+"""
+
+
+def page(run: Run, tasks: Sequence[str]) -> str:
+    """The table of what is carried, and what is not and why."""
+    from trafficllm.registry.store import Registry
+
+    head = ("task", "labels", "masks", "test flows", "macro-F1", "LightGBM", "random forest", "ECE", "harmless flows flagged", "found")
+    lines = [INTRO, f"| {' | '.join(head)} |", f"|---|{'--:|' * (len(head) - 1)}"]
+    notes, generators = [], []
+    for task in tasks:
+        facts = Registry(run.registry).live(task).manifest
+        if why := run.entry(task).get("experimental"):
+            notes.append(f"- {task} is experimental: {why}.")
+        if facts["stage"] == "generation":
+            generators.append(f"{task} ({', '.join(facts['labels'])})")
+            continue
+        quality, trees, step = facts["quality"], facts["baselines"], facts["umbrella"]
+        low, high = quality["ci95"]
+        flagged = found = "-"
+        if step:
+            flow = step["left_out"]["flow"]
+            flagged, found = f"{flow['rate']:.1%}, {flow['worst']:.1%}", f"{step['recall']:.0%}"
+        scores = (
+            f"{quality['macro_f1']:.3f} [{low:.3f}, {high:.3f}]",
+            *(f"{trees[key]['macro_f1']:.3f}" for key in ("lightgbm", "random_forest")),
+        )
+        cells = (task, len(facts["labels"]), facts["profile"], quality["n_test"], *scores, f"{quality['ece']:.3f}", flagged, found)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", f"Generators: {'; '.join(generators)}.", "", *notes, "", "Not carried, and why:", ""]
+    return "\n".join([*lines, *(f"- {task}: {why}." for task, why in PLAN["without"].items())]) + "\n"
+
+
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,6 +297,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once")
     parser.add_argument("--inline", action="store_true", help="all stages in this process")
     parser.add_argument("--pack", action="store_true", help="put what is registered into the package")
+    parser.add_argument("--results", type=Path, help="write shipped.md here")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="where it is put")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
@@ -276,6 +317,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(said, file=sys.stderr)
     if asked.pack and not failed:
         print(f"{pack(run, asked.tasks, asked.package) / 1e6:.1f} MB")
+    if asked.results and not failed:
+        (asked.results / "shipped.md").write_text(page(run, asked.tasks), encoding="utf-8")
     return 1 if failed else 0
 
 

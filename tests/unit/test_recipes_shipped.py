@@ -72,7 +72,8 @@ def test_from_captures_to_the_package(
     assert "Virut_02.pcap" not in names, "no licence is stated"
     assert {meta.capture.split("/")[-1] for meta in made.meta(made.indices("test"))} == {"Geodo_03.pcap", "Neris_03.pcap", "Virut_03.pcap"}
 
-    assert recipe.main([*words, "--pack", "--package", str(package)]) == 0
+    assert recipe.main([*words, "--pack", "--package", str(package), "--results", str(run)]) == 0
+    assert "\n| MTD | 3 | strict | " in (run / "shipped.md").read_text()
     live = Registry(package).live("MTD")
     assert live.manifest["origins"] == {"echowei/DeepTraffic": "MPL-2.0"}
     assert (live.experimental, live.provenance) == ("a test", "registry, experimental")
