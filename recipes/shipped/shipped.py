@@ -249,8 +249,8 @@ INTRO = """# The adapters that come with the package
 Written by `recipes/shipped/shipped.py`. They are used where your own registry has none of a task; `adapter list` shows them, `adapter show
 TASK` has everything about one. Three members each (three seeds, averaged). Macro-F1 with its 95 % interval over groups of captures is that
 of reserved captures, which nothing was learnt from or chosen by; the trees learnt the same masked records. *Harmless flows flagged*: at the
-operating point, of sources left out, as the mean and of the worst source; *found*: flows of the positive side of reserved captures, which are
-of sources that were learnt: of other sources expect what [openworld.md](openworld.md) says.
+operating point, of sources left out, as the mean and of the worst source; *found*: flows of the positive side of reserved captures, from
+sources that were learnt. Of other sources expect what [openworld.md](openworld.md) says.
 """
 
 
