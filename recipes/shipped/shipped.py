@@ -264,8 +264,8 @@ def page(run: Run, tasks: Sequence[str]) -> str:
             notes.append(f"- {task} is experimental: {why}.")
         if facts.get("leaky"):
             notes.append(
-                f"- {task}: {', '.join(facts['leaky'])}. Names may tell the laboratory: its macro-F1, and the trees', is not honest (strict "
-                "masks: [table.md](table.md)). The profile was chosen on sources left out ([openworld.md](openworld.md))."
+                f"- {task}: {', '.join(facts['leaky'])}. Names may tell the laboratory: its macro-F1, and the trees', is not honest "
+                "(strict masks: [table.md](table.md)). The profile was chosen on sources left out ([openworld.md](openworld.md))."
             )
         if facts["stage"] == "generation":
             generators.append(f"{task} ({', '.join(facts['labels'])})")
