@@ -206,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--results", type=Path, help="write openworld.json and openworld.md here")
+    parser.add_argument("--results", type=Path, help="write openworld.json and openworld.md here; openworld_PROFILE of others than strict")
     parser.add_argument("--studies", nargs="+", default=list(STUDIES), choices=list(STUDIES))
     parser.add_argument("--profile", default="strict")
     parser.add_argument("--seeds", nargs="+", type=int, default=PLAN["seeds"])
@@ -220,10 +220,15 @@ def main(words: Sequence[str] | None = None) -> int:
     done = {name: dict(read_json(table.path(name))) for name in STUDIES if table.path(name).is_file()}
     page = markdown(done)
     if asked.results:
-        write_json(
-            asked.results / "openworld.json", {"command": "python recipes/results/openworld.py --data DATA --out RUN", "studies": done}
+        other = "" if asked.profile == "strict" else f"_{asked.profile}"
+        command = f"python recipes/results/openworld.py --data DATA --out RUN{other and f' --profile {asked.profile}'}"
+        page = (
+            page.replace("# On your network, on day one\n", f"# With the masks `{asked.profile}` on sources left out\n", 1)
+            if other
+            else page
         )
-        atomic_write(asked.results / "openworld.md", page)
+        write_json(asked.results / f"openworld{other}.json", {"command": command, "studies": done})
+        atomic_write(asked.results / f"openworld{other}.md", page)
     print(page)
     return 0
 
