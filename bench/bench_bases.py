@@ -89,16 +89,19 @@ def measure(bases: list[str], count: int, threads: int) -> dict[str, Any]:
 def main() -> None:
     """The table; with --form one row of it, as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base", action="append", required=True)
+    parser.add_argument("--base", action="append", help="default: the embedded base alone")
+    parser.add_argument("--json", action="store_true", help="as the other benchmarks take it: what is printed is JSON anyway")
+    parser.add_argument("--small", action="store_true", help="a trial, whose figures mean nothing")
     parser.add_argument("--flows", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--form", choices=FORMS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    bases, flows = options.base or ["default"], 4 if options.small else options.flows
     if options.form:
-        print(json.dumps(one(options.base[0], options.form, options.flows, options.threads)))
+        print(json.dumps(one(bases[0], options.form, flows, options.threads)))
         return
-    table = measure(options.base, options.flows, options.threads)
+    table = measure(bases, flows, options.threads)
     if options.out is not None:
         write_json(options.out, table)
     print(json.dumps(table, indent=1))

@@ -20,7 +20,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,23 @@ def rounds(sides: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[
     return spent
 
 
-def generate(engine: Engine, ids: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> None:
+class Texts:
+    """An adapter merged into transformers' own model, which writes text; what the engine serves with does not."""
+
+    def __init__(self, base: str, folder: Path) -> None:
+        from peft import PeftModel
+
+        self.base = load_base(base)
+        self.model = PeftModel.from_pretrained(self.base.model, str(folder)).merge_and_unload().eval()
+
+    @contextmanager
+    def using(self, _: str) -> Iterator[Any]:
+        """The model, as `Engine.using` gives it."""
+        with torch.inference_mode():
+            yield self.model
+
+
+def generate(engine: Engine | Texts, ids: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> None:
     """Answers as text: each part's prompts at once, padded on the left, 16 new tokens each."""
     pad = int(engine.base.tokenizer.pad_token_id)
     for part in parts:
@@ -84,7 +101,7 @@ def generate(engine: Engine, ids: Sequence[Sequence[int]], parts: Sequence[Seque
         tokens = torch.tensor([[*[pad] * (width - len(ids[i])), *ids[i]] for i in part])
         mask = torch.tensor([[*[0] * (width - len(ids[i])), *[1] * len(ids[i])] for i in part])
         with engine.using("bench") as model:
-            model.generate(  # type: ignore[operator]
+            model.generate(  # type: ignore[operator, unused-ignore]
                 input_ids=tokens,
                 attention_mask=mask,
                 min_new_tokens=NEW_TOKENS,
@@ -135,6 +152,7 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
             },
             runs,
         )
+        texts = Texts(base, folder)
         switch = {"merged": switching(served, folder), "unmerged": switching(plain, folder)}
     mine, theirs = (LLMScorer(engine, "bench", TASK, TASK.labels) for engine in (served, plain))
     ids = mine.ids(records)
@@ -149,7 +167,7 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
             "generate_1": lambda: generate(plain, ids, [[i] for i in few]),
             "generate_batch": lambda: generate(plain, ids, plainly),
             "generate_sorted": lambda: generate(plain, ids, alike),
-            "generate_sorted_merged": lambda: generate(served, ids, alike),
+            "generate_sorted_merged": lambda: generate(texts, ids, alike),
         },
         runs,
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_engine import CAPTURES, median, rounds, table
+from bench_engine import CAPTURES, Texts, median, rounds, table
 
 from trafficllm.capture.compile.plans import compile_flows
 from trafficllm.capture.files.write import write_capture
@@ -81,11 +81,11 @@ def written(text: str) -> Any:
 class Text:
     """Free text generation of given packets."""
 
-    def __init__(self, engine: Engine, packets: Sequence[str], place: Path) -> None:
-        self.engine, self.place = engine, place
-        self.prompt = engine.encoder.tokenizer(f"Please generate a packet of {LABEL} traffic.\n")["input_ids"]
-        lengths = [len(ids) for ids in engine.encoder.tokenizer(list(packets))["input_ids"]]
-        room = int(engine.model.config.max_position_embeddings) - len(self.prompt)
+    def __init__(self, texts: Texts, packets: Sequence[str], place: Path) -> None:
+        self.texts, self.place = texts, place
+        self.prompt = texts.base.tokenizer(f"Please generate a packet of {LABEL} traffic.\n")["input_ids"]
+        lengths = [len(ids) for ids in texts.base.tokenizer(list(packets))["input_ids"]]
+        room = int(texts.model.config.max_position_embeddings) - len(self.prompt)
         kept = [(length, text) for length, text in zip(lengths, packets, strict=True) if length <= room]
         step = max(len(kept) // BATCHED, 1)
         self.packets = kept[::step][:BATCHED]
@@ -100,8 +100,8 @@ class Text:
             part = packets[first : first + rows]
             tokens = torch.tensor([self.prompt] * len(part))
             length = max(n for n, _ in part)
-            with self.engine.using("bench") as model:
-                model.generate(  # type: ignore[operator]
+            with self.texts.using("bench") as model:
+                model.generate(
                     input_ids=tokens,
                     attention_mask=torch.ones_like(tokens),
                     min_new_tokens=length,
@@ -120,7 +120,8 @@ def measure(base_name: str, flows: int, threads: int, adapter: Path | None, runs
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         engine = Engine(base)
-        engine.add_adapter("bench", adapter or adapter_of(base, place, steps))
+        learnt = adapter or adapter_of(base, place, steps)
+        engine.add_adapter("bench", learnt)
         generator = Generator(engine, "bench")
         packets: list[int] = []
 
@@ -129,7 +130,7 @@ def measure(base_name: str, flows: int, threads: int, adapter: Path | None, runs
             batch = compile_flows(list(plans), seed=1, start=10**18, spread=10**11)
             packets.append(write_capture(place / "ours.pcap", [batch]))
 
-        text = Text(engine, texts(list(generator.plans(TASK, LABEL, flows, seed=1))), place)
+        text = Text(Texts(base_name, learnt), texts(list(generator.plans(TASK, LABEL, flows, seed=1))), place)
         before = generator.sampled
         sides = {"ours": ours, "text_1": lambda: text.run(text.singles, 1), "text_batch": lambda: text.run(text.packets, ROWS)}
         spent = rounds(sides, runs)

@@ -12,6 +12,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 BENCHES = {
+    "bench_bases": "bases",
     "bench_busy": "ways",
     "bench_capture": "packets_per_second",
     "bench_capture_growth": "cases",
@@ -33,8 +34,8 @@ def test_every_benchmark_is_tried_here() -> None:
     assert {path.stem for path in (REPO / "bench").glob("bench_*.py")} == set(BENCHES)
 
 
-LONG = {"bench_busy", "bench_ray"}
-"""Train six times, or start two Ray clusters, even in a trial."""
+LONG = {"bench_bases", "bench_busy", "bench_ray"}
+"""Train six times, open a base four times or start two Ray clusters, even in a trial."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak if name in LONG else ()) for name in sorted(BENCHES)])

@@ -140,10 +140,12 @@ def test_stdin(capture: Path) -> None:
 def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
     import sys
 
-    command = f"{sys.executable} -m trafficllm capture flows {capture} -f jsonl | head -n 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.splitlines()[-1] == "0"
-    assert done.stderr.splitlines() == ["tcp.truncated, without a flow: 15 of 753 packets; `trafficllm capture check` says where"]
+    for reader in ("head -n 1", "true"):  # one that has read something, and one that is gone before the first line
+        command = f"{sys.executable} -m trafficllm capture flows {capture} -f jsonl | {reader}; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=True, timeout=300)
+        assert done.stdout.splitlines()[-1] == "0"
+        notice = "tcp.truncated, without a flow: 15 of 753 packets; `trafficllm capture check` says where"
+        assert done.stderr.splitlines() in ([notice], [])  # nothing where the first line met nobody
 
 
 @pytest.fixture(name="netlink")

@@ -141,6 +141,11 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _hush_stdout()
         return 0
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):  # which typer makes an exit with 1 of
+            raise
+        _hush_stdout()
+        return 0
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except ToldError as told:
