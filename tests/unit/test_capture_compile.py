@@ -13,6 +13,7 @@ from trafficllm.capture import checksum
 from trafficllm.capture.compile import contents as wellformed
 from trafficllm.capture.compile import dns as wellformed_dns
 from trafficllm.capture.compile import http as wellformed_http
+from trafficllm.capture.compile import lookalikes
 from trafficllm.capture.compile.plans import CompileCounts, compile_flows
 from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.packets import PacketBatch
@@ -244,3 +245,13 @@ def test_a_datagram_too_short_for_a_dns_message_is_not_taken_for_one() -> None:
         assert wellformed_dns.looks_like(data) == (whole and size > 12)
         sizes.add(whole)
     assert sizes == {True, False}
+
+
+def test_datagrams_that_look_like_cltp_are_disguised() -> None:
+    """ISO 8602: a header of 0xbb bytes and kind 4; its parameters run past it, so Wireshark would call the datagram malformed."""
+    head = bytes.fromhex("bb4b566e8f785ff1d096a024c80936af31eeb4e501350cfb1dbdbf7eb14b")
+    data = bytearray(head + b"\xff" * 400)
+    assert lookalikes.disguise(data, lookalikes.DATAGRAM)
+    assert (data[0], data[1] >> 4) == (0xBB, 6)
+    whole = bytearray(bytes.fromhex("0440c10101") + b"text")
+    assert not lookalikes.disguise(whole, (lookalikes.DATAGRAM[-2],))

@@ -15,6 +15,7 @@ from trafficllm.capture.compile.http import filler, looks_like
 
 _COOKIE = b"\x21\x12\xa4\x42"
 _SOFTWARE = 0x8022
+_UNIT_DATA = 4
 _SOUND_ATTRIBUTES = {0x0020: {8, 20}, 0x0024: {4}, 0x0025: {0}, 0x8028: {4}, 0x0008: {20}, 0x8029: {8}, 0x802A: {8}, 0x000D: {4}}
 """STUN attributes (RFC 8489 section 14, RFC 8445 section 16) kept when their length is one of these."""
 
@@ -138,13 +139,23 @@ def _http_line(data: bytearray) -> int:
     return -1 if at < 0 or looks_like(data) else at + 4
 
 
+def _cltp(data: bytearray) -> int:
+    """A unit data TPDU (ISO 8602 section 7.2) whose parameters do not end with its header: the kind becomes none that is known."""
+    if len(data) < 3 or data[1] >> 4 != _UNIT_DATA or not 1 < data[0] < len(data):
+        return -1
+    at, end = 2, 1 + data[0]
+    while at < end and at + 1 < len(data):
+        at += 2 + data[at + 1]
+    return 1 if at != end else -1
+
+
 def _dns(data: bytearray) -> int:
     """A DNS header before fewer bytes than any message has: the count of questions becomes impossible."""
     return 4 if wellformed_dns.looks_like(bytes(data)) else -1
 
 
 Signature = Callable[[bytearray], int]
-DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc, _thrift, _dns)
+DATAGRAM: tuple[Signature, ...] = (_rtcp, _dtls, _bencode, _gquic, _classic_stun, _cookie, _dcerpc, _thrift, _cltp, _dns)
 """Protocols guessed from a datagram: each gives the offset of the byte to change, -1 where it does not match."""
 STREAM: tuple[Signature, ...] = (_fix, _dcerpc, _image, _http_line, _cookie, _thrift)
 _EXECUTABLES = (b"This program", b"PE\0\0", b"\x7fELF")
