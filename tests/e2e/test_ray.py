@@ -81,6 +81,10 @@ def test_what_is_done_is_not_done_again(cli: Cli, captures: Path, tmp_path: Path
     before = {name.partition("-")[2][7:]: stamp for name, (_, stamp) in again.items() if name != MANIFEST}
     assert len(_manifest(out)["parts"]) == len(last) == 2
     assert not [name for name in last if last[name] == before[name]]
+    # where no cluster answers, what lies there stays
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    cli("capture", "flows", tmp_path / "in", "--ray=nowhere", "-o", out, "--quiet").refused(2, "no address")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
 
 
 def test_an_unreadable_file_is_named_and_left_out(cli: Cli, captures: Path, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ class Slot:
     path: Path
     key: str
 
+    @property
+    def name(self) -> str:
+        """The hash of the file's name, which stands in the part's."""
+        return self.path.stem.rpartition("-")[2]
+
 
 class Parts:
     """The folder `out`, planned for some files. `options` is all that the rows depend on beside the files, JSON throughout."""
@@ -72,27 +77,32 @@ class Parts:
         name = sha256_bytes(file.encode("utf-8", "surrogatepass"))[:16]
         return Slot(file, self.out / f"part-{place:06d}-{name}.parquet", key)
 
-    def begin(self) -> dict[int, Part]:
-        """Make the folder ready; the parts that are done already, by their place. All other parts in it are removed."""
+    def _there(self) -> dict[str, Path]:
+        """Parts that lie in the folder, by the hash of their file's name."""
+        paths = sorted(self.out.iterdir()) if self.out.is_dir() else []
+        return {match[2]: path for path in paths if (match := _NAME.fullmatch(path.name))}
+
+    def done(self) -> dict[int, Part]:
+        """The parts that are done already, by their place. Nothing in the folder is changed."""
+        there, done = self._there(), {}
+        for place, slot in enumerate(self.slots):
+            path = there.get(slot.name)
+            part = read_part(path) if path is not None else None
+            if part is not None and part.key == slot.key:
+                done[place] = Part(**{**asdict(part), "part": slot.path.name})
+        return done
+
+    def begin(self, done: Mapping[int, Part]) -> None:
+        """Make the folder ready: the manifest and all parts but those that are `done` are removed."""
         make_folder(self.out)
         sweep(self.out)
         (self.out / MANIFEST).unlink(missing_ok=True)
-        there = {match[2]: path for path in sorted(self.out.iterdir()) if (match := _NAME.fullmatch(path.name))}
-        done = {}
-        for place, slot in enumerate(self.slots):
-            path = there.pop(_NAME.fullmatch(slot.path.name)[2], None)  # type: ignore[index]
-            part = read_part(path) if path is not None else None
-            if path is None:
-                continue
-            if part is None or part.key != slot.key:
+        kept = {self.slots[place].name: self.slots[place].path for place in done}
+        for name, path in self._there().items():
+            if name not in kept:
                 remove(path)
-                continue
-            if path != slot.path:
-                path.replace(slot.path)
-            done[place] = Part(**{**asdict(part), "part": slot.path.name})
-        for path in there.values():
-            remove(path)
-        return done
+            elif path != kept[name]:
+                path.replace(kept[name])
 
     def finish(self, parts: Mapping[int, Part], failed: Sequence[Failure]) -> None:
         """Write the manifest: the data set is complete."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +37,16 @@ def run(
     from trafficllm.capture.files.read import none_readable
     from trafficllm.lifecycle.cluster.session import cluster
 
-    done = parts.begin()
+    done = parts.done()
     for error in parts.refused.values():
         skipped.add(error)
     todo: list[tuple[int, Slot]] = [(k, slot) for k, slot in enumerate(parts.slots) if k not in done and k not in parts.refused]
     total, finished = len(parts.slots), len(done) + len(parts.refused)
     progress.update("files", finished, total)
-    if todo:
-        weights = [Path(slot.file).stat().st_size for _, slot in todo]
-        with cluster(address) as nodes:
+    with cluster(address) if todo else nullcontext() as nodes:
+        parts.begin(done)  # not before: where no cluster answers, what lies there stays
+        if nodes is not None:
+            weights = [Path(slot.file).stat().st_size for _, slot in todo]
             for outcome in nodes.finished(work, [(slot,) for _, slot in todo], shared=shared, weights=weights):
                 place, slot = todo[outcome.place]
                 if outcome.failure is not None:
