@@ -281,6 +281,13 @@ def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         samples.written(tmp_path)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+    # nor what was added to a scenario's folder; a scenario alone is
+    samples.written(tmp_path / "again")
+    samples.written(tmp_path / "again")
+    (tmp_path / "again" / "out" / "notes.txt").write_text("what I found")
+    with pytest.raises(UsageError, match="not empty"):
+        samples.written(tmp_path / "again")
+    assert (tmp_path / "again" / "out" / "notes.txt").read_text() == "what I found"
 
 
 # Merged into a capture

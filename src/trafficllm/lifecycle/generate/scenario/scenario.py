@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 CAPTURE, EXERCISE, ANSWERS, LABELS = "capture.pcapng", "exercise.pcapng", "answers.json", "labels.csv"
 CONN_LOG, BRIEFING, TIMELINE, RULES, RESULT = "conn.log", "briefing.md", "timeline.svg", "rules", "scenario.json"
+SOURCE = "scenario.toml"
+FILES = frozenset({CAPTURE, EXERCISE, ANSWERS, LABELS, CONN_LOG, BRIEFING, TIMELINE, RULES, RESULT, SOURCE})
+"""All that a scenario's folder holds."""
 
 ConnLog = Callable[[Path, Path], None]
 """Writes Zeek's conn.log of a capture (first path) to a file (second)."""
@@ -70,6 +73,14 @@ class _Run:
         return classes(self.scenario)
 
 
+def _require_own(out: Path) -> None:
+    """UsageError for a file, and for a folder that holds anything but a scenario: it is replaced as a whole."""
+    held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
+    if held - FILES or (held and RESULT not in held):
+        hint = "name a new folder; only one that holds a scenario and nothing else is written over"
+        raise UsageError("usage.out", "the folder is not empty", input="--out", where=str(out), hint=hint)
+
+
 def generate_scenario(
     name: str | Path, *, out: Path, wish: Wish, conn_log: ConnLog, workspace: Workspace | None = None, progress: ProgressSink | None = None
 ) -> GenerateScenario:
@@ -80,9 +91,7 @@ def generate_scenario(
     generator is not live.
     """
     scenario, path = load_scenario(name)
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (out / RESULT).is_file():
-        hint = "name a new folder; only one that holds a scenario is written over"
-        raise UsageError("usage.out", "the folder is not empty", input="--out", where=str(out), hint=hint)
+    _require_own(out)
     run = _prepared(scenario, path, wish, workspace)
     with atomic_dir(out) as folder:
         answered = _write(run, folder, progress or Silent())
@@ -91,7 +100,7 @@ def generate_scenario(
         shown = EXERCISE if wish.blind else CAPTURE
         told = briefing(scenario, run.network, start=run.tally.start, stop=stop, capture=shown, merged=str(wish.merge or ""))
         atomic_write(folder / BRIEFING, told)
-        atomic_write(folder / "scenario.toml", path.read_bytes())
+        atomic_write(folder / SOURCE, path.read_bytes())
         conn_log(folder / CAPTURE, folder / CONN_LOG)
         rules = write_tests(scenario, folder / RULES)
         result = _result(run, folder, answered=answered, rules=rules, workspace=workspace)
