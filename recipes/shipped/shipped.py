@@ -10,7 +10,6 @@ process of its own.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trafficllm.core.files import atomic_write
 from trafficllm.core.types import Silent
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 PLAN: dict[str, Any] = tomllib.loads((HERE / "shipped.toml").read_text(encoding="utf-8"))
 PACKAGE = HERE.parents[1] / "src" / "trafficllm" / "data" / "adapters"
-TUNED = "tune.json"
+TUNED, MANIFEST, RESERVED = "tune.json", "manifest.csv", "RESERVED.csv"
 STAGES = ("data", "tune", "register")
 
 
@@ -80,52 +80,40 @@ def members(task: str) -> list[int]:
 # Captures
 
 
-def origins(data: Path) -> dict[str, str]:
-    """The origin, a repository or laboratory, of each file of the data folder, by its path there."""
-    from trafficllm.records.sources.origins import source_name
-
-    with (data / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        return {row["file"]: source_name(row["origin"]) for row in csv.DictReader(file)}
-
-
-def held_out(data: Path) -> set[str]:
-    """Paths of captures that are reserved as a whole."""
-    with (data / "RESERVED.csv").open(newline="", encoding="utf-8") as file:
-        return {row["file"] for row in csv.DictReader(file) if row["part"] == "all"}
-
-
 def captures(run: Run, task: str) -> Iterator[tuple[str, Path, str]]:
-    """Label, file and origin of every capture that may be learnt from or scored."""
-    known, entry = origins(run.data), run.entry(task)
-    for folder in entry["folders"]:
+    """Label, file and source of every capture that may be learnt from or scored."""
+    from trafficllm.records.sources.origins import Origins
+
+    for folder in run.entry(task)["folders"]:
+        origins = Origins.find(run.data / folder)
         for file in sorted((run.data / folder).glob("*/*")):
-            origin = known.get(file.relative_to(run.data).as_posix(), "")
-            if file.is_file() and origin in PLAN["licence"]:
-                yield file.parent.name, file, origin
+            source = origins.source_of(f"{file.parent.name}/{file.name}")
+            if file.is_file() and source in PLAN["licence"]:
+                yield file.parent.name, file, source
 
 
 def links(run: Run, task: str) -> Path:
-    """A folder of links to the captures, by label, with the data folder's lists beside it; labels with too little are left out."""
+    """A folder of links to the captures, by label, with a manifest of their sources beside it; labels with too little are left out."""
     from trafficllm.capture.flows.info import capture_info
+    from trafficllm.records.dataset.reserved import Reserved
 
-    entry = run.entry(task)
-    found = list(captures(run, task))
-    reserved, learnt = held_out(run.data), dict[str, list[Path]]()
+    entry, reserved = run.entry(task), Reserved.load(run.data / RESERVED)
+    found, learnt = list(captures(run, task)), dict[str, list[Path]]()
     for label, file, _ in found:
-        if file.relative_to(run.data).as_posix() not in reserved:
+        if reserved.share(f"{label}/{file.name}") < 1:
             learnt.setdefault(label, []).append(file)
     enough = {
         label
         for label, files in learnt.items()
         if len(files) >= entry.get("captures", 1) and capture_info(files).flows >= entry.get("flows", 1)
     }
-    place = run.out / task / "labels"
-    for name in ("manifest.csv", "RESERVED.csv"):
-        link(run.data / name, place / name)
+    place = run.out / task / "labels" / "captures"
     for label, file, _ in found:
         if label in enough:
-            link(file, place / "captures" / label / file.name)
-    return place / "captures"
+            link(file, place / label / file.name)
+    rows = [f"{label}/{file.name},{source}" for label, file, source in found if label in enough]
+    atomic_write(place / MANIFEST, "\n".join(["file,source", *rows, ""]))
+    return place
 
 
 def link(file: Path, place: Path) -> None:
@@ -144,9 +132,7 @@ def data(run: Run, task: str, _: int) -> None:
     from trafficllm.records.dataset.dataset import BuildOptions, build_dataset
 
     entry = run.entry(task)
-    options = BuildOptions(
-        cap=entry.get("cap"), profile=entry.get("profile", "strict"), reserved=run.data / "RESERVED.csv", workers=run.threads
-    )
+    options = BuildOptions(cap=entry.get("cap"), profile=entry.get("profile", "strict"), reserved=run.data / RESERVED, workers=run.threads)
     build_dataset(links(run, task), task=get_task(task), out=run.dataset(task), options=options, progress=Silent())
 
 

@@ -68,6 +68,7 @@ def test_from_captures_to_the_package(
     assert recipe.main([*words, "--stages", "data", "tune"]) == 0
     made = load(run / "MTD" / "data")
     assert made.labels == ("Geodo", "Neris", "Virut"), "one capture to learn from is too little"
+    assert set(made.sources.values()) == {"echowei/DeepTraffic"}
     names = {meta.capture.split("/")[-1] for meta in made.meta(range(len(made)))}
     assert "Virut_02.pcap" not in names, "no licence is stated"
     assert {meta.capture.split("/")[-1] for meta in made.meta(made.indices("test"))} == {"Geodo_03.pcap", "Neris_03.pcap", "Virut_03.pcap"}

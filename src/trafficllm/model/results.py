@@ -34,6 +34,23 @@ class TuneReport(Result):
     reused: bool
 
 
+class Imported(Result):
+    """A GGUF file that became a folder, and what was checked: sizes, rope base frequency, whether input and output embeddings are one,
+    `english_loss` in nats a token, a greedy `sentence`, whether the tokenizer cuts that sentence as the model wrote it, and warnings."""
+
+    architecture: str
+    parameters: int
+    vocabulary: int
+    licence: str
+    rope_theta: float | None
+    tied: bool
+    digits_apart: bool
+    english_loss: float
+    sentence: str
+    reads_back: bool
+    warnings: list[str]
+
+
 class TuneMemory(Result):
     """Bytes of one process: `weights` of the base, `states` of the trained part (weights, gradients, two moments),
     `activations` of the largest batch, `program` what the process holds already; `total` their sum."""

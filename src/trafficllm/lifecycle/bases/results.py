@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trafficllm.core.results import Result
-from trafficllm.model.results import Forecast, Tokens, TuneReport
+from trafficllm.model.results import Forecast, Imported, Tokens, TuneReport
 
 
 class TokenizerExtend(Result):
@@ -144,25 +144,13 @@ class BaseGet(Result):
     warnings: list[str]
 
 
-class BaseImport(Result):
-    """A GGUF file that became a folder, and what was checked: `english_loss` in nats a token, a greedy `sentence`, and whether the
-    tokenizer cuts that sentence as the model wrote it."""
+class BaseImport(Imported):
+    """A GGUF file that became the base in the folder `out`; `size` is bytes of its weights."""
 
     out: str
-    architecture: str
-    parameters: int
-    vocabulary: int
-    licence: str
-    rope_theta: float | None
-    tied: bool
-    digits_apart: bool
-    english_loss: float
-    sentence: str
-    reads_back: bool
     size: int
     base_sha256: str
     seconds: float
-    warnings: list[str]
 
 
 class BaseShow(Result):

@@ -164,14 +164,12 @@ def import_file(file: Path, out: Path, *, progress: ProgressSink) -> BaseImport:
     begun = time.monotonic()
     progress.update("importing", 0, None)
     imported = import_gguf(file, out)
-    facts = {name: value for name, value in imported.as_dict().items() if name != "warnings"}
-    return BaseImport(
+    return BaseImport.of(
+        imported,
         out=str(out),
         size=_row(out.name, out, "imported").size,
         base_sha256=_base_hash(out),
         seconds=round(time.monotonic() - begun, 1),
-        warnings=list(imported.warnings),
-        **facts,
     )
 
 

@@ -8,7 +8,6 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from trafficllm.core.sealed import current_sha256, sealed
 from trafficllm.model.base.folder import CONFIG, FORMAT, MANIFEST, TOKENIZER, file_hashes, weights_sha256
 from trafficllm.model.base.gguf_header import GgufHeader, read_gguf_header
 from trafficllm.model.base.meta import first_line
+from trafficllm.model.results import Imported
 
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
 """Pre-tokenizers (`tokenizer.ggml.pre`) that cut before and after every digit, then as GPT-2 does; the loader only does the second."""
@@ -29,28 +29,6 @@ _SENTENCE = 24
 _CHANCE = 0.9
 """Share of the loss of a uniform guess above which a model is reported to know no English."""
 _FILE = "model.gguf"
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What an import found: sizes, rope base frequency, whether input and output embeddings are one, nats a token of an English text, a
-    greedy sentence, whether the tokenizer cuts that sentence as the model wrote it, and warnings in words."""
-
-    architecture: str
-    parameters: int
-    vocabulary: int
-    licence: str
-    rope_theta: float | None
-    tied: bool
-    digits_apart: bool
-    english_loss: float
-    sentence: str
-    reads_back: bool
-    warnings: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The facts as plain JSON values."""
-        return asdict(self)
 
 
 def import_gguf(file: str | Path, out: str | Path, *, source: Mapping[str, str] | None = None) -> Imported:
@@ -187,7 +165,7 @@ def _check(folder: Path, header: GgufHeader, path: Path) -> Imported:
         english_loss=round(loss, 4),
         sentence=sentence,
         reads_back=same,
-        warnings=tuple(warnings),
+        warnings=warnings,
     )
 
 

@@ -127,8 +127,8 @@ async def analyze(
 
 
 async def streamed(service: Service, parts: AsyncIterator[bytes], media: str) -> Stream:
-    """An answer in parts, none for a capture without a flow; what fails before the first part is an error of its own status."""
-    first = await anext(parts, b"")
+    """An answer in parts, at least one; what fails before the first part is an error of its own status."""
+    first = await anext(parts)
     stream = Stream(_chained(first, parts), media_type=media)
     stream.until = time.monotonic() + service.settings.deadline
     return stream
