@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +45,8 @@ def _root(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> Path:
 
 
 @pytest.fixture(scope="module", name="work")
-def _work(place: tuple[Path, Path], root: Path) -> Iterator[Workbench]:
-    work = mcp_samples.bench(place, root)
-    yield work
-    work.close()
+def _work(place: tuple[Path, Path], root: Path) -> Workbench:
+    return mcp_samples.bench(place, root)
 
 
 def test_every_tool_is_read_only_typed_and_described(work: Workbench, place: tuple[Path, Path], root: Path, tmp_path: Path) -> None:

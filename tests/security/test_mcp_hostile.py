@@ -50,10 +50,8 @@ def _root(tmp_path: Path, captures: Path) -> Path:
 
 
 @pytest.fixture(name="work")
-def _work(place: tuple[Path, Path], root: Path) -> Iterator[Workbench]:
-    work = mcp_samples.bench(place, root)
-    yield work
-    work.close()
+def _work(place: tuple[Path, Path], root: Path) -> Workbench:
+    return mcp_samples.bench(place, root)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trafficllm.core.errors import ArtifactError, InputError, UsageError
 from trafficllm.core.files import atomic_write
 from trafficllm.core.sampling import evenly_over_labels
+from trafficllm.core.settings import FlowOptions
 from trafficllm.core.types import FlowMeta, ProgressSink, Record
 from trafficllm.lifecycle.datasets import is_data_set
 from trafficllm.lifecycle.studies import scoring
@@ -18,7 +20,7 @@ from trafficllm.lifecycle.studies.results import Embed, Frozen, Neighbour, Neigh
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from trafficllm.evaluate.baselines.frozen import Side
+    from trafficllm.evaluate.baselines.frozen import Side, Vectors
     from trafficllm.infer.detector import TaskModel
     from trafficllm.infer.engine.pooling import Pool, Pooled
     from trafficllm.lifecycle.studies.evaluation_set import EvaluationSet
@@ -36,6 +38,8 @@ COLUMNS = ("uid", "ts", "duration", "community_id", "orig_h", "orig_p", "resp_h"
 _CHUNK = 512
 VectorRow: TypeAlias = dict[str, Any]
 """One flow: the values of `COLUMNS`, its label, and its vector float32 [width]."""
+Flow: TypeAlias = tuple[Record, FlowMeta]
+"""A raw record and where it comes from."""
 
 
 def frozen(workspace: Workspace, task: Task, *, pool: Pool = "mean", codec: Any = None) -> Pooled:
@@ -107,7 +111,8 @@ def embed(
 
     Without `task` the bare base under strict masks; with it the task's live adapter under its own masks. `reference` is a file of vectors
     made the same way: then each flow comes with its nearest ones there. With `each`, `files` are folders of <label>/*.pcap, of which
-    the first `each` flows of every label are taken. UsageError for a pool that is none, ArtifactError for vectors of another base or way.
+    `each` flows of every label are taken, the first of each capture. UsageError for a pool that is none, ArtifactError for vectors of
+    another base or way.
     """
     facts, batches = vectors(workspace, files, task=task, pool=pool, each=each, progress=progress)
     rows = list(chain.from_iterable(batches))
@@ -118,26 +123,59 @@ def embed(
     return Embed(**facts, flows=len(rows), width=width, out=str(out or ""), nearest=near)
 
 
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """How flows become vectors: by the bare base under strict masks, or by a task's live adapter under its own.
+
+    `facts` go into a file of vectors, so that only vectors of the same kind are compared; `content` is the adapter's hash ("" without one).
+    """
+
+    model: TaskModel | None
+    embedder: Pooled
+    options: FlowOptions
+    facts: dict[str, str]
+    content: str
+
+    @classmethod
+    def of(cls, workspace: Workspace, task: str = "", pool: str = "") -> Representation:
+        """Opens the base and, with `task`, its live adapter. UsageError for a pool that is none."""
+        from trafficllm.infer.engine.pooling import POOLS
+        from trafficllm.lifecycle.analyze.verdicts import flow_options
+
+        if pool not in ("", *POOLS):
+            raise UsageError("usage.pool", f"no pool '{pool}'", input="--pool", hint=f"one of {', '.join(POOLS)}")
+        way = pool or ("answer" if task else "mean")
+        model = _model(workspace, task)
+        facts = {
+            "base_sha256": str(workspace.served.manifest.get("base_sha256", "")),
+            "pool": way,
+            "task": task,
+            "version": model.version if model else "",
+        }
+        options = flow_options(workspace, [model.task]) if model else workspace.config.capture
+        content = workspace.registry.live(model.task).content if model else ""
+        return cls(model, _embedder(workspace, model, task, way), options, facts, content)  # type: ignore[arg-type]
+
+    def masked(self, record: Record) -> Record:
+        """A raw record as the adapter was trained to see it; without one, under strict masks."""
+        from trafficllm.records import masks
+
+        return self.model.masked(record) if self.model else masks.wiped(masks.apply(record, "strict"))
+
+    def rows(self, flows: Sequence[tuple[Record, FlowMeta]], labels: Sequence[str] = ()) -> list[VectorRow]:
+        """Raw records with their vectors and, where known, their labels."""
+        lines = [{**_line(meta), "label": label} for (_, meta), label in zip(flows, labels or [""] * len(flows), strict=True)]
+        states = self.embedder.embed([self.masked(record) for record, _ in flows])
+        return [{**line, "vector": vector} for line, vector in zip(lines, states, strict=True)]
+
+
 def vectors(
     workspace: Workspace, files: Sequence[str], *, task: str = "", pool: str = "", each: int = 0, progress: ProgressSink
 ) -> tuple[dict[str, str], Iterator[list[VectorRow]]]:
     """How the vectors of these files are made, and their rows, some hundreds at a time; see `embed`."""
-    from trafficllm.infer.engine.pooling import POOLS
-
-    if pool not in ("", *POOLS):
-        raise UsageError("usage.pool", f"no pool '{pool}'", input="--pool", hint=f"one of {', '.join(POOLS)}")
-    way = pool or ("answer" if task else "mean")
-    model = _model(workspace, task)
-    embedder = _embedder(workspace, model, task, way)  # type: ignore[arg-type]
-    facts = {
-        "base_sha256": str(workspace.served.manifest.get("base_sha256", "")),
-        "pool": way,
-        "task": task,
-        "version": model.version if model else "",
-    }
-    batches = _labelled(workspace, files, model, each, progress) if each else _batches(workspace, files, model, progress)
-    rows = ([{**line, "vector": vector} for line, vector in zip(more, embedder.embed(records), strict=True)] for records, more in batches)
-    return facts, rows
+    how = Representation.of(workspace, task, pool)
+    batches = _labelled(how, files, each, progress) if each else _batches(how, files, progress)
+    return how.facts, (how.rows(flows, labels) for flows, labels in batches)
 
 
 def _model(workspace: Workspace, task: str) -> TaskModel | None:
@@ -159,13 +197,10 @@ def _embedder(workspace: Workspace, model: TaskModel | None, task: str, way: Poo
     return Pooled(model.scorer, way)
 
 
-def _batches(
-    workspace: Workspace, files: Sequence[str], model: TaskModel | None, progress: ProgressSink
-) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
-    """Masked records and what names them, some hundreds at a time."""
+def _batches(how: Representation, files: Sequence[str], progress: ProgressSink) -> Iterator[tuple[list[Flow], list[str]]]:
+    """Raw records and their labels ("" where there are none), some hundreds at a time."""
     from trafficllm.capture.files.read import expand
     from trafficllm.capture.flows.assembly import read_flows
-    from trafficllm.lifecycle.analyze.verdicts import flow_options
     from trafficllm.records.codec.flows import records_in
     from trafficllm.records.dataset.dataset import load
     from trafficllm.records.sources.logs import log_records, part_logs
@@ -174,43 +209,39 @@ def _batches(
         data = load(files[0])
         for at in range(0, len(data), _CHUNK):
             idx = list(range(at, min(at + _CHUNK, len(data))))
-            lines = zip(data.meta(idx), data.labels_of(idx), strict=True)
-            yield [_masked(model, r) for r in data.raw_records(idx)], [{**_line(m), "label": label} for m, label in lines]
+            yield list(zip(data.raw_records(idx), data.meta(idx), strict=True)), data.labels_of(idx)
         return
     captures, logs = part_logs(expand(files))
-    options = flow_options(workspace, [model.task]) if model else workspace.config.capture
-    batches = read_flows(captures, options=options, progress=progress) if captures else iter(())
+    batches = read_flows(captures, options=how.options, progress=progress) if captures else iter(())
     pieces = (list(records_in(batch, at, at + _CHUNK)) for batch in batches for at in range(0, len(batch), _CHUNK))
     logged = chain.from_iterable(log_records(path) for path in logs)
-    for rows in chain(pieces, iter(lambda: list(islice(logged, _CHUNK)), [])):
-        yield [_masked(model, record) for record, _ in rows], [{**_line(meta), "label": ""} for _, meta in rows]
+    for flows in chain(pieces, iter(lambda: list(islice(logged, _CHUNK)), [])):
+        yield flows, [""] * len(flows)
 
 
-def _masked(model: TaskModel | None, record: Record) -> Record:
-    """A raw record as the adapter was trained to see it; without one, under strict masks."""
-    from trafficllm.records import masks
-
-    return model.masked(record) if model else masks.wiped(masks.apply(record, "strict"))
-
-
-def _labelled(
-    workspace: Workspace, folders: Sequence[str], model: TaskModel | None, each: int, progress: ProgressSink
-) -> Iterator[tuple[list[Record], list[dict[str, Any]]]]:
-    """Masked records of the first `each` flows of every label of folders of <label>/*.pcap; InputError where there is no label."""
-    from trafficllm.capture.files.read import expand
-    from trafficllm.capture.flows.assembly import read_flows
-    from trafficllm.lifecycle.analyze.verdicts import flow_options
-    from trafficllm.records.codec.flows import records_in
-
-    options = flow_options(workspace, [model.task]) if model else workspace.config.capture
+def _labelled(how: Representation, folders: Sequence[str], each: int, progress: ProgressSink) -> Iterator[tuple[list[Flow], list[str]]]:
+    """Raw records of `each` flows of every label of folders of <label>/*.pcap, some hundreds at a time. InputError without any."""
     labels = [place for folder in folders for place in sorted(Path(folder).iterdir()) if place.is_dir() and not place.name.startswith(".")]
     if not labels:
         raise InputError("input.no_labels", "no <label>/*.pcap in this folder", input=str(folders[0]), hint="one sub-folder a label")
-    for place in labels:
-        batches = (read_flows([path], options=options, progress=progress) for path in expand([place]))
-        flows = (row for batch in chain.from_iterable(batches) for row in records_in(batch, 0, each))
-        rows = list(islice(flows, each))
-        yield [_masked(model, record) for record, _ in rows], [{**_line(meta), "label": place.name} for _, meta in rows]
+    flows = ((flow, place.name) for place in labels for flow in _first(how, place, each, progress))
+    for part in iter(lambda: list(islice(flows, _CHUNK)), []):
+        yield [flow for flow, _ in part], [label for _, label in part]
+
+
+def _first(how: Representation, place: Path, each: int, progress: ProgressSink) -> list[Flow]:
+    """At most `each` flows of a folder's captures, the first ones of every capture in equal shares: one capture's flows are often alike."""
+    from trafficllm.capture.files.read import expand
+    from trafficllm.capture.flows.assembly import read_flows
+    from trafficllm.records.codec.flows import records_in
+
+    def opening(path: Path) -> list[Flow]:
+        batches = read_flows([path], options=how.options, progress=progress)
+        return list(islice((flow for batch in batches for flow in records_in(batch, 0, each)), each))
+
+    captures = [opening(path) for path in expand([place])]
+    turns = chain.from_iterable(zip_longest(*captures))
+    return list(islice((flow for flow in turns if flow is not None), each))
 
 
 def _line(meta: FlowMeta) -> dict[str, Any]:
@@ -249,14 +280,14 @@ def vector_table(rows: Sequence[VectorRow], facts: Mapping[str, str]) -> pa.Tabl
     return pa.table(columns).replace_schema_metadata({f"trafficllm.{k}": v for k, v in facts.items()})
 
 
-def read(path: Path) -> tuple[Any, dict[str, str]]:
-    """A file of vectors: its table and how it was made. ArtifactError for another kind of file."""
+def read(path: Path, *, checksums: bool = False) -> tuple[pa.Table, dict[str, str]]:
+    """A file of vectors: its table and how it was made. ArtifactError for another kind of file, or one whose `checksums` are wrong."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     hint = "make one with `trafficllm embed FILES -o vectors.parquet`"
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=checksums)
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError("artifact.vectors", "no file of vectors", input=str(path), hint=hint) from error
     facts = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
@@ -266,23 +297,49 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
     return table, said
 
 
-def _neighbours(rows: Sequence[dict[str, Any]], reference: Path, facts: dict[str, str], k: int) -> list[Neighbours]:
-    import numpy as np
+def _neighbours(rows: Sequence[VectorRow], reference: Path, facts: dict[str, str], k: int) -> list[Neighbours]:
+    known = KnownFlows.of(*read(reference))
+    known.check(facts, str(reference))
+    return known.nearest(rows, k) if known.names else []
 
-    from trafficllm.evaluate.baselines.frozen import nearest
 
-    table, said = read(reference)
-    other = [f"{key} {said.get(key)!r}, not {value!r}" for key, value in facts.items() if said.get(key) != value]
-    if other:
-        hint = "embed both with the same base, task and pool"
-        raise ArtifactError("artifact.vectors", "vectors made another way: " + "; ".join(other), input=str(reference), hint=hint)
-    if not rows or not table.num_rows:
-        return []
-    bank = np.stack([np.asarray(v, np.float32) for v in table["vector"].to_pylist()])
-    places, near = nearest(bank, np.stack([row["vector"] for row in rows]), k)
-    names = table.select(["uid", "label", "file"]).to_pylist()
-    out = []
-    for row, own, likeness in zip(rows, places.tolist(), near.tolist(), strict=True):
-        nearest_ones = [Neighbour(**names[p], similarity=round(float(s), 4)) for p, s in zip(own, likeness, strict=True)]
-        out.append(Neighbours(uid=row["uid"], nearest=nearest_ones))
-    return out
+@dataclass(frozen=True, slots=True)
+class KnownFlows:
+    """Vectors float32 [n, width] of flows that are known, the `uid`, `label` and `file` of each, and how the vectors were made."""
+
+    vectors: Vectors
+    names: list[dict[str, str]]
+    facts: Mapping[str, str]
+
+    @classmethod
+    def of(cls, table: pa.Table, facts: Mapping[str, str]) -> KnownFlows:
+        """From a file of vectors, as `read` answers it."""
+        import numpy as np
+
+        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        rows = table.num_rows
+        return cls(
+            flat.reshape(rows, -1) if rows else np.zeros((0, 1), np.float32), table.select(["uid", "label", "file"]).to_pylist(), facts
+        )
+
+    def check(self, facts: Mapping[str, str], name: str) -> None:
+        """ArtifactError where vectors with these `facts` were made another way than those of the file `name`."""
+        other = [f"{key} {self.facts.get(key)!r}, not {value!r}" for key, value in facts.items() if self.facts.get(key) != value]
+        if other:
+            hint = "embed both with the same base, task and pool"
+            raise ArtifactError("artifact.vectors", "vectors made another way: " + "; ".join(other), input=name, hint=hint)
+
+    def nearest(self, rows: Sequence[VectorRow], k: int) -> list[Neighbours]:
+        """The `k` known flows nearest to each row, nearest first."""
+        import numpy as np
+
+        from trafficllm.evaluate.baselines.frozen import nearest
+
+        if not rows or not self.names:
+            return [Neighbours(uid=row["uid"], nearest=[]) for row in rows]
+        places, near = nearest(self.vectors, np.stack([row["vector"] for row in rows]), k)
+        out = []
+        for row, own, likeness in zip(rows, places.tolist(), near.tolist(), strict=True):
+            nearest_ones = [Neighbour(**self.names[p], similarity=round(float(s), 4)) for p, s in zip(own, likeness, strict=True)]
+            out.append(Neighbours(uid=row["uid"], nearest=nearest_ones))
+        return out

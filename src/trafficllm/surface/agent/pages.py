@@ -49,16 +49,24 @@ def page(
 ) -> Answer:
     """A page of a list: `build` gets the items and the offset of the next page, None on the last one.
 
-    At least one item is on a page, so that paging always ends. `more`: items lie behind those of the list. Raises UsageError for an
-    offset behind the last item.
+    `more`: items lie behind those of the list. Raises UsageError for an offset behind the last item.
     """
-    if offset and offset >= len(items):
-        raise UsageError("usage.offset", f"the list has {len(items):,} items", input="offset", where=str(offset), hint="use next_offset")
-    part = items[offset : offset + limit]
+    return part(build, items[offset : offset + limit], offset=offset, total=len(items), more=more)
+
+
+def part(
+    build: Callable[[Sequence[Item], int | None], Answer], items: Sequence[Item], *, offset: int, total: int, more: bool = False
+) -> Answer:
+    """A page of a list of `total` items of which `items`, from `offset` on, are at hand; see `page`.
+
+    At least one item is on a page, so that paging always ends.
+    """
+    if offset and offset >= total:
+        raise UsageError("usage.offset", f"the list has {total:,} items", input="offset", where=str(offset), hint="use next_offset")
 
     def following(count: int) -> int | None:
         end = offset + count
-        return end if end < len(items) or more else None
+        return end if end < total or more else None
 
-    answer, count = fitting(lambda some: build(some, following(len(some))), part)
-    return answer if count or not part else build(part[:1], following(1))
+    answer, count = fitting(lambda some: build(some, following(len(some))), items)
+    return answer if count or not items else build(items[:1], following(1))

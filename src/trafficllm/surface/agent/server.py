@@ -102,10 +102,7 @@ def failure(error: TrafficLLMError) -> str:
 
 def run_stdio(bench: Workbench) -> None:
     """Serve one client over stdin and stdout until it closes them."""
-    try:
-        create_server(bench).run("stdio")
-    finally:
-        bench.close()
+    create_server(bench).run("stdio")
 
 
 def http_app(bench: Workbench, settings: Settings) -> Guard:
@@ -141,7 +138,4 @@ def run_http(bench: Workbench, settings: Settings) -> None:
 
     app = http_app(bench, settings)
     note(f"listening at http://{settings.host}:{settings.port}{PATH}, with the key as a bearer token")
-    try:
-        uvicorn.Server(configuration(app, settings)).run()
-    finally:
-        bench.close()
+    uvicorn.Server(configuration(app, settings)).run()

@@ -227,27 +227,29 @@ class Tools:
     ) -> answers.Comparison:
         """Name the known flows that are nearest to each flow of a capture."""
         from trafficllm.lifecycle.analyze.known import compared
+        from trafficllm.lifecycle.studies.embed import Representation
 
         path = self.bench.capture(capture)
         place = self._known(known)
         with self.bench.turn(self.progress) as sink:
-            bank = self.bench.bank(place, task, sink)
-            found = compared(self.bench.workspace, path, bank, task=task, neighbours=neighbours, progress=sink)
-        rows = [row for row in found.flows if not flow or row.uid == flow]
+            how = Representation.of(self.bench.workspace, task)
+            flows = self.bench.known.of(how, place, progress=sink)
+            near = compared(flows, how, path, flow=flow, offset=offset, limit=limit, neighbours=neighbours, progress=sink)
 
         def build(part: Sequence[answers.Compared], following: int | None) -> answers.Comparison:
             return answers.Comparison(
                 capture=self._name(path),
                 known=marks.name(known) if known else "the package's labelled captures",
-                known_flows=found.known_flows,
-                flows_in_capture=len(found.flows),
-                matching=len(rows),
+                known_flows=near.known_flows,
+                flows_in_capture=near.flows_in_capture,
+                matching=near.matching,
                 offset=offset,
                 flows=list(part),
                 next_offset=following,
             )
 
-        return pages.page(build, [briefs.compared(row) for row in rows], offset=offset, limit=limit)
+        rows = [briefs.compared(row) for row in near.flows]
+        return pages.part(build, rows, offset=offset, total=near.matching)
 
     def list_tasks(self, offset: Offset = 0, limit: Limit = 20) -> answers.TaskPage:
         """List the tasks: what each asks, its labels, and whether an adapter is live for it."""

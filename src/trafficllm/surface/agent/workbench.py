@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import ResourceError
+from trafficllm.lifecycle.analyze.known import Known
 from trafficllm.lifecycle.analyze.verdict_table import VerdictTable, judged
 from trafficllm.surface.agent.root import Root
 
@@ -61,8 +61,7 @@ class Workbench:
         self.write_root = write_root
         self.limits = limits or Limits()
         self._turn = threading.Lock()
-        self._banks: dict[tuple[str, str], Path] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self.known = Known(workspace)
         self._tables: OrderedDict[tuple[Any, ...], VerdictTable] = OrderedDict()
 
     @contextmanager
@@ -106,24 +105,3 @@ class Workbench:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(key)
         return table if route is None else replace(table, route=route)
-
-    def bank(self, known: Path | None, task: str, sink: ProgressSink) -> Path:
-        """Vectors of flows that are known; those of the package's captures are made once, in a folder that goes with the server."""
-        from trafficllm.lifecycle.analyze.known import known_vectors
-
-        live = self.workspace.registry.find_live(self.workspace.task(task).id) if task else None
-        key = (task.upper(), live.content if live else "")
-        if known is None and key in self._banks:
-            return self._banks[key]
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="trafficllm-mcp-")
-        name = f"packaged{len(self._banks)}" if known is None else "known"
-        bank = known_vectors(self.workspace, known, Path(self._scratch.name) / f"{name}.parquet", task=task, progress=sink)
-        if known is None:
-            self._banks[key] = bank
-        return bank
-
-    def close(self) -> None:
-        """Remove what the server made for itself."""
-        if self._scratch is not None:
-            self._scratch.cleanup()
