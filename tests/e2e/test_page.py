@@ -24,6 +24,7 @@ import server_samples
 import uvicorn
 from test_surface_escape import STRINGS
 
+from trafficllm.lifecycle.analyze import known
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.server.app import configuration, create_app
 from trafficllm.surface.server.settings import Settings, free_port, hash_key
@@ -72,7 +73,21 @@ def _browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module", name="served")
-def _served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def _served(browser: Any, tmp_path_factory: pytest.TempPathFactory, captures: Path) -> Iterator[Served]:
+    """A server whose known flows are those of two labels, kept in a cache of the test's own."""
+    place = tmp_path_factory.mktemp("known")
+    for path in (sorted((captures / "EAC" / "DNS").glob("*.pcap"))[2], captures / "EAC" / "QUIC" / "quic_interop_V.pcap"):
+        (place / "captures" / path.parent.name).mkdir(parents=True)
+        shutil.copy(path, place / "captures" / path.parent.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "PACKAGED", (place / "captures",))
+        patch.setattr(known, "_folder", lambda: place / "cache")
+        known._captures.cache_clear()
+        yield from _server(tmp_path_factory)
+    known._captures.cache_clear()
+
+
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with Served(tmp_path_factory.mktemp("page"), key_hash=hash_key(KEY)) as served:
         yield served
 
@@ -172,6 +187,9 @@ def test_from_upload_to_verdict_and_back(tab: Tab, capture: Path) -> None:
     assert "2 packets" in page.inner_text("main")
     page.click(".rows .row")
     page.wait_for_selector("h2:has-text('First packets')")
+    page.wait_for_selector("td:has-text('quic_interop_V.pcap') >> nth=0")
+    rows = page.locator("[aria-labelledby=nearest] tbody tr")
+    assert [rows.count(), rows.first.inner_text().split()[:2]] == [5, ["DNS", "0.000"]]  # the flow itself is among the known ones
     said = page.inner_text("main")
     assert "ip.addr == 10." in said
     assert "1:" in page.inner_text("dd >> nth=1")
@@ -190,6 +208,9 @@ def test_from_upload_to_verdict_and_back(tab: Tab, capture: Path) -> None:
     assert names[0].startswith("labelled/DNS over UDP/corrected-")
     assert table.splitlines()[1].startswith("1:")
     assert table.endswith(",DNS over UDP\n")
+    with page.expect_download() as saved:
+        page.click("button:has-text('STIX 2.1')")
+    assert json.loads(saved.value.path().read_bytes())["type"] == "bundle"
     page.go_back()
     page.wait_for_selector("input[type=file]")
     page.go_forward()
@@ -236,9 +257,12 @@ def test_500_hostile_strings_stay_text(tab: Tab) -> None:
     packets = {"fields": ["frame.number", "ip.src", "ip.dst", "frame.len"], "packets": [["1", STRINGS[7], STRINGS[8], STRINGS[9]]]}
     evidence = [{"frame": 1, "field": text, "weight": 0.5} for text in STRINGS]
     flow = {"conn_state": STRINGS[3], "history": STRINGS[4], "tunnel": STRINGS[5], "orig_bytes": 1}
+    near = [{"label": text, "distance": 0.1, "uid": str(n), "file": text} for n, text in enumerate(STRINGS)]
     tab.answer(f"**/v1/files/{FILE}/flows/*", {"verdict": {**rows[0], "evidence": evidence}, "flow": flow, **packets})
+    tab.answer(f"**/v1/files/{FILE}/flows/*/nearest?*", {"uid": rows[0]["uid"], "known_flows": 500, "nearest": near})
     page.evaluate(f"location.hash = '#/capture/{FILE}/flow/0'")
-    page.wait_for_selector("h2:has-text('First packets')")
+    page.wait_for_selector("[aria-labelledby=nearest] td")
+    assert page.locator("[aria-labelledby=nearest] tbody tr").count() == 500
     assert page.locator("main ul li").count() == 500
     for what in ("[onerror]", "[onclick]", "main [src]", "main a[href^=javascript]"):
         assert page.locator(what).count() == 0
@@ -380,8 +404,10 @@ def test_axe_finds_nothing(browser: Any, served: Served, scheme: str) -> None:
     packets = {"fields": ["frame.number", "ip.src", "ip.dst"], "packets": [["1", "192.0.2.1", "192.0.2.2"]]}
     _show(tab, _analysis([_line(n, "malicious" if n % 3 else "unknown") for n in range(99)], [_host(1, "malicious"), _host(2, "benign")]))
     tab.answer(f"**/v1/files/{FILE}/flows/*", {**detail, **packets})
+    near = [{"label": "DNS", "distance": 0.1, "uid": "C1", "file": "a.pcap"}]
+    tab.answer(f"**/v1/files/{FILE}/flows/*/nearest?*", {"uid": "C0", "known_flows": 9, "nearest": near})
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    views = {"": "h2:has-text('Exports')", "/flow/0": "h2:has-text('First packets')"}
+    views = {"": "h2:has-text('Exports')", "/flow/0": "[aria-labelledby=nearest] td"}
     addresses = {f"#/capture/{FILE}{path}": ready for path, ready in views.items()}
     for address, ready in {**addresses, "#/models": "td >> nth=0", "#/generate": "form", "#/": ".drop"}.items():
         page.evaluate(f"location.hash = '{address}'")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.errors import TrafficLLMError
+from trafficllm.lifecycle.analyze.known import Known
 from trafficllm.lifecycle.facts.answers import SHOWN
 from trafficllm.surface.server.bodies import Model
 from trafficllm.surface.server.intake import Intake
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trafficllm.core.types import FlowMeta, FlowStream, Record
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.analyze.known import ComparedFlow
     from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
     from trafficllm.lifecycle.analyze.verdicts import Choice
     from trafficllm.lifecycle.facts.asking import Understood
@@ -61,6 +63,7 @@ class Service:
         self.tables: OrderedDict[tuple[str, ...], VerdictTable] = OrderedDict()
         """Verdicts of captures that chats are about, by the upload's id and the adapters that gave them."""
         self._revisions: dict[str, str] = {}
+        self._known = Known(workspace)
 
     async def warm(self) -> None:
         """Load the base before the first request does; what stops it is what /readyz says."""
@@ -145,6 +148,29 @@ class Service:
     async def one_flow(self, capture: Path, task: str, wanted: FlowAsk, until: float) -> tuple[VerdictRow, OneFlow]:
         """One flow of an uploaded capture and its verdict with evidence. RefusedError (404) where it has no such flow."""
         from trafficllm.lifecycle.analyze import verdicts
+
+        flow, rows, until = await self._one(capture, task, wanted, until)
+        judged = await self.jobs.turn(until, lambda: verdicts.judge(self.workspace, rows, task=task, explain=True))
+        return judged[0], flow
+
+    async def nearest(self, capture: Path, task: str, uid: str, until: float) -> tuple[ComparedFlow, int]:
+        """One flow of an uploaded capture with the nearest flows of the package's captures, as the bare base sees them, and how many those
+        are in all. RefusedError (404) where it has no such flow."""
+        from trafficllm.lifecycle.analyze.known import compared_flows
+        from trafficllm.lifecycle.studies.embed import Representation
+
+        _, rows, until = await self._one(capture, task, FlowAsk(uid, (), 0), until)
+
+        def work() -> tuple[ComparedFlow, int]:
+            how = Representation.of(self.workspace)
+            known = self._known.of(how, None, progress=Deadline(until))
+            return compared_flows(known, how, rows)[0], len(known.names)
+
+        return await self.jobs.turn(until, work)
+
+    async def _one(self, capture: Path, task: str, wanted: FlowAsk, until: float) -> tuple[OneFlow, list[tuple[Record, FlowMeta]], float]:
+        """One flow, cut as the task's live adapter reads captures, its raw record, and the deadline of what follows."""
+        from trafficllm.lifecycle.analyze import verdicts
         from trafficllm.records.codec.flows import records_in
 
         tasks, _ = await self.jobs.turn(until, lambda: self._choose(Ask(task)))
@@ -154,9 +180,7 @@ class Service:
             flow = await self.jobs.within(until, self.uploads.flow(reader, capture, options, wanted))
         if flow is None:
             raise RefusedError(404, "request.flow", "the capture has no such flow", hint="take `uid` from a line of its verdicts")
-        rows = list(records_in(flow.batch, flow.at, flow.at + 1))
-        judged = await self.jobs.turn(until, lambda: verdicts.judge(self.workspace, rows, task=tasks[0], explain=True))
-        return judged[0], flow
+        return flow, list(records_in(flow.batch, flow.at, flow.at + 1)), until
 
     async def cut(self, capture: Path, task: str, flows: Mapping[str, int], until: float) -> tuple[Path, dict[str, str]]:
         """Captures of named flows (see `Uploads.cut`), cut as the task's live adapter reads them."""

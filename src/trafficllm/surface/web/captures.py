@@ -6,7 +6,9 @@ import io
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Query, Request, Security
@@ -27,19 +29,23 @@ from trafficllm.surface.web import results
 
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowWriter
-    from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.analysis import Analysis
 
 captures = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])
-Export = Literal["jsonl", "csv", "parquet", "zeek", "eve"]
-"""Formats of an export, as `analyze -f` has them."""
+Export = Literal["jsonl", "csv", "parquet", "zeek", "eve", "ecs", "notice", "intel", "stix"]
+"""Formats of an export: those of `analyze -f` but the table."""
 MEDIA: dict[str, str] = {
     "jsonl": "application/x-ndjson",
     "csv": "text/csv",
     "parquet": "application/vnd.apache.parquet",
     "zeek": "text/plain",
     "eve": "application/x-ndjson",
+    "ecs": "application/x-ndjson",
+    "notice": "text/plain",
+    "intel": "text/plain",
+    "stix": "application/json",
 }
+SUFFIXES = {"zeek": "log", "notice": "log", "intel": "dat", "eve": "json", "ecs": "ndjson", "stix": "json"}
 _HOSTS = 2000
 _FACT_ROWS = 500
 _SHOWN_PACKETS = 20
@@ -151,6 +157,19 @@ async def flow(request: Request, file_id: str, uid: str, task: Annotated[str, Qu
     )
 
 
+@captures.get("/v1/files/{file_id}/flows/{uid}/nearest", responses=answers(results.NearestKnown))
+async def nearest(request: Request, file_id: str, uid: str, task: Annotated[str, Query(min_length=1, max_length=128)]) -> Response:
+    """The flows of the package's labelled captures that are nearest to one flow of a kept capture."""
+    service = service_of(request)
+    with service.jobs.admitted() as until:
+        near, flows = await service.nearest(service.uploads.get(file_id).path, task, uid, until)
+    rows = [
+        results.KnownFlow(label=one.label, file=Path(one.file).name, uid=one.uid, distance=round(max(0.0, 1 - one.similarity), 4))
+        for one in near.nearest
+    ]
+    return as_json(results.NearestKnown(uid=near.uid, known_flows=flows, nearest=rows))
+
+
 # Exports
 
 
@@ -181,7 +200,7 @@ class _Pieces(io.RawIOBase):
 
 @captures.get(
     "/v1/files/{file_id}/export",
-    responses={200: {"content": {m: {} for m in MEDIA.values()}}, **FAILURES},
+    responses={200: {"content": {m: {} for m in sorted(set(MEDIA.values()))}}, **FAILURES},
     response_class=StreamingResponse,
 )
 async def export(
@@ -193,29 +212,32 @@ async def export(
     """The verdicts of a kept capture in a format of `analyze -f`, judged anew and sent while they are made."""
     service = service_of(request)
     answer = await streamed(service, _exported(service, file_id, task, format), MEDIA[format])
-    suffix = {"zeek": "log", "eve": "json"}.get(format, format)
-    answer.headers["content-disposition"] = f'attachment; filename="verdicts.{suffix}"'
+    answer.headers["content-disposition"] = f'attachment; filename="verdicts.{SUFFIXES.get(format, format)}"'
     return answer
 
 
 async def _exported(service: Service, file_id: str, task: str, form: str) -> AsyncIterator[bytes]:
-    from trafficllm.lifecycle.analyze.alerts import Alerts
-    from trafficllm.surface.formats.columns import VERDICT
-    from trafficllm.surface.formats.eve import verdict_event
-    from trafficllm.surface.formats.writers import make_writer
-
     pieces = _Pieces()
-    running: list[Analysis] = []
-
-    def event(row: VerdictRow) -> Any:
-        return verdict_event(row, Alerts(running[0]))
-
-    writer: FlowWriter = make_writer(form, cast("Any", pieces), VERDICT, path="trafficllm", eve=event)
+    writer: FlowWriter | None = None
     with service.jobs.admitted() as until:
         async with aclosing(service.analysed(service.uploads.get(file_id).path, Ask(task), until)) as batches:
             async for analysis, rows in batches:
-                running[:] = [analysis]
+                if writer is None:
+                    writer = _writer(form, pieces, analysis)
                 writer.write(rows)
                 yield pieces.take()
+    assert writer is not None
     writer.close()
     yield pieces.take()
+
+
+def _writer(form: str, pieces: _Pieces, analysis: Analysis) -> FlowWriter:
+    from trafficllm.lifecycle.analyze.alerts import Alerts
+    from trafficllm.surface.formats.columns import VERDICT
+    from trafficllm.surface.formats.destinations import verdict_forms
+    from trafficllm.surface.formats.eve import verdict_event
+    from trafficllm.surface.formats.writers import make_writer
+
+    alerts = Alerts(analysis)
+    event = partial(verdict_event, alerts=alerts)
+    return make_writer(form, cast("Any", pieces), VERDICT, path="trafficllm", eve=event, forms=verdict_forms(alerts))

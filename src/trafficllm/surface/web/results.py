@@ -67,6 +67,23 @@ class FlowDetail(Result):
     packets: list[list[Captured]]
 
 
+class KnownFlow(Result):
+    """A flow of a labelled capture of the package; `distance` is 1 less the cosine of both representations, 0 where they are equal."""
+
+    label: str
+    distance: float
+    uid: str
+    file: str
+
+
+class NearestKnown(Result):
+    """A flow and the known flows nearest to it, nearest first, of `known_flows` in all. Nearest does not mean the same."""
+
+    uid: str
+    known_flows: int
+    nearest: list[KnownFlow]
+
+
 class Promotion(BaseModel):
     """The version that shall be live."""
 

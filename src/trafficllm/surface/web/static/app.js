@@ -11,7 +11,7 @@ import { count, kindly, size } from "/page/words.js";
 const NO_FILTER = { text: "", label: "", host: "", task: "" };
 const state = {
   phase: "idle", progress: 0, judged: 0, file: null, question: "", task: "", error: null, begin: null, end: null, rows: [], fact: null, fresh: false,
-  filter: NO_FILTER, sort: { by: "ts", down: false }, place: { top: 0, active: 0 }, allHosts: false, detail: null, detailError: null,
+  filter: NO_FILTER, sort: { by: "ts", down: false }, place: { top: 0, active: 0 }, allHosts: false, detail: null, detailError: null, near: null, nearError: null,
   corrections: {}, tasks: null, limits: null, needsKey: false, said: "", adapters: null, card: null, made: null, tabError: null, route: "", over: false,
 };
 let work = null;
@@ -117,19 +117,29 @@ async function saveCorrections(task) {
   }
 }
 
-async function loadDetail(row) {
-  update({ detail: null, detailError: null });
+/** What is shown of one flow beside its verdict: `detail` first, then `near`, each in its own time. */
+async function loadPart(row, part, path) {
+  const wrong = `${part}Error`;
+  update({ [part]: null, [wrong]: null });
   try {
-    const detail = await api.getJson(`/v1/files/${state.file.id}/flows/${encodeURIComponent(row.uid)}?task=${encodeURIComponent(row.task)}`);
-    if (shownRow() === row) update({ detail });
-  } catch (detailError) {
-    if (detailError instanceof api.Failure) update({ detailError });
-    else throw detailError;
+    const value = await api.getJson(`/v1/files/${state.file.id}/flows/${encodeURIComponent(row.uid)}${path}?task=${encodeURIComponent(row.task)}`);
+    if (shownRow() === row) update({ [part]: value });
+  } catch (error) {
+    if (!(error instanceof api.Failure)) throw error;
+    if (shownRow() === row) update({ [wrong]: error });
   }
 }
 
+const loadNearest = (row) => loadPart(row, "near", "/nearest");
+
+async function loadDetail(row) {
+  update({ near: null, nearError: null });
+  await loadPart(row, "detail", "");
+  if (shownRow() === row && state.detail) await loadNearest(row);
+}
+
 const actions = {
-  once, fail, say, correct, saveCorrections, loadDetail, update,
+  once, fail, say, correct, saveCorrections, loadDetail, loadNearest, update,
   refilter: (change) => update({ filter: { ...state.filter, ...change }, place: { top: 0, active: 0 } }),
   resort: (by) => update({ sort: { by, down: state.sort.by === by && !state.sort.down } }),
   open: (row) => address(`/capture/${state.file.id}/flow/${row.n}`),

@@ -30,6 +30,14 @@ function Detail({ detail }) {
     <h2>First packets</h2><${Packets} detail=${detail}/>`;
 }
 
+function Nearest({ near }) {
+  if (!near) return html`<h2 id="nearest">Nearest known flows</h2><p role="status">The known flows are being compared…</p>`;
+  return html`<h2 id="nearest">Nearest known flows</h2>
+    <div class="wide" tabindex="0" role="region" aria-labelledby="nearest"><table><thead><tr><th scope="col">Label</th><th scope="col" class="n">Distance</th><th scope="col">Capture</th></tr></thead>
+      <tbody>${near.nearest.map((one) => html`<tr key=${one.file + one.uid}><th scope="row">${one.label}</th><td class="n">${one.distance.toFixed(3)}</td><td>${one.file}</td></tr>`)}</tbody></table></div>
+    <p class="note">Of ${count(near.known_flows, "flow")} of the captures that come with the program. 0 means that the base model sees no difference; the label of a near flow is a lead, not a verdict.</p>`;
+}
+
 function Correct({ row, labels, correction, actions }) {
   const send = (event) => {
     event.preventDefault();
@@ -60,5 +68,6 @@ export function Flow({ state, actions, row }) {
       <div><dt>Community ID</dt><dd><${Copy} label="Community ID" text=${row.community_id} say=${actions.say}/></dd></div>
       <div><dt>First frames</dt><dd>${row.frames.join(", ")}</dd></div></dl>
     ${state.detailError ? html`<${Problem} text=${kindly(state.detailError)} retry=${() => actions.loadDetail(row)}/>` : html`<${Detail} detail=${state.detail && state.detail.verdict.uid === row.uid ? state.detail : null}/>`}
+    ${state.nearError ? html`<h2>Nearest known flows</h2><${Problem} text=${kindly(state.nearError)} retry=${() => actions.loadNearest(row)}/>` : html`<${Nearest} near=${state.near && state.near.uid === row.uid ? state.near : null}/>`}
     <${Correct} row=${row} labels=${labels} correction=${state.corrections[row.uid]} actions=${actions} key=${row.uid}/>`;
 }

@@ -1,18 +1,34 @@
 // The models: trained on what, how good, how often wrong elsewhere, which version is live.
 import { html, Heading, Problem } from "/page/view.js";
 import * as api from "/page/api.js";
-import { kindly } from "/page/words.js";
+import { count, kindly } from "/page/words.js";
 
 const number = (value) => (typeof value === "number" ? value.toFixed(3) : "not measured");
 const percent = (value) => (typeof value === "number" ? `${(100 * value).toFixed(1)} %` : "not measured");
+
+const PROBES = new Set(["identifier_probe", "artefact_probe"]);
+
+/** The baseline with the highest macro-F1; probes are no rivals. */
+function best(baselines) {
+  const [first] = Object.entries(baselines).filter(([name]) => !PROBES.has(name)).sort((a, b) => b[1].macro_f1 - a[1].macro_f1);
+  return first ? `${first[0].replaceAll("_", " ")}: macro-F1 ${number(first[1].macro_f1)}` : "";
+}
 
 function Card({ card }) {
   const manifest = card.manifest;
   const quality = manifest.quality || {};
   const elsewhere = (manifest.umbrella || {}).left_out || {};
+  const task = manifest.task_definition || {};
+  const learnt = Object.entries(manifest.origins || {}).map(([source, licence]) => `${source} (${licence})`);
+  const background = manifest.background || {};
   const lines = [
+    ["Experimental", manifest.experimental || ""],
+    ["Asks", task.umbrella_question ? `${task.umbrella_question} ${task.positive} or ${task.negative}` : task.title || ""],
+    ["Trained on", learnt.join(", ") || task.dataset || ""],
+    ["Beside everyday flows", background.flows ? `${count(background.flows, "flow")} of ${count(Object.keys(background.sources || {}).length, "other source")}` : ""],
     ["Labels", (manifest.labels || []).join(", ")],
     ["Macro-F1 (mean over labels of F1: 1 is perfect)", quality.macro_f1 === undefined ? "not measured" : `${number(quality.macro_f1)}, 95 % interval ${(quality.ci95 || []).map(number).join(" to ")}`],
+    ["The best tree or neighbour on the same flows", best(manifest.baselines || {})],
     ["Judged on", quality.n_test === undefined ? "" : `${quality.n_test} flows, split by ${quality.split}, mask ${quality.mask}`],
     ["False alarms elsewhere (share of flows of sources it has not learnt)", elsewhere.flow ? `${percent(elsewhere.flow.rate)}, worst source ${percent(elsewhere.flow.worst)}` : "not measured"],
     ["False alarms elsewhere (share of hosts)", elsewhere.host ? `${percent(elsewhere.host.rate)}, worst source ${percent(elsewhere.host.worst)}` : ""],

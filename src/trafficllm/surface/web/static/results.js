@@ -4,8 +4,12 @@ import { FlowTable, chosenRows } from "/page/table.js";
 import { count, share, size, span, utc } from "/page/words.js";
 import { download } from "/page/api.js";
 
-const FORMATS = { jsonl: "JSON lines", csv: "CSV", parquet: "Parquet", zeek: "Zeek log", eve: "Suricata EVE" };
-const SUFFIX = { zeek: "log", eve: "json" };
+const FORMATS = {
+  jsonl: "JSON lines", csv: "CSV", parquet: "Parquet", zeek: "Zeek log", eve: "Suricata EVE", ecs: "Elastic (ECS)",
+  notice: "Zeek notices", intel: "Zeek intel", stix: "STIX 2.1",
+};
+const SUFFIX = { zeek: "log", notice: "log", intel: "dat", eve: "json", ecs: "ndjson", stix: "json" };
+const ALERTS = new Set(["notice", "intel", "stix"]);
 const BINS = 60;
 const FIRST_HOSTS = 10;
 
@@ -79,7 +83,7 @@ function Exports({ file, tasks, fail, say }) {
   const save = (task, format) => async () => {
     say(`${FORMATS[format]} is being made`);
     try {
-      await download(`/v1/files/${file.id}/export?task=${encodeURIComponent(task)}&format=${format}`, `verdicts-${task}.${SUFFIX[format] || format}`);
+      await download(`/v1/files/${file.id}/export?task=${encodeURIComponent(task)}&format=${format}`, `${ALERTS.has(format) ? format : "verdicts"}-${task}.${SUFFIX[format] || format}`);
       say(`${FORMATS[format]} saved`);
     } catch (error) {
       fail(error);
@@ -87,7 +91,7 @@ function Exports({ file, tasks, fail, say }) {
   };
   return html`<section aria-labelledby="exports" class="no-print"><h2 id="exports">Exports</h2>${tasks.map((task) => html`<p key=${task}>${tasks.length > 1 ? `${task}: ` : ""}
     ${Object.entries(FORMATS).map(([format, name]) => html`<button type="button" key=${format} onClick=${save(task, format)}>${name}</button> `)}</p>`)}
-    <p class="note">All flows, whatever the filter; the capture is judged again while the file is made.</p></section>`;
+    <p class="note">All flows, whatever the filter; Zeek notices, Zeek intel and STIX hold the alerts alone. The capture is judged again while the file is made.</p></section>`;
 }
 
 function Corrected({ state, actions }) {
