@@ -95,8 +95,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     build_dataset(
         out / "captures" / OLD, task=task, out=out / "data", options=BuildOptions(cap=asked.cap, split="capture"), progress=Silent()
     )
-    options = TuneOptions(max_seconds=asked.seconds, epochs=1000)
-    training = Training(app.base, app.registry, out / "tune", options, baselines=False)
+    options = TuneOptions(max_seconds=asked.seconds, clock="processor", epochs=1000)
+    training = Training(app.base, app.registry, out / "tune", options, baselines=False, members=asked.members)
     once(out / "register.json", lambda: learn.register(out / "data", training, task=task).as_dict())
 
     def judged(version: str, html: Path, *learnt: Path) -> dict[str, Any]:
@@ -121,6 +121,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         "command": "python recipes/transfer/drift.py --data DATA --out OUT",
         "cut": read_json(out / "cut.json"),
         "seconds": asked.seconds,
+        "members": asked.members,
         "drift": before["drift"],
         "flows": before["flows"],
         "before": kept(before["live"]),
@@ -136,7 +137,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base", default="default")
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seconds", type=float, default=150.0, help="of one core, for each member's tuning")
+    parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--cap", type=int, default=300, help="training flows a class at most")
     parser.add_argument("--most", type=int, default=2000, help="flows a side that are compared")
     parser.add_argument("--json", type=Path)

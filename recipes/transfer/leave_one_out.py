@@ -4,8 +4,8 @@
 
 One task is left out of the traffic step of `recipes/nano` (all its folders, from tokenizer and weights alike), then `evaluate transfer`
 draws its few-shot curves with that base. Give `--base runs/traffic/final`, which has read as much and no instructions. A step of training
-costs what it costs in `recipes/nano`; `--seconds` bounds it. Every stage is a file: an interrupted run goes on. Validation is judged
-unless `--part test` is asked for.
+costs what it costs in `recipes/nano`; `--seconds` bounds it. With `--present` only the base at hand is asked, and none is trained. Every
+stage is a file: an interrupted run goes on. Validation is judged unless `--part test` is asked for.
 """
 
 from __future__ import annotations
@@ -130,8 +130,11 @@ def short(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def main(words: Sequence[str] | None = None) -> int:
     """Both bases, side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "plain", "corpus", "out"):
+    for name in ("data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("plain", "corpus"):
+        parser.add_argument(f"--{name}", type=Path, help="for the traffic step without the task")
+    parser.add_argument("--present", action="store_true", help="only --base, which has read the task's training captures unlabelled")
     parser.add_argument("--task", choices=sorted(FOLDER), required=True)
     parser.add_argument("--base", default="default", help="the base that saw all tasks")
     parser.add_argument("--seconds", type=float, default=0.0, help="of the traffic step, instead of the recipe's")
@@ -148,8 +151,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     place = asked.out / asked.task
     place.mkdir(parents=True, exist_ok=True)
-    bases = {"without": str(trained(asked, words)), "all": asked.base}
-    found = {name: curves(asked, base, place / f"{name}.json") for name, base in bases.items()}
+    if not asked.present and not (asked.plain and asked.corpus):
+        parser.error("a base without the task is trained from --plain and --corpus; --present does without one")
+    bases = {"all": asked.base} if asked.present else {"without": str(trained(asked, words)), "all": asked.base}
+    found = {name: curves(asked, base, place / f"{name}_{asked.part}.json") for name, base in bases.items()}
     for name, body in found.items():
         for row in body["shots"]:
             scores = ", ".join(f"{way} {score['macro_f1']:.3f}" for way, score in row["rows"].items())

@@ -99,7 +99,7 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
 
 def _check(bodies: dict[str, Any]) -> None:
     run = bodies["evaluate.run"]
-    assert set(run["embedding"]["probes"]) == {"frozen_knn", "frozen_linear"}
+    assert set(run["embedding"]["probes"]) == {"frozen_knn", "frozen_linear", "frozen_discriminant"}
     assert Path("report.html").read_text().startswith("<!doctype html>")
     robust = bodies["evaluate.robust"]
     rows = {row["name"]: row for row in robust["perturbations"]}
@@ -110,13 +110,13 @@ def _check(bodies: dict[str, Any]) -> None:
     assert "<svg" in Path("robust.html").read_text()
     transfer = bodies["evaluate.transfer"]
     assert [row["shots"] for row in transfer["shots"]] == [5, 20]
-    ours = {"frozen_knn", "frozen_linear", "adapter_knn", "adapter_linear"}
+    ours = {f"{states}_{way}" for states in ("frozen", "adapter") for way in ("knn", "linear", "discriminant")}
     assert set(transfer["shots"][0]["rows"]) == {*ours, "lightgbm", "random_forest"}
     assert set(transfer["baselines"]) == {"majority", "lightgbm"}
     assert transfer["direct"]
     assert transfer["same_data"]
     at_20 = {name: row["macro_f1"] for name, row in transfer["shots"][1]["rows"].items()}
-    frozen = max(at_20["frozen_knn"], at_20["frozen_linear"])
+    frozen = max(score for name, score in at_20.items() if name.startswith("frozen_"))
     assert transfer["gain_at_20"] == pytest.approx(frozen - at_20["lightgbm"]), "an adapter that learnt from all of it does not count"
     drift = bodies["evaluate.drift"]
     assert drift["flows"]["live"] == bodies["embed"]["flows"]

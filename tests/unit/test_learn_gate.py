@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trafficllm.core.errors import GateError
-from trafficllm.lifecycle.adapters.gate import Answers, Side, compare, decide, raise_if_refused
+from trafficllm.lifecycle.adapters.gate import Answers, Side, Wanted, compare, decide, raise_if_refused, wanted
 from trafficllm.lifecycle.adapters.results import AdapterUpdate
 
 LABELS = ("a", "b", "c")
@@ -86,3 +86,34 @@ def test_a_refusal_is_an_error_of_its_own() -> None:
         raise_if_refused(refused)
     assert caught.value.exit_code == 5
     raise_if_refused(refused.model_copy(update={"status": "candidate"}))
+
+
+def test_a_refusal_names_the_label_that_lost_most() -> None:
+    truth = ["a", "b", "c"] * 12
+    after = ["c" if label == "b" else label for label in truth]
+    side = compare(LABELS, Answers(truth, truth, after, [str(k // 6) for k in range(len(truth))]))
+    assert side.worst == "b 1.000 -> 0.000"
+    assert "most of all b 1.000 -> 0.000" in decide(side, BETTER)[1]
+    assert compare(LABELS, Answers(truth, truth, truth, truth)).worst == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "captures", "want"),
+    [
+        (SAME, BETTER, {"a": 3, "b": 4}, Wanted(0, 0)),
+        (SAME, BETTER, {"a": 1, "b": 4}, Wanted(2, 0)),
+        (SAME, Side(0.5, 0.6, -1.0, 1.0, 1, 4), {"a": 3, "b": 2}, Wanted(8, 0)),
+        (SAME, Side(0.0, 0.0, -1.0, 1.0, 0, 0), {"a": 3}, Wanted(30, 0)),
+        (Side(0.9, 0.9, -0.02, 0.02, 10, 90), BETTER, {"a": 3}, Wanted(0, 30)),
+        (Side(0.9, 0.8, -0.2, 0.02, 2, 90), BETTER, {"a": 3}, Wanted(0, 3)),
+        (Side(0.9, 0.8, -0.2, -0.02, 9, 90), BETTER, {"a": 3}, Wanted(0, 0)),
+    ],
+)
+def test_captures_that_are_wanted(old: Side, new: Side, captures: dict[str, int], want: Wanted) -> None:
+    assert wanted(old, new, captures) == want
+
+
+def test_wanted_captures_are_a_sentence() -> None:
+    assert str(Wanted(8, 0)) == "; wanted: about 8 more new captures"
+    assert str(Wanted(2, 3)) == "; wanted: about 2 more new captures and about 3 more old captures"
+    assert str(Wanted(0, 0)) == ""

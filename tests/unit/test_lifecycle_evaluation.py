@@ -117,7 +117,7 @@ def test_a_report_that_hides_something_does_not_validate(run: Run, key: str) -> 
 def test_probes_and_page(run: Run, tmp_path: Path) -> None:
     body = run(embedding=True, html=tmp_path / "report.html")
     probes = body["embedding"]["probes"]
-    assert set(probes) == {"frozen_knn", "frozen_linear"}
+    assert set(probes) == {"frozen_knn", "frozen_linear", "frozen_discriminant"}
     assert probes["frozen_linear"]["macro_f1"] > 0.5, "four protocols are easy to tell even in a random model's vectors"
     assert len(body["embedding"]["map"]["points"]) == body["n_test"]
     page = (tmp_path / "report.html").read_text()

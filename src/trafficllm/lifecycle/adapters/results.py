@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from trafficllm.core.results import Counts, Failure, Result, Share
 from trafficllm.evaluate.results import Baseline, Quality
 from trafficllm.infer.router.results import TaskRoute
@@ -191,9 +193,11 @@ class AdapterRegister(AdapterVersion):
 
 
 class AdapterUpdate(AdapterRegister):
-    """A version made from the live one and new captures: what its gate saw, decided and why."""
+    """A version made from the live one and new captures: what its gate saw, decided and why, and how many captures more would let it
+    tell (`new`, `old`; 0 where those at hand suffice)."""
 
     why: str
+    more_captures: Counts = Field(default_factory=dict)
     transfer: dict[str, float]
     added_labels: list[str]
     dropped: Counts

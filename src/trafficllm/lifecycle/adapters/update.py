@@ -94,6 +94,7 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
         report,
         seconds=round(time.monotonic() - start, 2),
         why=manifest["decision"]["why"],
+        more_captures=manifest["decision"]["more_captures"],
         dropped=data.manifest["dropped"],
         **{key: manifest[key] for key in ("gate", "transfer", "added_labels", "replayed", "parent_seconds")},
     )
@@ -207,6 +208,7 @@ def _judged(
     fresh = [i for i in predicted if i >= len(old)]
     new_side = side(fresh)
     status, why = gate.decide(old_side, new_side)
+    lacking = gate.wanted(old_side, new_side, _captures(data, old)) if status != "live" else gate.Wanted(0, 0)
     on_test = [predicted[i] for i in test]
     quality = scoring.quality_of(data, training.base, on_test, labels=labels, probabilities=scores.probabilities, seed=seed)
     forward = new_side.before - _majority([truth[i] for i in fresh])
@@ -218,11 +220,18 @@ def _judged(
             "umbrella": umbrella.judged(after, scores, y_test, umbrella.may_be_positive(data, test, coverage)),
             "gate": Gate(old=old_side.row(), new=new_side.row(), router=None).as_dict(),
             "transfer": {"backward": round(old_side.gain, 6), "forward": round(forward, 6)},
-            "decision": {"status": status, "why": why},
+            "decision": {"status": status, "why": f"{why}{lacking}", "more_captures": {"new": lacking.new, "old": lacking.old}},
         },
         scores,
         predicted,
     )
+
+
+def _captures(data: replay.Replayed, old: replay.Rows) -> dict[str, int]:
+    """How many new captures (groups) each label has, of all parts."""
+    fresh = range(len(old), len(data))
+    pairs = set(zip(data.labels_of(fresh), data.groups(fresh), strict=True))
+    return dict(Counter(label for label, _ in pairs))
 
 
 def _past(before: LLMScorer, data: replay.Replayed, old: replay.Rows, rows: Sequence[int]) -> dict[int, str]:

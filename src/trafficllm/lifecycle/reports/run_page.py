@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from trafficllm.evaluate.results import Quality
     from trafficllm.lifecycle.studies.results import EvaluateRun
 
-PROBES = {"frozen_knn": "frozen base: k-NN", "frozen_linear": "frozen base: linear probe"}
+PROBES = {
+    "frozen_knn": "frozen base: k-NN",
+    "frozen_linear": "frozen base: linear probe",
+    "frozen_discriminant": "frozen base: shrunken discriminant",
+}
 _NOT_DRAWN = {"majority", "identifier_probe", "artefact_probe"}
 """Rows that the curves leave out: they would hide the others."""
 _CHOICES = ("features", "field", "k", "trees", "num_leaves")
