@@ -26,9 +26,12 @@ Weights = dict[str, torch.Tensor]
 
 
 def random_weights(folder: Path, seed: int) -> Weights:
-    """What the architecture's own initialisation gives, under the names of the stored tensors."""
+    """What the architecture's own initialisation gives, under the names of the stored tensors; the padding token's row is drawn as well,
+    as a row of zeros before a norm makes gradients grow a hundredfold a layer, and SmolLM2 pads with the token that ends a text."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    torch.nn.init.normal_(model.get_input_embeddings().weight.data, std=config.initializer_range)
     return {name: value.detach().to(torch.bfloat16) for name, value in model.state_dict().items()}
 
 
