@@ -2,6 +2,7 @@
 #   make quickstart   environment, pinned dependencies, the whole path on real captures
 #   make test         ruff, mypy --strict, import rule, house rules, pytest (at most 15 minutes on two cores)
 #   make soak         the long jobs
+#   make kernels      the packet kernels as LLVM code, after a change of capture/kernels or capture/link
 #   make site         the documentation as a site below $(SITE)
 #   make results      the figures of docs/results, measured anew
 SHELL := /bin/bash
@@ -31,7 +32,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TZ := UTC
 
-.PHONY: help install install-test quickstart lint house unit test tools soak results docs site dist audit clean
+.PHONY: help install install-test quickstart lint house unit test tools soak results docs kernels site dist audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -101,6 +102,10 @@ results: install-test
 # The pages and schemas that are generated from the program; the tests compare them with what is committed.
 docs: install-test
 	$(BIN)/python -m trafficllm.surface.docs.pages .
+
+# The packet kernels that come with the package: the tests say when they are not of the sources any more.
+kernels: install-test
+	$(BIN)/python -m trafficllm.capture.kernels.shipping
 
 # A warning is an error: a link that leads nowhere, a page that no list names. The tests build it too (tests/e2e/test_site.py).
 site: install-test

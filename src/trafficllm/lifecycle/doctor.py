@@ -143,10 +143,10 @@ def _memory_and_disk(registry: Path) -> list[Finding]:
 
 def _places() -> list[Finding]:
     """Folders that are written to besides the registry."""
-    own, home = Path(__file__).parents[1], Path.home()  # numba writes beside the module, else below ~/.cache
+    own, home = Path(__file__).parents[1], Path.home()  # kernels are kept beside their module, else below ~/.cache
     kernels = os.environ.get("NUMBA_CACHE_DIR", "") or str(own if os.access(own, os.W_OK) else home)
     temporary = tempfile.gettempdir()
-    anew = "kernels are compiled anew at each start (8 s): set NUMBA_CACHE_DIR to a folder you may write to"
+    anew = "kernels are made anew at each start (half a second, by numba 8 s): set NUMBA_CACHE_DIR to a folder you may write to"
     lasting, scratch = (os.access(place, os.W_OK) for place in (kernels, temporary))
     return [
         _finding("kernel cache", "ok" if lasting else "optional", kernels, "" if lasting else anew),

@@ -1,4 +1,4 @@
-"""The first call on a machine: the kernels compile in two processes side by side, into numba's cache on disk.
+"""The first call where the shipped code does not fit: the kernels compile in two processes side by side, into numba's cache on disk.
 
 Half of the time goes into `assign`; a second process compiles the others meanwhile. Both call them with no rows at all: only
 the types matter. With one core, or no cache to share, everything compiles where it is called.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from trafficllm.capture.flows.flow_table import FlowTable
 from trafficllm.capture.flows.packets import PACKET, PacketBatch
 from trafficllm.capture.kernels.compiling import is_cached, is_compiled
 from trafficllm.capture.kernels.decode import decode_frames
-from trafficllm.capture.kernels.flow import assign
+from trafficllm.capture.kernels.flow import assign, evict, expire
 from trafficllm.capture.kernels.gather import gather, summarize
 from trafficllm.capture.kernels.layout import HISTORY, STORED, SUMMARY
 from trafficllm.capture.kernels.read import walk_blocks, walk_records
@@ -25,7 +26,8 @@ from trafficllm.capture.kernels.sha1 import name_flows
 from trafficllm.core.machine import cores
 from trafficllm.core.types import FrameBatch, ProgressSink
 
-_KERNELS = (assign, decode_frames, walk_records, walk_blocks, summarize, gather, name_flows)
+KERNELS: tuple[Any, ...] = (assign, evict, expire, decode_frames, walk_records, walk_blocks, summarize, gather, name_flows)
+"""All entry points."""
 _LIMIT = 60.0  # seconds the second process may take before this one does its work too
 
 
@@ -43,6 +45,7 @@ def compile_table() -> None:
     """Compile the kernels of the flow table, and the one that names flows."""
     table = _table()
     table.add(PacketBatch(frames=_frames(), rows=np.zeros(0, dtype=PACKET)), 0, 0)
+    table.expire(0)
     table.close()
     community_ids(np.zeros(0, dtype=SUMMARY))
 
@@ -62,7 +65,7 @@ def compile_others() -> None:
 
 def compile_kernels(sink: ProgressSink) -> None:
     """Compile what this machine has not compiled yet, and say so: it takes seconds, once."""
-    if all(is_compiled(kernel) for kernel in _KERNELS):
+    if all(is_compiled(kernel) for kernel in KERNELS):
         return
     sink.update("compile", 0, None)
     if sys.stderr.isatty():
