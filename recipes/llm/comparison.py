@@ -59,7 +59,10 @@ class Comparison:
         from trafficllm.model.base.load import load_base
 
         places = {"language": self.language, "embedded": "default"}
-        return load_base(places.get(arm, str(self.out / "arms" / arm)), dtype="bfloat16")
+        base = load_base(places.get(arm, str(self.out / "arms" / arm)), dtype="bfloat16")
+        # A slice of positions is no contiguous block: torch then copies the whole output matrix for every row, a third of a step's time.
+        base.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+        return base
 
     def file(self, kind: str, *parts: object, suffix: str = ".json") -> Path:
         """The file of a piece of work under these masks."""

@@ -26,6 +26,7 @@ NAMES = {
     "random_forest": "random forest",
 }
 TREES = ("lightgbm", "random_forest")
+ORDER, KINDS = tuple(NAMES), ("lora", "linear", "knn", *TREES)
 RESAMPLES = 2000
 MARGIN = 0.01
 """Of the pre-registration: what (a) - (b) has to reach."""
@@ -173,12 +174,13 @@ def _sizes(path: Path) -> Body:
 def _differences(made: Cells) -> list[Body]:
     """(a) less every other arm, by way and flows a class: each task, and the mean over tasks that both have."""
     out = []
-    for arm, way, shots in sorted({(arm, way, shots) for _, arm, way, shots in made}):
+    names = sorted({key[0] for key in made})
+    learners = {(arm, way, shots) for _, arm, way, shots in made}
+    for arm, way, shots in sorted(learners, key=lambda one: (ORDER.index(one[0]), KINDS.index(one[1]), int(one[2]) or 1 << 30)):
         ways = {"linear": "linear", "knn": "knn", "lora": "lora"} if arm not in TREES else {way: "linear"}
         ours = ways.get(way, way)
         if arm == "language":
             continue
-        names = sorted({key[0] for key in made})
         tasks = [task for task in names if {(task, "language", ours, shots), (task, arm, way, shots)} <= set(made)]
         pairs = {task: (made[task, "language", ours, shots].scores, made[task, arm, way, shots].scores) for task in tasks}
         if pairs:
@@ -244,8 +246,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 def _ways(figures: Body) -> list[tuple[str, str]]:
     """(arm, way) that any task has, arms in the order of NAMES."""
     ways = {(arm, way) for arms in figures.values() for arm, body in arms.items() for way in body}
-    order, kinds = list(NAMES), ("lora", "linear", "knn", *TREES)
-    return sorted(ways, key=lambda pair: (kinds.index(pair[1]), order.index(pair[0])))
+    return sorted(ways, key=lambda pair: (KINDS.index(pair[1]), ORDER.index(pair[0])))
 
 
 def _figures(figures: Body, shots: str, ways: Sequence[str]) -> list[str]:
@@ -311,7 +312,8 @@ INTRO = """# Does pretraining on language help with traffic?
 
 Written by `recipes/llm/comparison.py`; [decision 0007](../decisions/0007-language-pretrained-or-not.md) says what was to be compared before
 it was, and what of it was reduced. Figures are macro-F1 on captures of the reserved part, in brackets the 95 % interval over resampled
-captures; of several draws or seeds their mean. Every arm sees the same records, the same flows to learn from and the same prompts.
+captures (of WAD: groups of like requests); of several draws or seeds their mean, whose spread the interval leaves out. Every arm sees the
+same records, the same flows to learn from and the same prompts.
 """
 
 
