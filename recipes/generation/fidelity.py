@@ -44,7 +44,9 @@ def opened(entry: dict[str, Any], data: Path, out: Path) -> Dataset:
 
 
 def tuned(entry: dict[str, Any], data: Dataset, base: Any, chosen: argparse.Namespace) -> Path:
-    """The task's adapter over its labels; a finished one stands."""
+    """The task's adapter over its labels; a finished one stands, and so does a version that is named."""
+    if chosen.version:
+        return Path(chosen.version)
     place = chosen.out / "adapters" / entry["id"]
     options = TuneOptions(
         max_steps=None if chosen.seconds else chosen.steps or entry["steps"],
@@ -69,7 +71,8 @@ def written(entry: dict[str, Any], data: Dataset, base: Any, adapter: Path, chos
     missing = [label for label in entry["labels"] if not (folder / label / f"{label}.pcapng").is_file()]
     engine = Engine(base)
     engine.add_adapter(entry["id"], adapter)
-    generator = Generator(engine, entry["id"], values=values_of(data, entry["labels"]))
+    values = read_json(chosen.version / "manifest.json")["values"] if chosen.version else values_of(data, entry["labels"])
+    generator = Generator(engine, entry["id"], values=values)
     for label in missing:
         begun, before, past = time.process_time(), generator.sampled, sum(generator.prevented.values())
         counts = CompileCounts()
@@ -141,6 +144,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("val", "test"), default="val")
     parser.add_argument("--task", action="append", help="only this task; may be repeated")
     parser.add_argument("--label", action="append", help="only these labels; may be repeated")
+    parser.add_argument("--version", type=Path, help="a version's folder of the one --task: its weights and tables instead of a tuning")
     parser.add_argument("--steps", type=int, help="tuning steps instead of the plan's")
     parser.add_argument("--seconds", type=float, help="tuning time instead of steps")
     parser.add_argument("--flows", type=int, help="generated flows a label instead of the plan's")

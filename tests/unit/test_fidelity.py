@@ -12,6 +12,7 @@ from trafficllm.core.types import Record
 from trafficllm.evaluate.fidelity import compare
 from trafficllm.evaluate.fidelity.compare import copy_share, discriminator_f1, nearest
 from trafficllm.evaluate.fidelity.fields import emd, jsd
+from trafficllm.evaluate.fidelity.floors import floors
 from trafficllm.evaluate.fidelity.samplers import bayes, independent, resample
 
 
@@ -111,3 +112,30 @@ def test_without_training_flows_half_of_the_real_ones_stand_in() -> None:
 def test_too_few_flows_are_refused() -> None:
     with pytest.raises(InputError, match="cannot be compared"):
         fidelity(_flows(3, 1), _flows(40, 2))
+
+
+def test_both_floors_tell_one_capture_from_two() -> None:
+    captures = {"one": _flows(60, 1), "same": _flows(60, 2), "other": _flows(60, 3, base=700)}
+    alike = floors({"one": captures["one"]}, {"same": captures["same"]}, _flows(60, 4), most=20)
+    apart = floors({"one": captures["one"]}, {"other": captures["other"]}, _flows(60, 4, base=700), most=20)
+    assert alike is not None
+    assert apart is not None
+    assert alike.between is not None
+    assert alike.generated is not None
+    assert alike.within == pytest.approx(alike.between, rel=0.3) == pytest.approx(alike.generated, rel=0.3)
+    assert apart.between is not None
+    assert apart.generated is not None
+    assert apart.between > 1.5 * apart.within
+    assert apart.generated > 1.5 * apart.within, "generated flows are held against held-out captures alone"
+    assert (apart.captures, apart.compared) == (2, 20)
+    assert floors({"one": captures["one"]}, {"other": captures["other"]}, _flows(60, 4, base=700), most=20) == apart
+
+
+def test_floors_where_captures_are_few_or_small() -> None:
+    alone = floors({"one": _flows(60, 1)}, {}, _flows(5, 2), most=100)
+    assert alone is not None
+    assert (alone.between, alone.generated, alone.captures, alone.compared) == (None, None, 1, 30)
+    small = floors({"one": _flows(9, 1)}, {"two": _flows(60, 2)}, _flows(60, 3), most=100)
+    assert small is not None
+    assert (small.captures, small.compared) == (2, 4)
+    assert floors({"one": _flows(7, 1)}, {}, _flows(60, 2), most=100) is None

@@ -49,8 +49,21 @@ class FlowNumbers(Result):
     compared: int
 
 
+class Floors(Result):
+    """Mean JSD over the fields of two samples of `compared` flows: of one real capture (`within`), of two real captures of the class
+    (`between`), generated ones and a held-out capture (`generated`); over `captures`, training and held-out ones alike. None where there
+    is one capture only, or too few generated flows."""
+
+    within: Share
+    between: Share | None
+    generated: Share | None
+    captures: int
+    compared: int
+
+
 class LabelFidelity(Result):
-    """One class: distances, the discriminator (0.5 is chance; `discriminator_real` parts held-out from training flows), copies."""
+    """One class: distances, the discriminator (0.5 is chance; `discriminator_real` parts held-out from training flows), copies. `floors`
+    is None where captures are not told apart, or have too few flows."""
 
     fields: dict[str, FieldDistance]
     emd: dict[str, QuantityDistance]
@@ -62,6 +75,7 @@ class LabelFidelity(Result):
     copies: Pair
     nearest: Pair
     n: FlowNumbers
+    floors: Floors | None = None
 
 
 class Overlap(Result):

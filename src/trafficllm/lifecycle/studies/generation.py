@@ -54,7 +54,8 @@ def evaluate(
     held, learnt = _only(held, wanted), _only(learnt, wanted)
     made = fidelity_sides.captures(wanted, cuts, progress)
     progress.update("comparing", 0, None)
-    fidelity = of_classes(held.shown(), made.shown(), learnt.shown(), seed=seed)
+    captures = (held.by_capture(), learnt.by_capture())
+    fidelity = of_classes(held.shown(), made.shown(), learnt.shown(), captures=captures, seed=seed)
     result = EvaluateGeneration.of(
         fidelity,
         valid=_validity([path for paths in made.files.values() for path in paths]),
@@ -87,7 +88,7 @@ def _validity(paths: Sequence[Path]) -> Validity:
 
 
 def table(result: ClassFidelity) -> list[list[Any]]:
-    """A row a label and one for the mean: JSD, floor, their ratio, the baselines' JSD, discriminator, copies."""
+    """A row a label and one for the mean: JSD, floor, their ratio, both floors of captures, the baselines' JSD, discriminator, copies."""
     rows = [[label, *_cells(row)] for label, row in result.labels.items()]
     return rows if len(rows) == 1 else [*rows, ["mean", *_cells(result)]]
 
@@ -99,6 +100,9 @@ COLUMNS = (
     "JSD",
     "floor",
     "ratio",
+    "within a capture",
+    "between captures",
+    "generated to a capture",
     "independent",
     "bayes",
     "resample",
@@ -117,6 +121,9 @@ def _cells(row: LabelFidelity) -> list[Any]:
         row.mean_jsd,
         row.mean_floor,
         ratio,
+        row.floors.within if row.floors else None,
+        row.floors.between if row.floors else None,
+        row.floors.generated if row.floors else None,
         row.mean.independent,
         row.mean.bayes,
         row.mean.resample,

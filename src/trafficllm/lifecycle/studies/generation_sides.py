@@ -32,6 +32,14 @@ class Side:
         """What is compared: headers shown, identifiers hidden."""
         return {label: [shown(record) for record, _ in rows] for label, rows in self.rows.items()}
 
+    def by_capture(self) -> dict[str, dict[str, list[Record]]]:
+        """What is compared, by label and capture."""
+        out: dict[str, dict[str, list[Record]]] = {}
+        for label, rows in self.rows.items():
+            for record, meta in rows:
+                out.setdefault(label, {}).setdefault(meta.capture or meta.origin, []).append(shown(record))
+        return out
+
     def all(self) -> list[Row]:
         """Rows of all labels."""
         return [row for rows in self.rows.values() for row in rows]
