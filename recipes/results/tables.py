@@ -34,7 +34,8 @@ ABOUT = """Written by `recipes/results/results.py`: macro-F1, means over seeds, 
 masks for all but the identifier column, which sees only what the masks hide. `packets`: a random forest on single packets, raw and split at
 random as the literature does, against masked and split by group; on flows outside the reserved part. An interval of 0 to 1: the test part
 is one group, which says nothing of how groups differ. `three members`: three seeds as one version, log-probabilities averaged and
-calibrated together; with six seeds the mean of two such versions.
+calibrated together; with six seeds the mean of two such versions. `labels_90`: share of reserved flows whose label is among the likely ones
+of that version (promised .9 for captures like those calibrated on), and how many labels it names on average (`errors.py`).
 """
 _COST = ("params", "seconds", "flows_per_s", "share", "first_error", "setting")
 
@@ -57,15 +58,18 @@ def row(report: Path, packets: Path, together: Path | None = None) -> dict[str, 
     body = read_json(report)
     validate(body)
     beside = read_json(packets) if packets.is_file() else {"leaky": None, "honest": None}
+    errors = report.with_name("errors.json")
+    told = read_json(errors) if errors.is_file() else {"probes": {}, "labels_90": None}
     baselines = {name: _short(found) for name, found in body["baselines"].items()}
     best = max((name for name in HONEST if name in baselines), key=lambda name: baselines[name]["macro_f1"])
     gap = body["macro_f1"] - baselines[best]["macro_f1"]
     return {
         "llm": _short(body),
         "members": _members(together, baselines[best]["macro_f1"]),
+        "labels_90": told["labels_90"],
         "cascade": _short(body["cascade"]) if body["cascade"] else None,
         "baselines": baselines,
-        "probes": {name: _short(found) for name, found in (body["embedding"] or {"probes": {}})["probes"].items()},
+        "probes": {name: _short(found) for name, found in (body["embedding"] or {"probes": {}})["probes"].items()} or told["probes"],
         "best_baseline": best,
         "gap": gap,
         "packets": beside,
@@ -134,6 +138,7 @@ def _line(task: str, row: Mapping[str, Any]) -> list[str]:
         _score(llm),
         seeds,
         f"{_score(together)} ({together['gap']:+.3f})" if (together := row.get("members")) else "-",
+        f"{sets['coverage']:.3f}, {sets['mean_size']:.1f}" if (sets := row.get("labels_90")) else "-",
         f"{llm['unique']['macro_f1']:.3f}",
         _plain(row["probes"].get("frozen_linear")),
         _score(row["cascade"]),
@@ -156,6 +161,7 @@ HEAD = (
     "LLM alone [95 %]",
     "each seed",
     "three members [95 %] (above best baseline)",
+    "`labels_90`: holds the label, labels named",
     "LLM, unique",
     "frozen base, linear probe",
     "cascade [95 %]",
@@ -200,6 +206,7 @@ def enter(path: Path, body: Mapping[str, Any]) -> None:
             data,
             f"{llm['split']}, {' + '.join([llm['mask'], *row['artefact_masked']])}",
             _score(llm),
+            f"{sets['coverage']:.3f}, {sets['mean_size']:.1f}" if (sets := row.get("labels_90")) else "-",
             f"{llm['unique']['macro_f1']:.3f}",
             *(_plain(found.get(name)) for name in ("lightgbm", "random_forest", "knn", "artefact_probe", "identifier_probe")),
             str(len(llm["seeds"])),

@@ -1,7 +1,8 @@
 """`adapter update`: new captures for a live task, also of new classes, learnt on top of the live version.
 
-Live weights -> tuning on new records and a replayed sample of the old -> gate against the live version -> registry. Neither
-old captures nor the data set that the live version was made from are needed.
+With new labels: live weights -> tuning on new records and a replayed sample of the old -> gate against the live version -> registry. With
+known labels alone the weights stay, and the readouts are corrected (`calibration.renewed`). Neither old captures nor the data set that the
+live version was made from are needed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trafficllm.lifecycle.adapters import gate, learn, replay, umbrella
 from trafficllm.lifecycle.adapters.background import NOTHING, Beside, read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
 from trafficllm.lifecycle.bases import forecast
+from trafficllm.lifecycle.calibration import renewed
 from trafficllm.lifecycle.members import tuned
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import Coverage, background_rows
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from trafficllm.core.types import Scores
     from trafficllm.infer.engine.scorer import LLMScorer
     from trafficllm.lifecycle.adapters.training import Training
+    from trafficllm.model.adapter.readout import Readout
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
@@ -70,10 +73,13 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
     search_s = SEARCH_SECONDS if training.search_s is None else training.search_s
     flows = len(beside) if beside is not None else 0
     folders = members.folders(live.path)
-    forecast.tell(
-        training.progress, lambda: forecast.Making(definition, data, examples, base.path, options, flows, search_s, 0, len(folders))
-    )
-    made = tuned.tuned(replace(training, options=options), examples, folders)
+    if _corrects(live, data):
+        made = tuned.taken([live.path], base, live.manifest["labels"], place)
+    else:
+        forecast.tell(
+            training.progress, lambda: forecast.Making(definition, data, examples, base.path, options, flows, search_s, 0, len(folders))
+        )
+        made = tuned.tuned(replace(training, options=options), examples, folders)
     report = made[0].report
     manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage) | tuned.facts(made)
     figures, scores, predicted = _judged(data, old, live, definition, training, background=beside, coverage=coverage)
@@ -176,7 +182,11 @@ def _judged(
     coverage: Coverage,
 ) -> tuple[dict[str, Any], Scores, dict[int, str]]:
     """Calibration, quality and gate of the new weights, the live ones beside them on the same held-out rows (validation and test: neither
-    chose the new weights); the new ones' test scores, and their predictions for all held-out rows."""
+    chose the new weights); the new ones' test scores, and their predictions for all held-out rows.
+
+    New captures are few and half of them are held out, so a corrected readout that is not rejected learns these at last, unless old data
+    would lose by it; the figures on new data are those from before.
+    """
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
 
@@ -189,6 +199,10 @@ def _judged(
     after = LLMScorer(engine, "after", task, labels, weight, codec=data.codec)
     before = LLMScorer(engine, "before", task, live.manifest["labels"], weight, codec=data.codec)
     (val, y_val), (test, y_test) = (scoring.rows(data, part, labels) for part in ("val", "test"))
+    renewal = renewed.Renewal.of(after, data, len(old)) if _corrects(live, data) else None
+    if renewal is not None:  # the label trie has learnt nothing of the new captures
+        after.calibration = {WEIGHT: 1.0}
+        _read_out(after, renewal.readouts(), training.workdir)
     val_scores = scoring.score_rows(after, data, val)
     after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=val_scores)
     umbrella.add(after, data, background, training, coverage)
@@ -204,12 +218,21 @@ def _judged(
         columns = ([column[i] for i in rows] for column in (truth, past, predicted, groups))
         return gate.compare(labels, gate.Answers(*columns), seed=seed)
 
-    old_side = side([i for i in predicted if i < len(old)])
-    fresh = [i for i in predicted if i >= len(old)]
-    new_side = side(fresh)
+    before_rows, fresh = ([i for i in predicted if (i < len(old)) is kept] for kept in (True, False))
+    old_side, new_side = side(before_rows), side(fresh)
     status, why = gate.decide(old_side, new_side)
-    lacking = gate.wanted(old_side, new_side, _captures(data, old)) if status != "live" else gate.Wanted(0, 0)
     on_test = [predicted[i] for i in test]
+    if renewal is not None and fresh and status != "rejected":
+        earlier, answers = renewal.readouts(), dict(predicted)
+        _read_out(after, renewal.readouts(everything=True), training.workdir)
+        predicted |= learn.named(before_rows, scoring.score_rows(after, data, before_rows))
+        whole = side(before_rows)
+        if gate.decide(whole, new_side)[0] == status:
+            old_side, why = whole, gate.decide(whole, new_side)[1]
+        else:  # what was held out would cost old data too much
+            predicted |= answers
+            _read_out(after, earlier, training.workdir)
+    lacking = gate.wanted(old_side, new_side, _captures(data, old)) if status != "live" else gate.Wanted(0, 0)
     quality = scoring.quality_of(data, training.base, on_test, labels=labels, probabilities=scores.probabilities, seed=seed)
     forward = new_side.before - _majority([truth[i] for i in fresh])
     return (
@@ -225,6 +248,20 @@ def _judged(
         scores,
         predicted,
     )
+
+
+def _corrects(live: Version, data: replay.Replayed) -> bool:
+    """Whether the update corrects the live version's readouts, instead of tuning its weights: no new label, and readouts there."""
+    from trafficllm.model.adapter.readout import FILE
+
+    return list(data.labels) == list(live.manifest["labels"]) and all((place / FILE).is_file() for place in members.folders(live.path))
+
+
+def _read_out(scorer: LLMScorer, readouts: Sequence[Readout], folder: Path) -> None:
+    """Let the new weights answer with these readouts, here and in the working folder."""
+    scorer.engine.use_readouts(scorer.adapter, readouts)
+    for place, readout in zip(members.folders(folder), readouts, strict=True):
+        readout.save(place)
 
 
 def _captures(data: replay.Replayed, old: replay.Rows) -> dict[str, int]:

@@ -49,6 +49,16 @@ class UnknownClasses(Result):
     called_unknown: Share
 
 
+class LabelSets(Result):
+    """What `labels_90` of the first adapter holds on the judged rows: share of rows whose label is among them (`coverage`; promised .9 for
+    captures like those calibrated on), the same with captures alike, and how many labels they name on average."""
+
+    coverage: Share
+    coverage_of_captures: Share
+    mean_size: float
+    n: int
+
+
 class Probe(Quality):
     """A probe on frozen vectors and the setting that validation chose."""
 
@@ -105,6 +115,7 @@ class EvaluateRun(Evaluated):
     cascade: CascadeScore | None
     curves: dict[str, Curves]
     unknown: UnknownClasses | None
+    labels_90: LabelSets | None = None
     embedding: Frozen | None
 
 

@@ -169,6 +169,7 @@ def evaluate(
         curves=curves(rows, evaluation_set.truth),
         cascade=_cascade(workspace, evaluation_set, runs[0], outcomes, seed=options.seed) if baselines else None,
         unknown=_unknown(evaluation_set, runs[0]),
+        labels_90=_sets(evaluation_set, runs[0]),
         embedding=frozen,
     )
     if html is not None:
@@ -271,6 +272,25 @@ def _cascade(
         return None
     rate = round(len(evaluation_set.truth) / run.seconds, 1)
     return cascade.row(dataset, workspace.served, outcomes[cascade.FIRST], run.last.scores, rate, seed=seed)
+
+
+def _sets(evaluation_set: EvaluationSet, run: Run) -> results.LabelSets | None:
+    """How often the likely labels hold the truth, by the first adapter on one data set; None where it promises nothing."""
+    import numpy as np
+
+    from trafficllm.infer import calibration as cal
+
+    if len(evaluation_set.sets) > 1 or run.scorer.calibration.get("set_90") is None or not evaluation_set.truth:
+        return None
+    sets = cal.likely(run.scorer.calibration, run.last.scores)
+    held = np.array([label in named for label, named in zip(evaluation_set.truth, sets, strict=True)], dtype=float)
+    _, capture = np.unique(evaluation_set.groups, return_inverse=True)
+    return results.LabelSets(
+        coverage=float(held.mean()),
+        coverage_of_captures=float((np.bincount(capture, held) / np.bincount(capture)).mean()),
+        mean_size=float(np.mean([len(named) for named in sets])),
+        n=len(sets),
+    )
 
 
 def _unknown(evaluation_set: EvaluationSet, run: Run) -> results.UnknownClasses | None:

@@ -225,10 +225,11 @@ def logistic(
     *,
     steps: int = 200,
     rows: torch.Tensor | None = None,
+    offset: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Multinomial logistic regression by L-BFGS on standardised columns: (matrix [features, classes], bias [classes]), for features
     [n, features] as they are. `y` are class indices [n], `weights` the classes' in the loss, `rows` [n] each row's own besides,
-    `strength` is C of scikit-learn's formula."""
+    `strength` is C of scikit-learn's formula. With `offset` logits [n, classes] what is fitted is added to them: a correction."""
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
     x = (features - mean) / spread
     matrix = torch.zeros(x.shape[1], len(weights), requires_grad=True)
@@ -240,10 +241,11 @@ def logistic(
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
+        logits = x @ matrix + bias if offset is None else x @ matrix + bias + offset
         if rows is None:
-            loss = torch.nn.functional.cross_entropy(x @ matrix + bias, y, weight=weights)
+            loss = torch.nn.functional.cross_entropy(logits, y, weight=weights)
         else:
-            loss = (torch.nn.functional.cross_entropy(x @ matrix + bias, y, reduction="none") * each).sum() / total
+            loss = (torch.nn.functional.cross_entropy(logits, y, reduction="none") * each).sum() / total
         loss = loss + penalty * (matrix**2).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

@@ -96,6 +96,9 @@ def _show(result: EvaluateRun) -> None:
         rows.append(["cascade", *_cells(result.cascade), None, result.cascade.flows_per_s])
     columns = ("macro-F1", "95 %", "unique", "accuracy", "training s", "flows/s")
     show_table(("", *columns), rows, right=columns)
+    if sets := result.labels_90:
+        print(f"labels_90 holds the label of {sets.coverage:.1%} of flows (captures alike {sets.coverage_of_captures:.1%}; 90 % promised)")
+        print(f"and names {sets.mean_size:.1f} labels on average")
     show_pairs(result, "n_test", "n_test_unique", "split", "mask", "leaky", "seen_by_base", "seeds", "not_measurable")
 
 
