@@ -1,7 +1,8 @@
 """The packaged background, cut from the developer data: `python recipes/background/build.py --data ../shared/data`.
 
-Of each source in sources.toml: captures that are not kept for scoring (RESERVED.csv, by file, by origin and by flow), of each at most
-FLOWS flows, of each flow PACKETS packets, and of each packet what a record can show. Same data, same bytes.
+`--plan malware.toml --out src/trafficllm/data/malware` cuts the malware of other sources that stands beside it. Of each source in the
+plan: captures that are not kept for scoring (RESERVED.csv, by file, by origin and by flow), of each at most
+FLOWS flows (or the source's `flows`), of each flow PACKETS packets, and of each packet what a record can show. Same data, same bytes.
 """
 
 from __future__ import annotations
@@ -220,18 +221,20 @@ def chosen(group: Group, place: Path, kept_out: Scored, seen: set[object]) -> tu
     """The group's frames, its link type, and the flows of it that may be taken: not scored, not taken already."""
     frames, link = merged(group)
     write(place, frames, link)
-    out = []
+    out, servers = [], group.source.get("servers")
     for flow in flows_of(place):
+        if servers is not None and f"{flow.meta.resp_h}:{flow.meta.resp_p}" not in servers:
+            continue
         keys = {flow.meta.uid, wire_hash(flow.record)} - {None}
         if flow.record.dirs and not keys & kept_out.flows and not keys & seen:
             seen |= keys
             out.append(flow)
-    return frames, link, evenly_spaced(out, FLOWS)
+    return frames, link, evenly_spaced(out, int(group.source.get("flows", FLOWS)))
 
 
-def sources() -> list[dict[str, Any]]:
-    """The sources of sources.toml."""
-    return list(tomllib.loads((HERE / "sources.toml").read_text(encoding="utf-8"))["source"])
+def sources(plan: Path = HERE / "sources.toml") -> list[dict[str, Any]]:
+    """The sources of a plan."""
+    return list(tomllib.loads(plan.read_text(encoding="utf-8"))["source"])
 
 
 def build(data: Path, out: Path, taken_from: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
@@ -327,11 +330,12 @@ def main() -> None:
     """Build the folder anew and print what it holds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=HERE.parents[1].parent / "shared" / "data")
+    parser.add_argument("--plan", type=Path, default=HERE / "sources.toml")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     for slug in {path.parent for path in options.out.glob("*/*.pcap.gz")}:
         shutil.rmtree(slug)
-    rows = build(options.data, options.out, sources())
+    rows = build(options.data, options.out, sources(options.plan))
     with (options.out / "manifest.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, HEAD, lineterminator="\n")
         writer.writeheader()

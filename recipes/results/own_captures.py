@@ -4,6 +4,7 @@
 
 The live adapter of the task stays as it is, only its first step is fitted anew, as `adapter update --background` does. Captures of `--own`
 are parted by name: every second one may be learnt, the others are judged. No capture in a RESERVED.csv takes part.
+`--without` leaves sources of the package's background away, so that two runs say what these sources are worth.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--own", type=Path, nargs="+", required=True, help="folders of harmless captures of one network")
     parser.add_argument("--task", default="MTD")
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
+    parser.add_argument("--without", nargs="*", default=[], help="sources of the package's background that take no part")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     workspace, dataset = Workspace(registry=args.registry), load(args.dataset)
@@ -86,7 +88,7 @@ def main() -> None:
     names, own = own_flows(args.own, dataset)
     learnable, rest = set(names[::2]), set(names[1::2])
     others = own.where(lambda file: file.name in rest)
-    base = read_background([packaged()], options=dataset.shape.capture)
+    base = read_background([packaged()], options=dataset.shape.capture).where(lambda file: file.source not in args.without)
     rows = []
     for count in args.counts:
         taken = set(sorted(learnable)[:count])
@@ -98,7 +100,7 @@ def main() -> None:
         row = {"own_captures": len(taken), "own_flows": len(mine), **judged(scorer, fitted, dataset, others, coverage)}
         rows.append(row | {"known_found": recall(scorer, fitted, dataset, coverage)})
         print(rows[-1], flush=True)
-    write_json(args.out, {"task": args.task, "own": [folder.name for folder in args.own], "rows": rows})
+    write_json(args.out, {"task": args.task, "own": [folder.name for folder in args.own], "without": args.without, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -51,6 +51,22 @@ def test_the_label_is_looked_for_inside_the_answer(
     assert told.probability == pytest.approx(1 / (1 + np.exp(-told.odds)))
 
 
+@pytest.mark.parametrize(
+    ("logits", "label", "answer"),
+    [
+        ([0, 2, 1, 0, 9], "unknown", "malicious"),
+        ([0, 9, 1, 0, 3], "Neris", "malicious"),
+        ([0, 0, 0, 9, 3], "benign", "benign"),
+        ([9, 0, 0, 3, 3], "Gmail", "benign"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_malware_of_other_sources_is_malicious_of_no_family(logits: list[int], label: str, answer: str) -> None:
+    classes, members = (*CLASSES, "(others)"), (False, True, True, False, True)
+    step = Umbrella("malicious", "benign", classes, members, 1.0, 0.0, Cut(1.0, -1.0), Cut(1.0, -1.0))
+    (told,) = Steps(TASK, LABELS, step).answers(_scores(NERIS, logits), [False])
+    assert (told.label, told.umbrella) == (label, answer)
+
+
 def test_a_task_of_families_alone_has_no_negative_label_to_give() -> None:
     step = Umbrella("malicious", "benign", ("Neris", "Zeus", "(background)"), (True, True, False), 1.0, 0.0, Cut(1.0, -1.0), None)
     steps = Steps(TASK, ("Neris", "Zeus"), step)

@@ -25,7 +25,7 @@ from trafficllm.lifecycle.adapters.background import NOTHING, Beside, chosen, re
 from trafficllm.lifecycle.adapters.register import register
 from trafficllm.lifecycle.adapters.training import Training
 from trafficllm.lifecycle.workspace import Workspace
-from trafficllm.model.adapter.readout import BACKGROUND, UMBRELLA
+from trafficllm.model.adapter.readout import BACKGROUND, OTHERS, UMBRELLA
 from trafficllm.model.base.load import load_base
 from trafficllm.records.catalog import get_task
 from trafficllm.records.coverage import Coverage
@@ -37,10 +37,10 @@ TASK = get_task("MTD")
 OPTIONS = TuneOptions(max_steps=4, batch_tokens=1024, looks=1, seed=3)
 
 
-def _queries(place: Path, count: int = 9, port: int = 53) -> Path:
+def _queries(place: Path, count: int = 9, port: int = 53, size: int = 20) -> Path:
     """A folder of one capture of name service, or of datagrams to another port."""
     place.mkdir(parents=True)
-    frames = [(1e9 + k, ethernet(ipv4(17, udp(40000 + k, port, bytes(20 + k))))) for k in range(count)]
+    frames = [(1e9 + k, ethernet(ipv4(17, udp(40000 + k, port, bytes(size + k))))) for k in range(count)]
     (place / "dns.pcap").write_bytes(pcap(frames))
     return place
 
@@ -49,9 +49,10 @@ def test_folders_are_the_commands_or_the_configurations_beside_the_packages(tmp_
     home, lab = _queries(tmp_path / "home"), _queries(tmp_path / "lab")
     config = Config.model_validate({"learn": {"background": [str(lab)]}})
     bare = Config.model_validate({"learn": {"packaged": False}})
-    assert chosen(TASK, Config(), None) == Beside([], packaged=True)
-    assert chosen(TASK, config, None) == Beside([lab], packaged=True)
-    assert chosen(TASK, config, [home, lab]) == Beside([home, lab], packaged=True)
+    assert chosen(TASK, Config(), None) == Beside([], packaged=True, others="malware")
+    assert chosen(TASK, config, None) == Beside([lab], packaged=True, others="malware")
+    assert chosen(TASK, config, [home, lab]) == Beside([home, lab], packaged=True, others="malware")
+    assert chosen(get_task("TBD"), Config(), None) == Beside([], packaged=True), "the package has no other Tor captures"
     assert chosen(TASK, config, [home], packaged=False) == Beside([home], packaged=False)
     assert not chosen(TASK, Config(), None, packaged=False)
     assert not chosen(TASK, bare, None)
@@ -64,6 +65,7 @@ def test_folders_are_the_commands_or_the_configurations_beside_the_packages(tmp_
 
 def test_another_background_is_another_working_folder(tmp_path: Path) -> None:
     names = [Beside(folders, packaged).name for folders in ([], [tmp_path], [tmp_path / "x"]) for packaged in (False, True)]
+    names += [Beside([], True, [tmp_path]).name, Beside([], True, others="malware").name]
     assert len(set(names)) == len(names)
 
 
@@ -81,6 +83,26 @@ def test_own_folders_and_the_packages_are_learnt_side_by_side(made: dict[str, An
     )
     assert len(both) == len(whole) + 9
     assert {meta.capture for meta in both.meta} == {file.name for file in both.files}
+
+
+def test_positives_stand_beside_the_background_and_never_in_it(made: dict[str, Any], tmp_path: Path) -> None:
+    home, bad = _queries(tmp_path / "home"), _queries(tmp_path / "bad", port=4444)
+    both = read_for(made["data"], (), Beside([home], positives=[bad]), progress=Silent())
+    assert both is not None
+    assert both.positive is not None
+    assert (set(both.sources), set(both.positive.sources), len(both.positive)) == ({"home"}, {"bad"}, 9)
+    assert both.as_dict()["positive"] == both.positive.as_dict()
+    assert "positive" not in both.positive.as_dict()
+    assert both.where(lambda file: False).positive is both.positive
+    own = read_for(made["data"], (), chosen(TASK, Config(), None), progress=Silent())
+    assert own is not None
+    assert own.positive is not None
+    assert "corelight/zeek-agenttesla-detector" in own.positive.sources
+    with pytest.raises(InputError, match="given for both sides"):
+        read_for(made["data"], (), Beside([home], positives=[_queries(tmp_path / "again")]), progress=Silent())
+    for task, options in ((get_task("EAC"), {}), (TASK, {"packaged": False})):
+        with pytest.raises(UsageError, match="learns no positives"):
+            chosen(task, Config(), None, positives=[bad], **options)  # type: ignore[arg-type]
 
 
 def test_folders_that_hold_nothing_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -210,7 +232,7 @@ def test_the_first_step_is_fitted_kept_and_served(made: dict[str, Any], tmp_path
 def test_the_first_step_of_several_members_is_that_of_their_mean(made: dict[str, Any], tmp_path: Path) -> None:
     data: Dataset = made["data"]
     folders = [_queries(tmp_path / "home", port=4321), _queries(tmp_path / "lab", 14, port=4321)]
-    background = read_for(data, (), Beside(folders), progress=Silent())
+    background = read_for(data, (), Beside(folders, positives=[_queries(tmp_path / "bad", 12, port=4444, size=900)]), progress=Silent())
     assert background is not None
     registry = Registry(tmp_path / "registry")
     training = Training(made["base"], registry, tmp_path / "w1", OPTIONS, baselines=False, members=2)
@@ -219,6 +241,13 @@ def test_the_first_step_of_several_members_is_that_of_their_mean(made: dict[str,
     assert {UMBRELLA, f"members/2/{UMBRELLA}"} <= set(live.manifest["files"])
     model = TaskModel.of(Engine(made["base"]), TASK, live)
     together = model.scorer.score(records).umbrella
+    step = Umbrella.of(model.calibration)
+    assert step is not None
+    assert (step.classes[-2:], step.members[-2:]) == ((BACKGROUND, OTHERS), (False, True))
+    assert background.positive is not None
+    bad = step.odds(model.scorer.score([data.mask(record) for record in background.positive.raw]).umbrella)
+    harmless = step.odds(model.scorer.score([data.mask(record) for record in background.raw]).umbrella)
+    assert bad.min() > harmless.max(), "two sizes of datagrams apart"
     shutil.copytree(live.path / "members" / "2", tmp_path / "second")
     shutil.copytree(live.path, tmp_path / "first", ignore=shutil.ignore_patterns("members"))
     alone = []

@@ -80,6 +80,25 @@ def test_no_flow_of_a_reserved_capture_is_in_it(captures: Path, background: Back
     assert held > 1000
 
 
+def test_malware_of_other_sources_is_small_licensed_and_of_no_reserved_capture(captures: Path, recipe: ModuleType) -> None:
+    place = packaged("malware")
+    read, rows = read_background([place], per_capture=1000), recipe.table(place / "manifest.csv")
+    assert {file.name: file.source for file in read.files} == {f"malware/{row['file']}": row["source"] for row in rows}
+    assert len({row["source"] for row in rows}) == 4
+    assert {row["licence"] for row in rows} == {path.name for path in (place / "licences").iterdir()} <= OPEN
+    assert all(row["source"] in text for row in rows for text in ((REPO / "NOTICE").read_text(), (place / "SOURCE.md").read_text()))
+    assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) < 30_000
+    taken = {meta.uid for meta in read.meta} | {wire_hash(record) for record in read.raw} - {None}
+    scored = [
+        key
+        for row in recipe.table(captures / "reserved.csv")
+        for record, meta in recipe._records(captures / row["file"])
+        for key in (meta.uid, wire_hash(record))
+    ]
+    assert len(scored) > 2000
+    assert not taken & set(scored)
+
+
 def test_everyday_kinds_are_covered_as_harmless(background: Background) -> None:
     coverage = Coverage.of(background_rows(background))
     covered = {kind for kind in coverage.learnt or () if coverage.covers_kind(kind)}

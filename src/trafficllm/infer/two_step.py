@@ -60,9 +60,16 @@ class Steps:
             return [self._read_off(int(k), bool(odd), float(t)) for k, odd, t in zip(best, strange, total, strict=True)]
         odds = self.umbrella.odds(scores.umbrella)
         chance = self.umbrella.probability(odds)
-        others = self._of_background(scores)
+        outside = {side: self._outside(scores, positive=side) for side in (False, True)}
         return [
-            self._inside(p[k], sides, odds=float(odds[k]), chance=float(chance[k]), strange=bool(strange[k]), other=bool(others[k]))
+            self._inside(
+                p[k],
+                sides,
+                {side: bool(rows[k]) for side, rows in outside.items()},
+                odds=float(odds[k]),
+                chance=float(chance[k]),
+                strange=bool(strange[k]),
+            )
             for k in range(len(p))
         ]
 
@@ -74,26 +81,28 @@ class Steps:
             return Answer(UNKNOWN, UNKNOWN, total, None)
         return Answer(self.labels[best], self._above(best) or UNKNOWN, total, None)
 
-    def _inside(self, p: F64, sides: Flags, *, odds: float, chance: float, strange: bool, other: bool) -> Answer:
+    def _inside(self, p: F64, sides: Flags, outside: dict[bool, bool], *, odds: float, chance: float, strange: bool) -> Answer:
+        """One flow's answer; `outside` says of each side whether the flow is more like what other sources have there than like a label."""
         assert self.umbrella is not None
         positive = self.umbrella.flow(odds)
         if positive is None:
             return Answer(UNKNOWN, UNKNOWN, chance, odds)
         name = self.umbrella.positive if positive else self.umbrella.negative
         inside = np.flatnonzero(sides == positive)
-        if strange or (not positive and other) or not len(inside):
+        if strange or outside[positive] or not len(inside):
             return Answer(UNKNOWN if positive else name, name, chance, odds)
         return Answer(self.labels[int(inside[p[inside].argmax()])], name, chance, odds)
 
-    def _of_background(self, scores: Scores) -> Flags:
-        """Whether the umbrella readout takes a row for background rather than for any negative label of the task."""
+    def _outside(self, scores: Scores, *, positive: bool) -> Flags:
+        """Whether the umbrella readout takes a row for what other sources have on this side (background, malware of families that the task
+        does not name) rather than for any label of the task there."""
         assert self.umbrella is not None
         assert scores.umbrella is not None
-        named = [k for k, label in enumerate(self.umbrella.classes) if label in self.labels]
-        negative = [k for k in named if not self.umbrella.members[k]]
-        rest = [k for k in range(len(self.umbrella.classes)) if k not in named]
+        mine = [k for k, member in enumerate(self.umbrella.members) if member == positive]
+        named = [k for k in mine if self.umbrella.classes[k] in self.labels]
+        rest = [k for k in mine if k not in named]
         if not rest:
             return np.zeros(len(scores.umbrella), dtype=bool)
-        if not negative:
+        if not named:
             return np.ones(len(scores.umbrella), dtype=bool)
-        return np.asarray(scores.umbrella[:, rest].max(axis=1) > scores.umbrella[:, negative].max(axis=1))
+        return np.asarray(scores.umbrella[:, rest].max(axis=1) > scores.umbrella[:, named].max(axis=1))

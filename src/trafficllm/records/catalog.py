@@ -28,6 +28,7 @@ class Task(BaseModel):
     that may decide the answer although they stand alone, with the reason; `housekeeping` keeps ARP, DHCP, mDNS...
     `positive` is the umbrella answer that the question asks for (malicious, botnet, attack, vpn, tor), `negative` the other one.
     `own_kinds` are kinds of flows (`records.coverage`) that the positive side is by definition: one source of them is enough to answer.
+    `others` is the folder of the package's data with captures of the positive side from other sources, which no label names.
     `notable` are the labels and umbrella answers that raise an event; where no question is asked, the live detection task of
     the highest `priority` answers.
     """
@@ -45,6 +46,7 @@ class Task(BaseModel):
     positive: str = ""
     negative: str = ""
     own_kinds: tuple[str, ...] = ()
+    others: Literal["", "malware"] = ""
     causal: Mapping[str, str] = {}
     housekeeping: bool = False
     notable: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ class Task(BaseModel):
         return frozenset(name for name in self.notable if name in answers)
 
 
-SERVING = frozenset({"notable", "priority", "positive", "negative", "own_kinds"})
+SERVING = frozenset({"notable", "priority", "positive", "negative", "own_kinds", "others"})
 """Fields of a task that say how verdicts are used: they shape no record, so a data set's key leaves them out."""
 
 

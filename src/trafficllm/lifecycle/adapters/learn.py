@@ -92,7 +92,8 @@ def register(
 
 def background_facts(background: Background | None, coverage: Coverage) -> dict[str, Any]:
     """What a manifest says of the background that was learnt (`background`: None for none) and of the kinds of flows that are answered."""
-    return {"background": background.as_dict() if background is not None else None, "coverage": coverage.as_dict()}
+    learnt = umbrella.learnable(background, coverage).as_dict() if background is not None else None
+    return {"background": learnt, "coverage": coverage.as_dict()}
 
 
 def baseline_rows(dataset: Dataset, training: Training, scores: Scores, rate: float, seconds: float) -> dict[str, Any]:

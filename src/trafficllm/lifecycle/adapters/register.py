@@ -50,6 +50,7 @@ def register(
     notable: Sequence[str] = (),
     background: Sequence[Path] | None = None,
     packaged: bool = True,
+    positives: Sequence[Path] = (),
     false_positives: float | None = None,
     progress: ProgressSink | None = None,
 ) -> AdapterRegister:
@@ -58,7 +59,8 @@ def register(
     With `trained`, an adapter folder made elsewhere or one for each member, nothing is tuned; else `members` adapters are, from as many
     seeds, and answer together: `members` times the cost of tuning and of every verdict. The live router learns a task it does not know
     yet. `notable` are the labels of a task of the user's own that raise an event; a task of the catalogue says so itself. `background` are
-    folders of everyday captures learnt beside the labels (None: the configuration's); `packaged`: beside them those of the package.
+    folders of everyday captures learnt beside the labels (None: the configuration's); `packaged`: beside them those of the package;
+    `positives` are folders of captures of the umbrella's positive side (malware, VPN) that no label names.
     `false_positives` is the share of harmless flows of other sources that may be called positive.
     Raises InputError for data that cannot be learnt from, UsageError for a task's name, ArtifactError for an adapter that does not fit.
     """
@@ -73,7 +75,7 @@ def register(
             "input.task", f"task {definition.id} is answered from decoded fields, it learns nothing", input=task, hint="see `task list`"
         )
     options = tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
-    beside = chosen(definition, workspace.config, background, packaged=packaged)
+    beside = chosen(definition, workspace.config, background, packaged=packaged, positives=positives)
     made_of = " ".join(map(str, trained)) if trained else "None" if members == 1 else f"{members} members"
     facts = f"{profile} {options.seed} {max_seconds} {workspace.base_name} {made_of} {beside.name}"
     work = _workdir(workspace, folder, definition.id, facts)
@@ -159,6 +161,7 @@ def update(
     max_seconds: float | None = None,
     background: Sequence[Path] | None = None,
     packaged: bool = True,
+    positives: Sequence[Path] = (),
     false_positives: float | None = None,
     progress: ProgressSink | None = None,
 ) -> AdapterUpdate:
@@ -172,7 +175,7 @@ def update(
     live, options = _own(workspace, definition.id), tune_options(workspace.config, seed=seed, max_seconds=max_seconds)
     remedy = "leave the setting out of the configuration, or register the task again with it"
     RecordShape.of(live.manifest).require(wanted_of(workspace.config), whose=f"adapter {definition.id} {live.version}", remedy=remedy)
-    beside = chosen(definition, workspace.config, background, packaged=packaged)
+    beside = chosen(definition, workspace.config, background, packaged=packaged, positives=positives)
     facts = f"update {live.version} {options.seed} {max_seconds} {workspace.base_name} {beside.name}"
     work = _workdir(workspace, folder, definition.id, facts)
     training = _training(workspace, work, options, progress or Silent(), false_positives)

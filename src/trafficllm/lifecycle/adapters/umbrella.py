@@ -8,7 +8,7 @@ operating points and the probability. Tuning itself never sees the background, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class Fitted:
 class _Rows:
     """What the readouts learn from: each member's pooled features [n, features], classes by number, sides, and strata that weigh alike.
 
-    The first `own` rows are the task's, the others background.
+    The first `own` rows are the task's and positive flows of other sources, the others background.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -94,8 +94,8 @@ def fit(
     from trafficllm.evaluate import umbrella as fitting
 
     task, own = scorer.task, scorer.engine.readout(scorer.adapter, scorer.labels)
-    sides = _sides(task, scorer.labels)
-    background = _like(dataset, background)
+    background = _like(dataset, background, coverage)
+    sides = _sides(task, scorer.labels, others=bool(background.positive))
     if own is None or not len(background) or not any(sides):
         return None
     progress.update("umbrella", 0, None)
@@ -130,14 +130,24 @@ def fit(
 
 def odds_of(scorer: LLMScorer, fitted: Fitted, records: list[Record]) -> F64:
     """Log-odds [n] that a fitted first step gives masked records."""
-    return _odds(fitted.readouts, _features(scorer, records, fitted.readouts[0]), _sides(scorer.task, scorer.labels))
+    return _odds(fitted.readouts, _features(scorer, records, fitted.readouts[0]), fitted.facts["members"])
 
 
-def _like(dataset: Dataset, background: Background) -> Background:
+def _like(dataset: Dataset, background: Background, coverage: Coverage) -> Background:
     """The background for data of flows; none for requests or cell sequences, which no background flow is."""
     from trafficllm.records.sources.background import NO_BACKGROUND
 
-    return background if dataset.kind == "flow" else NO_BACKGROUND
+    return learnable(background, coverage) if dataset.kind == "flow" else NO_BACKGROUND
+
+
+def learnable(background: Background, coverage: Coverage) -> Background:
+    """The background with those flows of its positive side that may be positive at all: a name that an infected host looks up is a name
+    looked up."""
+    if background.positive is None:
+        return background
+    kinds = (kind_of(raw, meta.resp_h) for raw, meta in zip(background.positive.raw, background.positive.meta, strict=True))
+    able = [k for k, kind in enumerate(kinds) if coverage.may_be_positive(kind)]
+    return replace(background, positive=background.positive.rows(able) if able else None)
 
 
 def judged(scorer: LLMScorer, scores: Scores, y: Sequence[str], able: Sequence[bool]) -> dict[str, Any] | None:
@@ -185,29 +195,35 @@ def may_be_positive(dataset: Dataset, rows: Sequence[int], coverage: Coverage) -
     return [coverage.may_be_positive(kind) for kind in kinds]
 
 
-def _sides(task: Task, labels: tuple[str, ...]) -> list[bool]:
-    """Which classes of the readout, the labels and the background last, are of the umbrella's positive side."""
-    return [*(bool(task.is_positive(label)) for label in labels), False]
+def _sides(task: Task, labels: tuple[str, ...], *, others: bool) -> list[bool]:
+    """Which classes of the readout, the labels, the background and, where there are `others`, positive flows of other sources, are of the
+    umbrella's positive side."""
+    return [*(bool(task.is_positive(label)) for label in labels), False, *([True] if others else [])]
 
 
 def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Sequence[str], own: Readout) -> _Rows:
     """Features of training rows and background; `kinds` are those of the background's flows."""
-    import torch
+    from trafficllm.model.adapter.readout import OTHERS
+    from trafficllm.records.sources.background import NO_BACKGROUND
 
     train, y = scoring.rows(dataset, "train", scorer.labels)
     some = evenly_over_labels(y, LEARNT)
     answers = [y[k] for k in some]
-    learnt = _features(scorer, dataset.records([train[k] for k in some]), own)
-    other = _features(scorer, [dataset.mask(record) for record in background.raw], own)
+    others = background.positive or NO_BACKGROUND
+    records = [*dataset.records([train[k] for k in some]), *(dataset.mask(record) for record in (*others.raw, *background.raw))]
     places = {label: k for k, label in enumerate(scorer.labels)}
     positive = [bool(scorer.task.is_positive(label)) for label in answers]
     strata = [label if side else "(task)" for label, side in zip(answers, positive, strict=True)]
     return _Rows(
-        tuple(torch.cat(both) for both in zip(learnt, other, strict=True)),
-        np.array([places[label] for label in answers] + [len(places)] * len(background), dtype=np.int64),
-        positive + [False] * len(background),
-        strata + [f"{source} {kind}" for source, kind in zip(background.sources, kinds, strict=True)],
-        len(some),
+        tuple(_features(scorer, records, own)),
+        np.array([places[label] for label in answers] + [len(places) + 1] * len(others) + [len(places)] * len(background), dtype=np.int64),
+        positive + [True] * len(others) + [False] * len(background),
+        [
+            *strata,
+            *(OTHERS for _ in range(len(others))),
+            *(f"{source} {kind}" for source, kind in zip(background.sources, kinds, strict=True)),
+        ],
+        len(some) + len(others),
     )
 
 
@@ -232,11 +248,11 @@ def _readouts(rows: _Rows, some: Any, scorer: LLMScorer, own: Readout) -> tuple[
     import torch
 
     from trafficllm.evaluate.umbrella import row_weights
-    from trafficllm.model.adapter.readout import BACKGROUND, Readout, logistic
+    from trafficllm.model.adapter.readout import BACKGROUND, OTHERS, Readout, logistic
 
     picked = list(some)
     weights = torch.from_numpy(row_weights([rows.positive[k] for k in picked], [rows.strata[k] for k in picked])).float()
-    labels = (*scorer.labels, BACKGROUND)
+    labels = (*scorer.labels, BACKGROUND, *([OTHERS] if rows.classes.max(initial=0) > len(scorer.labels) else []))
     y = torch.from_numpy(rows.classes[picked])
     fits = (logistic(features[picked], y, torch.ones(len(labels)), STRENGTH, steps=STEPS, rows=weights) for features in rows.features)
     return tuple(Readout(labels, own.layers, own.first, 0.0, matrix, bias) for matrix, bias in fits)
@@ -247,7 +263,7 @@ def _left_out(rows: _Rows, sources: list[str], scorer: LLMScorer, own: Readout) 
     no background at all."""
     from trafficllm.evaluate.umbrella import source_groups
 
-    sides = _sides(scorer.task, scorer.labels)
+    sides = _sides(scorer.task, scorer.labels, others=bool(rows.classes.max(initial=0) > len(scorer.labels)))
     groups, odds = source_groups(sources), np.zeros(len(sources))
     for group in np.unique(groups):
         held = np.flatnonzero(groups == group)

@@ -25,6 +25,8 @@ UMBRELLA = "umbrella.safetensors"
 """A second readout of the same states: the labels and, as one class more, what other sources' traffic looks like."""
 BACKGROUND = "(background)"
 """The umbrella readout's class for flows of the background, which have no label of the task."""
+OTHERS = "(others)"
+"""The umbrella readout's class for flows of its positive side that other sources have: malware of families that the task does not name."""
 WIDTH = 8192
 """Features at most: of a wide model fewer layers are read."""
 LAYERS = 5

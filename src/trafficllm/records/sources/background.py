@@ -51,6 +51,8 @@ class Background:
     """Raw records of background flows, with where each came from and its source; `files` are the captures they were read from.
 
     `meta[i].capture` is the name of a file in `files`. `reserved` counts captures that were left out because they are kept for scoring.
+    `positive` are flows of the umbrella's positive side from other sources, beside the negatives that all others are: malware of families
+    that the task does not name, say.
     """
 
     raw: Sequence[Record]
@@ -58,6 +60,7 @@ class Background:
     sources: Sequence[str]
     files: Sequence[BackgroundFile] = ()
     reserved: int = 0
+    positive: Background | None = None
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -65,34 +68,39 @@ class Background:
     def as_dict(self) -> dict[str, Any]:
         """A manifest's `background`: flows of each source, captures, flows, and one hash over the captures and how much of each is kept."""
         facts = sorted((file.source, file.sha256, file.flows) for file in self.files)
-        return {
+        own: dict[str, Any] = {
             "sources": dict(sorted(Counter(self.sources).items())),
             "captures": len(self.files),
             "flows": len(self),
             "sha256": sha256_bytes(json_text(facts).encode()),
         }
+        return own | ({"positive": self.positive.as_dict()} if self.positive else {})
 
     def plus(self, other: Background) -> Background:
         """Both backgrounds; of a source that both have, all flows."""
         columns = (self.raw, other.raw), (self.meta, other.meta), (self.sources, other.sources), (self.files, other.files)
         raw, meta, sources, files = ((*mine, *others) for mine, others in columns)
-        return Background(raw, meta, sources, files, self.reserved + other.reserved)
+        positive = self.positive.plus(other.positive) if self.positive and other.positive else self.positive or other.positive
+        return Background(raw, meta, sources, files, self.reserved + other.reserved, positive)
 
     def where(self, wanted: Callable[[BackgroundFile], bool]) -> Background:
         """The part of the background whose captures are wanted: without one source, say."""
         files = [file for file in self.files if wanted(file)]
         names = {file.name for file in files}
-        rows = [k for k, meta in enumerate(self.meta) if meta.capture in names]
-        raw, meta = [self.raw[k] for k in rows], [self.meta[k] for k in rows]
-        return Background(raw, meta, [self.sources[k] for k in rows], files, self.reserved)
+        return replace(self.rows([k for k, meta in enumerate(self.meta) if meta.capture in names]), files=files)
+
+    def rows(self, places: Sequence[int]) -> Background:
+        """The flows at these places, of the same files."""
+        raw, meta = [self.raw[k] for k in places], [self.meta[k] for k in places]
+        return replace(self, raw=raw, meta=meta, sources=[self.sources[k] for k in places])
 
 
 NO_BACKGROUND = Background((), (), ())
 
 
-def packaged() -> Path:
-    """The folder of captures that the package brings as background."""
-    return Path(str(resources.files("trafficllm").joinpath("data", "background")))
+def packaged(name: str = "background") -> Path:
+    """The folder of captures that the package brings as background, or as flows of a positive side (a task's `others`)."""
+    return Path(str(resources.files("trafficllm").joinpath("data", name)))
 
 
 def read_background(

@@ -101,11 +101,13 @@ def register(
     registry: str | PathLike[str] = "",
     config: str | PathLike[str] | None = None,
     background: Sequence[str | PathLike[str]] | None = None,
+    positives: Sequence[str | PathLike[str]] = (),
     members: int = 1,
 ) -> dict[str, Any]:
     """A folder of <label>/*.pcap, or a data set -> a live, evaluated adapter (contract: `adapter register`).
 
     `background` are folders of everyday captures learnt beside the labels and the package's captures; None: these alone; empty: none.
+    `positives` are folders of captures that are malicious (VPN, ...) without being of a label.
     `members` adapters are tuned from as many seeds and answer together, at as many times the cost.
 
     >>> import trafficllm as tl
@@ -118,4 +120,5 @@ def register(
     opened = workspace(base, registry, config)
     beside = None if background is None else [Path(place) for place in background]
     options: dict[str, Any] = {"profile": profile, "seed": seed, "max_seconds": max_seconds, "members": members}
+    options["positives"] = [Path(place) for place in positives]
     return made(opened, Path(folder), task, background=beside, packaged=beside != [], **options).as_dict()

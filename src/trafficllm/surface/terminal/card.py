@@ -51,6 +51,10 @@ def _facts(shown: AdapterShow, manifest: Mapping[str, Any], definition: Mapping[
     if background := manifest.get("background"):
         sources = background.get("sources") or {}
         yield "background", f"{background.get('flows', 0):,} everyday flows of {len(sources)} other sources: {', '.join(sources)}"
+        if others := background.get("positive"):
+            sources = others.get("sources") or {}
+            answer = definition.get("positive")
+            yield f"other {answer}", f"{others.get('flows', 0):,} {answer} flows, of no label, from other sources: {', '.join(sources)}"
     if origins := manifest.get("origins"):
         yield "learnt from", ", ".join(f"{origin} ({licence})" for origin, licence in origins.items())
     if parent := manifest.get("parent"):

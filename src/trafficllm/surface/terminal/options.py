@@ -69,6 +69,14 @@ Background: TypeAlias = Annotated[
         help="Everyday captures of other sources to learn beside the labels and the package's own; may be repeated.",
     ),
 ]
+Positives: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--positives",
+        metavar="DIR",
+        help="Captures of other sources that are malicious (VPN, ...) without being of a label; may be repeated.",
+    ),
+]
 NoBackground: TypeAlias = Annotated[
     bool,
     typer.Option(
