@@ -21,7 +21,7 @@ from trafficllm.lifecycle.adapters import gate, learn, replay, umbrella
 from trafficllm.lifecycle.adapters.background import NOTHING, Beside, read_for
 from trafficllm.lifecycle.adapters.results import AdapterUpdate, Gate
 from trafficllm.lifecycle.bases import forecast
-from trafficllm.lifecycle.calibration import renewed
+from trafficllm.lifecycle.calibration import crossfit, renewed
 from trafficllm.lifecycle.members import tuned
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.records.coverage import Coverage, background_rows
@@ -185,7 +185,7 @@ def _judged(
     chose the new weights); the new ones' test scores, and their predictions for all held-out rows.
 
     New captures are few and half of them are held out, so a corrected readout that is not rejected learns these at last, unless old data
-    would lose by it; the figures on new data are those from before.
+    would lose by it; the figures on new data are those from before. Its old data are test rows alone: the live readout learnt validation.
     """
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
@@ -199,12 +199,12 @@ def _judged(
     after = LLMScorer(engine, "after", task, labels, weight, codec=data.codec)
     before = LLMScorer(engine, "before", task, live.manifest["labels"], weight, codec=data.codec)
     (val, y_val), (test, y_test) = (scoring.rows(data, part, labels) for part in ("val", "test"))
-    renewal = renewed.Renewal.of(after, data, len(old)) if _corrects(live, data) else None
-    if renewal is not None:  # the label trie has learnt nothing of the new captures
-        after.calibration = {WEIGHT: 1.0}
-        _read_out(after, renewal.readouts(), training.workdir)
+    renewal = _corrected(after, data, old, training) if _corrects(live, data) else None
+    if renewal is not None:  # the live readout has learnt the kept validation rows
+        y_val, val = [y for i, y in zip(val, y_val, strict=True) if i >= len(old)], [i for i in val if i >= len(old)]
     val_scores = scoring.score_rows(after, data, val)
-    after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=val_scores)
+    if renewal is None:
+        after.calibration = scoring.calibrate(after, data, seed=seed, bank=BANK, scores=val_scores)
     umbrella.add(after, data, background, training, coverage)
     start = time.monotonic()
     scores = scoring.score_rows(after, data, test)
@@ -223,15 +223,15 @@ def _judged(
     status, why = gate.decide(old_side, new_side)
     on_test = [predicted[i] for i in test]
     if renewal is not None and fresh and status != "rejected":
-        earlier, answers = renewal.readouts(), dict(predicted)
+        earlier = dict(predicted)
         _read_out(after, renewal.readouts(everything=True), training.workdir)
         predicted |= learn.named(before_rows, scoring.score_rows(after, data, before_rows))
         whole = side(before_rows)
         if gate.decide(whole, new_side)[0] == status:
             old_side, why = whole, gate.decide(whole, new_side)[1]
         else:  # what was held out would cost old data too much
-            predicted |= answers
-            _read_out(after, earlier, training.workdir)
+            predicted |= earlier
+            _read_out(after, renewal.readouts(), training.workdir)
     lacking = gate.wanted(old_side, new_side, _captures(data, old)) if status != "live" else gate.Wanted(0, 0)
     quality = scoring.quality_of(data, training.base, on_test, labels=labels, probabilities=scores.probabilities, seed=seed)
     forward = new_side.before - _majority([truth[i] for i in fresh])
@@ -246,7 +246,7 @@ def _judged(
             "decision": {"status": status, "why": f"{why}{lacking}", "more_captures": {"new": lacking.new, "old": lacking.old}},
         },
         scores,
-        predicted,
+        {i: answer for i, answer in enumerate(old.answers) if answer and renewal is not None} | predicted,
     )
 
 
@@ -255,6 +255,20 @@ def _corrects(live: Version, data: replay.Replayed) -> bool:
     from trafficllm.model.adapter.readout import FILE
 
     return list(data.labels) == list(live.manifest["labels"]) and all((place / FILE).is_file() for place in members.folders(live.path))
+
+
+def _corrected(after: LLMScorer, data: replay.Replayed, old: replay.Rows, training: Training) -> renewed.Renewal | None:
+    """Let the new version answer with corrected readouts, alone, since the label trie has learnt nothing of the new captures; calibrated by
+    readouts of the kept rows that leave captures out, as at registration."""
+    from trafficllm.infer.engine.scorer import WEIGHT
+
+    renewal = renewed.Renewal.of(after, data, len(old))
+    if renewal is None:
+        return None
+    cross = crossfit.cross_fit(after, data, seed=training.seed, weight=1.0)
+    after.calibration = cross.calibration if cross is not None else {WEIGHT: 1.0}
+    _read_out(after, renewal.readouts(), training.workdir)
+    return renewal
 
 
 def _read_out(scorer: LLMScorer, readouts: Sequence[Readout], folder: Path) -> None:

@@ -114,14 +114,14 @@ def fitted(features: Any, y: I64, classes: int) -> tuple[Any, Any]:
     return matrix.numpy(), bias.numpy()
 
 
-def cross_fit(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0) -> CrossFitted | None:
+def cross_fit(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, weight: float | None = None) -> CrossFitted | None:
     """Cross-fitted calibration of a scorer whose adapter has a readout, and the readout that serves; None where it has none, or the data
-    set no validation rows. The scorer stays as it is."""
+    set no validation rows. The scorer stays as it is. `weight`: the readout's share of the verdict, instead of choosing it."""
     own = scorer.engine.readout(scorer.adapter, scorer.labels)
     learning = _learning(scorer, dataset) if own is not None else None
     if own is None or learning is None:
         return None
-    calibration, best = _calibration(learning, seed)
+    calibration, best = _calibration(learning, seed, weight)
     readouts = stored(_readout(own, features, learning.y) for features in learning.features)
     answers = {row: scorer.labels[k] for row, k in zip(learning.rows, best.tolist(), strict=False)}
     return CrossFitted(readouts, calibration, answers)
@@ -184,7 +184,7 @@ def _groups(dataset: Dataset, rows: Sequence[int]) -> list[str]:
     return [str(row) for row in rows] if dataset.kind == "cells" else dataset.groups(rows)
 
 
-def _calibration(learning: Learning, seed: int) -> tuple[dict[str, Any], I64]:
+def _calibration(learning: Learning, seed: int, weight: float | None = None) -> tuple[dict[str, Any], I64]:
     """The calibration, and the likeliest label of each validation row out of capture."""
     from trafficllm.core.calibration import log_softmax
     from trafficllm.evaluate import calibrate as fitting
@@ -193,7 +193,8 @@ def _calibration(learning: Learning, seed: int) -> tuple[dict[str, Any], I64]:
 
     scores, (readout, counts) = learning.scores, learning.left_out()
     val, train = slice(0, learning.held_out), slice(learning.held_out, None)
-    weight, _ = fitting.choose_weight(scores.logits[val], readout[val], learning.labels(val), scores.labels)
+    if weight is None:
+        weight, _ = fitting.choose_weight(scores.logits[val], readout[val], learning.labels(val), scores.labels)
     logits = log_softmax((1.0 - weight) * scores.logits + weight * log_softmax(readout))
     held = np.flatnonzero(counts[val])
     taught = learning.held_out + np.flatnonzero(counts[train])
