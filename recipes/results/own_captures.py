@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.files import write_json
+from trafficllm.core.settings import Config
 from trafficllm.core.types import Silent
 from trafficllm.core.umbrella import Umbrella
 from trafficllm.infer.detector import TaskModel
 from trafficllm.infer.engine.scorer import LLMScorer
 from trafficllm.lifecycle.adapters import umbrella
+from trafficllm.lifecycle.adapters.background import chosen, read_for
 from trafficllm.lifecycle.studies import scoring
 from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.records.coverage import Coverage, kind_of
 from trafficllm.records.dataset.dataset import Dataset, load
-from trafficllm.records.sources.background import Background, packaged, read_background
+from trafficllm.records.sources.background import Background, read_background
 
 COUNTS = (0, 5, 20, 100)
 
@@ -88,7 +90,9 @@ def main() -> None:
     names, own = own_flows(args.own, dataset)
     learnable, rest = set(names[::2]), set(names[1::2])
     others = own.where(lambda file: file.name in rest)
-    base = read_background([packaged()], options=dataset.shape.capture).where(lambda file: file.source not in args.without)
+    read = read_for(dataset, (), chosen(workspace.task(args.task), Config(), None), progress=Silent())
+    assert read is not None
+    base = read.where(lambda file: file.source not in args.without)
     rows = []
     for count in args.counts:
         taken = set(sorted(learnable)[:count])

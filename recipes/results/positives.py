@@ -71,13 +71,13 @@ class Answers:
     step: umbrella.Fitted
 
     def shares(self, rows: Background) -> dict[str, Any]:
-        """Flows of kinds that may be positive: how many, the shares called positive and unknown."""
+        """Flows of kinds that may be positive: how many they and all flows are, and the shares of them called positive and unknown."""
         some = self.study.able(rows)
         cut = Umbrella.of({"umbrella": self.step.facts})
         assert cut is not None
         odds = self._odds([self.study.dataset.mask(record) for record in some.raw])
         found, between = odds > cut.flow.threshold, (odds > cut.flow.clear) & (odds <= cut.flow.threshold)
-        return {"flows": len(odds), "positive": _mean(found), "unknown": _mean(between)}
+        return {"all": len(rows), "flows": len(odds), "positive": _mean(found), "unknown": _mean(between)}
 
     def known(self) -> float:
         """Share of the families' validation flows that is found."""

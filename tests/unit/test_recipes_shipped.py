@@ -15,6 +15,7 @@ import pytest
 
 from trafficllm.core.files import read_json
 from trafficllm.records.dataset.dataset import load
+from trafficllm.records.sources.background import packaged
 from trafficllm.registry.store import Registry
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "shipped"
@@ -62,7 +63,9 @@ def test_from_captures_to_the_package(
     background.mkdir()
     for name in ("FTP_00.pcap", "FTP_01.pcap"):
         (background / name).symlink_to((data / "MTD_ustc2016" / "FTP" / name).resolve())
-    monkeypatch.setattr("trafficllm.records.sources.background.packaged", lambda: background)
+    monkeypatch.setattr(
+        "trafficllm.records.sources.background.packaged", lambda name="background": background if name == "background" else packaged(name)
+    )
     run, package = data.parent / "run", data.parent / "package"
     words = ["--data", str(data), "--out", str(run), "--base", str(data.parent / "base"), "--steps", "2", "--tasks", "MTD", "--inline"]
     assert recipe.main([*words, "--stages", "data", "tune"]) == 0
