@@ -16,7 +16,7 @@ ALLOWED: Mapping[str, str] = {
     "capture.foreign.logs.entries": "lines of other programs' logs, whose keys are theirs",
     "core.results.Result.given": "a result's own fields, for tables that show some of them",
     "core.sealed.opened": _OBJECT,
-    "core.sealed.read_object": _OBJECT,
+    "core.sealed.parse_object": _OBJECT,
     "core.sealed.read_sealed": _OBJECT,
     "core.sealed.sealed": _OBJECT,
     "core.types.FlowWriter.write": "rows of flows and verdicts, closed where they are made; a writer takes either",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,17 @@ def test_an_unsealed_file_passes_where_none_is_required(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(ArtifactError, match="no JSON object"):
         sealed.read_sealed(path)
+
+
+@pytest.mark.parametrize("body", [{"a": 1, "z": [1.5, "\n"]}, {"z": {"own_sha256": "0" * 64}, "p": 1}, {"a": 1}, {}])
+def test_the_seal_is_that_of_the_rest_wherever_it_stands(tmp_path: Path, body: dict[str, Any]) -> None:
+    """First, last, alone, and beside a key of the same name deeper down."""
+    text = sealed.sealed(body)
+    path = tmp_path / "m.json"
+    path.write_text(text, encoding="utf-8")
+    assert {**sealed.read_sealed(path, required=True)} == json.loads(text)
+    for spoilt in (text.replace(" ", "  ", 1), text.replace("1", "2", 1)):
+        if spoilt != text:
+            path.write_text(spoilt, encoding="utf-8")
+            with pytest.raises(ArtifactError):
+                sealed.read_sealed(path, required=True)
