@@ -95,8 +95,8 @@ def written(entry: dict[str, Any], data: Dataset, base: Any, adapter: Path, chos
     return folder
 
 
-def compared(entry: dict[str, Any], data: Dataset, made: Path, chosen: argparse.Namespace) -> dict[str, Any]:
-    """The comparison with the chosen part, kept as JSON and HTML."""
+def compared(entry: dict[str, Any], data: Dataset, made: Path, chosen: argparse.Namespace) -> tuple[dict[str, Any], list[list[Any]]]:
+    """The comparison with the chosen part, kept as JSON and HTML, and its table's rows."""
     name = f"{entry['id']}_{chosen.part}"
     result = evaluate(
         data.path,
@@ -113,7 +113,7 @@ def compared(entry: dict[str, Any], data: Dataset, made: Path, chosen: argparse.
     body["made"] = {label: read_json(made / label / "made.json") for label in body["labels"]}
     body["tuning"] = read_json(spent) if spent.is_file() else {}
     atomic_write(chosen.out / f"{name}.json", json_text(body))
-    return body
+    return body, table(result)
 
 
 def cell(value: Any) -> str:
@@ -121,12 +121,12 @@ def cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def markdown(bodies: dict[str, dict[str, Any]], part: str) -> str:
+def markdown(bodies: dict[str, tuple[dict[str, Any], list[list[Any]]]], part: str) -> str:
     """The table over all tasks, and what a detector trained on generated flows is worth."""
     lines = [f"| task | {' | '.join(COLUMNS)} |", f"|---|---|{'--:|' * (len(COLUMNS) - 1)}"]
-    for name, body in bodies.items():
-        lines += [f"| {name} | {' | '.join(map(cell, row))} |" for row in table(body)]
-    for name, body in bodies.items():
+    for name, (_, rows) in bodies.items():
+        lines += [f"| {name} | {' | '.join(map(cell, row))} |" for row in rows]
+    for name, (body, _) in bodies.items():
         lines.append(
             f"\n{name}, {part} part: trained on generated, tested on real {cell(body['tstr'])}, the reverse {cell(body['trts'])}, "
             f"real on real {cell(body['trtr'])}; valid {body['valid']['valid']}, "
