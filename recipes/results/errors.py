@@ -18,26 +18,34 @@ from typing import Any
 from trafficllm.core.files import read_json, write_json
 from trafficllm.core.types import Silent
 
+PROBED = ("macro_f1", "ci95", "setting")
 CLASSES, CAPTURES, LEAST = 6, 8, 5
 """Worst classes and captures that are named; flows of a capture that is."""
 
 
-def scored(place: Path, *, embedding: bool) -> dict[str, Any]:
+def scored(place: Path) -> dict[str, Any]:
     """The answer of `evaluate run` on reserved flows for a version's folder, without baselines."""
     from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
     from trafficllm.lifecycle.workspace import Workspace
 
     result = evaluate(
-        Workspace(),
-        [place.parent.parent / "data"],
-        adapters=[place],
-        baselines=False,
-        embedding=embedding,
-        options=EvalOptions(part="test"),
-        progress=Silent(),
+        Workspace(), [place.parent.parent / "data"], adapters=[place], baselines=False, options=EvalOptions(part="test"), progress=Silent()
     )
     return result.as_dict()
+
+
+def probed(place: Path) -> dict[str, Any]:
+    """Scores of the probes on the frozen base for the same reserved flows."""
+    from trafficllm.lifecycle.studies.embed import beside
+    from trafficllm.lifecycle.studies.evaluation_set import EvalOptions, EvaluationSet
+    from trafficllm.lifecycle.workspace import Workspace
+    from trafficllm.records.dataset.dataset import load
+
+    workspace = Workspace()
+    rows = EvaluationSet.of([load(place.parent.parent / "data")], EvalOptions(part="test"))
+    answer = beside(workspace, rows, seen=rows.seen(workspace.served), seed=0).as_dict()
+    return {name: {key: row[key] for key in PROBED} for name, row in answer["probes"].items()}
 
 
 def classes(body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -77,14 +85,12 @@ def captures(body: Mapping[str, Any]) -> dict[str, Any]:
 def summary(body: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of a task's answer."""
     kept = ("macro_f1", "ece", "n_test", "groups", "labels_90", "base_sha256", "dataset_sha256")
-    probes = (body["embedding"] or {"probes": {}})["probes"]
-    short = ("macro_f1", "ci95", "ece", "setting")
     return {
         **{key: body[key] for key in kept},
         "called_unknown": body["cost"]["unknown_share"],
         "classes": classes(body),
         "captures": captures(body),
-        "probes": {name: {key: row[key] for key in short} for name, row in probes.items()},
+        "probes": {},
     }
 
 
@@ -101,8 +107,11 @@ def main(words: Sequence[str] | None = None) -> int:
         for place in sorted((asked.runs / task).glob("test-*/together0")):
             path = place.parent / "errors.json"
             if not path.is_file():
-                write_json(path, summary(scored(place, embedding=asked.embedding)))
+                write_json(path, summary(scored(place)))
             rows[task] = read_json(path)
+            if asked.embedding and not rows[task]["probes"]:
+                rows[task]["probes"] = probed(place)
+                write_json(path, rows[task])
             print(task, rows[task]["macro_f1"], rows[task]["labels_90"], file=sys.stderr, flush=True)
             if asked.json:
                 write_json(asked.json, {"command": "python recipes/results/errors.py --runs RUNS --embedding", "tasks": rows})

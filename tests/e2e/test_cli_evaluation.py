@@ -99,7 +99,7 @@ def test_commands_of_the_page(place: Path, cli: Cli, tmp_path: Path, monkeypatch
 
 def _check(bodies: dict[str, Any]) -> None:
     run = bodies["evaluate.run"]
-    assert set(run["embedding"]["probes"]) == {"frozen_knn", "frozen_linear", "frozen_discriminant"}
+    assert set(run["embedding"]["probes"]) == {"frozen_knn", "frozen_linear"}
     assert Path("report.html").read_text().startswith("<!doctype html>")
     robust = bodies["evaluate.robust"]
     rows = {row["name"]: row for row in robust["perturbations"]}
@@ -110,7 +110,7 @@ def _check(bodies: dict[str, Any]) -> None:
     assert "<svg" in Path("robust.html").read_text()
     transfer = bodies["evaluate.transfer"]
     assert [row["shots"] for row in transfer["shots"]] == [5, 20]
-    ours = {f"{states}_{way}" for states in ("frozen", "adapter") for way in ("knn", "linear", "discriminant")}
+    ours = {f"{states}_{way}" for states in ("frozen", "adapter") for way in ("knn", "linear")}
     assert set(transfer["shots"][0]["rows"]) == {*ours, "lightgbm", "random_forest"}
     assert set(transfer["baselines"]) == {"majority", "lightgbm"}
     assert transfer["direct"]

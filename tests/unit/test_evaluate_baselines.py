@@ -198,33 +198,3 @@ def test_what_answers_has_learnt_validation_and_what_judges_validation_has_not()
         right = np.mean([a == b == "gamma" for a, b in zip(row.predicted, test.y, strict=True)]) * 3
         assert right > 0.2, f"{name}: a label of validation alone is learnt"
         assert row.validation[:, 2].max() == 0.0, f"{name}: validation is judged by who has not learnt it"
-
-
-def test_the_discriminant_in_the_rows_space_equals_the_dense_formula() -> None:
-    from trafficllm.evaluate.baselines import frozen
-
-    rng = np.random.default_rng(3)
-    y = np.array([0, 0, 0, 2, 2, 1, 1, 1, 1])
-    X, Z = rng.normal(size=(9, 40)) + y[:, None], rng.normal(size=(5, 40)) + 1.0
-    means = np.stack([X[y == k].mean(axis=0) for k in range(3)])
-    inside = X - means[y]
-    within = inside.T @ inside / 9
-    shrunken = 0.4 * within + 0.6 * np.trace(within) / 40 * np.eye(40)
-    weights = np.linalg.solve(shrunken, means.T)
-    logits = Z @ weights - 0.5 * np.einsum("kp,pk->k", means, weights)
-    want = np.exp(logits - logits.max(axis=1, keepdims=True))
-    want /= want.sum(axis=1, keepdims=True)
-    got = frozen._discriminant(X, y, Z, 4, 0.6)
-    assert np.allclose(got[:, :3], want, atol=1e-9)
-    assert (got[:, 3] == 0).all()
-
-
-def test_the_discriminant_answers_from_one_flow_a_class_and_from_one_class() -> None:
-    from trafficllm.evaluate.baselines import frozen
-
-    bank = frozen.Side(np.array([[1.0, 0.0, 3.0], [0.0, 1.0, 3.0]], dtype=np.float32), ["a", "b"])
-    p, setting = frozen.probe("frozen_discriminant", ("a", "b"), bank, None, bank.vectors)
-    assert p.argmax(axis=1).tolist() == [0, 1]
-    assert setting == frozen.SHRINKAGE[0]
-    alone = frozen.Side(bank.vectors[:1], ["b"])
-    assert frozen.probe("frozen_discriminant", ("a", "b"), alone, None, bank.vectors)[0].tolist() == [[0.0, 1.0], [0.0, 1.0]]

@@ -77,6 +77,17 @@ def test_two_seeds_are_one_report(run: Run) -> None:
     assert both["answers"]["runs"][0] == first["answers"]["runs"][0]
 
 
+def test_likely_labels_say_how_often_they_hold_the_label(run: Run) -> None:
+    body = run(baselines=False)
+    sets, kinds = body["labels_90"], len(body["scored_labels"])
+    assert sets["n"] == body["n_test"]
+    assert body["accuracy"] <= sets["coverage"] <= 1.0, "the likeliest label is always among them"
+    assert 0.0 <= sets["coverage_of_captures"] <= 1.0
+    assert 1.0 <= sets["mean_size"] <= kinds
+    assert sets["mean_size"] > 1.0 or sets["coverage"] == pytest.approx(body["accuracy"])
+    assert run("data", "fold", adapters=("a3", "a4"))["labels_90"] is None
+
+
 def test_folds_are_scored_together(run: Run) -> None:
     body = run("data", "fold", adapters=("a3", "a4"))
     assert body["n_test"] == 2 * run(baselines=False)["n_test"]
@@ -117,7 +128,7 @@ def test_a_report_that_hides_something_does_not_validate(run: Run, key: str) -> 
 def test_probes_and_page(run: Run, tmp_path: Path) -> None:
     body = run(embedding=True, html=tmp_path / "report.html")
     probes = body["embedding"]["probes"]
-    assert set(probes) == {"frozen_knn", "frozen_linear", "frozen_discriminant"}
+    assert set(probes) == {"frozen_knn", "frozen_linear"}
     assert probes["frozen_linear"]["macro_f1"] > 0.5, "four protocols are easy to tell even in a random model's vectors"
     assert len(body["embedding"]["map"]["points"]) == body["n_test"]
     page = (tmp_path / "report.html").read_text()

@@ -128,3 +128,18 @@ def test_a_report_that_hides_its_baselines_makes_no_row(recipe: ModuleType, tmp_
     write_json(tmp_path / "report.json", {"macro_f1": 0.99, "accuracy": 0.99, "ci95": [0.9, 1.0]})
     with pytest.raises(ArtifactError, match="no baselines"):
         tables.row(tmp_path / "report.json", tmp_path / "none.json")
+
+
+def test_errors_are_told_by_class_and_capture(recipe: Any) -> None:
+    errors = importlib.import_module("errors")
+    truth = ["a"] * 6 + ["b"] * 6 + ["c"] * 2
+    said = ["b"] * 5 + ["a"] + ["b"] * 5 + ["a"] + ["c"] * 2
+    groups = ["x/one"] * 6 + ["x/two"] * 6 + ["x/three"] * 2
+    score = {"a": {"f1": 0.25, "recall": 1 / 6}, "b": {"f1": 0.625, "recall": 5 / 6}, "c": {"f1": 1.0, "recall": 1.0}, "d": {"f1": 0.0}}
+    body = {"answers": {"truth": truth, "runs": [said], "groups": groups}, "per_class": score}
+    rows = errors.classes(body)
+    assert [row["label"] for row in rows] == ["a", "b", "c"], "classes without flows are not judged"
+    assert rows[0] == {"label": "a", "f1": 0.25, "recall": 0.167, "flows": 6, "captures": 1, "taken_for": {"b": 0.833}}
+    told = errors.captures(body)
+    assert (told["wrong"], told["captures"], told["share_in_worst_three"]) == (6, 3, 1.0)
+    assert told["worst"][0] == {"capture": "one", "label": "a", "flows": 6, "wrong": 5}

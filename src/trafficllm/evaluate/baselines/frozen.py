@@ -1,4 +1,4 @@
-"""What frozen vectors know: k-NN, a linear probe and a shrunken discriminant on them, their nearest neighbours, a map in two dimensions."""
+"""What frozen vectors know: k-NN and a linear probe on them, their nearest neighbours, a map in two dimensions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from trafficllm.core.types import F64, I64
 Vectors = npt.NDArray[np.float32]
 NEIGHBOURS = (1, 5, 15)
 STRENGTHS = (0.01, 0.1, 1.0)
-SHRINKAGE = (0.9,)
-"""Of the discriminant: few rows say little of how directions go together. One value: halves of a few rows cannot choose. With 5, 10, 20
-flows a class .1, .6 and .9 gave .723, .727, .730; .844, .850, .855; .894, .890, .895 (malware, validation) and .356, .356, .374;
-.345, .336, .357; .351, .362, .371 (applications, training captures left out)."""
 _TSNE_FROM = 60
 _BLOCK = 1024
 
@@ -100,31 +96,7 @@ def _linear(train: F64, y: I64, judged: F64, width: int, strength: float) -> F64
     return out
 
 
-def _discriminant(train: F64, y: I64, judged: F64, width: int, shrinkage: float) -> F64:
-    """Linear discriminant analysis, classes alike, with the covariance inside classes drawn towards the same variance in every direction:
-    S = (1 - s) W + s (tr W / p) I, Friedman, "Regularized Discriminant Analysis", JASA 84 (1989). Solved in the rows' space, so that
-    rows fewer than columns cost little."""
-    classes, place = np.unique(y, return_inverse=True)
-    means = np.stack([train[y == k].mean(axis=0) for k in classes])
-    inside = train - means[place]
-    rows, columns = train.shape
-    floor = shrinkage * max(float((inside**2).sum()) / (rows * columns), 1e-9)
-    power, axes = np.linalg.eigh(inside @ inside.T)
-    told = power > 1e-8 * max(float(power[-1]), 1e-9)
-    axes = inside.T @ axes[:, told] / np.sqrt(power[told])
-    along = means @ axes
-    weights = (means - along @ axes.T) / floor + (along / ((1 - shrinkage) * power[told] / rows + floor)) @ axes.T
-    logits = judged @ weights.T - 0.5 * (means * weights).sum(axis=1)
-    out = np.zeros((len(judged), width))
-    out[:, classes] = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    return out
-
-
-PROBES: dict[str, tuple[Probe, tuple[float, ...]]] = {
-    "frozen_knn": (_vote, NEIGHBOURS),
-    "frozen_linear": (_linear, STRENGTHS),
-    "frozen_discriminant": (_discriminant, SHRINKAGE),
-}
+PROBES: dict[str, tuple[Probe, tuple[float, ...]]] = {"frozen_knn": (_vote, NEIGHBOURS), "frozen_linear": (_linear, STRENGTHS)}
 
 
 def probe(name: str, labels: Sequence[str], train: Side, val: Side | None, judged: Vectors) -> tuple[F64, float]:
@@ -142,7 +114,7 @@ def probe(name: str, labels: Sequence[str], train: Side, val: Side | None, judge
         scores = [macro_f1_of_indices(truth, ask(a, b, seen, width, setting).argmax(axis=1), width) for a, b, seen, truth in sides]
         return float(np.mean(scores)) if scores else 0.0
 
-    best = max(settings, key=score) if len(settings) > 1 else settings[0]
+    best = max(settings, key=score)
     return ask(X, y, scale(judged), width, best), float(best)
 
 

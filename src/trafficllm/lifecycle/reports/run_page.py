@@ -13,11 +13,7 @@ if TYPE_CHECKING:
     from trafficllm.evaluate.results import Quality
     from trafficllm.lifecycle.studies.results import EvaluateRun
 
-PROBES = {
-    "frozen_knn": "frozen base: k-NN",
-    "frozen_linear": "frozen base: linear probe",
-    "frozen_discriminant": "frozen base: shrunken discriminant",
-}
+PROBES = {"frozen_knn": "frozen base: k-NN", "frozen_linear": "frozen base: linear probe"}
 _NOT_DRAWN = {"majority", "identifier_probe", "artefact_probe"}
 """Rows that the curves leave out: they would hide the others."""
 _CHOICES = ("features", "field", "k", "trees", "num_leaves")

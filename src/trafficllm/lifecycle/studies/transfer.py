@@ -241,7 +241,7 @@ def _by_adapter(
     workspace.engine.add_adapter(str(facts.folder), facts.folder)
     tuned = Pooled(LLMScorer(workspace.engine, str(facts.folder), dataset.task, facts.labels, codec=dataset.codec), "layers")
     learnt, judged = side(tuned, dataset, pool), side(tuned, dataset, evaluation_set.rows[0])
-    return {f"{OURS}_{way}": probed(f"frozen_{way}", learnt, judged) for way in ("knn", "linear", "discriminant")}
+    return {f"{OURS}_{way}": probed(f"frozen_{way}", learnt, judged) for way in ("knn", "linear")}
 
 
 def _some(part: Part, rows: Sequence[int]) -> Part:
