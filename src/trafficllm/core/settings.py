@@ -171,6 +171,12 @@ class Config(_Strict):
     tune: TuneSettings = TuneSettings()
     learn: LearnOptions = LearnOptions()
     base: str = _key("default", "traffic base; `--base` and TRAFFICLLM_BASE go first", ("all with `--base`",))
+    words: str = _key(
+        "auto",
+        "who puts verdicts in words: an instruct base by name, `off`, or `auto`, the base in use where it has a chat template; "
+        "`--words` goes first",
+        ("analyze", "chat", "serve", "web"),
+    )
     registry: str = _key(
         "", "adapter registry, empty: the user's folder; `--registry` and TRAFFICLLM_REGISTRY go first", ("all with `--registry`",)
     )

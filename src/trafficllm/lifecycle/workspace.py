@@ -19,6 +19,7 @@ from trafficllm.core.types import ROUTER
 
 if TYPE_CHECKING:
     from trafficllm.infer.engine.engine import Engine
+    from trafficllm.infer.writer import Writer
     from trafficllm.model.base.load import Base
     from trafficllm.records.catalog import Task
     from trafficllm.registry.store import Registry
@@ -80,9 +81,11 @@ class Workspace:
         extra_tasks: Sequence[Path] = (),
         config: Path | Config | None = None,
         shipped: bool = True,
+        words: str = "",
     ) -> None:
         self.config = config if isinstance(config, Config) else load_config(config)
         self.base_name = base_name(base, self.config)
+        self.words = words or self.config.words
         self.registry_root = registry_root(registry, self.config)
         self.extra_tasks = tuple(extra_tasks)
         self.shipped_root = shipped_root() if shipped and self.base_name == "default" else None
@@ -109,6 +112,22 @@ class Workspace:
         from trafficllm.model.base.served import load_served
 
         return self.__dict__.get("base") or load_served(self.base_name)
+
+    @cached_property
+    def writer(self) -> Writer | None:
+        """Who puts verdicts in words, loaded when first asked for; None where nobody does.
+
+        UsageError for a base that was named for it and has no chat template.
+        """
+        from trafficllm.model.base.folder import has_chat_template
+        from trafficllm.model.base.load import load_base, resolve
+
+        if self.words == "off" or (self.words == "auto" and not has_chat_template(resolve(self.base_name))):
+            return None
+        from trafficllm.infer.writer import Writer
+
+        mine = self.words in {"auto", self.base_name}
+        return Writer(self.served if mine else load_base(self.words), self.base_name if mine else self.words)
 
     @cached_property
     def engine(self) -> Engine:

@@ -11,6 +11,7 @@ from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.lifecycle.facts.results import FactAnswer
+from trafficllm.lifecycle.words.results import Words
 
 
 class CaptureTotals(Result):
@@ -69,7 +70,8 @@ class Analyze(Result):
     """The summary of `analyze --json`.
 
     `filters`: the flows that the question asks for, in words; `overview`: a line of facts; `answer`: sentences to the question; `fact`:
-    its answer where the capture alone gives it, no task having judged; `suspicious`: the hosts asked for, the most suspicious first.
+    its answer where the capture alone gives it, no task having judged; `suspicious`: the hosts asked for, the most suspicious first;
+    `words`: the answer in words, where a question was asked and an instruct base is there.
     """
 
     flows: int
@@ -88,3 +90,4 @@ class Analyze(Result):
     answer: Captured = ""
     fact: FactAnswer | None = None
     suspicious: list[HostRow] = Field(default_factory=list)
+    words: Words | None = None

@@ -121,6 +121,7 @@ def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, se
     """Train a traffic base on a data set's training records; the same call again goes on from its last checkpoint."""
     from trafficllm.model.base.extend import write_manifest
     from trafficllm.model.base.load import load_base
+    from trafficllm.model.tokenizer.extend import opening_ids
     from trafficllm.model.tuning.job import peak_bytes
     from trafficllm.model.tuning.pretrain import PretrainOptions, pack, pretrain
     from trafficllm.records.dataset.dataset import load
@@ -134,7 +135,7 @@ def tune_base(data: Path, base: str, out: Path, *, max_seconds: float | None, se
 
     def blocks(part: Sequence[int]) -> Any:
         ids = tokenizer(opened.units(part), add_special_tokens=False)["input_ids"]
-        return pack(ids, block=BLOCK, eos=tokenizer.eos_token_id)
+        return pack(ids, block=BLOCK, eos=tokenizer.eos_token_id, first=opening_ids(tokenizer))
 
     train = blocks(rows)
     if not len(train):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
     from trafficllm.lifecycle.chat.sources import Source
+    from trafficllm.lifecycle.words.results import Words
 
 SHOWN = 8
 """Flows, hosts or rows that an answer lists."""
@@ -32,12 +33,14 @@ _AT_ONCE = frozenset({"report", "hosts", "flows", "what"})
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer: what the question was taken for, the text, the flows that the text lists, and where a report wants to be written."""
+    """An answer: what the question was taken for, the text, the flows that the text lists, where a report wants to be written, and the
+    answer in words that the text ends in."""
 
     taken_as: str
     text: str
     flows: tuple[VerdictRow, ...] = ()
     file: str = ""
+    words: Words | None = None
 
 
 _NOTHING = Reply("", "")
@@ -72,6 +75,7 @@ class Conversation:
         self.source = source
         self._about: _Subject | None = None
         self._recalling = False
+        self._list: Reply | None = None
 
     def recall(self, questions: Sequence[str]) -> None:
         """Be where a conversation is after these questions, without answering them; those that failed changed nothing."""
@@ -98,6 +102,10 @@ class Conversation:
 
     def ask(self, question: str) -> Reply:
         """Answer one question. Raises UsageError for one that nothing answers, and what reading and judging raise."""
+        reply = self._answer(question)
+        return self._worded(question, reply) if reply is self._list and not self._recalling else reply
+
+    def _answer(self, question: str) -> Reply:
         wanted = follow_up(question)
         if wanted is not None and (self._about is not None or wanted.kind in _AT_ONCE):
             return self._follow(wanted)
@@ -111,6 +119,12 @@ class Conversation:
         table = self.source.table(question)
         self._about = _Subject(taken, table)
         return self._listed(wording.routed(table))
+
+    def _worded(self, question: str, reply: Reply) -> Reply:
+        """A list of verdicts with what an instruct base makes of them at its end."""
+        table = self.table
+        words = self.source.words(question, table) if table is not None else None
+        return reply if words is None else replace(reply, text=f"{reply.text}\n{wording.in_words(words)}", words=words)
 
     # Questions of their own
 
@@ -137,6 +151,10 @@ class Conversation:
 
     def _listed(self, taken_as: str) -> Reply:
         """The list that the subject's question, label and filters give."""
+        self._list = self._new_list(taken_as)
+        return self._list
+
+    def _new_list(self, taken_as: str) -> Reply:
         about = self._subject()
         table = (about.table or self.source.table("")).only(about.question.filters)
         flows = table.select(VerdictFilter(label=about.label))

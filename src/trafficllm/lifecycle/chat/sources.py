@@ -12,11 +12,13 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.analyze.verdict_table import Explained, VerdictTable, explained, judged, packets_of
 from trafficllm.lifecycle.analyze.verdicts import choose
 from trafficllm.lifecycle.facts.asking import answer_fact
+from trafficllm.lifecycle.words.words import Told, in_words
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.facts.asking import Understood
     from trafficllm.lifecycle.facts.results import FactAnswer
+    from trafficllm.lifecycle.words.results import Words
     from trafficllm.lifecycle.workspace import Workspace
 
 
@@ -29,6 +31,10 @@ class Source(Protocol):
 
     def fact(self, question: Understood) -> FactAnswer | None:
         """The answer to a question that the captures alone answer."""
+        ...
+
+    def words(self, question: str, table: VerdictTable) -> Words | None:
+        """The answer in words; None where nobody gives one."""
         ...
 
     def explain(self, row: VerdictRow) -> Explained:
@@ -60,6 +66,11 @@ class Captures:
     def fact(self, question: Understood) -> FactAnswer | None:
         """The answer to a question that the captures alone answer."""
         return answer_fact(self.paths, question, self.workspace.config, progress=self.progress)
+
+    def words(self, question: str, table: VerdictTable) -> Words | None:
+        """The answer in words by the workspace's instruct base, if it has one."""
+        writer = self.workspace.writer
+        return None if writer is None else in_words(writer, Told.of_table(question, table))
 
     def explain(self, row: VerdictRow) -> Explained:
         """A flow's verdict with its evidence."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.analyze.verdict_table import Explained, VerdictTable
     from trafficllm.lifecycle.facts.results import FactAnswer
+    from trafficllm.lifecycle.words.results import Words
 
 _FIELDS_SHOWN = 6
 
@@ -33,6 +34,12 @@ def host(row: HostRow) -> str:
     chance = "" if row["umbrella_probability"] is None else f" ({row['umbrella_probability']:.2f})"
     labels = ", ".join(f"{named(name)} {count:,}" for name, count in list(row["labels"].items())[:3])
     return f"{row['host']}: {named(row['umbrella'])}{chance} by {spoken(row['task'])}, {row['flows']:,} flows opened: {labels}"
+
+
+def in_words(words: Words) -> str:
+    """An answer in words, and who gives it."""
+    by = {"model": f"{words.base}, its own words", "choice": f"chosen by {words.base}", "template": "template"}[words.by]
+    return f"In words ({by}): {words.text}"
 
 
 def numbered(lines: Sequence[str], first: int = 1) -> str:

@@ -41,6 +41,13 @@ _LARGEST_CONFIG = 16 << 20
 _MOST_SHARDS = 4096
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a checkpoint brings a chat template: it has learnt to answer people. Nothing is rendered."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    return bool(_object(folder, "tokenizer_config.json").get("chat_template"))
+
+
 def weight_files(folder: Path) -> list[str]:
     """Names of a checkpoint's safetensors files; ArtifactError where it has none, or names files outside its folder."""
     if (folder / INDEX).is_file():

@@ -19,6 +19,7 @@ from trafficllm.model.base.folder import CONFIG, FORMAT, MANIFEST, TOKENIZER, fi
 from trafficllm.model.base.gguf_header import GgufHeader, read_gguf_header
 from trafficllm.model.base.meta import first_line
 from trafficllm.model.results import Imported
+from trafficllm.model.tokenizer.extend import opening_ids
 
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
 """Pre-tokenizers (`tokenizer.ggml.pre`) that cut before and after every digit, then as GPT-2 does; the loader only does the second."""
@@ -185,16 +186,18 @@ def _rope(header: GgufHeader, config: Any) -> tuple[float | None, list[str]]:
 
 
 def _speaks(model: Any, tokenizer: Any) -> tuple[float, str, bool]:
-    """(nats a token of a fixed English text, a greedy sentence, whether its text is cut into the tokens that the model chose)."""
+    """(nats a token of a fixed English text, a greedy sentence, whether its text is cut into the tokens that the model chose), all behind
+    what the tokenizer puts first."""
     import torch
 
-    ids = torch.tensor([tokenizer(_PROBE, add_special_tokens=False)["input_ids"]])
+    first = opening_ids(tokenizer)
+    ids = torch.tensor([first + tokenizer(_PROBE, add_special_tokens=False)["input_ids"]])
     prompt = tokenizer(_PROMPT, add_special_tokens=False)["input_ids"]
     with torch.inference_mode():
         loss = float(model(input_ids=ids, labels=ids).loss)
         written = list(prompt)
         for _ in range(_SENTENCE):
-            written.append(int(model(input_ids=torch.tensor([written])).logits[0, -1].argmax()))
+            written.append(int(model(input_ids=torch.tensor([first + written])).logits[0, -1].argmax()))
     if not math.isfinite(loss):
         raise ArtifactError("artifact.weights", "its weights give no number", hint="fetch the file again")
     own = written[len(prompt) :]

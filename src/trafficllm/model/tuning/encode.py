@@ -13,7 +13,7 @@ from typing import Any
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.types import Prompt, Segment
-from trafficllm.model.tokenizer.extend import forgeable, traffic_ids
+from trafficllm.model.tokenizer.extend import forgeable, opening_ids, traffic_ids
 from trafficllm.model.tokenizer.template import chat_text
 from trafficllm.records.prompts import only_safe, render, safe_text
 
@@ -54,7 +54,7 @@ class Encoder:
                 hint="rename them in tokenizer.json, for instance with angle brackets",
             )
         self.before, self.after = _template(tokenizer)
-        self.bos = [] if self.before or self.after else _bos(tokenizer)
+        self.bos = [] if self.before or self.after else opening_ids(tokenizer)
         # A tokenizer falls back to byte pieces and <unk> for letters it lacks: those two may stand in any text.
         acting = {surface for surface in self.forbidden if not _BYTE_PIECE.fullmatch(surface)} - {tokenizer.unk_token}
         self.control = frozenset(int(tokenizer.convert_tokens_to_ids(surface)) for surface in acting)
@@ -110,12 +110,6 @@ class Encoder:
 def _plain(prompt: Prompt) -> Prompt:
     """The prompt with its questions cut down to the safe alphabet."""
     return tuple(Segment(s.kind, only_safe(s.value)) if s.kind == "question" else s for s in prompt)
-
-
-def _bos(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text by itself, its beginning-of-sequence token or nothing."""
-    first = tokenizer("")["input_ids"][:1]
-    return [int(first[0])] if first and first[0] == tokenizer.bos_token_id else []
 
 
 def _template(tokenizer: Any) -> tuple[str, str]:

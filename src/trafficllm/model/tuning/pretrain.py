@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,17 @@ class PretrainOptions:
     compiled: bool = False
 
 
-def pack(sequences: Iterable[list[int]], *, block: int, eos: int) -> Blocks:
-    """Join token lists with `eos` between them and cut into rows of `block` tokens: int32 [rows, block]; the rest is dropped."""
+def pack(sequences: Iterable[list[int]], *, block: int, eos: int, first: Sequence[int] = ()) -> Blocks:
+    """Join token lists with `eos` between them and cut into rows of `block` tokens: int32 [rows, block]; the rest is dropped. Each row
+    begins with `first`, where a model looks for its beginning-of-sequence token."""
     stream: list[int] = []
     for ids in sequences:
         stream.extend(ids)
         stream.append(eos)
-    rows = len(stream) // block
-    return np.asarray(stream[: rows * block], dtype=np.int32).reshape(rows, block)
+    own = block - len(first)
+    rows = len(stream) // own
+    cut = np.asarray(stream[: rows * own], dtype=np.int32).reshape(rows, own)
+    return np.hstack([np.tile(np.asarray(first, dtype=np.int32), (rows, 1)), cut])
 
 
 class _BlockData:

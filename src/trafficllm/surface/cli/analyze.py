@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trafficllm.core.errors import ArtifactError, FailOnError, TrafficLLMError, UsageError
-from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet, Ray, Registry, Strict
+from trafficllm.surface.terminal.options import Base, Config, Flows, Json, Quiet, Ray, Registry, Strict, Words
 
 if TYPE_CHECKING:
     from trafficllm.capture.files.read import Skipped
@@ -66,6 +66,7 @@ def analyze(
     ] = None,
     ray: Ray = "",
     strict: Strict = False,
+    words: Words = "",
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -86,7 +87,7 @@ def analyze(
     from trafficllm.surface.terminal.progress import Bar
     from trafficllm.surface.terminal.summary import Summary
 
-    workspace = Workspace(base=base, registry=registry, config=config)
+    workspace = Workspace(base=base, registry=registry, config=config, words=words)
     if ray:
         unfit = {"--hosts": hosts, "--alert": alert, "--corroborate": bool(corroborate), "--json": as_json}
         asked = Asked(question, explain, tuple(only or ()), min_confidence, tuple(fail_on or ()))
@@ -101,9 +102,8 @@ def analyze(
         _answer(files, taken, workspace.config, skipped, form=form, out=out, strict=strict, quiet=quiet, as_json=as_json)
         return
     with Bar(quiet=quiet) as bar:
-        both = form == "table" and not as_json and not hosts
-        options = {"task": task, "question": question, "explain": explain, "both": both, "overview": form == "table"}
-        analysis = _started(workspace, files, options, skipped, bar)
+        options = {"task": task, "question": question, "explain": explain, "overview": form == "table"}
+        analysis = _started(workspace, files, {**options, "both": options["overview"] and not as_json and not hosts}, skipped, bar)
         analysis.check_labels([*(only or ()), *hits.labels])
         if hosts:
             analysis.check_hosts()
@@ -112,6 +112,7 @@ def analyze(
         alerts = Alerts(analysis, always=alert, signatures=signatures)
         rows = _kept(analysis, summary, hits, only or ())
         summary.interrupted = _drain(rows, _noting(summary, alerts)) if hosts else _pump(rows, summary, form, out, alerts)
+        summary.put_in_words(workspace, question if form == "table" else "")
     if hosts and not as_json:
         _write_hosts(summary, only or (), form, out, alerts)
     elif form == "table":
@@ -427,6 +428,7 @@ def demo(registry: Registry = "", config: Config = None, quiet: Quiet = False) -
 def chat(
     files: Flows,
     task: Annotated[str, typer.Option("--task", metavar="ID", help="Verdicts by this task, whatever is asked.")] = "",
+    words: Words = "",
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -443,7 +445,7 @@ def chat(
 
     if "-" in files:
         raise UsageError("usage.stdin", "questions come from stdin here, not captures", input="-", hint="name the capture's file")
-    source = Captures(Workspace(base=base, registry=registry, config=config), expand(files), task)
+    source = Captures(Workspace(base=base, registry=registry, config=config, words=words), expand(files), task)
     if code := converse(source, quiet=quiet):
         raise typer.Exit(code)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trafficllm.surface.terminal.options import Base, Config, Registry
+from trafficllm.surface.terminal.options import Base, Config, Registry, Words
 
 
 def serve(
@@ -28,6 +28,7 @@ def serve(
     max_disk: Annotated[int, typer.Option("--max-disk", metavar="MIB", min=1, help="Disk that all uploads may take, MiB.")] = 2048,
     queue: Annotated[int, typer.Option("--queue", min=1, help="Requests inside at once; more get 429.")] = 16,
     deadline: Annotated[float, typer.Option("--deadline", metavar="S", min=1.0, help="Seconds a request may take; then 504.")] = 120.0,
+    words: Words = "",
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -51,12 +52,13 @@ def serve(
         deadline=deadline,
     )
     settings.check()
-    server.serve(Workspace(base=base, registry=registry, config=config), settings)
+    server.serve(Workspace(base=base, registry=registry, config=config, words=words), settings)
 
 
 def web(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0 takes a free one.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")] = False,
+    words: Words = "",
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
@@ -78,4 +80,4 @@ def web(
     address = f"http://localhost:{settings.port}/"
     note(f"{address} (Ctrl-C ends it)")
     began = None if no_browser else lambda: webbrowser.open(address)
-    server.serve(Workspace(base=base, registry=registry, config=config), settings, began=began)
+    server.serve(Workspace(base=base, registry=registry, config=config, words=words), settings, began=began)

@@ -36,6 +36,15 @@ Base: TypeAlias = Annotated[
         "--base", metavar="BASE", help="Traffic base: a folder, a name of `base list`, a Hub name at hand, or `default` (shipped)."
     ),
 ]
+Words: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--words",
+        metavar="BASE",
+        help="Who puts verdicts in words, checked against them: an instruct base by name, off, or auto (default): the base in use where it "
+        "has a chat template.",
+    ),
+]
 Registry: TypeAlias = Annotated[str, typer.Option("--registry", metavar="DIR", help="Adapter registry; default: the user's data folder.")]
 Ray: TypeAlias = Annotated[
     str,

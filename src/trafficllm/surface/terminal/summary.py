@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.analyze.results import Analyze
+    from trafficllm.lifecycle.words.results import Words
+    from trafficllm.lifecycle.workspace import Workspace
 
 _SHOWN = 20
 _FRAMES = 6
@@ -43,6 +45,7 @@ class Summary:
         self.suspicious = suspicious
         self.flows = 0
         self.interrupted = False
+        self.words: Words | None = None
         self.verdicts: Counter[tuple[str, str]] = Counter()
         self.answers: Counter[tuple[str, str, str]] = Counter()
         self.sureness: Counter[tuple[str, str, str]] = Counter()
@@ -110,7 +113,18 @@ class Summary:
             overview=self.analysis.overview(),
             answer=self.answer(),
             suspicious=self._suspicious(),
+            **({"words": self.words} if self.words is not None else {}),
         )
+
+    def put_in_words(self, workspace: Workspace, question: str) -> None:
+        """Let the workspace's instruct base, if it has one, answer a question from the verdicts counted so far."""
+        from trafficllm.lifecycle.words.words import Told, in_words
+
+        if not question or (writer := workspace.writer) is None:
+            return
+
+        told = Told.of(question, self.analysis, self.answers, self._notable_hosts(), self.analysis.counts())
+        self.words = in_words(writer, told)
 
     def _suspicious(self) -> list[HostRow]:
         return self.analysis.hosts.rows()[: self.suspicious] if self.suspicious else []
@@ -168,6 +182,10 @@ class Summary:
             note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek, eve or ecs for all of them")
         for line in self._closing():
             print(for_terminal(line))
+        if self.words is not None:
+            from trafficllm.lifecycle.chat.wording import in_words
+
+            print(for_terminal(in_words(self.words)))
 
     def _show_counts(self) -> None:
         from trafficllm.surface.terminal.output import show_table

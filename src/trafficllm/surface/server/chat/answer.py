@@ -101,7 +101,8 @@ async def _uploaded(service: Service, mark: str, ask: Ask, until: float, earlier
 
     reply, table = await service.jobs.within(until, asyncio.to_thread(converse))
     counts = table.verdicts() if table is not None else {}
-    return Answer(reply.text, {"taken_as": reply.taken_as, "counts": counts, "verdicts": list(reply.flows)})
+    more = {} if reply.words is None else {"words": reply.words.as_dict()}
+    return Answer(reply.text, {"taken_as": reply.taken_as, "counts": counts, "verdicts": list(reply.flows), **more})
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.analysis import Analysis
     from trafficllm.lifecycle.facts.asking import Understood
     from trafficllm.lifecycle.facts.results import FactAnswer
+    from trafficllm.lifecycle.words.results import Words
 
 T = TypeVar("T")
 MOST = 20_000
@@ -41,6 +42,16 @@ class Hosted:
     def fact(self, question: Understood) -> FactAnswer | None:
         """The answer to a question that the capture alone answers."""
         return self._wait(self.service.fact(self.upload.path, question))
+
+    def words(self, question: str, table: VerdictTable) -> Words | None:
+        """The answer in words by the service's instruct base, if it has one; the model's thread writes it."""
+        from trafficllm.lifecycle.words.words import Told, in_words
+
+        def work() -> Words | None:
+            writer = self.service.workspace.writer
+            return None if writer is None else in_words(writer, Told.of_table(question, table))
+
+        return self._wait(self.service.jobs.turn(self.until, work))
 
     def explain(self, row: VerdictRow) -> Explained:
         """A flow's verdict with its evidence."""
