@@ -73,7 +73,8 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
     search_s = SEARCH_SECONDS if training.search_s is None else training.search_s
     flows = len(beside) if beside is not None else 0
     folders = members.folders(live.path)
-    if _corrects(live, data):
+    corrects = _corrects(live, data)
+    if corrects:
         made = tuned.taken([live.path], base, live.manifest["labels"], place)
     else:
         forecast.tell(
@@ -81,7 +82,9 @@ def update(folder: str | Path, training: Training, *, task: Task, background: Be
         )
         made = tuned.tuned(replace(training, options=options), examples, folders)
     report = made[0].report
-    manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage) | tuned.facts(made)
+    manifest = learn.manifest_of(data, definition, base, report, options) | learn.background_facts(beside, coverage)
+    same = {key: live.manifest[key] for key in ("members",) if key in live.manifest}
+    manifest |= same if corrects else tuned.facts(made)
     figures, scores, predicted = _judged(data, old, live, definition, training, background=beside, coverage=coverage)
     manifest |= figures
     manifest |= _history(live, data, old, predicted, folder=place)
