@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ BENCHES = {
     "bench_capture_memory": "rows",
     "bench_engine": "settings",
     "bench_generation": "packets_per_second",
+    "bench_page": "shown_ms",
     "bench_ray": "curve",
     "bench_records": "flows_per_second",
     "bench_server": "memory",
@@ -42,6 +44,8 @@ LONG = {"bench_bases", "bench_busy", "bench_ray"}
 def test_a_benchmark_runs_without_arguments(name: str) -> None:
     if name == "bench_records" and shutil.which("tshark") is None:
         pytest.skip("tshark, the other side of this benchmark, is not installed")
+    if name == "bench_page" and (shutil.which("chromium") is None or importlib.util.find_spec("playwright") is None):
+        pytest.skip("chromium or playwright, which this benchmark measures with, is not installed")
     command = [sys.executable, str(REPO / "bench" / f"{name}.py"), "--json", "--small"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,11 @@ def test_probes_and_page(run: Run, tmp_path: Path) -> None:
     assert page.count("<svg") == 5
     for word in ("<script", 'src="http', 'href="http', "url(http", "@import"):
         assert word not in page
-    for word in ("frozen base: k-NN", "lightgbm", "Split by <b>capture</b>", "bootstrap over groups"):
+    for word in ("frozen base: k-NN", "LightGBM", "Split by <b>capture</b>", "bootstrap over groups", "Macro-F1: the mean over classes"):
         assert word in page
+    assert not re.search(r"<td>(lightgbm|random_forest|knn|majority|\w+_probe)\b", page), "keys stand there in words"
+    table = page[page.index("<h2>The table</h2>") :]
+    assert table.index("<td>random forest") < table.index("No rival:") < table.index("<td>identifier probe")
 
 
 def test_nearest_finds_the_same_vector_first() -> None:

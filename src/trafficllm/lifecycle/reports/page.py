@@ -23,8 +23,17 @@ NAMES = {
     "knn": "k-nearest neighbours",
     "lightgbm": "LightGBM",
     "random_forest": "random forest",
+    "lightgbm_all": "LightGBM, all fields",
+    "lightgbm_headers": "LightGBM, headers",
+    "lightgbm_payload": "LightGBM, payload",
+    "frozen_knn": "frozen base: k-NN",
+    "frozen_linear": "frozen base: linear probe",
+    "cascade": "cascade: LightGBM first, this adapter for the rest",
 }
-"""Baselines by their keys, in words."""
+"""Rows of tables by their keys, in words."""
+APART = "identifier_probe"
+"""The row that is no rival: it sees what the masks hide from the others."""
+NO_RIVAL = "No rival: the identifier probe sees addresses, ports and names, which the masks hide from all others."
 MACRO_F1 = (
     "Macro-F1: the mean over classes of F1 (harmonic mean of precision and recall); 1 is perfect, rare classes count like common ones."
 )
@@ -65,6 +74,7 @@ def _row(name: str, quality: Quality) -> dict[str, Any]:
     return {
         "name": in_words(name),
         "ours": name == OURS,
+        "apart": name == APART,
         "macro_f1": quality.macro_f1,
         "accuracy": quality.accuracy,
         "interval": f"{low:.3f} to {high:.3f}",
@@ -73,9 +83,14 @@ def _row(name: str, quality: Quality) -> dict[str, Any]:
     }
 
 
+def last_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A table's rows in their order, the one that is no rival last."""
+    return sorted(rows, key=lambda row: bool(row["apart"]))
+
+
 def verdict_of(quality: Quality, baselines: Mapping[str, Baseline]) -> str:
     """Where the score stands against the best honest baseline, on all flows and on unique contents."""
-    honest = {name: row for name, row in baselines.items() if name != "identifier_probe"}
+    honest = {name: row for name, row in baselines.items() if name != APART}
     if not honest:
         return ""
     unique = {name: row.unique.macro_f1 for name, row in honest.items()}
@@ -94,13 +109,14 @@ def _gap(what: str, ours: float, others: Mapping[str, float]) -> str:
 def _task_view(task: Mapping[str, Any]) -> dict[str, Any]:
     quality = Quality.model_validate(task["quality"])
     baselines = {name: Baseline.model_validate(row) for name, row in task["baselines"].items()}
-    rows = [_row(OURS, quality), *(_row(name, row) for name, row in baselines.items())]
+    rows = last_apart([_row(OURS, quality), *(_row(name, row) for name, row in baselines.items())])
     return {
         **task,
         "rows": rows,
+        "no_rival": NO_RIVAL,
         "verdict": verdict_of(quality, baselines),
         "not_measurable": quality.not_measurable,
-        "bars": plots.score_bars([(row["name"], row["macro_f1"], row["ci95"]) for row in rows], highlight=OURS),
+        "bars": plots.score_bars([(row["name"], row["macro_f1"], row["ci95"]) for row in rows], highlight=OURS, apart=NAMES[APART]),
         "confusion": plots.confusion(task["labels"], quality.confusion.matrix),
     }
 

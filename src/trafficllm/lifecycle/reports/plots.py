@@ -37,15 +37,18 @@ def _plain(text: str) -> str:
     return visible(text, limit=40).replace("$", r"\$")
 
 
-def score_bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, highlight: str) -> str:
-    """Horizontal bars of macro-F1 with 95 % intervals; `highlight` names our row."""
+def score_bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]], *, highlight: str, apart: str = "") -> str:
+    """Horizontal bars of macro-F1 with 95 % intervals; `highlight` names our row, `apart` one that is no rival: an outline."""
     figure, axes = _axes(6.4, 0.36 * len(rows) + 0.6)
     names = [_plain(name) for name, _, _ in rows]
     for place, (name, score, interval) in enumerate(rows):
-        axes.barh(place, score, color=ACCENT if name == highlight else PALE, height=0.7)
+        if name == apart:
+            axes.barh(place, score, facecolor="none", edgecolor=PALE, linestyle="--", height=0.7)
+        else:
+            axes.barh(place, score, color=ACCENT if name == highlight else PALE, height=0.7)
         if interval:
             axes.plot(interval, [place, place], color=INK, linewidth=1.4)
-        axes.text(0.01, place, f"{score:.3f}", va="center", fontsize=8, color="white" if score > 0.12 else INK)
+        axes.text(0.01, place, f"{score:.3f}", va="center", fontsize=8, color="white" if score > 0.12 and name != apart else INK)
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)

@@ -7,14 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import atomic_write
 from trafficllm.lifecycle.reports import plots
-from trafficllm.lifecycle.reports.page import MACRO_F1, OURS, environment, escape_names, in_words, verdict_of
+from trafficllm.lifecycle.reports.page import (
+    APART,
+    MACRO_F1,
+    NAMES,
+    NO_RIVAL,
+    OURS,
+    environment,
+    escape_names,
+    in_words,
+    last_apart,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import Quality
     from trafficllm.lifecycle.studies.results import EvaluateRun
 
-PROBES = {"frozen_knn": "frozen base: k-NN", "frozen_linear": "frozen base: linear probe"}
-_NOT_DRAWN = {"majority", "identifier_probe", "artefact_probe"}
+_NOT_DRAWN = {"majority", APART, "artefact_probe"}
 """Rows that the curves leave out: they would hide the others."""
 _CHOICES = ("features", "field", "k", "trees", "num_leaves")
 
@@ -32,6 +42,7 @@ def _row(name: str, row: Quality, *, seconds: float | None, speed: float | None,
     return {
         "name": in_words(name),
         "ours": name == OURS,
+        "apart": name == APART,
         "macro_f1": _three(row.macro_f1),
         "interval": f"{low:.3f} to {high:.3f}",
         "unique": _three(row.unique.macro_f1),
@@ -52,14 +63,14 @@ def rows_of(result: EvaluateRun) -> list[dict[str, Any]]:
     cost = result.cost
     out = [_row(OURS, result, seconds=cost.get("train_seconds"), speed=cost["flows_per_second"])]
     probes = result.embedding.probes if result.embedding else {}
-    out += [_row(PROBES[name], row, seconds=None, speed=None, choice=f"setting {row.setting:g}") for name, row in probes.items()]
+    out += [_row(name, row, seconds=None, speed=None, choice=f"setting {row.setting:g}") for name, row in probes.items()]
     for name, row in result.baselines.items():
         choice = ", ".join(_choice(key, row.params[key]) for key in _CHOICES if key in row.params)
         out.append(_row(name, row, seconds=row.seconds, speed=row.flows_per_s, choice=choice))
     if joint := result.cascade:
         choice = f"{joint.first} answers {joint.share:.0%}, {joint.first_error:.1%} of them wrong"
         out.append(_row("cascade", joint, seconds=None, speed=joint.flows_per_s, choice=choice))
-    return out
+    return last_apart(out)
 
 
 def _tiles(result: EvaluateRun) -> list[dict[str, str]]:
@@ -89,10 +100,11 @@ def write_page(result: EvaluateRun, path: Path) -> Path:
             title=f"{safe.task}: {safe.title}",
             q=safe,
             macro_f1=MACRO_F1,
+            no_rival=NO_RIVAL,
             rows=rows,
             tiles=_tiles(safe),
             verdict=verdict_of(safe, safe.baselines),
-            bars=plots.score_bars([(row["name"], row["value"], row["ci95"]) for row in rows], highlight=OURS),
+            bars=plots.score_bars([(row["name"], row["value"], row["ci95"]) for row in rows], highlight=OURS, apart=NAMES[APART]),
             reliability=plots.reliability({n: row.reliability for n, row in named.items()}, highlight=OURS),
             risk=plots.risk({n: row.risk_coverage for n, row in named.items()}, highlight=OURS),
             map=plots.scatter(vectors.map.points, vectors.map.labels) if vectors else "",

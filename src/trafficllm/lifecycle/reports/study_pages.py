@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import atomic_write, read_json
 from trafficllm.lifecycle.reports import plots
-from trafficllm.lifecycle.reports.page import environment, escape_names
+from trafficllm.lifecycle.reports.page import MACRO_F1, environment, escape_names, in_words
 
 if TYPE_CHECKING:
     from trafficllm.evaluate.results import EvaluateCompare, JudgedReport, Quality
@@ -33,11 +33,9 @@ def page(
 ) -> Path:
     """Write a page of sections and return its path; texts are escaped here, plots are ours."""
     shown = [{**escape_names({**asdict(part), "svg": ""}), "svg": part.svg} for part in sections]
-    html = (
-        environment()
-        .get_template("sections.html.j2")
-        .render(title=escape_names(title), about=escape_names(about), leaky=escape_names(leaky), tiles=escape_names(tiles), sections=shown)
-    )
+    words = {"title": escape_names(title), "about": escape_names(about), "leaky": escape_names(leaky), "tiles": escape_names(tiles)}
+    defined = MACRO_F1 if "macro-f1" in str(shown).lower() else ""
+    html = environment().get_template("sections.html.j2").render(**words, sections=shown, macro_f1=defined)
     atomic_write(path, html)
     return path
 
@@ -62,7 +60,7 @@ def robust_page(result: EvaluateRobust, path: Path) -> Path:
     """The page of `evaluate robust`."""
     names = list(result.mean_loss)
     rows = result.perturbations
-    head = ["shift", "on", "flows changed", "lost", *(cell for n in names for cell in (f"{n} macro-F1", "95 %", "change"))]
+    head = ["shift", "on", "flows changed", "lost", *(cell for n in names for cell in (f"{in_words(n)} macro-F1", "95 %", "change"))]
     cells = [
         [
             row.name,
@@ -74,7 +72,7 @@ def robust_page(result: EvaluateRobust, path: Path) -> Path:
         for row in rows
     ]
     ratio = result.goal.ratio
-    tiles = [(f"mean loss, {n}", _three(result.mean_loss[n])) for n in names]
+    tiles = [(f"mean loss, {in_words(n)}", _three(result.mean_loss[n])) for n in names]
     tiles += [("loss against LightGBM's, at most 0.5 wanted", "-" if ratio is None else f"{ratio:.2f}")]
     tiles += [("forge test, change of macro-F1", _three(result.forge.delta, sign=True))]
     note = "On the wire: packets are changed, written and read again by the real reader; flows are those of the outermost packets. "
@@ -97,7 +95,7 @@ def transfer_page(result: EvaluateTransfer, path: Path) -> Path:
     lines = {n: [(row.shots, row.rows[n].macro_f1) for row in rows] for n in names}
     bands = {n: [row.rows[n].ci95 for row in rows] for n in names[:1]}
     head = ["learnt by", *(f"{row.shots} a class" for row in rows)]
-    cells = [[n, *(f"{_three(row.rows[n].macro_f1)} ({_span(row.rows[n].ci95)})" for row in rows)] for n in names]
+    cells = [[in_words(n), *(f"{_three(row.rows[n].macro_f1)} ({_span(row.rows[n].ci95)})" for row in rows)] for n in names]
     sections = [
         Section(
             "Few shots",

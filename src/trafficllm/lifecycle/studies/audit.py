@@ -98,14 +98,17 @@ def audit(
 
 
 def _baseline_rows(result: DataAudit) -> list[dict[str, Any]]:
+    from trafficllm.lifecycle.reports.page import APART, in_words, last_apart
+
     rows = []
-    for name, row in result.baselines.items():
+    for key, row in result.baselines.items():
         params = row.params or {}
-        if name.startswith("lightgbm_") and row == result.baselines.get("lightgbm"):
-            name = f"{name} (best by validation)"
-        if name != "lightgbm":
-            rows.append({"name": name, "what": params.get("features") or params.get("field") or "", **row.given()})
-    return rows
+        best = key.startswith("lightgbm_") and row == result.baselines.get("lightgbm")
+        if key != "lightgbm":
+            name = f"{in_words(key)} (best by validation)" if best else in_words(key)
+            what = str(params.get("features") or params.get("field") or "").replace("_", " ")
+            rows.append({"name": name, "apart": key == APART, "what": what, **row.given()})
+    return last_apart(rows)
 
 
 def write_page(result: DataAudit, path: Path, *, title: str) -> Path:
@@ -113,7 +116,7 @@ def write_page(result: DataAudit, path: Path, *, title: str) -> Path:
     from trafficllm.core.files import atomic_write
     from trafficllm.evaluate.audit.words import finding_line
     from trafficllm.lifecycle.reports import plots
-    from trafficllm.lifecycle.reports.page import environment, escape_names
+    from trafficllm.lifecycle.reports.page import APART, MACRO_F1, NAMES, NO_RIVAL, environment, escape_names
 
     safe: DataAudit = escape_names(result)
     rows = _baseline_rows(safe)
@@ -124,11 +127,13 @@ def write_page(result: DataAudit, path: Path, *, title: str) -> Path:
             title=escape_names(title),
             audit=safe,
             rows=rows,
+            macro_f1=MACRO_F1,
+            no_rival=NO_RIVAL,
             fields=safe.fields[:_FIELDS_SHOWN],
             states=_STATES,
             lines={f.kind: finding_line(f) for f in safe.findings},
             sentences=[part if part.endswith(".") else f"{part}." for part in safe.verdict.split(". ")],
-            bars=plots.score_bars([(row["name"], row["macro_f1"], tuple(row["ci95"])) for row in rows], highlight=""),
+            bars=plots.score_bars([(row["name"], row["macro_f1"], tuple(row["ci95"])) for row in rows], highlight="", apart=NAMES[APART]),
         )
     )
     atomic_write(path, html)
