@@ -1,22 +1,44 @@
-"""The transcripts in docs/guides/mcp.md and docs/guides/chat.md: `python recipes/results/conversations.py --registry DIR`.
+"""The sessions in docs/guides/first-minutes.md, mcp.md and chat.md: `python recipes/results/conversations.py minutes mcp chat`.
 
-A client of the MCP SDK triages a bundled capture, and the same capture is asked about in `trafficllm chat` through a pipe. What stands
-between the markers of both guides is what came back; long lists are cut, and the cut is said.
+`minutes` runs what a new user types, in an empty folder with an empty home; `mcp` triages a bundled capture with a client of the MCP SDK;
+`chat` asks about the same capture in sequence. The adapters are those of the package unless `--registry` names others. What stands between
+the markers of a guide is what came back; long lists are cut, and the cut is said.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTURES = ROOT / "src" / "trafficllm" / "data" / "captures" / "unseen"
 CAPTURE = "asyncrat-2024-02-28.pcap"
+MINUTES = (
+    "trafficllm",
+    "trafficllm demo",
+    "trafficllm analyze new.pcap",
+    "trafficllm analyze new.pcap -q 'which TLS versions?'",
+    "trafficllm analyze new.pcap -q 'who is the most suspicious host?'",
+    "trafficllm analyze new.pcap --task MTD --explain --only Miuref",
+    "trafficllm analyze new.pcap --task MTD -o verdicts.csv",
+    "trafficllm adapter list",
+    "trafficllm adapter show MTD",
+    "trafficllm generate --task MTG --label Zeus --flows 5 -o zeus.pcap",
+    "trafficllm capture check zeus.pcap",
+)
 QUESTIONS = (
     "how many packets are there?",
     "is there malware?",
@@ -31,6 +53,7 @@ QUESTIONS = (
 BEGIN, END = "<!-- transcript: recipes/results/conversations.py writes it -->", "<!-- end of the transcript -->"
 _ITEMS = 2
 _WIDE = 130
+_LINES = 24
 
 
 def cut(value: Any) -> Any:
@@ -64,9 +87,8 @@ async def triage(registry: str) -> str:
     from trafficllm.surface.agent.server import create_server
     from trafficllm.surface.agent.workbench import Workbench
 
-    bench = Workbench(Workspace(registry=registry), Root.of(CAPTURES))
     parts = []
-    async with Client(create_server(bench)) as client:
+    async with Client(create_server(Workbench(Workspace(registry=registry), Root.of(CAPTURES)))) as client:
 
         async def call(tool: str, **arguments: Any) -> dict[str, Any]:
             answer = (await client.call_tool(tool, arguments)).structured_content
@@ -80,28 +102,59 @@ async def triage(registry: str) -> str:
         judged = await call("analyze_capture", capture=CAPTURE, question="is there malware?")
         flow = judged["notable_flows"][0]["flow"]
         await call("explain_flow", capture=CAPTURE, flow=flow)
+        await call("compare_with_known", capture=CAPTURE, flow=flow)
         await call(
             "get_packets", capture=CAPTURE, flow=flow, fields=["frame.number", "frame.time_relative", "ip.src", "tcp.flags", "tcp.len"]
         )
-        await call("list_flows", capture=CAPTURE, label="unknown", order="packets", limit=2)
-    bench.close()
+        await call("list_flows", capture=CAPTURE, port=4782, limit=2)
     return "\n\n".join(parts)
+
+
+class _Typed(io.StringIO):
+    """Standard input that shows each question when it is taken."""
+
+    def __iter__(self) -> Iterator[str]:
+        for question in QUESTIONS:
+            print(f"\n> {question}", flush=True)
+            yield question
 
 
 def chat(registry: str) -> str:
     """Each question with its answer, as a pipe gives them; what a question was taken for comes on stderr."""
-    command = [sys.executable, "-m", "trafficllm", "chat", str(CAPTURES / CAPTURE), "--registry", registry, "--quiet"]
-    lines = []
-    for number in range(len(QUESTIONS)):
-        asked = "".join(f"{question}\n" for question in QUESTIONS[: number + 1])
-        done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        lines.append(done.stdout)
-    shown, before = [], ""
-    for question, whole in zip(QUESTIONS, lines, strict=True):
-        own = whole.removeprefix(before).rstrip("\n").splitlines()
-        shown += [f"> {question}", *own[:12], *([f"({len(own) - 12} more lines)"] if len(own) > 12 else []), ""]
-        before = whole
-    return "```text\n" + "\n".join(shown).rstrip("\n") + "\n```"
+    from trafficllm.surface.cli.main import run
+
+    said = io.StringIO()
+    where = ["--registry", registry] if registry else []
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), mock.patch.object(sys, "stdin", _Typed()):
+        run(["chat", str(CAPTURES / CAPTURE), *where, "--quiet"])
+    shown = ["\n".join(short(part.splitlines(), 14)) for part in said.getvalue().strip().split("\n\n")]
+    return "```text\n" + "\n\n".join(shown) + "\n```"
+
+
+def short(lines: list[str], most: int) -> list[str]:
+    """The first lines; how many are left out."""
+    return lines if len(lines) <= most else [*lines[:most], f"({len(lines) - most} more lines)"]
+
+
+def minutes(registry: str) -> str:
+    """What each command of a new user's first minutes prints, with its processor seconds; in an empty folder with an empty home."""
+    parts = []
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copy(CAPTURES / CAPTURE, Path(place) / "new.pcap")
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "TZ", "OMP_NUM_THREADS", "NUMBA_CACHE_DIR") if name in os.environ}
+        home = {"HOME": f"{place}/home", **({"TRAFFICLLM_REGISTRY": registry} if registry else {})}
+        for line in MINUTES:
+            command = [sys.executable, "-m", *shlex.split(line)]
+            before = os.times()
+            done = subprocess.run(
+                command, cwd=place, env=kept | home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            )
+            after = os.times()
+            seconds = after.children_user + after.children_system - before.children_user - before.children_system
+            code = f", exit code {done.returncode}" if done.returncode else ""
+            shown = short([row.rstrip() for row in done.stdout.rstrip().splitlines()], _LINES)
+            parts.append(f"{seconds:.1f} s of one core{code}:\n\n```text\n$ {line}\n" + "\n".join(shown) + "\n```")
+    return "\n\n".join(parts)
 
 
 def put(guide: Path, transcript: str) -> None:
@@ -112,13 +165,20 @@ def put(guide: Path, transcript: str) -> None:
 
 
 def main() -> None:
-    """Write both guides."""
+    """Write the guides that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--registry", required=True, help="a registry with a live MTD adapter and a router, such as a quickstart's")
-    registry = parser.parse_args().registry
+    parser.add_argument("sessions", nargs="+", choices=("minutes", "mcp", "chat"))
+    parser.add_argument("--registry", default="", help="adapters in place of the package's")
+    asked = parser.parse_args()
     guides = ROOT / "docs" / "guides"
-    put(guides / "mcp.md", asyncio.run(triage(registry)))
-    put(guides / "chat.md", chat(registry))
+    with tempfile.TemporaryDirectory() as empty:
+        registry = asked.registry or f"{empty}/registry"
+        if "minutes" in asked.sessions:
+            put(guides / "first-minutes.md", minutes(asked.registry))
+        if "mcp" in asked.sessions:
+            put(guides / "mcp.md", asyncio.run(triage(registry)))
+        if "chat" in asked.sessions:
+            put(guides / "chat.md", chat(registry))
 
 
 if __name__ == "__main__":

@@ -214,6 +214,11 @@ def pack(run: Run, tasks: Sequence[str], package: Path) -> int:
         if why := run.entry(task).get("experimental"):
             more["experimental"] = why
         Registry(package).register(task, version.path, {**version.manifest, **more}, status="live")
+    return tidy(package)
+
+
+def tidy(package: Path) -> int:
+    """Leave what a registry needs for reading alone, readable by all; bytes in all. Raises SystemExit where that is over the limit."""
     for spare in (package / ".numbers", *package.glob("*/.lock"), *package.glob(".*")):
         shutil.rmtree(spare) if spare.is_dir() else spare.unlink(missing_ok=True)
     files = [path for path in package.rglob("*") if path.is_file()]
