@@ -239,6 +239,8 @@ operating point, of sources left out, as the mean and of the worst source; *foun
 sources that were learnt. Of other sources expect what [openworld.md](openworld.md) says. Of 573 harmless flows of twelve sources outside
 the background MTD flags none (10 % unknown), MDD 1.2 % (41 %), AAD none (63 %): [shipped_elsewhere.json](shipped_elsewhere.json), by
 `recipes/results/elsewhere.py`; these captures were looked at earlier, while rules on false alarms were chosen.
+
+The router (`ROUTER`, by `recipes/shipped/router.py`) says which task a question asks for; it has learnt the package's own questions alone.
 """
 
 

@@ -10,6 +10,7 @@ from cli_runner import Cli
 
 import trafficllm
 from trafficllm.core.files import read_json
+from trafficllm.core.types import ROUTER
 from trafficllm.registry.store import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,9 @@ def test_they_are_whole_and_say_what_they_are_from() -> None:
     registry = Registry(PACKAGE)
     assert registry.verify() == {}
     live = registry.live_versions()
+    router = live.pop(ROUTER)
+    assert router.manifest["origins"]
+    assert router.manifest["routing"]["accuracy"] > 0.9, "of questions by authors that it never read"
     assert set(live) == set(PLAN["task"])
     base = read_json(PACKAGE.parent / "base" / "traffic" / "trafficllm.json")["base_sha256"]
     for task, version in live.items():
@@ -48,6 +52,8 @@ def test_a_first_verdict_without_training(cli: Cli, captures: Path, tmp_path: Pa
     body = cli("analyze", capture, "--registry", tmp_path / "none", "--json", "--task", "MTD").body("analyze")
     assert body["capture"]["flows"] == 77
     listed = cli("adapter", "list", "--registry", tmp_path / "none", "--json").body("adapter.list")
-    assert {row["task"] for row in listed["adapters"]} == set(PLAN["task"])
+    assert {row["task"] for row in listed["adapters"]} == {*PLAN["task"], ROUTER}
     assert {row["source"] for row in listed["adapters"]} == {"shipped"}
     assert not (tmp_path / "none" / "MTD").exists()
+    asked = cli("analyze", capture, "--registry", tmp_path / "none", "--json", "-q", "is there malware in here?").body("analyze")
+    assert [row["id"] for row in asked["route"]["tasks"]] == ["MTD"]

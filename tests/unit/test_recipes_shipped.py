@@ -98,6 +98,20 @@ def test_from_captures_to_the_package(
     assert read_json(package / "MTD" / "pointer.json")["live"] == "v0001"
 
 
+def test_the_router_of_the_package(recipe: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = importlib.import_module("router")
+    monkeypatch.setitem(recipe.PLAN, "router", {**recipe.PLAN["router"], "instructions": 60, "held_out": 6})
+    package, base = data.parent / "package", data.parent / "base"
+    words = ["--out", str(data.parent / "router"), "--base", str(base), "--steps", "2", "--pack", "--package", str(package)]
+    assert router.main(words) == 0
+    live = Registry(package).live("ROUTER")
+    assert live.manifest["origins"] == router.ORIGINS
+    assert live.manifest["routing"]["n"] >= 6
+    assert {path.stat().st_mode & 0o777 for path in package.rglob("*") if path.is_file()} == {0o644}
+    monkeypatch.setattr("trafficllm.lifecycle.adapters.learn_router.learn_router", None)
+    assert router.main(words) == 0, "it is there already: nothing is learnt again"
+
+
 def test_every_task_says_what_it_is_from(recipe: ModuleType) -> None:
     from trafficllm.records.catalog import load_tasks
 
