@@ -1,6 +1,6 @@
 """The sessions in docs/sessions.md, run anew: `python recipes/results/sessions.py`.
 
-A server of this checkout with an empty registry, so with the adapters of the package, is asked by curl and by the openai client; a notebook's
+A server of this checkout with an empty registry, so with the adapters of the package, is asked by curl and the openai client; a notebook's
 lines run in this process. Long lines are cut at `...`.
 """
 
