@@ -87,8 +87,8 @@ def test_the_cache_is_bounded(workspace: Workspace, packaged: Path, tmp_path: Pa
 
 def test_every_capture_of_a_label_has_its_share(workspace: Workspace, packaged: Path) -> None:
     flows = known.Known(workspace).of(Representation.of(workspace), None, progress=Silent())
-    files = {row["file"].rsplit("/", 1)[-1] for row in flows.names if row["label"] == "DNS"}
-    assert files == {"anyconnect-vpn.pcap", "ocs.pcap"}
+    files = {row["file"] for row in flows.names if row["label"] == "DNS"}
+    assert files == {"captures/DNS/anyconnect-vpn.pcap", "captures/DNS/ocs.pcap"}, "and no folder of this machine is named"
 
 
 def test_only_the_flows_asked_for_are_embedded(workspace: Workspace, packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:

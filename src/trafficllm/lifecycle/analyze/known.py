@@ -130,10 +130,21 @@ def _of_place(workspace: Workspace, how: Representation, place: Path, progress: 
         return known
     each = 0 if is_data_set(place) else EACH
     facts, batches = vectors(workspace, [str(place)], task=how.facts["task"], each=each, progress=progress)
-    rows = list(chain.from_iterable(batches))
+    rows = _named_below(list(chain.from_iterable(batches)), (place,))
     if not rows:
         raise InputError("input.empty", "no flow in what shall be known", input=str(place), hint="name a folder of <label>/*.pcap")
     return KnownFlows.of(vector_table(rows, facts), facts)
+
+
+def _named_below(rows: Sequence[VectorRow], folders: Sequence[Path]) -> list[VectorRow]:
+    """Rows whose files are named from their folder on (MTD/Zeus/a.pcap): answers show no folders of this machine."""
+    homes = [folder.resolve().parent for folder in folders]
+
+    def short(name: str) -> str:
+        path = Path(name).resolve()
+        return next((str(path.relative_to(home)) for home in homes if path.is_relative_to(home)), name)
+
+    return [{**row, "file": short(row["file"])} for row in rows]
 
 
 # The package's captures
@@ -146,7 +157,7 @@ def _packaged(workspace: Workspace, how: Representation, key: str, progress: Pro
         known.check(how.facts, str(path))
         return known
     facts, batches = vectors(workspace, [str(folder) for folder in PACKAGED], task=how.facts["task"], each=EACH, progress=progress)
-    table = vector_table(list(chain.from_iterable(batches)), facts)
+    table = vector_table(_named_below(list(chain.from_iterable(batches)), PACKAGED), facts)
     with contextlib.suppress(TrafficLLMError, OSError):  # a cache that cannot be written is none
         _store(path, table)
     return KnownFlows.of(table, facts)
