@@ -33,10 +33,11 @@ def row(n: int) -> dict[str, Any]:
     label = "malicious" if n % 500 == 7 else LABELS[n % len(LABELS)]
     return {
         "uid": f"C{n:016x}", "ts": 1.7e9 + n / 10, "duration": 0.25, "community_id": f"1:{n:027d}=",
-        "orig_h": f"10.{n % 7}.{n % 250}.{n % 199}", "orig_p": 1024 + n % 60000, "resp_h": f"198.51.100.{n % 251}", "resp_p": 443, "proto": "tcp", "packets": 1 + n % 90, "task": "EAC",
-        "label": label, "confidence": 0.5 + n % 50 / 100, "probabilities": dict.fromkeys(LABELS, 0.2), "unknown_score": 0.1,
-        "evidence": [], "file": "x.pcap", "frames": [n, n + 1], "adapter": "EAC", "version": "v0001", "umbrella": None,
-        "umbrella_probability": None, "malicious": None, "labels_90": [label], "source": "shipped",
+        "orig_h": f"10.{n % 7}.{n % 250}.{n % 199}", "orig_p": 1024 + n % 60000, "resp_h": f"198.51.100.{n % 251}", "resp_p": 443,
+        "proto": "tcp", "packets": 1 + n % 90, "task": "EAC", "label": label, "confidence": 0.5 + n % 50 / 100,
+        "probabilities": dict.fromkeys(LABELS, 0.2), "unknown_score": 0.1, "evidence": [], "file": "x.pcap", "frames": [n, n + 1],
+        "adapter": "EAC", "version": "v0001", "umbrella": None, "umbrella_probability": None, "malicious": None, "labels_90": [label],
+        "source": "shipped",
     }  # fmt: skip
 
 
