@@ -117,7 +117,7 @@ def _study_lines(name: str, body: Mapping[str, Any]) -> list[str]:
         f"{body['background']['flows']:,} background flows of {len(body['background']['sources'])} sources. Masks {body['profile']}, "
         f"seeds {', '.join(map(str, body['seeds']))}, flows the base has seen: {body['seen_by_base']}."
     )
-    lines = [f"## {entry['title']}", "", about, ""]
+    lines = [f"## {entry['title']}", "", about, "", *([f"**What limits it.** {entry['limits']}", ""] if "limits" in entry else [])]
     lines += _table(HEAD, rows)
     if point:
         lines += [f"The threshold was {point['guarantee']}.", ""]
@@ -129,6 +129,26 @@ def _study_lines(name: str, body: Mapping[str, Any]) -> list[str]:
     if body["skipped"]:
         lines += [f"Not left out: {'; '.join(f'{source} ({why})' for source, why in body['skipped'].items())}.", ""]
     return [*lines, *_source_lines(body)]
+
+
+def own_lines(path: Path) -> list[str]:
+    """What captures of one's own bring, where `own_captures.py` has measured it: a row a number of captures."""
+    if not path.is_file():
+        return []
+    body = read_json(path)
+    rows = [
+        [row["own_captures"], *(share(row[key]) for key in ("flagged", "unknown", "captures_flagged", "known_found"))]
+        for row in body["rows"]
+    ]
+    some = body["rows"][0]
+    about = (
+        f"The shipped {body['task']} adapter on harmless captures of a network it has not learnt ({', '.join(body['own'])} of ISCX 2016; "
+        f"{some['flows']:,} flows of {some['captures']} captures), its first step fitted with some other captures of that network as "
+        "background beside the package's (`trafficllm adapter update --background DIR`). The last column is the price: flows of reserved "
+        "malware that are found."
+    )
+    head = ("captures of your own", "harmless flows flagged", "unknown", "captures with one flagged", "known malware found")
+    return ["## Captures of your own", "", about, "", *_table(head, rows)]
 
 
 def _source_lines(body: Mapping[str, Any]) -> list[str]:
@@ -176,8 +196,8 @@ each table says how far it may be off. For a network unlike all of them there is
 """
 
 
-def markdown(studies: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page: what to expect, then the studies."""
+def markdown(studies: Mapping[str, Mapping[str, Any]], own: Sequence[str] = ()) -> str:
+    """The page: what to expect, what captures of one's own bring (the lines `own`), then the studies."""
     rows = []
     for name, body in studies.items():
         trees = {key: row for key, row in body["baselines"].items() if key != "identifier_probe"}
@@ -195,7 +215,7 @@ def markdown(studies: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         )
     head = ("task", *HEAD[1:5], "the same, best trees", "AUROC", "AUROC, these trees")
-    lines = [INTRO, *_table(head, rows)]
+    lines = [INTRO, *_table(head, rows), *own]
     for name, body in studies.items():
         lines += _study_lines(name, body)
     return "\n".join(lines).rstrip() + "\n"
@@ -218,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for name in asked.studies:
             table.study(name, bar)
     done = {name: dict(read_json(table.path(name))) for name in STUDIES if table.path(name).is_file()}
-    page = markdown(done)
+    page = markdown(done, own_lines(asked.results / "own_captures.json") if asked.results and asked.profile == "strict" else ())
     if asked.results:
         other = "" if asked.profile == "strict" else f"_{asked.profile}"
         command = f"python recipes/results/openworld.py --data DATA --out RUN{other and f' --profile {asked.profile}'}"

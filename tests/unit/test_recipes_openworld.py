@@ -12,7 +12,7 @@ from types import ModuleType
 import infer_samples
 import pytest
 
-from trafficllm.core.files import read_json
+from trafficllm.core.files import read_json, write_json
 from trafficllm.evaluate.by_source import learners
 from trafficllm.records.catalog import read_task
 
@@ -57,10 +57,20 @@ def test_every_study_becomes_a_part_of_the_page(
     monkeypatch.setitem(recipe.PLAN, "everyday", ["everyday"])
     small = {"background": [], "folds": 0, "says": "sizes"}
     studies = {
-        "malware": {**small, "title": "Malware", "data": ["MTD_lab"]},
+        "malware": {**small, "title": "Malware", "data": ["MTD_lab"], "limits": "Labels are those of hosts."},
         "vpn": {**small, "title": "VPN protocols", "data": ["EVD_lab"], "task": "VPN", "without": ["L2TP"]},
     }
     monkeypatch.setattr(recipe, "STUDIES", studies)
+    own = {
+        "own_captures": 5,
+        "flagged": 0.027,
+        "unknown": 0.09,
+        "captures_flagged": 0.1724,
+        "known_found": 0.59,
+        "flows": 1740,
+        "captures": 29,
+    }
+    write_json(place / "out" / "own_captures.json", {"task": "MTD", "own": ["Chat"], "rows": [own]})
     words = ["--data", str(place / "data"), "--out", str(place / "runs"), "--results", str(place / "out"), "--base", str(place / "base")]
     assert recipe.main([*words, "--studies", "malware", "vpn"]) == 0
     page = (place / "out" / "openworld.md").read_text(encoding="utf-8")
@@ -69,7 +79,17 @@ def test_every_study_becomes_a_part_of_the_page(
     assert {row["source"] for row in body["malware"]["sources"]} == {"CTU", "sandbox", "generator", "home", "office", "school"}
     assert (body["vpn"]["task"], body["vpn"]["positive"]) == ("VPN", ["vpn"])
     assert {row["source"] for row in body["vpn"]["sources"] if row["side"] == "malicious"} == {"north", "south"}
-    for text in ("## Malware", "## VPN protocols", "| CTU |", "| north |", "What to do with `unknown`", "identifiers only", "new source"):
+    for text in (
+        "## Malware",
+        "## VPN protocols",
+        "| CTU |",
+        "| north |",
+        "What to do with `unknown`",
+        "identifiers only",
+        "new source",
+        "**What limits it.** Labels are those",
+        "| 5 | 2.7 % | 9.0 % | 17 % | 59 % |",
+    ):
         assert text in page
     monkeypatch.setattr("trafficllm.lifecycle.studies.openworld.openworld", None)
     assert recipe.main([*words, "--studies", "malware"]) == 0, "every study has its file"
