@@ -32,7 +32,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TZ := UTC
 
-.PHONY: help install install-test quickstart lint house unit test tools soak results docs kernels site dist audit clean
+.PHONY: help install install-test quickstart lint house unit test tools soak results docs kernels vllm site dist audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -106,6 +106,16 @@ docs: install-test
 # The packet kernels that come with the package: the tests say when they are not of the sources any more.
 kernels: install-test
 	$(BIN)/python -m trafficllm.capture.kernels.shipping
+
+# Exported adapters behind a real vLLM (its own environment; VLLM names its program), 1,000 requests in turn: docs/guides/vllm.md.
+VLLM ?= vllm
+VLLM_ARGS ?= --dtype float32 --enforce-eager --max-model-len 1024 --max-num-seqs 16
+vllm: install-test
+	rm -rf $(WORKDIR)/vllm
+	for task in MTD EAC MDD; do $(BIN)/trafficllm adapter export $$task -o $(WORKDIR)/vllm/$$task --for vllm; done
+	PATH="$(dir $(VLLM)):$$PATH" recipes/serve/vllm.sh src/trafficllm/data/base/traffic $(WORKDIR)/vllm/* -- $(VLLM_ARGS) & server=$$!; \
+	trap 'kill $$server' EXIT; \
+	$(BIN)/python recipes/serve/check.py http://127.0.0.1:$${PORT:-8000}/v1 $(WORKDIR)/vllm/* --wait 1800
 
 # A warning is an error: a link that leads nowhere, a page that no list names. The tests build it too (tests/e2e/test_site.py).
 site: install-test

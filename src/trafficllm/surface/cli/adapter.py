@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trafficllm.core.errors import UsageError
 from trafficllm.surface.terminal.options import (
     Background,
     Base,
@@ -307,12 +308,19 @@ def export(
     out: Out,
     version: Annotated[str, typer.Option("--version", metavar="V", help="Default: the live one.")] = "",
     merged: Annotated[bool, typer.Option("--merged", help="The whole base with the adapter merged in.")] = False,
+    server: Annotated[
+        str, typer.Option("--for", metavar="SERVER", help="vllm: a LoRA folder a member, and serving.json for clients.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DATASET", help="With --for: calibrate answers without readouts on its validation part."),
+    ] = None,
     base: Base = "",
     registry: Registry = "",
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Write a version as a folder that stock PEFT and vLLM load; kept records stay behind.
+    """Write a version as a folder that stock PEFT loads, or with `--for vllm` as LoRA folders for vLLM; kept records stay behind.
 
     Of a version of several members the folder is the first; the others lie in its folder `members`. They cannot be merged into one.
     """
@@ -320,7 +328,19 @@ def export(
     from trafficllm.lifecycle.workspace import Workspace
     from trafficllm.surface.terminal.output import emit, note, show_pairs
 
-    answer = upkeep.export(Workspace(base=base, registry=registry, config=config), task, out, version=version, merged=merged)
+    workspace = Workspace(base=base, registry=registry, config=config)
+    if server not in {"", "vllm"} or (server and merged) or (data is not None and not server):
+        hint = "--for vllm [--data DATASET], or --merged"
+        raise UsageError("usage.option", "these do not go together", input="--for", hint=hint)
+    if server:
+        from trafficllm.lifecycle.serving.export import export_for_vllm
+
+        answer = export_for_vllm(workspace, task, out, version=version, data=data)
+        if data is None:
+            note("no --data: probabilities are as the label trie has them, and no flow is unknown")
+        emit("adapter.export", answer, as_json=as_json, show=show_pairs)
+        return
+    answer = upkeep.export(workspace, task, out, version=version, merged=merged)
     if answer.members > 1:
         note(f"{answer.members} members: PEFT loads the folder as the first of them alone; the others lie in members/2 and on")
     emit("adapter.export", answer, as_json=as_json, show=show_pairs)

@@ -1,0 +1,1 @@
+"""Adapters for servers of other projects."""

@@ -1,0 +1,89 @@
+"""`adapter export --for vllm`: what it writes is what a client and a server score with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from completions_server import serving
+from typer.testing import CliRunner
+
+from trafficllm.capture.flows.assembly import read_flows
+from trafficllm.core.errors import ArtifactError, UsageError
+from trafficllm.infer.detector import Detector
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
+from trafficllm.infer.remote import client as remote
+from trafficllm.infer.remote.served import served_task
+from trafficllm.lifecycle.serving.export import export_for_vllm
+from trafficllm.lifecycle.workspace import SHIPPED, Workspace
+from trafficllm.records.codec.flows import records_of
+from trafficllm.surface.cli import adapter as commands
+
+
+@pytest.fixture(name="workspace")
+def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("TRAFFICLLM_SHIPPED", str(SHIPPED))
+    return Workspace(registry=str(tmp_path / "registry"))
+
+
+def test_verdicts_by_a_server_are_those_of_the_trie(workspace: Workspace, captures: Path, tmp_path: Path) -> None:
+    """The exported folders themselves are what the server holds; a capture goes through client and detector."""
+    answer = export_for_vllm(workspace, "MTD", tmp_path / "out")
+    assert answer.files == sorted(
+        [f"{name}/{file}" for name in ("MTD", "MTD.2", "MTD.3") for file in ("adapter_config.json", "adapter_model.safetensors")]
+        + ["serving.json"]
+    )
+    served = Engine(workspace.served)
+    for name in ("MTD", "MTD.2", "MTD.3"):
+        served.add_adapter(name, tmp_path / "out" / name)
+        weights = (tmp_path / "out" / name / "adapter_model.safetensors").read_bytes()
+        assert any(path.read_bytes() == weights for path in (SHIPPED / "MTD").rglob("adapter_model.safetensors"))
+    (batch,) = read_flows([next((captures / "MTD").rglob("*.pcap"))])
+    rows = records_of(batch)[:6]
+    live = workspace.load("MTD")
+    with serving(served) as server, remote.Completions(remote.Server(server.url)) as client:
+        model = served_task(tmp_path / "out", client, workspace.served)
+        verdicts = Detector([model]).judge(rows, "MTD")
+        assert {body["model"] for body in server.bodies} == {"MTD", "MTD.2", "MTD.3"}
+    here = LLMScorer(workspace.engine, "MTD", model.scorer.task, live.manifest["labels"], {WEIGHT: 0.0}, codec=model.scorer.codec)
+    want = here.score([model.masked(record) for record, _ in rows]).probabilities
+    told = np.array([list(verdict.probabilities.values()) for verdict in verdicts])
+    assert np.abs(told - want).max() < 1e-4
+    assert [verdict.version for verdict in verdicts] == [live.version] * len(rows)
+
+
+def test_what_vllm_cannot_serve_is_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "shipped"
+    shutil.copytree(SHIPPED / "AAD", shipped / "AAD")
+    path = shipped / "AAD" / "v0001" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True}))
+    monkeypatch.setenv("TRAFFICLLM_SHIPPED", str(shipped))
+    changed = Workspace(registry=str(tmp_path / "registry"))
+    with pytest.raises(ArtifactError, match="use_dora"):
+        export_for_vllm(changed, "AAD", tmp_path / "out", version="v0001")
+    with pytest.raises(ArtifactError, match="no verdicts"):
+        export_for_vllm(workspace, "MTG", tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError, match="exists"):
+        export_for_vllm(workspace, "MTD", tmp_path / "there")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_export_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    export_for_vllm(workspace, "MTD", tmp_path / "out")
+    path = tmp_path / "out" / "serving.json"
+    with remote.Completions(remote.Server("http://127.0.0.1:9/v1")) as client:
+        for change in ({"labels": ["a", "b"]}, {"base_sha256": "0" * 64}):
+            path.write_text(json.dumps(json.loads(path.read_text()) | change))
+            with pytest.raises(ArtifactError):
+                served_task(tmp_path / "out", client, workspace.served)
+
+
+@pytest.mark.parametrize("words", [["--for", "tgi"], ["--for", "vllm", "--merged"], ["--data", "x"]])
+def test_options_that_do_not_go_together(words: list[str], tmp_path: Path) -> None:
+    answer = CliRunner().invoke(commands.app, ["export", "MTD", "-o", str(tmp_path / "out"), *words])
+    assert isinstance(answer.exception, UsageError)
