@@ -114,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 write_json(path, rows[task])
             print(task, rows[task]["macro_f1"], rows[task]["labels_90"], file=sys.stderr, flush=True)
             if asked.json:
-                write_json(asked.json, {"command": "python recipes/results/errors.py --runs RUNS --embedding", "tasks": rows})
+                write_json(asked.json, {"command": "python recipes/results/errors.py --runs RUNS", "tasks": rows})
     return 0 if rows else 1
 
 
