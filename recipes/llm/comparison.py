@@ -249,8 +249,8 @@ def _tuned(comparison: Comparison, arm: str, rows: Rows, rate: float, seed: int)
     shown = [rows.pool[k] for k in rows.drawn(plan["shots"], seed)]
     learnt = [prompts.traffic_prompt(dataset.task, units) for units in dataset.units(shown)]
     data = TuneData(prompts=learnt, answers=dataset.labels_of(shown), labels=rows.labels)
-    keys = {"r": plan["rank"], "lora_alpha": plan["alpha"], "batch_tokens": plan["batch_tokens"], "max_steps": plan["steps"]}
-    options = TuneOptions(**keys, learning_rate=rate, looks=0, seed=seed)
+    keys = {"r": plan["rank"], "lora_alpha": plan["alpha"], "batch_tokens": plan["batch_tokens"]}
+    options = TuneOptions(**keys, max_steps=plan["steps"][dataset.task.id], learning_rate=rate, looks=0, seed=seed)
     place = comparison.file("adapters", dataset.task.id, arm, f"{rate:g}", seed, suffix="")
     report = tune_task(base, data, place, options, Silent())
     trained = time.process_time() - begun

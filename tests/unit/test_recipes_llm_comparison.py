@@ -55,7 +55,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> Path:
 def _small(recipe: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = recipe.comparison.PLAN
     monkeypatch.setitem(plan, "readout", plan["readout"] | {"tasks": ["MTD"], "pool": 24, "judged": 30, "shots": [3, 0], "draws": 2})
-    monkeypatch.setitem(plan, "lora", plan["lora"] | {"shots": 3, "steps": 2, "rank": 2, "batch_tokens": 256})
+    monkeypatch.setitem(plan, "lora", plan["lora"] | {"shots": 3, "steps": {"MTD": 2}, "rank": 2, "batch_tokens": 256})
     sources = {"task": "MTD", "harmless": ["Geodo"], "title": "Geodo or not", "least": 2, "most": 60}
     monkeypatch.setitem(plan, "sources", {"MTD_ustc2016": sources})
 
@@ -137,7 +137,7 @@ def test_the_quick_probe_is_the_probe(recipe: SimpleNamespace) -> None:
 
 
 def test_the_verdict_needs_margin_and_interval(recipe: SimpleNamespace, tmp_path: Path) -> None:
-    plan = recipe.comparison.PLAN | {"lora": {"shots": 20}}
+    plan = recipe.comparison.PLAN | {"lora": {"shots": 20}, "readout": {"tasks": ["MTD"], "shots": [20]}}
     groups = [f"capture{k // 10}" for k in range(60)]
     truth = ["a" if k % 2 else "b" for k in range(60)]
     for kind in ("judged", "lora"):
@@ -151,3 +151,5 @@ def test_the_verdict_needs_margin_and_interval(recipe: SimpleNamespace, tmp_path
         for arm, answers in (("language", right), ("scratch", other)):
             write_json(tmp_path / "lora" / f"strict-MTD-{arm}-0.002-0.json", {"answers": answers, "tokens": 9, "processor_seconds": 1.0})
         assert f"Pretraining on language {word} here" in recipe.comparison_page.verdict(recipe.comparison_page.body_of(tmp_path, plan))
+    unfinished = recipe.comparison_page.body_of(tmp_path, plan | {"readout": {"tasks": ["MTD", "EAC"]}})
+    assert "not there yet" in recipe.comparison_page.verdict(unfinished)
