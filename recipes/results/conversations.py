@@ -13,6 +13,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -136,6 +137,13 @@ def short(lines: list[str], most: int) -> list[str]:
     return lines if len(lines) <= most else [*lines[:most], f"({len(lines) - most} more lines)"]
 
 
+def clean(said: str, home: str) -> list[str]:
+    """Lines of an output without this machine's folders, which a table may have broken in two, and without the lines of slow work."""
+    for folder, name in ((home, "~"), (f"{ROOT}/", "")):
+        said = re.sub("\n?".join(map(re.escape, folder)), name, said)
+    return [line.rstrip() for line in said.rstrip().splitlines() if not re.match(r"\d+ s: ", line)]
+
+
 def minutes(registry: str) -> str:
     """What each command of a new user's first minutes prints, with its processor seconds; in an empty folder with an empty home."""
     parts = []
@@ -152,7 +160,7 @@ def minutes(registry: str) -> str:
             after = os.times()
             seconds = after.children_user + after.children_system - before.children_user - before.children_system
             code = f", exit code {done.returncode}" if done.returncode else ""
-            shown = short([row.rstrip() for row in done.stdout.rstrip().splitlines()], _LINES)
+            shown = short(clean(done.stdout, home["HOME"]), _LINES)
             parts.append(f"{seconds:.1f} s of one core{code}:\n\n```text\n$ {line}\n" + "\n".join(shown) + "\n```")
     return "\n\n".join(parts)
 

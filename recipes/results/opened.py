@@ -130,9 +130,9 @@ ROWS: tuple[tuple[str, tuple[str, ...], str, Callable[[Path], str]], ...] = (
 
 def row(name: str, command: tuple[str, ...], path: Path, opened: Callable[[Path], str]) -> str:
     """One row: written by the command, opened by another program."""
-    to_stdout = "--json" in command
+    to_stdout = "--json" in command or "packets" in command
     words = command if to_stdout else (*command, "-o", str(path))
-    done = subprocess.run([sys.executable, "-m", "trafficllm", *words, "--quiet"], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "trafficllm", *words], capture_output=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr.decode()[-500:]}")
     if to_stdout:

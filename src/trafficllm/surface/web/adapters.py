@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request, Security
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 
 from trafficllm.core.results import Result
+from trafficllm.core.types import ROUTER
 from trafficllm.lifecycle.adapters import upkeep
 from trafficllm.lifecycle.adapters.results import AdapterChange, AdapterList, AdapterShow
 from trafficllm.surface.server.replies import RefusedError
 from trafficllm.surface.server.routes import answers, as_json, inside, service_of
 from trafficllm.surface.server.service import Service
 from trafficllm.surface.web.results import Promotion
+
+if TYPE_CHECKING:
+    from trafficllm.lifecycle.workspace import Workspace
 
 adapters = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])
 R = TypeVar("R", bound=Result)
@@ -33,21 +37,26 @@ def adapter_list(request: Request) -> Response:
 def adapter_show(request: Request, task: str, version: Annotated[str, Query(max_length=32)] = "") -> Response:
     """A version, by default the live one, with its manifest."""
     workspace = service_of(request).workspace
-    return as_json(upkeep.show_adapter(workspace, workspace.task(task).id, version).model_copy(update={"path": ""}))
+    return as_json(upkeep.show_adapter(workspace, _known(workspace, task), version).model_copy(update={"path": ""}))
 
 
 @adapters.post("/v1/adapters/{task}/promote", responses=answers(AdapterChange))
 async def adapter_promote(request: Request, task: str, body: Promotion) -> Response:
     """Make a version live; 403 on a server without a key."""
     return await _change(
-        service_of(request), lambda service: upkeep.promote(service.workspace, service.workspace.task(task).id, body.version)
+        service_of(request), lambda service: upkeep.promote(service.workspace, _known(service.workspace, task), body.version)
     )
 
 
 @adapters.post("/v1/adapters/{task}/rollback", responses=answers(AdapterChange))
 async def adapter_rollback(request: Request, task: str) -> Response:
     """Make the previously live version live again; 403 on a server without a key."""
-    return await _change(service_of(request), lambda service: upkeep.rollback(service.workspace, service.workspace.task(task).id))
+    return await _change(service_of(request), lambda service: upkeep.rollback(service.workspace, _known(service.workspace, task)))
+
+
+def _known(workspace: Workspace, name: str) -> str:
+    """A task's id, or the router, which has versions like a task; UsageError for another name."""
+    return ROUTER if name.upper() == ROUTER else workspace.task(name).id
 
 
 async def _change(service: Service, change: Callable[[Service], R]) -> Response:

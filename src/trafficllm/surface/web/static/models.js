@@ -6,12 +6,13 @@ import { count, kindly } from "/page/words.js";
 const number = (value) => (typeof value === "number" ? value.toFixed(3) : "not measured");
 const percent = (value) => (typeof value === "number" ? `${(100 * value).toFixed(1)} %` : "not measured");
 
+const BASELINES = { lightgbm: "LightGBM", random_forest: "random forest", knn: "k-nearest neighbours", majority: "most frequent label" };
 const PROBES = new Set(["identifier_probe", "artefact_probe"]);
 
 /** The baseline with the highest macro-F1; probes are no rivals. */
 function best(baselines) {
   const [first] = Object.entries(baselines).filter(([name]) => !PROBES.has(name)).sort((a, b) => b[1].macro_f1 - a[1].macro_f1);
-  return first ? `${first[0].replaceAll("_", " ")}: macro-F1 ${number(first[1].macro_f1)}` : "";
+  return first ? `${BASELINES[first[0]] || first[0]}: macro-F1 ${number(first[1].macro_f1)}` : "";
 }
 
 function Card({ card }) {
