@@ -68,7 +68,7 @@ def rows_of(result: EvaluateRun) -> list[dict[str, Any]]:
         choice = ", ".join(_choice(key, row.params[key]) for key in _CHOICES if key in row.params)
         out.append(_row(name, row, seconds=row.seconds, speed=row.flows_per_s, choice=choice))
     if joint := result.cascade:
-        choice = f"{joint.first} answers {joint.share:.0%}, {joint.first_error:.1%} of them wrong"
+        choice = f"{in_words(joint.first)} answers {joint.share:.0%}, {joint.first_error:.1%} of them wrong"
         out.append(_row("cascade", joint, seconds=None, speed=joint.flows_per_s, choice=choice))
     return last_apart(out)
 
