@@ -60,7 +60,7 @@ def main() -> None:
     models = [served_task(folder, client, base) for folder in options.exports]
     for folder, model in zip(options.exports, models, strict=True):
         engine.add_adapter(model.task, folder / model.task)
-    records = rows(options.requests // len(models))
+    records = rows(-(-options.requests // len(models)))
     jobs = []
     for k, raw in enumerate(records):
         for model in models[k % len(models) :] + models[: k % len(models)]:
