@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,8 +31,10 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(registry=str(tmp_path / "registry"))
 
 
-def test_verdicts_by_a_server_are_those_of_the_trie(workspace: Workspace, captures: Path, tmp_path: Path) -> None:
-    """The exported folders themselves are what the server holds; a capture goes through client and detector."""
+def test_verdicts_by_a_server_are_those_of_the_trie(
+    workspace: Workspace, captures: Path, repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exported folders themselves are what the server holds; a capture goes through client and detector, also as the guide has it."""
     answer = export_for_vllm(workspace, "MTD", tmp_path / "out")
     assert answer.files == sorted(
         [f"{name}/{file}" for name in ("MTD", "MTD.2", "MTD.3") for file in ("adapter_config.json", "adapter_model.safetensors")]
@@ -42,13 +45,24 @@ def test_verdicts_by_a_server_are_those_of_the_trie(workspace: Workspace, captur
         served.add_adapter(name, tmp_path / "out" / name)
         weights = (tmp_path / "out" / name / "adapter_model.safetensors").read_bytes()
         assert any(path.read_bytes() == weights for path in (SHIPPED / "MTD").rglob("adapter_model.safetensors"))
-    (batch,) = read_flows([next((captures / "MTD").rglob("*.pcap"))])
+    capture = min((captures / "MTD").rglob("*.pcap"), key=lambda path: path.stat().st_size)
+    (batch,) = read_flows([capture])
     rows = records_of(batch)[:6]
     live = workspace.load("MTD")
     with serving(served) as server, remote.Completions(remote.Server(server.url)) as client:
         model = served_task(tmp_path / "out", client, workspace.served)
         verdicts = Detector([model]).judge(rows, "MTD")
         assert {body["model"] for body in server.bodies} == {"MTD", "MTD.2", "MTD.3"}
+        (tmp_path / "vllm").mkdir()
+        shutil.copytree(tmp_path / "out", tmp_path / "vllm" / "MTD")
+        shutil.copyfile(capture, tmp_path / "new.pcap")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("VLLM", server.url.removesuffix("/v1"))
+        (script,) = re.findall(r"```python\n(.*?)```", (repo / "docs" / "guides" / "vllm.md").read_text(), flags=re.DOTALL)
+        exec(compile(script, "guide", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(batch)
+    assert printed[0].startswith(f"{batch.community_id[0]} {verdicts[0].label} ")
     here = LLMScorer(workspace.engine, "MTD", model.scorer.task, live.manifest["labels"], {WEIGHT: 0.0}, codec=model.scorer.codec)
     want = here.score([model.masked(record) for record, _ in rows]).probabilities
     told = np.array([list(verdict.probabilities.values()) for verdict in verdicts])

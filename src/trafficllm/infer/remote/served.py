@@ -39,14 +39,15 @@ def names_of(task: str, count: int) -> tuple[str, ...]:
     return tuple(task if number == 1 else f"{task}.{number}" for number in range(1, count + 1))
 
 
-def served_task(folder: Path, client: Completions, base: Base) -> TaskModel:
+def served_task(folder: str | Path, client: Completions, base: Base) -> TaskModel:
     """An exported task whose answers the client's server computes; `base` gives the tokenizer, its weights are not used.
 
     Raises ArtifactError, with all reasons, where the folder does not fit the base or this version's codec.
     """
     from trafficllm.records.codec.units import codec_hash
 
-    body = read_sealed(folder / FILE, required=True)
+    file = Path(folder) / FILE
+    body = read_sealed(file, required=True)
     try:
         fit.check(body, base.manifest, codec_hash())
         task = Task.model_validate(body["task_definition"])
@@ -57,7 +58,7 @@ def served_task(folder: Path, client: Completions, base: Base) -> TaskModel:
         kept, also = frozenset(body["kept_fields"]), frozenset(body["also"])
     except (KeyError, TypeError, ValueError) as error:
         hint = "export the version again"
-        raise ArtifactError("artifact.damaged", f"no exported task: {error}", input=str(folder / FILE), hint=hint) from error
+        raise ArtifactError("artifact.damaged", f"no exported task: {error}", input=str(file), hint=hint) from error
     scorer = RemoteScorer(client, models, Encoder(base.tokenizer), task, labels=labels, calibration=calibration, codec=codec)
     return TaskModel(
         task=str(body["task"]),
