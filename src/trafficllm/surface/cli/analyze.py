@@ -239,10 +239,15 @@ def blanks(analysis: Analysis) -> list[str]:
     has not learnt."""
     from trafficllm.core.types import NOT_COVERED
 
-    blank = "flows are unknown: the log has neither packets nor contents of them, which this adapter learnt from"
-    uncovered = f"flows are {NOT_COVERED}: they are of kinds (name service, discovery...) that this adapter has not learnt enough of"
+    blank = "unknown: the log has neither packets nor contents, which this adapter learnt from"
+    uncovered = f"{NOT_COVERED}: this adapter has not learnt enough of such kinds (name service, discovery...)"
     told = [(blank, analysis.blank()), (uncovered, analysis.uncovered())]
-    return [f"{task}: {count:,} {words}" for words, counts in told for task, count in counts.items() if count]
+    return [
+        f"{task}: {count:,} {'flow is' if count == 1 else 'flows are'} {words}"
+        for words, counts in told
+        for task, count in counts.items()
+        if count
+    ]
 
 
 class Hits:
