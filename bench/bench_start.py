@@ -2,8 +2,8 @@
 
     python bench/bench_start.py [--runs 9] [--kernels] [--json]
 
-Limits of the design: 150 ms for the import, 300 ms for the help. `--kernels` adds the first reading of a capture, when numba compiles:
-with the short pipeline of capture/kernels/pipeline.py, and with numba's own.
+Limits of the design: 150 ms for the import, 300 ms for the help. `--kernels` adds the first reading of a capture, with an empty
+cache: by the code that comes with the package, by numba with the short pipeline of capture/kernels/pipeline.py, and with numba's own.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ READ = """
 import sys
 if sys.argv[1] == "numba":
     sys.modules["trafficllm.capture.kernels.pipeline"] = None
+from trafficllm.capture.kernels import shipped
+shipped.enabled = sys.argv[1] == "shipped"
 from trafficllm.capture.flows.assembly import read_flows
 assert sum(map(len, read_flows([sys.argv[2]])))
 """
@@ -50,7 +52,7 @@ def first_reading() -> dict[str, float]:
     """Processor seconds of reading a small capture with an empty cache, by each pipeline."""
     capture = next(CAPTURES.rglob("Zeus_04.pcap"))
     taken = {}
-    for pipeline in ("short", "numba"):
+    for pipeline in ("shipped", "short", "numba"):
         with tempfile.TemporaryDirectory() as cache:
             os.environ["NUMBA_CACHE_DIR"] = cache
             taken[f"kernels_{pipeline}"] = round(seconds(["-c", READ, pipeline, str(capture)]), 1)
