@@ -8,6 +8,7 @@ not there fails.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def row(name: str, command: tuple[str, ...], path: Path, opened: Callable[[Path]
 
 def main() -> None:
     """Write the table."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "").parse_args()
     with tempfile.TemporaryDirectory() as place:
         rows = [row(name, command, Path(place) / file, opened) for name, command, file, opened in ROWS]
     page = ROOT / "docs" / "surfaces.md"

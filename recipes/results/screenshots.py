@@ -6,6 +6,7 @@ widths, light and dark, one flow and the models. Pictures have 64 colours, so th
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import shutil
@@ -69,6 +70,7 @@ def main() -> None:
     """Start the server, take the pictures, end it."""
     from playwright.sync_api import sync_playwright
 
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "").parse_args()
     with tempfile.TemporaryDirectory() as place:
         port = 20_000 + os.getpid() % 20_000
         command = [sys.executable, "-m", "trafficllm", "serve", "--port", str(port), "--registry", f"{place}/registry"]

@@ -6,6 +6,7 @@ lines run in this process. Long lines are cut at `...`.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import io
@@ -128,6 +129,7 @@ def openai(address: str) -> str:
 
 def main() -> None:
     """Run every session and write them between their markers."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "").parse_args()
     page = ROOT / "docs" / "sessions.md"
     parts = {}
     with tempfile.TemporaryDirectory() as folder:

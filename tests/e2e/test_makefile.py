@@ -30,6 +30,8 @@ TARGETS = {
     "site": ["python -m sphinx -W --keep-going -q -b html docs dist/site"],
     "dist": ["python -m build", "python recipes/supply/sbom.py -o dist/trafficllm.cdx.json"],
     "audit": ["python -m pip_audit --no-deps --disable-pip -r requirements.lock"],
+    "kernels": ["python -m trafficllm.capture.kernels.shipping"],
+    "vllm": ["trafficllm adapter export MTD", "trafficllm adapter export MDD", "python recipes/serve/check.py http://127.0.0.1:8000/v1"],
     "clean": [],
 }
 """What each target must call, in this order."""
@@ -43,7 +45,7 @@ def _tree(tmp_path: Path) -> Path:
             (tmp_path / path.name).symlink_to(path)
     programs = tmp_path / "env" / "bin"
     programs.mkdir(parents=True)
-    for name in (*PROGRAMS, "tshark", "chromium", "tcpdump", "tcpreplay"):
+    for name in (*PROGRAMS, "tshark", "chromium", "tcpdump", "tcpreplay", "vllm"):
         (programs / name).write_text(RECORDER)
         (programs / name).chmod(0o755)
     for stamp in (".installed", ".installed-test"):

@@ -19,8 +19,9 @@ HANDS_ON = {
     "trafficllm.surface.agent.server": 1,
     "trafficllm.registry.store": 2,
     "trafficllm.infer.engine.engine": 3,
+    "trafficllm.infer.remote.client": 1,
 }
-"""Examples that only show a call (they need a base and an adapter of one's own): skipped, and this many."""
+"""Examples that only show a call (they need a base and an adapter of one's own, or a server): skipped, and this many."""
 
 
 @pytest.fixture(name="place", scope="module")

@@ -266,8 +266,8 @@ def test_the_background_is_the_configurations(tmp_path: Path) -> None:
     write(tmp_path / "home", pcap(_frames()), name="a.pcap")
     config = _config(tmp_path, f'[learn]\nbackground = ["{tmp_path}/home"]\n')
     task = get_task("MTD")
-    assert chosen(task, config, None) == Beside([tmp_path / "home"], packaged=True)
-    assert chosen(task, Config(), None) == Beside([], packaged=True)
+    assert chosen(task, config, None) == Beside([tmp_path / "home"], packaged=True, others="malware")
+    assert chosen(task, Config(), None) == Beside([], packaged=True, others="malware")
     assert chosen(task, _config(tmp_path, "[learn]\npackaged = false\n"), None) == Beside([], packaged=False)
 
 
@@ -284,11 +284,17 @@ def test_the_rate_of_false_positives_is_the_commands_then_the_configurations(tmp
             _config(tmp_path, f"[learn]\nfalse_positives = {wrong}\n")
 
 
+def test_who_writes_is_the_commands_then_the_configurations(tmp_path: Path) -> None:
+    config = _config(tmp_path, 'words = "off"\n')
+    assert (Workspace(config=config).words, Workspace(config=config, words="smollm2").words) == ("off", "smollm2")
+    assert Workspace(config=Config()).words == "auto"
+
+
 def test_every_key_is_tried_here() -> None:
     elsewhere = {"tune.save_steps", "tune.clock", "tune.gradient_checkpointing", "tune.shard", "tune.report_to", "tune.precision"}
     tried = {f"capture.{key}" for key in CAPTURE} | {f"records.{key}" for key in RECORDS} | {f"tune.{key}" for key in TUNE}
     learn = {"learn.background", "learn.packaged", "learn.false_positives"}
-    assert {name for name, _ in every_key()} == tried | elsewhere | learn | {"base", "registry", "trusted_key"}
+    assert {name for name, _ in every_key()} == tried | elsewhere | learn | {"base", "registry", "trusted_key", "words"}
 
 
 def _options(command: str) -> set[str]:
