@@ -56,9 +56,11 @@ class Fitted:
 class _Rows:
     """What the readouts learn from: each member's pooled features [n, features], classes by number, sides, and strata that weigh alike.
 
-    The first `own` rows are the task's and positive flows of other sources, the others background.
+    `sides` says of each class of the readouts whether it is of the umbrella's positive side. The first `own` rows are the task's and
+    positive flows of other sources, the others background.
     """
 
+    sides: list[bool]
     features: tuple[torch.Tensor, ...]
     classes: np.ndarray[Any, np.dtype[np.int64]]
     positive: list[bool]
@@ -100,7 +102,7 @@ def fit(
         return None
     progress.update("umbrella", 0, None)
     kinds = [kind_of(raw, meta.resp_h) for raw, meta in zip(background.raw, background.meta, strict=True)]
-    rows = _rows(scorer, dataset, background, kinds, own)
+    rows = _rows(scorer, dataset, background, kinds, own, sides=sides)
     odds = _left_out(rows, list(background.sources), scorer, own)
     able = [k for k, kind in enumerate(kinds) if coverage.may_be_positive(kind) and coverage.covers_kind(kind)]
     if not able:
@@ -201,8 +203,8 @@ def _sides(task: Task, labels: tuple[str, ...], *, others: bool) -> list[bool]:
     return [*(bool(task.is_positive(label)) for label in labels), False, *([True] if others else [])]
 
 
-def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Sequence[str], own: Readout) -> _Rows:
-    """Features of training rows and background; `kinds` are those of the background's flows."""
+def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Sequence[str], own: Readout, *, sides: list[bool]) -> _Rows:
+    """Features of training rows and background; `kinds` are those of the background's flows, `sides` those of the readouts' classes."""
     from trafficllm.model.adapter.readout import OTHERS
     from trafficllm.records.sources.background import NO_BACKGROUND
 
@@ -215,6 +217,7 @@ def _rows(scorer: LLMScorer, dataset: Dataset, background: Background, kinds: Se
     positive = [bool(scorer.task.is_positive(label)) for label in answers]
     strata = [label if side else "(task)" for label, side in zip(answers, positive, strict=True)]
     return _Rows(
+        sides,
         tuple(_features(scorer, records, own)),
         np.array([places[label] for label in answers] + [len(places) + 1] * len(others) + [len(places)] * len(background), dtype=np.int64),
         positive + [True] * len(others) + [False] * len(background),
@@ -252,7 +255,7 @@ def _readouts(rows: _Rows, some: Any, scorer: LLMScorer, own: Readout) -> tuple[
 
     picked = list(some)
     weights = torch.from_numpy(row_weights([rows.positive[k] for k in picked], [rows.strata[k] for k in picked])).float()
-    labels = (*scorer.labels, BACKGROUND, *([OTHERS] if rows.classes.max(initial=0) > len(scorer.labels) else []))
+    labels = (*scorer.labels, BACKGROUND, OTHERS)[: len(rows.sides)]
     y = torch.from_numpy(rows.classes[picked])
     fits = (logistic(features[picked], y, torch.ones(len(labels)), STRENGTH, steps=STEPS, rows=weights) for features in rows.features)
     return tuple(Readout(labels, own.layers, own.first, 0.0, matrix, bias) for matrix, bias in fits)
@@ -263,12 +266,11 @@ def _left_out(rows: _Rows, sources: list[str], scorer: LLMScorer, own: Readout) 
     no background at all."""
     from trafficllm.evaluate.umbrella import source_groups
 
-    sides = _sides(scorer.task, scorer.labels, others=bool(rows.classes.max(initial=0) > len(scorer.labels)))
     groups, odds = source_groups(sources), np.zeros(len(sources))
     for group in np.unique(groups):
         held = np.flatnonzero(groups == group)
         learnt = [*range(rows.own), *(rows.own + np.flatnonzero(groups != group)).tolist()]
-        odds[held] = _odds(_readouts(rows, learnt, scorer, own), [features[rows.own + held] for features in rows.features], sides)
+        odds[held] = _odds(_readouts(rows, learnt, scorer, own), [features[rows.own + held] for features in rows.features], rows.sides)
     return odds
 
 
