@@ -58,6 +58,17 @@ def _rows(path: Path, name: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["ts"], row["uid"]))
 
 
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two answers are the same; numbers within 1e-5, since how many flows are scored together changes a sum's last bits."""
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= 1e-5
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
+
+
 @pytest.mark.parametrize("program", ["tcpdump", pytest.param("dumpcap", marks=pytest.mark.soak)])
 def test_same_verdicts_as_from_the_file_and_no_packet_lost(program: str, place: Path, cli: Cli) -> None:
     captures = [str(CAPTURES / "MTD" / "Zeus" / "Zeus_04.pcap"), str(CAPTURES / "EAC" / "DNS" / "conncheck.pcap")]
@@ -70,7 +81,8 @@ def test_same_verdicts_as_from_the_file_and_no_packet_lost(program: str, place: 
     assert done.code == 0, done.err
     live = _rows(place / "live.jsonl", "tlv1")
     assert len(live) >= 20
-    assert live == _rows(place / "file.jsonl", str(place / "tape.pcap"))
+    assert _equal(live, _rows(place / "file.jsonl", str(place / "tape.pcap")))
+    assert not _equal([{**row, "confidence": row["confidence"] + 1e-3} for row in live], live)
 
 
 def test_an_interface_that_is_not_there(cli: Cli) -> None:
