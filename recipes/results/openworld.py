@@ -151,6 +151,43 @@ def own_lines(path: Path) -> list[str]:
     return ["## Captures of your own", "", about, "", *_table(head, rows)]
 
 
+def masking_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What hiding the fields that tell sources apart costs, as `masking.py` has measured it: a row a study and set of fields."""
+    if not rows:
+        return []
+    head = ("task", "hidden beside the masks", "AUROC", "found at 1 % false alarms", "forest's AUROC", "forest's found at 1 %")
+    lines = [
+        [
+            STUDIES[row["study"]]["title"],
+            row["hidden"],
+            *(
+                _span(
+                    {
+                        key: {name: row["learners"][learner][name][key] for name in ("auroc", "recall_at_fpr_01")}
+                        for key in ("mean", "ci95")
+                    },
+                    figure,
+                )
+                for learner in ("LLM", "random forest")
+                for figure in ("auroc", "recall_at_fpr_01")
+            ),
+        ]
+        for row in rows
+    ]
+    about = (
+        "Sizes, first gap and first bytes are the shown fields that tell laboratories apart best (`recipes/audits/sources.py`: each alone "
+        "names one source of seven with macro-F1 .20 to .23, chance .14). The same studies with these fields hidden "
+        f"(`recipes/results/masking.py`; masks {rows[0]['profile']}, seeds {', '.join(map(str, rows[0]['seeds']))}):"
+    )
+    return ["## What hiding the fields that tell sources apart costs", "", about, "", *_table(head, lines)]
+
+
+def measured(results: Path) -> list[str]:
+    """What other recipes have measured in the open world, where their files lie in `results`."""
+    path = results / "masking.json"
+    return [*own_lines(results / "own_captures.json"), *masking_lines(read_json(path)["rows"] if path.is_file() else ())]
+
+
 def _source_lines(body: Mapping[str, Any]) -> list[str]:
     """A row a source: harmless ones by flows flagged, malicious ones by flows found."""
     harmless = sorted((row for row in body["sources"] if row["side"] == "benign"), key=lambda row: (-row["fpr_flow"], row["source"]))
@@ -196,8 +233,8 @@ each table says how far it may be off. For a network unlike all of them there is
 """
 
 
-def markdown(studies: Mapping[str, Mapping[str, Any]], own: Sequence[str] = ()) -> str:
-    """The page: what to expect, what captures of one's own bring (the lines `own`), then the studies."""
+def markdown(studies: Mapping[str, Mapping[str, Any]], more: Sequence[str] = ()) -> str:
+    """The page: what to expect, what else was measured (the lines `more`), then the studies."""
     rows = []
     for name, body in studies.items():
         trees = {key: row for key, row in body["baselines"].items() if key != "identifier_probe"}
@@ -215,7 +252,7 @@ def markdown(studies: Mapping[str, Mapping[str, Any]], own: Sequence[str] = ()) 
             ]
         )
     head = ("task", *HEAD[1:5], "the same, best trees", "AUROC", "AUROC, these trees")
-    lines = [INTRO, *_table(head, rows), *own]
+    lines = [INTRO, *_table(head, rows), *more]
     for name, body in studies.items():
         lines += _study_lines(name, body)
     return "\n".join(lines).rstrip() + "\n"
@@ -238,7 +275,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for name in asked.studies:
             table.study(name, bar)
     done = {name: dict(read_json(table.path(name))) for name in STUDIES if table.path(name).is_file()}
-    page = markdown(done, own_lines(asked.results / "own_captures.json") if asked.results and asked.profile == "strict" else ())
+    more = measured(asked.results) if asked.results and asked.profile == "strict" else []
+    page = markdown(done, more)
     if asked.results:
         other = "" if asked.profile == "strict" else f"_{asked.profile}"
         command = f"python recipes/results/openworld.py --data DATA --out RUN{other and f' --profile {asked.profile}'}"

@@ -197,3 +197,21 @@ def test_training_captures_share_in_the_temperature_as_much_as_any() -> None:
     assert fitted(1, 400) < alone
     assert fitted(8, 400) < fitted(1, 400), "captures count, not rows"
     assert fitted(1, 400) == pytest.approx(fitted(1, 200), rel=0.15), "twice the rows of one capture count the same"
+
+
+def test_the_readouts_share_moves_only_where_captures_agree() -> None:
+    """The trie alone is right on one flow in four that the readout has wrong: taken with forty captures that say so, not with two."""
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 2, 400)
+    right, wrong = np.log([0.9, 0.1]), np.log([0.1, 0.9])
+    trie = np.where((truth == 0)[:, None], right, wrong)
+    answer = np.where(rng.random(400) < 0.25, 1 - truth, truth)
+    readout = np.where((answer == 0)[:, None], right, wrong)
+    labels, y = ["a", "b"], ["ab"[k] for k in truth]
+    many = [f"capture {k // 10}" for k in range(400)]
+    assert calibrate.choose_weight(trie, readout, y, labels, many)[0] < 0.5
+    few = slice(0, 12)
+    chosen, mixed = calibrate.choose_weight(trie[few], readout[few], y[few], labels, ["one"] * 11 + ["other"])
+    assert chosen == calibrate.WEIGHTS[0]
+    assert mixed.shape == (12, 2)
+    assert (answer[few] != truth[few]).any()

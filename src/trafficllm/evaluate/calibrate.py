@@ -12,6 +12,7 @@ from trafficllm.core import metrics
 from trafficllm.core.calibration import log_softmax
 from trafficllm.core.types import F64, I64, Scores
 from trafficllm.evaluate import unknown
+from trafficllm.evaluate.bootstrap import paired
 
 _LOW, _HIGH = np.log(0.05), np.log(20.0)
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
@@ -84,23 +85,31 @@ def fit_temperature(logits: F64, truth: I64, weights: F64 | None = None) -> floa
 
 
 WEIGHTS = (0.8, 1.0, 0.9, 0.6, 0.4, 0.2, 0.0)
-"""Shares of the readout that are tried; the first one stays unless another is better by GAIN macro-F1 on validation."""
+"""Shares of the readout that are tried. The first one stays unless another is better by GAIN macro-F1 on validation, and surely so."""
 GAIN = 0.01
 
 
-def choose_weight(trie: F64, readout: F64, y: Sequence[str], labels: Sequence[str]) -> tuple[float, F64]:
+def choose_weight(
+    trie: F64, readout: F64, y: Sequence[str], labels: Sequence[str], groups: Sequence[object], *, seed: int = 0
+) -> tuple[float, F64]:
     """The readout's share of the verdict and the mixed log-probabilities [n, labels], from the label trie's and the readout's logits.
 
+    Another share than the first is taken only where a paired bootstrap over `groups`, the captures of the rows, has it ahead with 95 %:
+    of 38 flows of app captures the best of seven shares is a matter of luck, and over three seeds it was .6, .2 and .8 on 83.
+
     >>> trie, readout = np.log([[0.9, 0.1], [0.8, 0.2]]), np.log([[0.7, 0.3], [0.1, 0.9]])
-    >>> choose_weight(trie, readout, ["a", "b"], ["a", "b"])[0]
+    >>> choose_weight(trie, readout, ["a", "b"], ["a", "b"], ["x", "y"])[0]
     0.8
     """
     readout = log_softmax(readout)
     mixed = {w: log_softmax((1.0 - w) * trie + w * readout) for w in WEIGHTS}
-    score = {w: metrics.macro_f1(labels, y, [labels[k] for k in p.argmax(axis=1)]) for w, p in mixed.items()}
-    best = max(WEIGHTS, key=lambda w: score[w])
-    weight = best if score[best] > score[WEIGHTS[0]] + GAIN else WEIGHTS[0]
-    return weight, mixed[weight]
+    answers = {w: [labels[k] for k in logits.argmax(axis=1)] for w, logits in mixed.items()}
+    score = {w: metrics.macro_f1(labels, y, answer) for w, answer in answers.items()}
+    best, first = max(WEIGHTS, key=lambda w: score[w]), WEIGHTS[0]
+    ahead = score[best] > score[first] + GAIN
+    if ahead and paired(labels, y, answers[first], answers[best], groups, seed=seed).lower > 0.0:
+        return best, mixed[best]
+    return first, mixed[first]
 
 
 COVERAGE = 0.9

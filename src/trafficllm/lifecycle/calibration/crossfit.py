@@ -194,7 +194,8 @@ def _calibration(learning: Learning, seed: int, weight: float | None = None) -> 
     scores, (readout, counts) = learning.scores, learning.left_out()
     val, train = slice(0, learning.held_out), slice(learning.held_out, None)
     if weight is None:
-        weight, _ = fitting.choose_weight(scores.logits[val], readout[val], learning.labels(val), scores.labels)
+        captures = learning.groups[: learning.held_out]
+        weight, _ = fitting.choose_weight(scores.logits[val], readout[val], learning.labels(val), scores.labels, captures, seed=seed)
     logits = log_softmax((1.0 - weight) * scores.logits + weight * log_softmax(readout))
     held = np.flatnonzero(counts[val])
     taught = learning.held_out + np.flatnonzero(counts[train])

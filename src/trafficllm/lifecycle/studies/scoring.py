@@ -70,7 +70,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int =
     if scores is None:
         step = max(1, -(-len(val) // CALIBRATION_ROWS))
         val, y_val = val[::step], y_val[::step]
-        scores, weight = _weighed(scorer, dataset, val, y_val)
+        scores, weight = _weighed(scorer, dataset, val, y_val, seed)
         scorer.calibration |= weight
     train, y_train = rows(dataset, "train", scorer.labels)
     some = evenly_over_labels(y_train, bank)
@@ -87,7 +87,7 @@ def calibrate(scorer: LLMScorer, dataset: Dataset, *, seed: int = 0, bank: int =
     return fitted.as_dict() | {key: scorer.calibration[key] for key in (WEIGHT,) if key in scorer.calibration}
 
 
-def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequence[str]) -> tuple[Scores, dict[str, float]]:
+def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequence[str], seed: int) -> tuple[Scores, dict[str, float]]:
     """Scores of validation rows by the readout's best weight, and that weight as calibration; as they are where there is no readout."""
     from trafficllm.core.calibration import softmax
     from trafficllm.evaluate import calibrate as fitting
@@ -99,7 +99,7 @@ def _weighed(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int], y: Sequen
     trie = score_rows(scorer, dataset, rows)
     scorer.calibration = past
     assert trie.readout is not None
-    weight, logits = fitting.choose_weight(trie.logits, trie.readout.astype("float64"), y, scorer.labels)
+    weight, logits = fitting.choose_weight(trie.logits, trie.readout.astype("float64"), y, scorer.labels, dataset.groups(rows), seed=seed)
     return replace(trie, logits=logits, probabilities=softmax(logits)), {WEIGHT: weight}
 
 
