@@ -43,6 +43,23 @@ print("HEAVY", *[name for name in {HEAVY!r} if name in sys.modules])
     assert _python(code).stdout.splitlines()[-1] == "HEAVY"
 
 
+@pytest.mark.parametrize("form", ["jsonl", "eve", "ecs"])
+def test_flows_are_written_without_a_heavy_library(form: str, tmp_path: Path) -> None:
+    captures = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
+    code = f"""
+import sys
+from trafficllm.surface.cli.main import main
+sys.argv = ["trafficllm", "capture", "flows", {str(next(captures.glob("*/*.pcap")))!r}, "-f", {form!r}, "-o", {str(tmp_path / "rows")!r}]
+try:
+    main()
+except SystemExit as done:
+    assert done.code in (0, None), done.code
+print("HEAVY", *[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert _python(code).stdout.splitlines()[-1] == "HEAVY"
+    assert (tmp_path / "rows").stat().st_size > 0
+
+
 @pytest.mark.parametrize("library", ["torch", "lightgbm"])
 def test_idle_openmp_threads_sleep(library: str) -> None:
     code = f"import trafficllm, {library}"

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from trafficllm import __version__
-from trafficllm.capture.flows.rows import Connection
-from trafficllm.infer.detector import VerdictRow
-from trafficllm.lifecycle.analyze.alerts import Alerts
-from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.surface.formats.eve import EveEvent, EveHostEvent, host_event, verdict_event
+
+if TYPE_CHECKING:  # a detector's module loads torch, which `capture flows` can do without
+    from trafficllm.capture.flows.rows import Connection
+    from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.alerts import Alerts
+    from trafficllm.lifecycle.analyze.hosts import HostRow
 
 VERSION = "8.11.0"
 Nested: TypeAlias = dict[str, Any]

@@ -8,19 +8,21 @@ own and is not given by default.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
-from trafficllm.capture.flows.rows import Connection
-from trafficllm.capture.foreign.signatures import Signature
 from trafficllm.core.files import hash64
 from trafficllm.core.results import Captured, Counts, closed
 from trafficllm.core.types import UNKNOWN
-from trafficllm.infer.detector import VerdictRow
 from trafficllm.infer.evidence import EvidenceRow
-from trafficllm.lifecycle.analyze.alerts import Alerts, probability
-from trafficllm.lifecycle.analyze.hosts import HostRow
+
+if TYPE_CHECKING:  # a detector's module loads torch, which `capture flows` can do without
+    from trafficllm.capture.flows.rows import Connection
+    from trafficllm.capture.foreign.signatures import Signature
+    from trafficllm.infer.detector import VerdictRow
+    from trafficllm.lifecycle.analyze.alerts import Alerts
+    from trafficllm.lifecycle.analyze.hosts import HostRow
 
 GID = 21580
 """The generator id of our alerts, "TL" as a number: Suricata's own rules have 1, so that no count of signatures mixes with verdicts."""
@@ -195,6 +197,8 @@ def verdict_event(row: VerdictRow, alerts: Alerts) -> EveEvent:
 
     `pcap_filename` and `pcap_cnt` name the file and the first frame, as Suricata does where it reads a file.
     """
+    from trafficllm.lifecycle.analyze.alerts import probability
+
     severity, facts = alerts.severity(row), alerts.facts(row["task"])
     event = _event(row, "alert" if severity else "trafficllm")
     event["pcap_filename"], event["pcap_cnt"] = row["file"], next(iter(row["frames"]), None)
