@@ -107,13 +107,24 @@ def _no_answer(workspace: Workspace, route: TaskRoute, live: Sequence[str], held
         else f"none of the tasks ({route.none:.2f})"
     )
     names = ", ".join(name for _, name in asked) or nothing
-    catalogue = workspace.tasks()
-    tasks = [catalogue[name] for name in live]
-    asks = [task.umbrella_question or task.title for task in tasks] + [SUSPICIOUS] * any(task.asks_malice for task in tasks)
-    near = "; ".join(nearest(taken.rest, asks))
+    near = "; ".join(nearest(taken.rest, _asks(workspace, live)))
     named = ", ".join([*live, *(name for name, _ in asked if name in held_back)])
-    hint = f"nearest that can be asked: {near}; or name a task with --task: {named}"
-    return UsageError("usage.question", f"the question asks for {names}", input="--question", hint=hint)
+    missing = [name for name, _ in asked if name not in held_back]
+    make = f"`trafficllm adapter register DIR --task {missing[0]}` makes an adapter of labelled captures; " if missing else ""
+    hint = f"{make}nearest that can be asked: {near}; or name a task with --task: {named}"
+    without = ", for which there is no adapter here" if missing else ""
+    return UsageError("usage.question", f"the question asks for {names}{without}", input="--question", hint=hint)
+
+
+def askable(workspace: Workspace) -> list[str]:
+    """Questions for verdicts that have an answer here; none where no adapter is live."""
+    return _asks(workspace, [name for name, version in detection_versions(workspace).items() if not version.laboratory_only])
+
+
+def _asks(workspace: Workspace, live: Sequence[str]) -> list[str]:
+    catalogue = workspace.tasks()
+    tasks = sorted((catalogue[name] for name in live), key=lambda task: not task.asks_malice)
+    return [task.umbrella_question or task.title for task in tasks] + [SUSPICIOUS] * any(task.asks_malice for task in tasks)
 
 
 def _detection(workspace: Workspace, name: str) -> str:

@@ -14,6 +14,7 @@ from trafficllm.lifecycle.chat import wording
 from trafficllm.lifecycle.chat.follow_ups import FollowUp, follow_up
 from trafficllm.lifecycle.facts.asking import Understood, understood
 from trafficllm.lifecycle.facts.filters import Filters
+from trafficllm.lifecycle.facts.wording import asks_verdict, lists_flows
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
@@ -27,7 +28,7 @@ SHOWN = 8
 _PACKETS = 20
 _FIELDS = ("frame.number", "frame.time_epoch", "ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "frame.len", "tcp.flags")
 _REPORTED = 3
-_AT_ONCE = frozenset({"report", "hosts", "flows", "what"})
+_AT_ONCE = frozenset({"report", "hosts", "flows", "what", "help"})
 """What can be asked first: it is about the whole capture then."""
 
 
@@ -111,7 +112,7 @@ class Conversation:
             return self._follow(wanted)
         taken = understood(question)
         if taken.filters and not taken.asks and self._about is not None:
-            return self._narrowed(taken.filters)
+            return self._filtered(taken.filters, anew=lists_flows(taken.rest))
         if taken.fact is not None:
             return self._fact(taken)
         if (reply := self._labelled(question, taken)) is not None:
@@ -144,7 +145,7 @@ class Conversation:
             return None
         words = {word.strip("?!.,:;\"'").lower() for word in question.split()}
         labels = [label for label in sorted(table.labels) if label.lower() in words]
-        if len(labels) != 1 or len(words) > 6:
+        if len(labels) != 1 or len(words) > 6 or asks_verdict(" ".join(words - {labels[0].lower()})):
             return None
         self._about = _Subject(replace(taken, hosts=0), replace(table, route=None), label=labels[0])
         return self._listed(f"flows that are {named(labels[0])}, {wording.routed(table)}")
@@ -176,6 +177,8 @@ class Conversation:
     # Follow-ups
 
     def _follow(self, wanted: FollowUp) -> Reply:
+        if wanted.kind == "help":
+            return Reply("", wording.help_text(self.source.asks()))
         if self._about is None:
             self._about = _Subject(understood(""))
         if wanted.kind in {"hosts", "flows", "all"}:
@@ -249,23 +252,33 @@ class Conversation:
         about.shown += len(lines)
         return Reply("more of the same list", text)
 
-    def _narrowed(self, filters: Filters) -> Reply:
-        """The last question again, of fewer flows."""
+    def _filtered(self, filters: Filters, *, anew: bool) -> Reply:
+        """The last question again, of fewer flows; `anew` of all flows that pass these filters. Where none does, what was at hand stays."""
         assert self._about is not None
         before = self._about.question
         joined = replace(
             before.filters,
             hosts=(*before.filters.hosts, *filters.hosts),
-            ports=(*before.filters.ports, *filters.ports),
+            ports=filters.ports or before.filters.ports,
             protos=filters.protos or before.filters.protos,
             after=filters.after or before.filters.after,
             before=filters.before or before.filters.before,
             first=filters.first if filters.first is not None else before.filters.first,
         )
-        self._about.question = replace(before, filters=joined)
-        if before.fact is not None:
-            return self._fact(self._about.question)
-        return self._listed("the same question")
+        asked = replace(before, filters=filters, fact=None, hosts=0) if anew else replace(before, filters=joined)
+        if asked.fact is not None:
+            return self._fact(asked)
+        held, self._about = self._about, replace(self._about, question=asked, label="" if anew else self._about.label)
+        reply = self._listed(wording.routed(self._subject_table()) if anew else "the same question")
+        if self._about.length:
+            return reply
+        self._about = held
+        return replace(reply, text="No flow is like that; what was listed before stays at hand.")
+
+    def _subject_table(self) -> VerdictTable:
+        about = self._subject()
+        assert about.table is not None
+        return about.table
 
     def _packets(self, row: VerdictRow) -> str:
         rows = self.source.packets(row, _FIELDS, _PACKETS)

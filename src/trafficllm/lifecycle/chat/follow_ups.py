@@ -6,13 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["place", "next", "back", "explain", "packets", "report", "hosts", "flows", "all", "more", "what"]
+Kind = Literal["place", "next", "back", "explain", "packets", "report", "hosts", "flows", "all", "more", "what", "help"]
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _NUMBER = re.compile(r"\b(?:(" + "|".join(_ORDINALS) + r"|last)|(?:number|no\.?|#|flow|host)\s*(\d{1,4})|(\d{1,4})(?:st|nd|rd|th))\b")
 _PLACE = re.compile(r"^(?:and|what about|how about|now|show|show me|then)?\s*(?:the\s+)?(?:§)\s*(?:one|flow|host|entry|row)?$")
 _IT = r"(?:it|this|that|them|this one|that one|this flow|that flow|the flow|the verdict|this host|that host|§|the § (?:one|flow|host))"
 _PATTERNS: tuple[tuple[Kind, str], ...] = (
+    (
+        "help",
+        r"help|\?|/help|commands|what (?:can|could|may|should) (?:you|i|one|we) (?:do|ask|say|tell me|answer)(?: (?:you|me|here|now))?",
+    ),
     ("what", rf"what(?:'s| is| are| was) (?:{_IT}|in (?:it|here|there)|this capture|the capture|this traffic|going on(?: here)?)"),
     ("explain", rf"(?:explain|why|how so|how come|what is the evidence|evidence)(?: (?:is )?{_IT})?(?: .{{0,40}})?"),
     ("packets", rf"(?:show|list|print|give|see)?(?: me)?\s*(?:its|his|their|the|this flow's) (?:packets|frames)(?: of {_IT})?"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.analyze.verdict_table import Explained, VerdictTable, explained, judged, packets_of
-from trafficllm.lifecycle.analyze.verdicts import choose
+from trafficllm.lifecycle.analyze.verdicts import askable, choose
 from trafficllm.lifecycle.facts.asking import answer_fact
 from trafficllm.lifecycle.words.words import Told, in_words
 
@@ -31,6 +31,10 @@ class Source(Protocol):
 
     def fact(self, question: Understood) -> FactAnswer | None:
         """The answer to a question that the captures alone answer."""
+        ...
+
+    def asks(self) -> list[str]:
+        """Questions for verdicts that have an answer here."""
         ...
 
     def words(self, question: str, table: VerdictTable) -> Words | None:
@@ -66,6 +70,10 @@ class Captures:
     def fact(self, question: Understood) -> FactAnswer | None:
         """The answer to a question that the captures alone answer."""
         return answer_fact(self.paths, question, self.workspace.config, progress=self.progress)
+
+    def asks(self) -> list[str]:
+        """Questions for verdicts that the workspace's adapters answer."""
+        return askable(self.workspace)
 
     def words(self, question: str, table: VerdictTable) -> Words | None:
         """The answer in words by the workspace's instruct base, if it has one."""

@@ -9,12 +9,14 @@ from trafficllm.capture.flows.rows import endpoint
 from trafficllm.core.escape import spoken
 from trafficllm.core.times import NS, iso_time
 from trafficllm.lifecycle.analyze.sentences import WORDS, named
+from trafficllm.lifecycle.facts.answers import COUNTED
+from trafficllm.lifecycle.facts.wording import asked_as, fact_ids
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
     from trafficllm.lifecycle.analyze.hosts import HostRow
     from trafficllm.lifecycle.analyze.verdict_table import Explained, VerdictTable
-    from trafficllm.lifecycle.facts.results import FactAnswer
+    from trafficllm.lifecycle.facts.results import Cell, FactAnswer
     from trafficllm.lifecycle.words.results import Words
 
 _FIELDS_SHOWN = 6
@@ -73,12 +75,38 @@ def routed(table: VerdictTable) -> str:
     return "routed to " + ", ".join(f"{spoken(name)} (probability {chances.get(name, 0.0):.2f})" for name in table.tasks)
 
 
+def help_text(asks: Sequence[str]) -> str:
+    """What can be asked: for verdicts, of the capture itself, and after an answer."""
+    facts = [asked_as(name) for name in fact_ids()]
+    return "\n".join(
+        [
+            f"Verdicts: {' '.join(asks) or 'no adapter is registered.'}",
+            f"The capture itself, without a model: {' '.join(facts)}",
+            f"After an answer: {_AFTER}",
+        ]
+    )
+
+
+_AFTER = (
+    'only to 10.0.0.5, port 443, after 12:03, "clear filters", "and the second one?", "explain it", "show its packets", "hosts", '
+    '"write a report to out.md"'
+)
+
+
 def fact(answer: FactAnswer, most: int) -> str:
     """A fact: its sentence, and as much of its table."""
     lines = [answer.sentence]
     if answer.rows and answer.total > 1:
         lines.append("  ".join(answer.columns))
-        lines += ["  ".join("-" if cell is None else spoken(str(cell)) for cell in row) for row in answer.rows[:most]]
+        ours = [column in COUNTED for column in answer.columns]
+        lines += ["  ".join(_cell(cell, own) for cell, own in zip(row, ours, strict=True)) for row in answer.rows[:most]]
     if answer.total > most:
         lines.append(f"the first {min(most, len(answer.rows)):,} of {answer.total:,}")
     return "\n".join(lines)
+
+
+def _cell(cell: Cell, own: bool) -> str:
+    """A cell of a fact's table; what is not the reader's `own` word is marked where it is more than a plain word."""
+    if cell is None:
+        return "-"
+    return str(cell) if own else spoken(str(cell))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Table: TypeAlias = "tuple[str, Cell, Sequence[str], Sequence[Sequence[Cell]]]"
 """The sentence, the value, the columns' names and the rows."""
 SHOWN = 20
+COUNTED = frozenset({"from", "to", "protocol", "transport", "contents", "begin", "community id", "how known", "cipher suite", "link type"})
+"""Columns whose words are the reader's own, never a capture's: endpoints, times, and names of protocols and kinds."""
 _RCODES = {1: "format error", 2: "server failure", 3: "no such name", 4: "not implemented", 5: "refused"}
 
 
@@ -227,6 +229,13 @@ def _named(name: str, noun: str, column: str) -> Callable[[CaptureFacts], Table]
     return said
 
 
+def _resolvers(facts: CaptureFacts) -> Table:
+    order = sorted(facts.resolvers.items(), key=lambda item: (-item[1].flows, item[0]))
+    rows = [(name, count.flows, count.packets, count.bytes) for name, count in order]
+    shown = _listed((f"{name} ({_plural(int(flows), 'flow')})" for name, flows, *_ in rows), captured=False)
+    return (f"{_plural(len(rows), 'DNS server')}: {shown}." if rows else "No DNS is seen."), len(rows), _counted_names("server"), rows
+
+
 def _tls_versions(facts: CaptureFacts) -> Table:
     table: Mapping[Any, int] = facts.words.get("tls_versions", {})
     rows = [(version, how, count) for (version, how), count in sorted(table.items(), key=lambda item: (-item[1], item[0]))]
@@ -389,6 +398,7 @@ _ANSWERS: Mapping[str, Callable[[CaptureFacts], Any]] = {
     "ja4": _named("ja4", "JA4 fingerprint", "JA4"),
     "dns_names": _named("dns_names", "DNS name", "name"),
     "dns_errors": _dns_errors,
+    "dns_servers": _resolvers,
     "http_hosts": _named("http_hosts", "HTTP host", "host"),
     "http_urls": _named("http_urls", "URL", "URL"),
     "user_agents": _named("user_agents", "user agent", "user agent"),

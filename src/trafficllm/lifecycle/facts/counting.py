@@ -27,6 +27,8 @@ KEPT = 20
 """Largest and longest flows that are kept."""
 _VERSIONS = {0x0304: "TLS 1.3", 0x0303: "TLS 1.2", 0x0302: "TLS 1.1", 0x0301: "TLS 1.0", 0x0300: "SSL 3.0", 0x0002: "SSL 2.0"}
 _VERSIONS |= {0xFEFF: "DTLS 1.0", 0xFEFD: "DTLS 1.2", 0xFEFC: "DTLS 1.3"}
+_DNS = 53
+"""Where resolvers answer; names asked on the local link (mDNS, LLMNR) have other ports."""
 _SAFE = frozenset({"tls", "quic", "dtls", "ssh"})
 _CLEAR = frozenset(
     {"dns", "http", "http2", "ssdp", "dhcp", "ntp", "netbios", "snmp", "syslog", "ftp", "smtp", "pop3", "imap", "telnet", "sip"}
@@ -95,6 +97,7 @@ class CaptureFacts:
     hosts: dict[str, HostCount] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Counted] = field(default_factory=dict)
     services: dict[str, Counted] = field(default_factory=dict)
+    resolvers: dict[str, Counted] = field(default_factory=dict)
     transports: dict[str, Counted] = field(default_factory=dict)
     ports: dict[tuple[int, str], Counted] = field(default_factory=dict)
     secrecy: dict[str, Counted] = field(default_factory=dict)
@@ -148,6 +151,7 @@ class CaptureFacts:
             (self.transports, proto_name(ends.proto)),
             (self.secrecy, secret),
             *(((self.ports, port),) if has_ports else ()),
+            *(((self.resolvers, ends.resp_h),) if seen.service == "dns" and ends.resp_p == _DNS else ()),
         )
         for table, key in tables:
             self._count(table, key, size, packets)

@@ -19,6 +19,7 @@ _ALIKE = 0.83
 _LONGEST, _MOST_WORDS = 2000, 60
 _ALONE = frozenset({"only", "just", "flows", "flow", "packets", "connections", "verdicts", "verdict", "hosts", "host"})
 """Words that restrict what is shown and ask for nothing themselves."""
+_LISTS = re.compile(r"^(?!.*\b(?:only|just|of (?:them|these|those))\b).*\b(?:flows?|connections?|verdicts?|hosts?|packets)\b")
 _FILE = re.compile(r"\S+\.(?:pcap(?:ng)?|cap|log|gz|zst|lz4|csv|parquet)\S*")
 _PASTED = re.compile(r"<(?:packet|flow|pck)>")
 _WORD = re.compile(r"[\w.]*[^\W\d_][\w.]*")
@@ -89,10 +90,33 @@ def wanted_fact(question: str) -> Wanted | None:
     text = _corrected(_FILE.sub(" ", question[:_LONGEST].lower().replace("\u2019", "'")), table)
     if table.verdict.search(text):
         return None
-    words = [match for match in _WORD.finditer(text) if match[0].strip(".") not in table.stop][:_MOST_WORDS]
+    words = _meaning(text)
     scored = [(share, -place, fact.id) for place, fact in enumerate(table.facts) if (share := _explained(fact, text, words))]
     share, _, name = max(scored, default=(0.0, 0, ""))
     return Wanted(name, round(share, 3)) if share >= _LEAST else None
+
+
+def _meaning(text: str) -> list[re.Match[str]]:
+    """Words that carry a meaning, in order."""
+    return [match for match in _WORD.finditer(text) if match[0].strip(".") not in _table().stop][:_MOST_WORDS]
+
+
+def asks_verdict(question: str) -> bool:
+    """Whether a question has a word that asks for a verdict, or for something to be done.
+
+    >>> asks_verdict("is there DNS tunnelling?"), asks_verdict("which of them are DNS?")
+    (True, False)
+    """
+    return bool(_table().verdict.search(question[:_LONGEST].lower()))
+
+
+def lists_flows(question: str) -> bool:
+    """Whether a question without its filters wants flows listed ("show me flows"), and is no mere "only those".
+
+    >>> lists_flows("show me flows"), lists_flows("only"), lists_flows("only the flows")
+    (True, False, False)
+    """
+    return _LISTS.search(question[:_LONGEST].lower()) is not None
 
 
 def has_content(question: str) -> bool:
@@ -127,18 +151,34 @@ def _explained(fact: _Fact, text: str, words: Sequence[re.Match[str]]) -> float:
     return told / len(words) if words else 1.0
 
 
+_LIKE = 0.2
+"""Share of letters in common below which a question is like none: what fits every capture is then named."""
+_ALWAYS = ("overview", "talkers", "protocols")
+
+
 def nearest(question: str, asks: Sequence[str], *, count: int = 3) -> list[str]:
-    """The `count` questions among `asks` and the facts' own that are most like this one, by the letters they share."""
-    every = list(dict.fromkeys([*asks, *(fact.ask for fact in _table().facts)]))
-    parts = _trigrams(question)
-    order = sorted(range(len(every)), key=lambda k: (-_alike(parts, _trigrams(every[k])), k))
-    return [every[k] for k in order[:count]]
+    """The `count` questions among `asks` and the facts' own that are most like this one: by the letters that their words with a meaning
+    share, and by the words that a fact explains. Where few are like it the first of `asks` and what can be asked of every capture.
+
+    >>> nearest("are there retransmissions?", ["Is it malware?"])
+    ['Is it malware?', 'what is in the capture?', 'who are the top talkers?']
+    """
+    text, parts = question[:_LONGEST].lower(), _trigrams(question)
+    words = _meaning(text)
+    like = {ask: _alike(parts, _trigrams(ask)) for ask in asks}
+    for fact in _table().facts:
+        like[fact.ask] = _alike(parts, _trigrams(fact.ask)) + _explained(fact, text, words)
+    every = list(like)
+    order = sorted(range(len(every)), key=lambda k: (-like[every[k]], k))
+    near = [every[k] for k in order[:count] if like[every[k]] >= _LIKE]
+    return list(dict.fromkeys([*near, *asks[:1], *map(asked_as, _ALWAYS)]))[:count]
 
 
 def _trigrams(text: str) -> frozenset[str]:
-    plain = f"  {' '.join(re.findall(r'[a-z0-9]+', text[:_LONGEST].lower()))} "
-    return frozenset(plain[k : k + 3] for k in range(len(plain) - 2))
+    """Three letters at a time of each word, without words that carry no meaning."""
+    words = [word for word in re.findall(r"[a-z0-9]+", text[:_LONGEST].lower()) if word not in _table().stop]
+    return frozenset(f" {word} "[k : k + 3] for word in words for k in range(len(word)))
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / len(one | other)
+    return len(one & other) / max(len(one | other), 1)

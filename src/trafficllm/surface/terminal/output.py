@@ -156,6 +156,7 @@ def report_failure(error: TrafficLLMError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def tell(error: TrafficLLMError) -> None:
-    """An error and its remedy as one line on stderr."""
-    note(f"error: {error}" + (f" ({error.hint})" if error.hint else ""))
+def tell(error: TrafficLLMError, *, as_answer: bool = False) -> None:
+    """An error and its remedy as one line on stderr; in a conversation, `as_answer`, without the option that is at fault."""
+    said = error.message if as_answer else str(error)
+    note(f"error: {said}" + (f" ({error.hint})" if error.hint else ""))

@@ -33,7 +33,7 @@ def converse(source: Captures, *, quiet: bool) -> int:
             _say(reply)
         except TrafficLLMError as error:
             code = error.exit_code
-            tell(error)
+            tell(error, as_answer=error.input == "--question")
         except KeyboardInterrupt:
             if not person:
                 raise
@@ -43,7 +43,7 @@ def converse(source: Captures, *, quiet: bool) -> int:
 
 def _say(reply: Reply) -> None:
     """An answer on stdout, what the question was taken for on stderr; a report that has a name goes to its file."""
-    from trafficllm.core.escape import for_terminal
+    from trafficllm.core.escape import for_person, for_terminal
     from trafficllm.core.files import atomic_write
     from trafficllm.surface.terminal.output import note
 
@@ -56,7 +56,7 @@ def _say(reply: Reply) -> None:
         atomic_write(out, reply.text + "\n")
         note(f"written to {out}")
         return
-    print("\n".join(map(for_terminal, reply.text.splitlines())), flush=True)
+    print("\n".join(for_terminal(for_person(line)) for line in reply.text.splitlines()), flush=True)
 
 
 def _piped() -> Iterator[str]:

@@ -43,6 +43,12 @@ class Hosted:
         """The answer to a question that the capture alone answers."""
         return self._wait(self.service.fact(self.upload.path, question))
 
+    def asks(self) -> list[str]:
+        """Questions for verdicts that the service's adapters answer."""
+        from trafficllm.lifecycle.analyze.verdicts import askable
+
+        return self._wait(self.service.jobs.turn(self.until, lambda: askable(self.service.workspace)))
+
     def words(self, question: str, table: VerdictTable) -> Words | None:
         """The answer in words by the service's instruct base, if it has one; the model's thread writes it."""
         from trafficllm.lifecycle.words.words import Told, in_words
