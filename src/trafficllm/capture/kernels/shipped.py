@@ -160,7 +160,7 @@ def _engine(llvm: Any, stamp: str) -> Any:
         cpu=processor, features=features, opt=2, reloc="pic", codemodel="jitdefault", jit=True
     )
     machine = blake2b(repr((llvm.llvm_version_info, triple, processor, features)).encode(), digest_size=8).hexdigest()
-    file = _cache_folder() / f"kernels-{stamp[:16]}-{machine}.o"
+    file = cache_folder() / f"kernels-{stamp[:16]}-{machine}.o"
     code = read_code(file) or _emitted(llvm, target, file)
     empty = llvm.parse_assembly("")
     empty.triple = triple
@@ -176,12 +176,17 @@ def _emitted(llvm: Any, target: Any, file: Path) -> bytes:
     module.triple, module.data_layout = llvm.get_process_triple(), str(target.target_data)
     module.verify()
     code = bytes(target.emit_object(module))
+    write_code(file, code)
+    return code
+
+
+def write_code(file: Path, code: bytes) -> None:
+    """Put machine code on disk for `read_code`, where that can be written."""
     try:
         make_folder(file.parent)
         atomic_write(file, blake2b(code, digest_size=_DIGEST).digest() + code, private=True)
     except (OSError, TrafficLLMError):  # it is made anew in the next process
         pass
-    return code
 
 
 def read_code(file: Path) -> bytes | None:
@@ -198,7 +203,7 @@ def read_code(file: Path) -> bytes | None:
     return code if digest == blake2b(code, digest_size=_DIGEST).digest() else None
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """Where numba would keep its own: the folder of NUMBA_CACHE_DIR, beside the module, else the user's cache folder."""
     if named := os.environ.get("NUMBA_CACHE_DIR", ""):
         return Path(named)

@@ -27,6 +27,8 @@ from trafficllm.infer.engine.prefix import PrefixCache, shared_prefix
 from trafficllm.infer.engine.resident import Residents, own
 from trafficllm.model.adapter.readout import FILE, UMBRELLA, Readout, blended, means, reasons
 from trafficllm.model.base.llama import Llama
+from trafficllm.model.base.paths import Paths, functions, hidden_states, parts
+from trafficllm.model.kernels.native import Native
 from trafficllm.model.tuning.collate import padded
 from trafficllm.model.tuning.encode import Encoder
 from trafficllm.model.tuning.trie import LabelTrie
@@ -266,11 +268,15 @@ class Engine:
         with self.lock:
             told = [self._answers.get(question.adapter, how, row) for row in same]
         new = [i for i, one in enumerate(told) if one is None]
-        for batch in batches([len(same[i]) - len(question.prefix) + inner for i in new], batch_tokens, limit):
+        using = functions(self.model)
+        if using is None:
+            parted = batches([len(same[i]) - len(question.prefix) + inner for i in new], batch_tokens, limit)
+        else:
+            parted = parts([same[i] for i in new], inner, batch_tokens)
+        for batch in parted:
             rows = [same[new[k]] for k in batch]
             with self.lock:
-                members = self.members(question.adapter)
-                said = [self._batch(rows, question, member, own) for member, own in zip(members, heads, strict=True)]
+                said = self._said(rows, question, heads, using)
                 for k, one in zip(batch, zip(*said, strict=True), strict=True):
                     told[new[k]] = one
                     self._answers.put(question.adapter, how, same[new[k]], one)
@@ -280,6 +286,35 @@ class Engine:
         """Logits a position costs."""
         narrowed = type(self.model.get_output_embeddings()) is nn.Linear
         return max(1, len(answer.columns)) if narrowed else int(self.model.get_input_embeddings().weight.shape[0])
+
+    def _said(
+        self, rows: Sequence[Sequence[int]], question: Question, heads: Sequence[Sequence[Readout]], using: Native | None
+    ) -> list[list[Answer]]:
+        """What each member says to each prompt of one batch."""
+        members = list(zip(self.members(question.adapter), heads, strict=True))
+        if using is None:
+            return [self._batch(rows, question, member, own) for member, own in members]
+        tree, first = question.answer.tree, max(question.pool_from or 0, len(question.prefix))
+        paths = Paths.of(rows, list(zip(tree.tokens, tree.depth.tolist(), strict=True)), first)
+        return [self._along(paths, question, member, own, using) for member, own in members]
+
+    def _along(self, paths: Paths, question: Question, member: str, heads: Sequence[Readout], using: Native) -> list[Answer]:
+        """As `_batch`, for prompts as paths of a tree; see model.base.paths."""
+        layers, rows = heads[0].layers if heads else (), len(paths.asked)
+        with self.using(member) as model:
+            assert isinstance(model, Llama)
+            width, last = model.config.hidden_size, model.config.num_hidden_layers
+            features, pooled = torch.empty(rows, 2 * width * len(layers)), torch.empty(rows, 2 * width)
+            for layer, states in enumerate(hidden_states(model, paths, using)):
+                for place in (k for k, read in enumerate(layers) if read == layer):
+                    using.pool(states, paths.path, paths.ends, features[:, 2 * width * place : 2 * width * (place + 1)])
+                if layer == last and question.pool_from is not None:
+                    using.pool(states, paths.path, paths.ends, pooled)
+            asked = states[paths.asked]
+            columns = torch.tensor(question.answer.columns, dtype=torch.long)
+            logits = torch.nn.functional.linear(asked, model.head.weight[columns])
+            hidden = asked[:, :1] if question.pool_from is None else torch.stack([asked[:, 0], pooled[:, :width]], 1)
+            return _answers(question, heads, logits.unbind(1), hidden, features if heads else None)
 
     def _batch(self, ids: Sequence[Sequence[int]], question: Question, member: str, heads: Sequence[Readout]) -> list[Answer]:
         """What a member says to each prompt of one batch: raw logits of the tree's columns, hidden states, that at the answer and with
@@ -305,19 +340,13 @@ class Engine:
                 seen = forward_at(
                     model, tokens, at, cache, mask=mask, positions=positions, columns=columns, pool=pool(tokens), layers=layers
                 )
-                parts = list(seen.logits.unbind(1))
+                steps = list(seen.logits.unbind(1))
             else:
                 tokens = padded(rows).to(self.device)
                 at = (lengths - 1)[:, None]
                 seen = forward_at(model, tokens, at, cache, columns=columns, pool=pool(tokens), layers=layers)
-                parts = [seen.logits[:, 0], *(self._branch_by_branch(model, answer, ids) if narrow else ())]
-            picked = [parts[node + 1][:, list(places)] for node, places in answer.choices]
-            flat = torch.cat(picked, 1) if picked else seen.logits[:, 0, :0]
-            states = seen.hidden[:, [0] if pool_from is None else [0, -1]].float().cpu().numpy()
-            said = [head.logits(seen.features) for head in heads] if seen.features is not None else []
-            said += [seen.features] if question.features and seen.features is not None else []
-            second = torch.cat(said, 1) if said else torch.zeros(len(ids), 0)
-            return [Answer(*row) for row in zip(flat.double().cpu().numpy(), states, second.cpu(), strict=True)]
+                steps = [seen.logits[:, 0], *(self._branch_by_branch(model, answer, ids) if narrow else ())]
+            return _answers(question, heads, steps, seen.hidden[:, [0] if pool_from is None else [0, -1]], seen.features)
 
     def _prefill(self, model: nn.Module, prefix: tuple[int, ...]) -> Cache:
         cache = new_cache(model)
@@ -340,6 +369,19 @@ class Engine:
             columns = torch.tensor(answer.columns, dtype=torch.long, device=self.device)
             out.append(forward_at(model, tokens, at, columns=columns).logits[:, 0])
         return out
+
+
+def _answers(
+    question: Question, heads: Sequence[Readout], steps: Sequence[torch.Tensor], hidden: torch.Tensor, features: torch.Tensor | None
+) -> list[Answer]:
+    """One answer a prompt: from the logits of the set's columns at the prompt's end and after each inner token of the tree (`steps`), the
+    hidden states that go along, and the readouts' features."""
+    picked = [steps[node + 1][:, list(places)] for node, places in question.answer.choices]
+    flat = torch.cat(picked, 1) if picked else steps[0][:, :0]
+    said = [head.logits(features) for head in heads] if features is not None else []
+    said += [features] if question.features and features is not None else []
+    second = torch.cat(said, 1) if said else torch.zeros(len(hidden), 0)
+    return [Answer(*row) for row in zip(flat.double().cpu().numpy(), hidden.float().cpu().numpy(), second.cpu(), strict=True)]
 
 
 def _check_alike(folders: Sequence[Path]) -> None:

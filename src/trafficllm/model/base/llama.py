@@ -306,6 +306,11 @@ class Llama(nn.Module):
         return cls(sizes, weights) if {name: tuple(value.shape) for name, value in weights.items()} == sizes.tensors() else None
 
     @property
+    def layers(self) -> tuple[_Block, ...]:
+        """The blocks."""
+        return tuple(self.blocks)  # type: ignore[arg-type]
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         kind: torch.dtype = self.embed.weight.dtype
