@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import trafficllm as tl
-from trafficllm.core.errors import ArtifactError, InputError
+from trafficllm.core.errors import ArtifactError, InputError, ResourceError
 from trafficllm.lifecycle.analyze.analysis import Analysis
 from trafficllm.surface.python.flows import Verdicts
 
@@ -77,6 +77,16 @@ def test_verdicts_are_read_once_for_a_table_and_anew_for_iteration() -> None:
     assert [row["label"] for row in verdicts] == ["DNS", "unknown"]
     assert len(opened) == 2
     assert "DNS 1" in repr(verdicts)
+
+
+def test_without_pandas_the_remedy_is_said(captures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    flows = tl.read(captures / "EAC" / "DNS")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ResourceError, match="pandas is not installed") as caught:
+        flows.to_pandas()
+    assert "trafficllm[pandas]" in caught.value.hint
 
 
 def test_a_notebook_shows_a_summary_that_does_not_act() -> None:

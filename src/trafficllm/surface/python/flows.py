@@ -5,10 +5,12 @@ Iterating reads the capture a batch at a time in constant memory; `to_arrow` and
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from trafficllm.core.errors import ResourceError
 from trafficllm.core.escape import for_html, for_terminal
 from trafficllm.surface.formats.columns import FLOW, VERDICT, Column
 
@@ -58,7 +60,10 @@ class _Rows:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def to_pandas(self) -> pd.DataFrame:
-        """All rows as a data frame; `probabilities` are dicts. Needs the extra `pandas`."""
+        """All rows as a data frame; `probabilities` are dicts. Raises ResourceError where pandas (extra `pandas`) is not installed."""
+        if importlib.util.find_spec("pandas") is None:
+            hint = "`pip install 'trafficllm[pandas]'`, or `.to_arrow()`, which needs nothing more"
+            raise ResourceError("resource.extra", "pandas is not installed", input="to_pandas", hint=hint)
         frame: pd.DataFrame = self.to_arrow().to_pandas(maps_as_pydicts="strict")
         return frame
 
