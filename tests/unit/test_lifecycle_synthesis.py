@@ -13,7 +13,9 @@ from trafficllm.capture.files.write import write_capture
 from trafficllm.core.errors import UsageError
 from trafficllm.core.types import Action, FlowPlan
 from trafficllm.lifecycle.generate.requests import Part, parts_of, shares_of
+from trafficllm.lifecycle.generate.synthesis import parts
 from trafficllm.lifecycle.generate.timeline import timeline
+from trafficllm.lifecycle.workspace import Workspace
 from trafficllm.surface.cli.generate import _moment
 
 LABELS = {"MTG": ("Neris", "Nsis-ay", "Zeus", "World Of Warcraft"), "EAG": ("DNS", "DoH_DoT")}
@@ -42,6 +44,17 @@ def test_a_question_without_a_label_says_which_there_are() -> None:
     assert "Neris" in refused.value.hint
     with pytest.raises(UsageError, match="0 flows of Neris"):
         parts_of("0 flows of Neris", LABELS, flows=7)
+
+
+def test_a_label_that_is_named_is_written_by_the_generator_that_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shipped adapters: the router takes the first for botnet traffic, which nothing here writes, and the second for apps."""
+    monkeypatch.delenv("TRAFFICLLM_SHIPPED", raising=False)
+    workspace = Workspace(registry=str(tmp_path))
+    asked = {"give me 50 flows of Neris": ("MTG", "Neris", 50), "write 5 flows of skype": ("MTG", "Skype", 5)}
+    for question, wanted in asked.items():
+        assert parts(workspace, question=question, flows=10) == (Part(*wanted),)
+    with pytest.raises(UsageError, match="asks for"):
+        parts(workspace, question="is there any malware in here?", flows=10)
 
 
 def test_shares_are_whole_flows_that_sum_up() -> None:

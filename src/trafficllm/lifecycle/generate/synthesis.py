@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from trafficllm import __version__
-from trafficllm.core.errors import UsageError
+from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_stream, sha256_file, write_json
 from trafficllm.core.types import FlowPlan, ProgressSink, Silent
 from trafficllm.lifecycle.generate.requests import MAX_FLOWS, Part, parts_of, shares_of
@@ -105,20 +105,28 @@ def parts(
 
 
 def _labels_of_question(workspace: Workspace, question: str, task: str) -> dict[str, Sequence[str]]:
-    """Live generation tasks that a question asks for, the likeliest first, with their labels."""
+    """Labels by live generation task: those that a question was routed to first, the others behind them, since a label that is named
+    says more than a route ("50 flows of Neris" is botnet traffic to the router, and a class of the malware generator).
+
+    Raises UsageError for a question that asks for nothing to be written, ArtifactError where no generator is live.
+    """
     if task:
         ids = [_generation(workspace, task).id]
     else:
-        kinds = workspace.tasks()
+        kinds = {name: definition.kind for name, definition in workspace.tasks().items()}
         routed = [row.id for row in route(workspace, [question])[0].tasks]
-        ids = [name for name in routed if kinds[name].kind == "generation" and workspace.registry.find_live(name) is not None]
-        if not ids:
+        if not any(kinds[name] == "generation" for name in routed):
             raise UsageError(
                 "usage.question",
                 f"the question asks for {', '.join(routed) or 'none of the tasks'}",
                 input="--question",
                 hint="ask for traffic to be written, or name --task and --label",
             )
+        every = dict.fromkeys([*routed, *kinds])
+        ids = [name for name in every if kinds[name] == "generation" and workspace.registry.find_live(name) is not None]
+        if not ids:
+            hint = "`trafficllm adapter register DIR --task ID` makes one of your captures (see `trafficllm task list`)"
+            raise ArtifactError("artifact.no_adapter", "no generator is registered", input=str(workspace.registry_root), hint=hint)
     return {name: workspace.registry.live(name).manifest.get("labels", workspace.task(name).labels) for name in ids}
 
 
