@@ -1,0 +1,66 @@
+"""The probe of frozen states for stage 1: few lines, a tiny base, every part scored, states computed once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import infer_samples
+import pytest
+import torch
+
+from trafficllm.core.files import read_json
+from trafficllm.core.types import NONE
+from trafficllm.records.instructions import Instruction, load
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "instructions"
+
+
+@pytest.fixture(name="probed")
+def _probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(RECIPE))
+    yield importlib.import_module("probed")
+    for name in ("probed", "routed", "left_out", "wording", "kinds"):
+        if name not in before:
+            sys.modules.pop(name, None)
+
+
+def test_a_probe_gives_a_question_for_two_tasks_to_both(probed: Any) -> None:
+    four = [Instruction("one", ("MTD",)), Instruction("both", ("MTD", "EAC")), Instruction("other", ("EAC",)), Instruction("no", ())]
+    vectors = torch.eye(4)
+    p = probed.probed(vectors.repeat(500, 1), four * 500, vectors)
+    assert p.shape == (4, len(probed.LABELS))
+    assert torch.tensor(p.sum(1)).allclose(torch.ones(4, dtype=torch.float64))
+    one, both, _, none = p
+    mtd, eac = probed.LABELS.index("MTD"), probed.LABELS.index("EAC")
+    assert one.argmax() == mtd
+    assert none.argmax() == probed.LABELS.index(NONE)
+    assert both[mtd] == pytest.approx(both[eac], abs=0.05)
+    assert set(both.argsort()[-2:].tolist()) == {mtd, eac}
+
+
+def test_every_part_is_scored_and_states_are_computed_once(probed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    infer_samples.write_base(tmp_path / "base", seed=0)
+    styles = {style for fold in probed.left_out.FOLDS[:2] for style in fold}
+    unread = [row for row in load("train") if row.author in probed.left_out.UNREAD and row.style in styles][::60]
+    few = {"train": load("train")[::400] + unread, "heldout": load("heldout")[::100]}
+    monkeypatch.setattr(probed, "load", few.__getitem__)
+    monkeypatch.setattr(probed.left_out, "FOLDS", probed.left_out.FOLDS[:2])
+    monkeypatch.setattr(sys, "argv", ["probed.py", "--base", str(tmp_path / "base"), "--name", "tiny", "--work", str(tmp_path / "work")])
+    sys.argv += ["--out", str(tmp_path / "figures.json")]
+    probed.main()
+    body = read_json(tmp_path / "figures.json")["tiny"]
+    assert body["lines"] == len(few["train"])
+    for way in ("probe", "probe and words"):
+        assert set(body[way]) == {"held-out authors", "exam", "exam, later part", "kinds left out"}
+        assert body[way]["held-out authors"]["n"] == len(few["heldout"])
+        asked = sum(count for _, count in body[way]["kinds left out"]["by_kind"].values())
+        assert asked == sum(row.author in probed.left_out.UNREAD and row.style in styles for row in few["train"])
+    assert body["probe and words"]["exam"]["accuracy"] > body["probe"]["exam"]["accuracy"], "a tiny base knows nothing, words do"
+    monkeypatch.setattr(probed, "states", None)
+    probed.main()
+    assert read_json(tmp_path / "figures.json")["tiny"] == body
