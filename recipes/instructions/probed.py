@@ -35,6 +35,7 @@ from trafficllm.lifecycle.adapters.learn_router import answers
 from trafficllm.lifecycle.adapters.learn_wording import fit_phrases
 from trafficllm.model.adapter import readout
 from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning.collate import common
 from trafficllm.records import prompts
 from trafficllm.records.catalog import load_tasks
 from trafficllm.records.instructions import Instruction, load
@@ -45,12 +46,18 @@ Probabilities = npt.NDArray[np.float64]
 
 
 def states(engine: Engine, texts: Sequence[str]) -> tuple[torch.Tensor, int]:
-    """Pooled states [texts, features] of questions, and how many tokens were read; what all of them begin with is not pooled."""
-    ids = [list(engine.encoder.prompt(prompts.routing(text))) for text in texts]
-    shortest = min(map(len, ids))
-    shared = next((k for k in range(shortest) if len({row[k] for row in ids}) > 1), shortest - 1)
+    """Pooled states [texts, features] of questions, and how many tokens those are behind what all of them begin with, which is not pooled."""
+    ids = engine.encoder.prompts([prompts.routing(text) for text in texts])
     with engine.using("") as model:
-        return readout.features_of(model, ids, readout.layers_of(model), shared), sum(map(len, ids))
+        layers = readout.layers_of(model)
+    labels, width = (TASKS[0], NONE), 2 * len(layers) * int(engine.base.model.config.get_text_config().hidden_size)
+    # A readout that says nothing: with it the engine gives its states, and reads what all questions begin with once.
+    blank = readout.Readout(labels, layers, common(ids), 0.0, torch.zeros(width, 2), torch.zeros(2))
+    engine.use_readouts("", [blank])
+    features = engine.score_ids(ids, labels, features=True).features
+    if features is None:
+        raise ValueError("the engine gave no states")
+    return torch.from_numpy(features), sum(map(len, ids)) - len(ids) * blank.first
 
 
 def kept_states(base: str, place: Path, texts: Sequence[str]) -> torch.Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from model_samples import LABELS, prompt_of, records, save_model, save_tokenizer, traffic_tokens
 from tune_forks import fork
 
 from trafficllm.core.settings import TuneOptions
+from trafficllm.model import step_time
 from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.model.base.load import load_base
 from trafficllm.model.results import Forecast
@@ -58,6 +62,7 @@ def test_the_forecast_holds(folder: Path, tmp_path: Path) -> None:
 def test_a_busy_machine_is_told_from_an_idle_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def found(share: float) -> Forecast:
         monkeypatch.setattr(planning, "measured_speed", lambda _: planning.Speed(1e9, share))
+        monkeypatch.setattr(planning, "measured", lambda *_: None)
         return plan_data(folder, _data(), TuneOptions(max_steps=20))
 
     idle, busy = found(1.0), found(0.25)
@@ -103,3 +108,38 @@ def test_methods_precision_and_processes_change_the_forecast(folder: Path) -> No
     split = memory(world=4, shard=True)
     assert split["weights"] == pytest.approx(plain["weights"] / 4, abs=1)
     assert split["activations"] < plain["activations"] / 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_measured_step_needs_no_weights_and_draws_nothing_of_the_callers(tmp_path: Path, family: str, precision: str) -> None:
+    """A deep model, of which few layers are measured, one of them of a family whose layers are listed by kind."""
+    _deep(family).save_pretrained(tmp_path)
+    before = torch.random.get_rng_state()
+    measured = step_time.measured(tmp_path, TuneOptions(r=2, batch_tokens=64), precision, [12, 16, 20])
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert measured is not None
+    assert measured.step > 0 < measured.forward
+
+
+def _deep(family: str) -> Any:
+    from transformers import AutoConfig
+
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 5000, "num_hidden_layers": 8}
+    return AutoConfig.for_model(family, **sizes, **heads)
+
+
+def test_a_layer_is_what_a_deeper_model_takes_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _deep("llama").save_pretrained(tmp_path)
+    monkeypatch.setattr(step_time, "_seconds", lambda _, layers: np.array([7.0 + 2 * layers, 3.0 + layers]))
+    measured = step_time.measured(tmp_path, TuneOptions(batch_tokens=100), "float32", [10] * 9)
+    assert measured == step_time.TokenTime((7 + 2 * 8) / 100, (3 + 8) / 100)
+
+
+def test_nothing_is_measured_where_it_would_take_long_or_be_another_thing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _deep("llama").save_pretrained(tmp_path)
+    assert step_time.measured(tmp_path, TuneOptions(method="full"), "float32", [10]) is None
+    assert step_time.measured(tmp_path, TuneOptions(), "float32", []) is None
+    monkeypatch.setattr(step_time, "LAYER", 4 * 32 * 32 + 3 * 32 * 64)
+    assert step_time.measured(tmp_path, TuneOptions(), "float32", [10]) is None

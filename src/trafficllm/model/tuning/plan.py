@@ -19,6 +19,7 @@ from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
 from trafficllm.model.base.load import resolve
 from trafficllm.model.results import Forecast, TuneMemory
+from trafficllm.model.step_time import TokenTime, measured
 from trafficllm.model.tuning.collate import Sample, answer_loss, collate, plan_batches
 from trafficllm.model.tuning.forward import answer_logits
 from trafficllm.model.tuning.options import TuneData
@@ -27,8 +28,8 @@ SLACK = 1.65
 """Resident memory beside what autograd keeps: transients, and blocks the C allocator does not give back. Measured 1.58-1.72 on the
 embedded base from 2,048 to 16,384 tokens a batch."""
 OVERHEAD = 3.5
-"""A step's time against its matrix products at full speed: element-wise work, small shapes. Measured 2.8-4.6 on the embedded base; on
-SmolLM2 1.3 in float32 and 4.9 in bfloat16, steps of 512 tokens."""
+"""A step's time against its matrix products at full speed, where no step is measured (`model.step_time`): element-wise work, small shapes.
+2.8-4.6 on the embedded base."""
 _BYTES = {"float32": 4.0, "bfloat16": 2.0}
 _NF4_BYTES = 0.53
 """4 bits a weight and an 8-bit scale for each block of 64."""
@@ -212,6 +213,8 @@ def plan(
     `precision` of the base's weights; `world` processes share each batch; a readout is fitted on `read` rows for `labels` labels.
     Raises ArtifactError where the folder is no model.
     """
+    from trafficllm.model.tuning.run import HEAD_ROWS
+
     options = options or TuneOptions()
     model = _meta_model(resolve(base), options, precision)
     batches = plan_batches(lengths, options.batch_tokens, options.seed)
@@ -222,13 +225,18 @@ def plan(
     tokens = round(sum(lengths) * steps / max(len(batches), 1))
     table = model.get_input_embeddings().weight.numel()
     # Forward and backward through frozen weights: 4 operations a weight and token; through trained ones 6; embedding rows: none.
-    work = (4.0 * max(parameters - trained - table, 0) + 6.0 * trained) * tokens / world
-    work *= 4 / 3 if options.gradient_checkpointing else 1
+    work = 4.0 * max(parameters - trained - table, 0) + 6.0 * trained
+    memory = _memory(model, [lengths[row] for row in widest][::world], options, precision, world)  # before a measured step takes any
     speed = measured_speed(precision)
-    idle = OVERHEAD * work / speed.idle + STEP_SECONDS * steps
+    counted = TokenTime(OVERHEAD * work / speed.idle, FORWARD * 2.0 * (parameters - table) / speed.idle)
+    each = measured(resolve(base), options, precision, lengths) or counted
+    pace = 4 / 3 if options.gradient_checkpointing else 1.0
+    mean = sum(lengths) / max(len(lengths), 1)
+    # A readout's head is scaled by features of some rows before the first step.
+    idle = pace * each.step * tokens / world + STEP_SECONDS * steps + each.forward * mean * min(read, HEAD_ROWS)
     seconds = idle / speed.share
     planned = min(seconds, options.max_seconds or seconds)
-    reading = _reading(model, lengths, parameters - table, read, labels) / speed.idle
+    reading = each.forward * mean * read + _fitting(model, read, labels) / speed.idle
     return Forecast(
         parameters=parameters,
         trainable=trained,
@@ -237,7 +245,7 @@ def plan(
         longest=max(lengths, default=0),
         steps=round(steps * planned / seconds) if seconds else steps,
         tokens=round(tokens * planned / seconds) if seconds else tokens,
-        memory=_memory(model, [lengths[row] for row in widest][::world], options, precision, world),
+        memory=memory,
         seconds=round(planned, 1),
         tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
         readout_seconds=round(reading / speed.share, 1),
@@ -267,11 +275,9 @@ def _features(model: Any) -> int:
     return 2 * len(readout.layers_of(model)) * int(model.config.get_text_config().hidden_size)
 
 
-def _reading(model: Any, lengths: Sequence[int], weights: int, rows: int, labels: int) -> float:
-    """Operations of a readout: one forward of its rows, then the passes of its fit."""
-    if not rows or not lengths:
-        return 0.0
-    return 2.0 * weights * rows * sum(lengths) / len(lengths) + 6.0 * FIT_PASSES * rows * _features(model) * labels
+def _fitting(model: Any, rows: int, labels: int) -> float:
+    """Operations of the passes that fit a readout of so many rows."""
+    return 6.0 * FIT_PASSES * rows * _features(model) * labels
 
 
 def plan_data(base: str | Path, data: TuneData, options: TuneOptions, *, precision: str = "float32", world: int = 1) -> Forecast:
