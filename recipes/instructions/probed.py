@@ -46,7 +46,7 @@ Probabilities = npt.NDArray[np.float64]
 
 
 def states(engine: Engine, texts: Sequence[str]) -> tuple[torch.Tensor, int]:
-    """Pooled states [texts, features] of questions, and how many tokens those are behind what all of them begin with, which is not pooled."""
+    """Pooled states [texts, features] of questions and their tokens, both without what all of them begin with."""
     ids = engine.encoder.prompts([prompts.routing(text) for text in texts])
     with engine.using("") as model:
         layers = readout.layers_of(model)
