@@ -46,8 +46,10 @@ NEW_TOKENS, RUNS, ROWS = 16, 5, 32
 
 
 def flows(n: int, folder: Path) -> list[Record]:
-    """`n` masked training records, no two alike: the engine scores equal prompts once, which should not flatter it here."""
-    build_dataset(CAPTURES / "MTD", task=TASK, out=folder, options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
+    """`n` masked training records, no two alike: the engine scores equal prompts once, which should not flatter it here. Their data set
+    is built in `folder` where it is not there."""
+    if not folder.is_dir():
+        build_dataset(CAPTURES / "MTD", task=TASK, out=folder, options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
     data = load(folder)
     idx = np.random.default_rng(0).permutation(data.indices("train")).tolist()
     different = dict(zip(data.units(idx), idx, strict=True))
