@@ -5,6 +5,7 @@ Record headers are left unmarked; what is random or encrypted is a span, so that
 
 from __future__ import annotations
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 _KEXINIT, _NEWKEYS, _LAST_CLEAR = 20, 21, 49
@@ -22,7 +23,7 @@ def _ssh(way: int, data: bytes) -> list[Span]:
     out: list[Span] = []
     at = data.find(b"\n") + 1
     if not data.startswith(b"SSH-") or not at:
-        return [Span(way, 0, len(data), "encrypted")] if data and not data.startswith(b"SSH-") else []
+        return [span_of(way, 0, len(data), "encrypted")] if data and not data.startswith(b"SSH-") else []
     for _ in range(_MOST):
         if at + 6 > len(data):
             break
@@ -31,14 +32,14 @@ def _ssh(way: int, data: bytes) -> list[Span]:
         if not 8 <= size <= _SSH_LONGEST or not 0 < kind <= _LAST_CLEAR:
             break
         if kind == _KEXINIT:
-            out += [Span(way, at + 6, at + 22, "key_exchange"), Span(way, max(end - padding, at + 22), end, "key_exchange")]
+            out += [span_of(way, at + 6, at + 22, "key_exchange"), span_of(way, max(end - padding, at + 22), end, "key_exchange")]
         else:
-            out.append(Span(way, at + 6, end, "key_exchange"))
+            out.append(span_of(way, at + 6, end, "key_exchange"))
         at = end
         if kind == _NEWKEYS:
             break
-    out = [Span(s.dir, s.start, min(s.end, len(data)), s.kind) for s in out if s.start < min(s.end, len(data))]
-    return [*out, Span(way, at, len(data), "encrypted")] if at < len(data) else out
+    out = [span_of(s.dir, s.start, min(s.end, len(data)), s.kind) for s in out if s.start < min(s.end, len(data))]
+    return [*out, span_of(way, at, len(data), "encrypted")] if at < len(data) else out
 
 
 def looks_like_dtls_record(data: bytes) -> bool:
@@ -56,26 +57,26 @@ def dtls(orig: bytes, resp: bytes) -> list[Span]:
             if data[at] == 22 and data[at + 3 : at + 5] == b"\0\0":
                 out += _dtls_handshake(way, data, body + _DTLS_HANDSHAKE, min(end, len(data)), data[body : body + 1])
             elif body < min(end, len(data)):
-                out.append(Span(way, body, min(end, len(data)), "encrypted"))
+                out.append(span_of(way, body, min(end, len(data)), "encrypted"))
             at = end
         if at < len(data):
-            out.append(Span(way, at, len(data), "encrypted"))
+            out.append(span_of(way, at, len(data), "encrypted"))
     return out
 
 
 def _dtls_handshake(way: int, data: bytes, at: int, end: int, kind: bytes) -> list[Span]:
     """Random, session, cookie and extensions of a hello; the whole of any other message."""
     if kind not in {b"\1", b"\2"}:
-        return [Span(way, at, end, "key_exchange")] if at < end else []
-    out = [Span(way, at + 2, min(at + 34, end), "tls.random")]
+        return [span_of(way, at, end, "key_exchange")] if at < end else []
+    out = [span_of(way, at + 2, min(at + 34, end), "tls.random")]
     at += 34
     for name in ("tls.session_id", "tls.ticket")[: 2 if kind == b"\1" else 1]:
         size = data[at] if at < end else 0
-        out.append(Span(way, at + 1, min(at + 1 + size, end), name))
+        out.append(span_of(way, at + 1, min(at + 1 + size, end), name))
         at += 1 + size
     at += 3 if kind == b"\2" else 2 + int.from_bytes(data[at : at + 2], "big")
     at += 1 + data[at] if kind == b"\1" and at < end else 0
-    return [span for span in (*out, Span(way, at, end, "tls.sni")) if span.start < span.end]
+    return [span for span in (*out, span_of(way, at, end, "tls.sni")) if span.start < span.end]
 
 
 def looks_like_wireguard(orig: bytes, resp: bytes) -> bool:
@@ -103,15 +104,15 @@ def ike(orig: bytes, resp: bytes) -> list[Span]:
     for way, data in ((ORIG, orig), (RESP, resp)):
         at = 4 if data[:4] == bytes(4) else 0
         if looks_like_ike(data):
-            out += [Span(way, at, at + 16, "key_exchange"), Span(way, at + 28, len(data), "encrypted")]
+            out += [span_of(way, at, at + 16, "key_exchange"), span_of(way, at + 28, len(data), "encrypted")]
         elif data:
-            out.append(Span(way, 0, len(data), "encrypted"))
+            out.append(span_of(way, 0, len(data), "encrypted"))
     return out
 
 
 def whole(orig: bytes, resp: bytes, kind: str = "encrypted", skip: int = 0) -> list[Span]:
     """Everything of both directions behind `skip` bytes."""
-    return [Span(way, skip, len(data), kind) for way, data in ((ORIG, orig), (RESP, resp)) if len(data) > skip]
+    return [span_of(way, skip, len(data), kind) for way, data in ((ORIG, orig), (RESP, resp)) if len(data) > skip]
 
 
 def looks_like_short_quic(orig: bytes, resp: bytes) -> bool:

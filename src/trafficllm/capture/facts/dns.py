@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 Fields = dict[str, int | str | tuple[int, ...]]
@@ -67,7 +68,7 @@ class _Message:
             behind, self.cut = end, True
         own = after - 2 if after >= 0 else behind
         if own > start:
-            self.spans.append(Span(self.dir, start, own, "dns.name"))
+            self.spans.append(span_of(self.dir, start, own, "dns.name"))
         return b".".join(labels), behind
 
     def skip_name(self, at: int) -> int:
@@ -85,7 +86,7 @@ class _Message:
 def _parse(message: _Message, fields: Fields) -> int:
     """Take one message in; returns the position behind it, or -1 when it is cut or wrong."""
     data, base = message.data, message.base
-    message.spans.append(Span(message.dir, base, base + 2, "dns.id"))
+    message.spans.append(span_of(message.dir, base, base + 2, "dns.id"))
     _, flags, *counts = _HEADER(data, base)
     records, answer = counts[1] + counts[2] + counts[3], flags >> 15
     fields.setdefault("dns.flags.opcode", flags >> 11 & 15)
@@ -137,7 +138,7 @@ def _records(message: _Message, at: int, count: int) -> tuple[int, list[int]]:
         at += 10
         stop = at + size if at + size < end else end
         if at < stop:
-            spans.append(Span(way, at, stop, "dns.address" if kind in (_A, _AAAA) else "dns.name"))
+            spans.append(span_of(way, at, stop, "dns.address" if kind in (_A, _AAAA) else "dns.name"))
         at += size
     return at, types
 
@@ -156,7 +157,7 @@ def dns_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
                 at = max((span.end for span in spans if span.dir == direction), default=begun)
                 break
         if at < len(data):
-            spans.append(Span(direction, at, len(data), "content"))
+            spans.append(span_of(direction, at, len(data), "content"))
     return "dns", fields, spans
 
 
@@ -173,8 +174,8 @@ def dns_tcp_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
             end = min(at + 2 + size, len(data))
             if _parse(_Message(data, at + 2, end, direction, spans), fields) < 0:
                 read = max((span.end for span in spans if span.dir == direction), default=at + 2)
-                spans.append(Span(direction, read, end, "content"))
+                spans.append(span_of(direction, read, end, "content"))
             at += 2 + size
         if at < len(data):
-            spans.append(Span(direction, at, len(data), "content"))
+            spans.append(span_of(direction, at, len(data), "content"))
     return ("dns" if fields else ""), fields, spans

@@ -18,7 +18,9 @@ from trafficllm.capture.facts.dtls import dtls_fields, looks_like_dtls
 from trafficllm.capture.facts.gquic import gquic_fields
 from trafficllm.capture.facts.http import http_facts, looks_like_http
 from trafficllm.capture.facts.http2 import PREFACE, http2_facts
+from trafficllm.capture.facts.keys import FactsCache, Ports, keys_of
 from trafficllm.capture.facts.quic import quic_fields, quic_version
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.capture.facts.tls import hello_start, looks_like_tls, server_hello_start, tls_facts
 from trafficllm.core.types import I64, ORIG, RESP, Facts, FlowBatch, Span
 
@@ -30,19 +32,61 @@ _SSH_PORT, _QUIC_PORT = 22, 443
 _UDP_SERVICES = (("dhcp", (67, 68, 546, 547)), ("ntp", (123,)), ("netbios", (137, 138)), ("snmp", (161, 162)), ("syslog", (514,)))
 _UDP_PORTS = {port: service for service, ports in _UDP_SERVICES for port in ports}
 
+_PORTS = Ports(
+    tcp={*_DNS_PORTS, *_TELNET, _SSH_PORT, *(port for row in services.TCP for port in row.ports)},
+    udp={*_DNS_PORTS, *_IKE_PORTS, _QUIC_PORT, *_UDP_PORTS, *(port for row in services.UDP for port in row.ports)},
+    dns=_DNS_PORTS,
+)
+_PIECE = 4096
+"""Flows that are looked at together: a list of the facts of 32,768 costs as much in garbage collection as parsing does."""
 _NOTHING = Facts()
 _NO_BYTES = (b"", b"")
 
 Found = tuple[str, dict[str, int | str | tuple[int, ...]], list[Span]]
 
 
-def facts_of_flows(batch: FlowBatch) -> Iterator[Facts]:
-    """Facts of every flow of a batch, in its order; a list of them all would cost as much in garbage collection as in parsing."""
-    raw = batch.payload.tobytes()
-    columns = (batch.proto.tolist(), batch.orig_p.tolist(), batch.resp_p.tolist(), batch.payload_ptr.tolist())
-    rows = zip(*columns, beyond_of(batch, range(len(batch))), strict=True)
-    for proto, orig_p, resp_p, (start, middle, end), beyond in rows:
-        yield facts_of(proto, orig_p, resp_p, raw[start:middle], raw[middle:end], beyond=beyond) if end > start else _NOTHING
+def facts_of_flows(batch: FlowBatch, *, rows: I64 | None = None, cache: FactsCache | None = None) -> Iterator[Facts]:
+    """Facts of every flow of a batch, or of these `rows` of it, in their order.
+
+    Flows that differ only in what no fact depends on (random numbers, identifiers, ciphertext, a client's port) share theirs, and with
+    those of earlier batches where a `cache` is given.
+    """
+    cache = FactsCache() if cache is None else cache
+    rows = np.arange(len(batch)) if rows is None else rows
+    for start in range(0, len(rows), _PIECE):
+        yield from _facts_of_some(batch, rows[start : start + _PIECE], cache)
+
+
+def _facts_of_some(batch: FlowBatch, rows: I64, cache: FactsCache) -> Iterator[Facts]:
+    there = batch.payload_ptr[rows, 2] > batch.payload_ptr[rows, 0]
+    of_unique = np.zeros(len(rows), dtype=np.int64)  # 0: no payload
+    unique, of_unique[there] = _unique(batch, rows[there], cache)
+    yield from map([_NOTHING, *unique].__getitem__, of_unique.tolist())
+
+
+def _unique(batch: FlowBatch, rows: I64, cache: FactsCache) -> tuple[list[Facts], I64]:
+    """Facts of the flows in `rows` whose keys are different, and for each flow its place among them, from 1 on."""
+    keys = keys_of(batch, rows, _PORTS, cache.seed)
+    new = np.flatnonzero(keys.first == np.arange(len(rows)))
+    place = np.zeros(len(rows), dtype=np.int64)
+    place[new] = np.arange(1, len(new) + 1)
+    payload, beyond = batch.payload.data, batch.beyond.data
+    more = batch.beyond_ptr[rows[new]] if len(batch.beyond) else np.zeros((len(new), 3), dtype=np.int64)
+    some = rows[new]
+    columns = (batch.proto[some], batch.orig_p[some], batch.resp_p[some], *batch.payload_ptr[some].T, *more.T)
+    numbers = [column.tolist() for column in columns]  # not a list a flow: garbage collection would look at each
+    unique: list[Facts] = []
+    get, raw = cache.get, keys.raw.tobytes()
+    for i, (at, end) in enumerate(zip(keys.starts[new].tolist(), keys.ends[new].tolist(), strict=True)):
+        key = raw[at:end]
+        facts = get(key)
+        if facts is None:
+            proto, orig_p, resp_p, a, b, c, x, y, z = (column[i] for column in numbers)
+            rest = (beyond[x:y].tobytes(), beyond[y:z].tobytes()) if z > x else _NO_BYTES
+            facts = facts_of(proto, orig_p, resp_p, payload[a:b].tobytes(), payload[b:c].tobytes(), beyond=rest)
+            cache.put(key, facts)
+        unique.append(facts)
+    return unique, place[keys.first]
 
 
 def beyond_of(batch: FlowBatch, rows: Sequence[int] | I64) -> Sequence[tuple[bytes, bytes]]:
@@ -76,7 +120,7 @@ def facts_of(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes, *, 
 
 def _within(spans: list[Span], ends: tuple[int, int]) -> list[Span]:
     """Spans as far as they lie in the prefixes."""
-    return [s if s.end <= ends[s.dir] else Span(s.dir, s.start, ends[s.dir], s.kind) for s in spans if s.start < ends[s.dir]]
+    return [s if s.end <= ends[s.dir] else span_of(s.dir, s.start, ends[s.dir], s.kind) for s in spans if s.start < ends[s.dir]]
 
 
 def _add_hello(service: str, fields: dict[str, int | str | tuple[int, ...]], beyond: tuple[bytes, bytes], orig: bytes, resp: bytes) -> None:
@@ -158,7 +202,7 @@ def _udp(orig_p: int, resp_p: int, orig: bytes, resp: bytes) -> Found:
         return dns_facts(orig, resp)
     version = quic_version(orig) or quic_version(resp)
     if version:
-        spans = [Span(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
+        spans = [span_of(d, 5, len(data), "encrypted") for d, data in ((ORIG, orig), (RESP, resp)) if len(data) > 5]
         return "quic", {"quic.version": version}, spans
     if looks_like_dtls(orig):
         return "dtls", {}, ciphertext.dtls(orig, resp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 Fields = dict[str, int | str | tuple[int, ...]]
@@ -63,16 +64,16 @@ def http_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
                 break
             at = _message(data, at, direction, fields, spans)
         if at < len(data):
-            spans.append(Span(direction, at, len(data), "content"))
+            spans.append(span_of(direction, at, len(data), "content"))
     return "http", fields, spans
 
 
 def _message(data: bytes, at: int, direction: int, fields: Fields, spans: list[Span]) -> int:
     """One message from `at`; the position behind its body, the prefix's end where there is none or it goes beyond."""
     if (data.startswith(_METHODS, at) or data.startswith(_MORE_METHODS, at)) and (request := _REQUEST.match(data, at)):
-        spans.append(Span(direction, request.start(2), request.end(2), "http.uri"))
+        spans.append(span_of(direction, request.start(2), request.end(2), "http.uri"))
         spans.extend(
-            Span(direction, *part) for part in target_parts(data, request.start(2), request.end(2), authority=request[1] == b"CONNECT")
+            span_of(direction, *part) for part in target_parts(data, request.start(2), request.end(2), authority=request[1] == b"CONNECT")
         )
         if "http.request.method" not in fields:
             fields["http.request.method"] = request[1].decode("ascii")
@@ -81,10 +82,10 @@ def _message(data: bytes, at: int, direction: int, fields: Fields, spans: list[S
         return _headers(data, request.end(), direction, fields, spans, _REQUEST_FIELDS, "http.request.header_count")
     status = _RESPONSE.match(data, at)
     if status is None:
-        spans.append(Span(direction, at, len(data), "content"))
+        spans.append(span_of(direction, at, len(data), "content"))
         return len(data)
     if status[3].strip() not in _REASONS:
-        spans.append(Span(direction, status.start(3), status.end(3), "content"))
+        spans.append(span_of(direction, status.start(3), status.end(3), "content"))
     if "http.response.code" not in fields:
         fields["http.response.code"] = int(status[2])
         fields["http.response.version"] = f"HTTP/{status[1].decode('ascii')}"
@@ -130,7 +131,7 @@ def _headers(  # noqa: PLR0917 - one call, all from _message
             fields.setdefault(counter, count)
             end = len(data) if chunked else min(line_end + 1 + length, len(data))
             if line_end + 1 < end:
-                spans.append(Span(direction, line_end + 1, end, "query" if form else "content"))
+                spans.append(span_of(direction, line_end + 1, end, "query" if form else "content"))
             return end
         name, colon, value = line.partition(b":")
         count += 1
@@ -138,7 +139,7 @@ def _headers(  # noqa: PLR0917 - one call, all from _message
             key, text = name.strip().lower(), value.strip()
             start = at + len(name) + 1 + len(value) - len(value.lstrip())
             if text:
-                spans.append(Span(direction, start, start + len(text), _SPANS.get(key, "http.header_value")))
+                spans.append(span_of(direction, start, start + len(text), _SPANS.get(key, "http.header_value")))
             if key in names:
                 fields.setdefault(names[key], text.decode("latin-1"))
             if key == b"content-length" and text.isdigit() and len(text) < 12:
@@ -147,7 +148,7 @@ def _headers(  # noqa: PLR0917 - one call, all from _message
             chunked = chunked or key == b"transfer-encoding"
             form = form or (key == b"content-type" and b"urlencoded" in text.lower())
         elif line:
-            spans.append(Span(direction, at, line_end, "http.header_value"))
+            spans.append(span_of(direction, at, line_end, "http.header_value"))
         at = line_end + 1
     fields.setdefault(counter, count)
     return min(at, len(data))

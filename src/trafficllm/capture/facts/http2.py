@@ -5,6 +5,7 @@ Header blocks are compressed (RFC 7541); `hpack` reads them. Only a whole block 
 
 from __future__ import annotations
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 Fields = dict[str, int | str | tuple[int, ...]]
@@ -36,7 +37,7 @@ def http2_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
         counter = "http.request.header_count" if direction == ORIG else "http.response.header_count"
         block, end = _first_block(data, start, direction, spans)
         if end < len(data):
-            spans.append(Span(direction, end, len(data), "content"))
+            spans.append(span_of(direction, end, len(data), "content"))
         headers = _headers(block)
         for name, value in headers:
             if name == b":status" and value.isdigit() and len(value) == 3:
@@ -67,11 +68,11 @@ def _first_block(data: bytes, at: int, direction: int, spans: list[Span]) -> tup
             return b"", at
         else:
             if kind not in _CONTROL and start < min(end, len(data)):
-                spans.append(Span(direction, start, min(end, len(data)), "content"))
+                spans.append(span_of(direction, start, min(end, len(data)), "content"))
             at = min(end, len(data))
             continue
         if start < min(stop, len(data)):
-            spans.append(Span(direction, start, min(stop, len(data)), "http.host"))
+            spans.append(span_of(direction, start, min(stop, len(data)), "http.host"))
         block += data[start:stop]
         if end > len(data) or len(block) > _MAX_BLOCK:
             return b"", at

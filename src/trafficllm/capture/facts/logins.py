@@ -5,6 +5,7 @@ MySQL and PostgreSQL (their manuals' chapters on the protocol), LDAP (RFC 4511),
 
 from __future__ import annotations
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 _STUN_HEADER, _STUN_COOKIE = 20, b"\x21\x12\xa4\x42"
@@ -13,8 +14,8 @@ _MOST = 64
 
 def mysql(orig: bytes, resp: bytes) -> list[Span]:
     """The client's login behind its 32 fixed bytes (packet header: 4) and all after it; the server's greeting behind its version."""
-    out = [Span(ORIG, 36, len(orig), "credential")] if len(orig) > 36 else []
-    return [*out, *([Span(RESP, 5, len(resp), "content")] if len(resp) > 5 else [])]
+    out = [span_of(ORIG, 36, len(orig), "credential")] if len(orig) > 36 else []
+    return [*out, *([span_of(RESP, 5, len(resp), "content")] if len(resp) > 5 else [])]
 
 
 def looks_like_postgresql(orig: bytes) -> bool:
@@ -29,7 +30,7 @@ def postgresql(orig: bytes, resp: bytes) -> list[Span]:
     while at + 8 <= len(orig) and orig[at] == 0:
         size = int.from_bytes(orig[at : at + 4], "big")
         if size > 8:
-            out.append(Span(ORIG, at + 8, min(at + size, len(orig)), "credential"))
+            out.append(span_of(ORIG, at + 8, min(at + size, len(orig)), "credential"))
         at += max(size, 8)
     for way, data, start in ((ORIG, orig, at), (RESP, resp, 0)):
         at = start
@@ -41,10 +42,10 @@ def postgresql(orig: bytes, resp: bytes) -> list[Span]:
             if size < 4 or not chr(data[at]).isalnum():
                 break
             if at + 5 < stop:
-                out.append(Span(way, at + 5, stop, "credential" if way == ORIG and data[at] == 0x70 else "content"))
+                out.append(span_of(way, at + 5, stop, "credential" if way == ORIG and data[at] == 0x70 else "content"))
             at += 1 + size
         if at < len(data):
-            out.append(Span(way, at, len(data), "content"))
+            out.append(span_of(way, at, len(data), "content"))
     return out
 
 
@@ -61,8 +62,8 @@ def ldap(orig: bytes, resp: bytes) -> list[Span]:
     """Everything behind the bind's version is a credential; answers are content behind their first bytes."""
     at = orig.find(b"\x02\x01", 5)
     at = at + 3 if at > 0 else 5
-    out = [Span(ORIG, at, len(orig), "credential")] if len(orig) > at else []
-    return [*out, *([Span(RESP, 10, len(resp), "content")] if len(resp) > 10 else [])]
+    out = [span_of(ORIG, at, len(orig), "credential")] if len(orig) > at else []
+    return [*out, *([span_of(RESP, 10, len(resp), "content")] if len(resp) > 10 else [])]
 
 
 def _ber(data: bytes, at: int, tag: int) -> int:
@@ -84,14 +85,14 @@ def stun(orig: bytes, resp: bytes) -> list[Span]:
         at = 0
         while looks_like_stun(data[at : at + 8]):
             stop = min(at + _STUN_HEADER + int.from_bytes(data[at + 2 : at + 4], "big"), len(data))
-            out.append(Span(way, at + 8, min(at + _STUN_HEADER, len(data)), "key_exchange"))
+            out.append(span_of(way, at + 8, min(at + _STUN_HEADER, len(data)), "key_exchange"))
             at += _STUN_HEADER
             while at + 4 <= stop:
                 size = int.from_bytes(data[at + 2 : at + 4], "big")
                 if size:
-                    out.append(Span(way, at + 4, min(at + 4 + size, stop), "credential"))
+                    out.append(span_of(way, at + 4, min(at + 4 + size, stop), "credential"))
                 at += 4 + size + -size % 4
             at = max(at, stop)
         if at < len(data):
-            out.append(Span(way, at, len(data), "content"))
+            out.append(span_of(way, at, len(data), "content"))
     return out

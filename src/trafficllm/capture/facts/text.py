@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 Spans = list[Span]
@@ -145,11 +146,11 @@ def _direction(grammar: Grammar, direction: int, data: bytes) -> Iterator[Span]:
             if not verb and secret and direction == ORIG:
                 kind = "credential"
         if prefix := grammar.prefix.match(line) if grammar.prefix and shown else None:
-            yield Span(direction, start, start + len(prefix[0]) - 1, "name" if line[:1] == b":" else "content")
+            yield span_of(direction, start, start + len(prefix[0]) - 1, "name" if line[:1] == b":" else "content")
         while shown and line[shown : shown + 1] in _BETWEEN:
             shown += 1
         if shown < len(line):
-            yield Span(direction, start + shown, end, kind)
+            yield span_of(direction, start + shown, end, kind)
 
 
 def _head(grammar: Grammar, line: bytes) -> tuple[int, str, bytes]:
@@ -200,14 +201,14 @@ def _sip(direction: int, data: bytes) -> Iterator[Span]:
         line = data[start:end]
         if status := _SIP_STATUS.match(line):
             body = False
-            yield Span(direction, start + status.end(), end, "content")
+            yield span_of(direction, start + status.end(), end, "content")
         elif looks_like_sip(line):
             body = False
             stop = end - len(_SIP_VERSION) if line.endswith(_SIP_VERSION) else end
-            yield Span(direction, start + line.index(b" ") + 1, stop, "name")
+            yield span_of(direction, start + line.index(b" ") + 1, stop, "name")
         elif body or not line:
             body = True
-            yield Span(direction, start, end, "content")
+            yield span_of(direction, start, end, "content")
         else:
             yield from _sip_header(direction, start, end, line)
 
@@ -218,7 +219,7 @@ def _sip_header(direction: int, start: int, end: int, line: bytes) -> Iterator[S
     if colon and key in _SIP_PLAIN:
         return
     shown = len(name) + 1 if colon and key in _SIP_NAMED | _SIP_SECRET else 0
-    yield Span(direction, start + shown, end, "credential" if key in _SIP_SECRET else "name")
+    yield span_of(direction, start + shown, end, "credential" if key in _SIP_SECRET else "name")
 
 
 _REDIS = _words(
@@ -254,7 +255,7 @@ def _redis(direction: int, data: bytes) -> Iterator[Span]:
         if re.fullmatch(rb"\*-?\d{1,6}", line):
             kind, first = "content", True
         elif re.fullmatch(rb"\$-?\d{1,9}", line):
-            yield Span(direction, start + 1, end, kind)
+            yield span_of(direction, start + 1, end, kind)
         else:
             word = re.match(rb"[+-]?([A-Za-z.]+)", line)
             known = word if word and word[1].upper() in _REDIS and (first or line[:1] in {b"+", b"-"}) else None
@@ -262,7 +263,7 @@ def _redis(direction: int, data: bytes) -> Iterator[Span]:
                 kind = "credential" if known[1].upper() in _REDIS_SECRET else "content"
             shown = known.end() if known else 0
             if shown < len(line):
-                yield Span(direction, start + shown, end, kind)
+                yield span_of(direction, start + shown, end, kind)
             first = False
 
 
@@ -284,12 +285,12 @@ def xmpp(orig: bytes, resp: bytes) -> Spans:
         at, kind = 0, "content"
         for tag in _TAGS.finditer(data):
             if at < tag.start():
-                out.append(Span(d, at, tag.start(), kind))
+                out.append(span_of(d, at, tag.start(), kind))
             at = tag.end()
             secret = tag[0].lstrip(b"</") in {b"auth", b"response", b"challenge", b"username", b"password", b"digest", b"jid"}
             kind = "credential" if secret and tag[0][:2] != b"</" else "content"
         if at < len(data):
-            out.append(Span(d, at, len(data), kind))
+            out.append(span_of(d, at, len(data), kind))
     return out
 
 
@@ -309,7 +310,7 @@ def telnet(orig: bytes, resp: bytes) -> Spans:
         for option in [*_OPTION.finditer(data), None]:
             end = option.start() if option else len(data)
             for a, b in _typed(data, at, end):
-                out.append(Span(d, a, b, "credential" if d == ORIG and typed < _LOGIN_LINES else "content"))
+                out.append(span_of(d, a, b, "credential" if d == ORIG and typed < _LOGIN_LINES else "content"))
                 typed += data[b - 1 : b] in {b"\r", b"\n"}
             at = option.end() if option else len(data)
     return out

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from trafficllm.capture.facts.spans import span_of
 from trafficllm.core.types import ORIG, RESP, Span
 
 Fields = dict[str, int | str | tuple[int, ...]]
@@ -94,7 +95,7 @@ class _Stream:
             stop = self.runs[i + 1][0] if i + 1 < len(self.runs) else len(self.data)
             low, high = max(start, at), min(end, stop)
             if low < high:
-                self.spans.append(Span(self.dir, place + low - at, place + high - at, kind))
+                self.spans.append(span_of(self.dir, place + low - at, place + high - at, kind))
 
 
 def _records(data: bytes, direction: int, start: int) -> _Stream:
@@ -109,7 +110,7 @@ def _records(data: bytes, direction: int, start: int) -> _Stream:
         if kind == _APPLICATION or (encrypted and kind in {_HANDSHAKE, _ALERT}):
             encrypted = True
             if body < stop:
-                stream.spans.append(Span(direction, body, stop, "encrypted"))
+                stream.spans.append(span_of(direction, body, stop, "encrypted"))
         elif kind == _HANDSHAKE:
             stream.runs.append((len(stream.data), body))
             stream.data += data[body:stop]
@@ -117,10 +118,10 @@ def _records(data: bytes, direction: int, start: int) -> _Stream:
         elif kind == _CHANGE_CIPHER:
             encrypted = True
         elif size > _ALERT_SIZE and body < stop:
-            stream.spans.append(Span(direction, body, stop, "encrypted"))
+            stream.spans.append(span_of(direction, body, stop, "encrypted"))
         at += 5 + size
     if at < len(data) and (at + 5 <= len(data) or data[at] not in _KINDS):
-        stream.spans.append(Span(direction, at, len(data), "encrypted"))
+        stream.spans.append(span_of(direction, at, len(data), "encrypted"))
     return stream
 
 

@@ -16,6 +16,7 @@ from trafficllm.capture.flows.community import community_ids
 from trafficllm.capture.flows.decode import decode
 from trafficllm.capture.flows.flow_table import FlowTable
 from trafficllm.capture.flows.packets import PACKET, PacketBatch
+from trafficllm.capture.kernels.canonical.keys import write_keys
 from trafficllm.capture.kernels.compiling import is_cached, is_compiled
 from trafficllm.capture.kernels.decode import decode_frames
 from trafficllm.capture.kernels.flow import assign, evict, expire
@@ -26,7 +27,7 @@ from trafficllm.capture.kernels.sha1 import name_flows
 from trafficllm.core.machine import cores
 from trafficllm.core.types import FrameBatch, ProgressSink
 
-KERNELS: tuple[Any, ...] = (assign, evict, expire, decode_frames, walk_records, walk_blocks, summarize, gather, name_flows)
+KERNELS: tuple[Any, ...] = (assign, evict, expire, decode_frames, walk_records, walk_blocks, summarize, gather, name_flows, write_keys)
 """All entry points."""
 _LIMIT = 60.0  # seconds the second process may take before this one does its work too
 
@@ -61,6 +62,7 @@ def compile_others() -> None:
     summarize(arrays, order, np.zeros(0, dtype=SUMMARY), np.zeros((0, HISTORY), dtype=np.uint8))
     edges, data = np.zeros((0, 3), dtype=np.int64), np.zeros(0, dtype=np.uint8)
     gather(arrays, order, order, np.zeros(0, dtype=STORED), edges, data, edges, data)
+    write_keys(edges, edges, frames.buffer, frames.buffer, edges, data, data, np.full(1, -1, dtype=np.int64), 0)
 
 
 def compile_kernels(sink: ProgressSink) -> None:
