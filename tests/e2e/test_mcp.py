@@ -63,6 +63,16 @@ def test_every_tool_is_read_only_typed_and_described(work: Workbench, place: tup
     assert {tool.name for tool in writing if not tool.annotations.read_only_hint} == {"generate_capture"}
 
 
+def test_where_nothing_is_asked_two_tasks_answer(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shipped adapters: what flows are, and whether they are bad."""
+    monkeypatch.delenv("TRAFFICLLM_SHIPPED", raising=False)
+    work = Workbench(Workspace(registry=str(tmp_path)), Root.of(root))
+    answer = mcp_samples.called(work, "analyze_capture", capture="x.pcap")
+    assert sorted(answer["verdicts"]) == sorted(answer["tasks"]) == ["EAC", "MTD"]
+    assert "DNS" in answer["answer"]
+    assert "Is it malware?" in answer["answer"]
+
+
 def test_a_capture_is_judged_listed_and_explained(work: Workbench, root: Path) -> None:
     answer = mcp_samples.called(work, "analyze_capture", capture="x.pcap", task="EAC")
     table = judged(work.workspace, [root / "x.pcap"], task="EAC")

@@ -47,9 +47,9 @@ class Tools:
     ) -> answers.AnalyzeAnswer:
         """Judge every flow of a capture: one sentence first, then hosts, then the most notable flows.
 
-        Name a task, or ask a question, which is routed to tasks; with neither, the default task answers. A question that the capture
-        alone answers (how many packets, top talkers, TLS versions) is answered in `fact`, without verdicts; hosts, ports and times that
-        a question names restrict the flows.
+        Name a task, or ask a question, which is routed to tasks; with neither, two tasks say what flows are and whether they are bad.
+        A question that the capture alone answers (how many packets, top talkers, TLS versions) is answered in `fact`, without verdicts;
+        hosts, ports and times that a question names restrict the flows.
         """
         from trafficllm.lifecycle.analyze.facts import analyze_facts
         from trafficllm.lifecycle.facts.asking import understood
@@ -59,7 +59,7 @@ class Tools:
         with self.bench.turn(self.progress) as sink:
             if not task and asked.fact is not None:
                 return _counted(self._name(path), analyze_facts([path], asked, self.bench.workspace.config, progress=sink))
-            table = self.bench.table(path, sink, task=task, question=question)
+            table = self.bench.table(path, sink, task=task, question=question, both=True)
         return _analyzed(self._name(path), table.only(asked.filters), str(asked.filters))
 
     def list_flows(

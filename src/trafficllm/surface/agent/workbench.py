@@ -84,10 +84,13 @@ class Workbench:
             raise ResourceError("resource.large", f"larger than {self.limits.file_bytes >> 20:,} MiB", input=name, hint=hint)
         return path
 
-    def table(self, path: Path, sink: ProgressSink, *, task: str = "", question: str = "", latest: bool = False) -> VerdictTable:
+    def table(
+        self, path: Path, sink: ProgressSink, *, task: str = "", question: str = "", latest: bool = False, both: bool = False
+    ) -> VerdictTable:
         """Verdicts of a capture, judged once for as long as the file and the live adapters stay the same; with how a question was routed.
 
-        `latest`: where no task is named, those of the capture's last question.
+        `latest`: where no task is named, those of the capture's last question; `both`: where nothing is asked, what flows are and whether
+        they are bad.
         """
         from trafficllm.lifecycle.analyze.verdicts import choose
 
@@ -96,7 +99,7 @@ class Workbench:
         lives = tuple((name, registry.revision(name)) for name in registry.tasks())
         state: tuple[Any, ...] = (str(path), about.st_size, about.st_mtime_ns, lives)
         recent = [key[-1] for key in reversed(self._tables) if key[:-1] == state] if latest and not task else []
-        tasks, route = (recent[0], None) if recent else choose(self.workspace, task, question)
+        tasks, route = (recent[0], None) if recent else choose(self.workspace, task, question, both=both)
         key = (*state, tasks)
         table = self._tables.get(key)
         if table is None:

@@ -113,7 +113,7 @@ def _ask_notable(workspace: Workspace, folder: Path, task: str) -> list[str]:
 
 
 def _show_registered(answer: AdapterRegister) -> None:
-    from trafficllm.surface.terminal.output import show_pairs, show_table
+    from trafficllm.surface.terminal.output import note, show_pairs, show_table
 
     if answer.quality is not None:  # generators are scored by `evaluate generation`
         rows = [["this adapter", *_score(answer.quality)]]
@@ -121,6 +121,8 @@ def _show_registered(answer: AdapterRegister) -> None:
         rows += [[_cascade_name(answer.cascade), *_score(answer.cascade)]] if answer.cascade else []
         title = f"{answer.task} on {answer.quality.n_test} held-out flows"
         show_table(("", "macro-F1", "95 %"), rows, title=title, right=("macro-F1", "95 %"))
+        if thin := answer.quality.not_measurable:
+            note(f"too few to measure, so the interval says little: {'; '.join(f'{name} ({why})' for name, why in thin.items())}")
     show_pairs(answer, "task", "version", "parent", "status", "seconds", "peak_bytes")
 
 
