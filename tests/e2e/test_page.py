@@ -145,7 +145,9 @@ def _line(n: int, text: str = "DNS", **more: Any) -> dict[str, Any]:
     return {**row, **more}
 
 
-def _analysis(rows: list[dict[str, Any]], hosts: list[dict[str, Any]] | None = None, sentence: str = "Nothing notable.") -> str:
+def _analysis(
+    rows: list[dict[str, Any]], hosts: list[dict[str, Any]] | None = None, sentence: str = "Nothing notable.", **more: Any
+) -> str:
     totals = {
         "packets": 9, "bytes": 900, "first": 1.7e9, "last": 1.7e9 + 60, "link_types": {"ETHERNET": 9}, "truncated": 0, "malformed": {},
         "non_ip": 0, "non_flow": 0, "flows": len(rows), "evicted": 0, "not_read": {},
@@ -156,7 +158,7 @@ def _analysis(rows: list[dict[str, Any]], hosts: list[dict[str, Any]] | None = N
         counts[row["label"]] = counts.get(row["label"], 0) + 1
     end = {
         "schema": "trafficllm.serve.end/1", "sentence": sentence, "flows": len(rows), "verdicts": {"EAC": counts}, "above": {},
-        "hosts": hosts or [], "hosts_total": len(hosts or []), "uncovered": {},
+        "hosts": hosts or [], "hosts_total": len(hosts or []), "uncovered": {}, **more,
     }  # fmt: skip
     return "\n".join(json.dumps(line) for line in (begin, *rows, end)) + "\n"
 
@@ -267,6 +269,14 @@ def test_500_hostile_strings_stay_text(tab: Tab) -> None:
     for what in ("[onerror]", "[onclick]", "main [src]", "main a[href^=javascript]"):
         assert page.locator(what).count() == 0
     assert not page.evaluate("'acted' in window")
+
+
+def test_an_answer_in_words_says_who_gave_it(tab: Tab) -> None:
+    words = {"text": "One <b>flow</b> is DNS.", "by": "choice", "why": "", "base": "smollm2"}
+    _show(tab, _analysis([_line(0)], words=words))
+    assert tab.page.inner_text("p.words") == "One <b>flow</b> is DNS. (chosen by smollm2)"
+    _show(tab, _analysis([_line(0)], words=None))
+    assert tab.page.query_selector("p.words") is None
 
 
 def test_the_policy_stops_scripts_and_html(tab: Tab) -> None:

@@ -553,6 +553,31 @@ def test_a_question_for_a_fact_is_answered_without_a_verdict(client: Any, place:
     assert client.post("/v1/files/file-0/analyze", params={"question": "top talkers"}).status_code == 404
 
 
+class Parrot:
+    """An instruct model that writes the sentence it was shown last."""
+
+    name = "parrot"
+
+    def write(self, prompt: Any) -> str:
+        return str(next(part.value for part in reversed(prompt[:-2]) if part.kind == "question"))
+
+    def likelihoods(self, _: Any, texts: Any) -> list[float]:
+        return [0.0 for _ in texts]
+
+
+def test_an_analysis_of_a_question_ends_in_words_where_an_instruct_base_serves(
+    client: Any, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+    assert _asked(client, mark, "is there malware?", task="EAC")[-1]["words"] is None  # this base has no chat template
+    monkeypatch.setitem(client.service.workspace.__dict__, "writer", Parrot())
+    end = _asked(client, mark, "is there malware?", task="EAC")[-1]
+    assert end["words"]["base"] == "parrot"
+    assert end["words"]["by"] in {"choice", "template"}
+    assert str(end["flows"]) in end["words"]["text"]
+    assert _asked(client, mark, "", task="EAC")[-1]["words"] is None
+
+
 def test_exports_are_those_of_the_command_line(client: Any, place: tuple[Path, Path], capture: Path, tmp_path: Path) -> None:
     """CSV with the three likeliest labels as columns of their own; only the file's name is the upload's."""
     mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]

@@ -30,6 +30,7 @@ from trafficllm.surface.web import results
 if TYPE_CHECKING:
     from trafficllm.core.types import FlowWriter
     from trafficllm.lifecycle.analyze.analysis import Analysis
+    from trafficllm.lifecycle.words.results import Words
 
 captures = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))])
 Export = Literal["jsonl", "csv", "parquet", "zeek", "eve", "ecs", "notice", "intel", "stix"]
@@ -96,13 +97,29 @@ async def _lines(service: Service, file_id: str, ask: Ask) -> AsyncIterator[byte
                     analysis = running
                     totals.update(counted(rows))
                     yield "".join(json_line(row) + "\n" for row in rows).encode()
+            assert analysis is not None
+            words = await _in_words(service, ask.question, analysis, totals, until) if ask.question else None
         except TrafficLLMError as error:
             if analysis is None:
                 raise
             yield (json_line(envelope(error)) + "\n").encode()
             return
-        assert analysis is not None
-        yield _line(_end(analysis, totals, suspicious=bool(taken.hosts)))
+        yield _line(_end(analysis, totals, suspicious=bool(taken.hosts), words=words))
+
+
+async def _in_words(
+    service: Service, question: str, analysis: Analysis, totals: Counter[tuple[str, str, str]], until: float
+) -> Words | None:
+    """The verdicts in words by the service's instruct base, if it has one; the model's thread writes them."""
+    from trafficllm.lifecycle.words.words import Told, in_words
+
+    def work() -> Words | None:
+        if (writer := service.workspace.writer) is None:
+            return None
+        events = [row for row in analysis.hosts.rows() if analysis.raises_event(row)]
+        return in_words(writer, Told.of(question, analysis, totals, events, analysis.counts()))
+
+    return await service.jobs.turn(until, work)
 
 
 def _line(result: results.AnalysisBegin | results.AnalysisEnd | results.AnalysisFact) -> bytes:
@@ -120,7 +137,7 @@ def _begin(analysis: Analysis) -> results.AnalysisBegin:
     )
 
 
-def _end(analysis: Analysis, counts: Counter[tuple[str, str, str]], *, suspicious: bool) -> results.AnalysisEnd:
+def _end(analysis: Analysis, counts: Counter[tuple[str, str, str]], *, suspicious: bool, words: Words | None = None) -> results.AnalysisEnd:
     hosts = analysis.hosts.rows()
     events = [row for row in hosts if analysis.raises_event(row)]
     verdicts: dict[str, Counter[str]] = {task: Counter() for task in analysis.tasks}
@@ -139,6 +156,7 @@ def _end(analysis: Analysis, counts: Counter[tuple[str, str, str]], *, suspiciou
         hosts=hosts[:_HOSTS],
         hosts_total=len(hosts),
         uncovered=dict(analysis.uncovered()),
+        words=words,
     )
 
 

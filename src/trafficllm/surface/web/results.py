@@ -13,6 +13,7 @@ from trafficllm.infer.router.results import TaskRoute
 from trafficllm.lifecycle.analyze.hosts import HostRow
 from trafficllm.lifecycle.analyze.results import CaptureTotals
 from trafficllm.lifecycle.facts.results import FactAnswer
+from trafficllm.lifecycle.words.results import Words
 
 
 class Limits(Result):
@@ -46,7 +47,7 @@ class AnalysisBegin(Result):
 
 class AnalysisEnd(Result):
     """Last line of an analysis for the page: a sentence a task, or who is the most suspicious host where that was asked; and the hosts,
-    those with the positive answer first."""
+    those with the positive answer first. `words` are the verdicts in words where a question was asked and an instruct base serves."""
 
     schema_: Literal["trafficllm.serve.end/1"] = Field(alias="schema")
     sentence: Captured
@@ -56,6 +57,7 @@ class AnalysisEnd(Result):
     hosts: list[HostRow]
     hosts_total: int
     uncovered: Counts
+    words: Words | None = None
 
 
 class FlowDetail(Result):

@@ -125,6 +125,8 @@ export function Fact({ fact, verdicts }) {
     <p class="no-print"><button type="button" onClick=${verdicts}>Show the verdicts</button></p>`;
 }
 
+const BY = { model: (base) => `${base}, its own words`, choice: (base) => `chosen by ${base}`, template: () => "template" };
+
 /** The view of one analysed capture. */
 export function Results({ state, actions }) {
   const { begin, end, rows, filter, sort, file } = state;
@@ -132,6 +134,7 @@ export function Results({ state, actions }) {
   const shown = actions.once("shown", [rows, filter, sort], () => chosenRows(rows, filter, sort));
   const hosts = actions.once("hosts", [rows], () => new Set(rows.flatMap((row) => [row.orig_h, row.resp_h])).size);
   return html`<${Heading}><span class="sentence">${end.sentence}</span></${Heading}>
+    ${end.words && html`<p class="words">${end.words.text} <span class="note">(${BY[end.words.by](end.words.base)})</span></p>`}
     <${Facts} capture=${begin.capture} name=${file.name} hosts=${hosts}/>
     <${Route} route=${begin.route} tasks=${begin.tasks} filters=${begin.filters}/>
     ${Object.entries(end.uncovered).map(([task, n]) => html`<p class="note" key=${task}>${task} has not learnt the kind of ${count(n, "flow")}: no answer.</p>`)}
