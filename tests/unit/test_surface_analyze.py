@@ -336,3 +336,13 @@ def test_numbers_of_a_table_are_whole_where_it_is_wider_than_the_terminal(capsys
     show_table(names, [("MTD", *(f"0.{794 + k}-0.{943 - k}" for k in range(9)))], right=names[1:])
     said = capsys.readouterr().out
     assert [text for text in said.split() if text.startswith("0.")] == [f"0.{794 + k}-0.{943 - k}" for k in range(9)]
+
+
+def test_addresses_fold_only_where_the_terminal_is_too_narrow(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("unknown", "10.200.145.16:55542", "192.178.155.95:443", "1705, 1710, 1712, 1716-1717, 1732, 1743-1749, 1760")]
+    for columns, kept in ((80, True), (48, False)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        show_table(("verdict", "from", "to", "frames"), rows, whole=("from", "to"))
+        said = capsys.readouterr().out
+        assert max(map(len, said.splitlines())) <= columns
+        assert (rows[0][1] in said and rows[0][2] in said) is kept

@@ -6,9 +6,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from trafficllm.core.errors import TrafficLLMError
 from trafficllm.core.escape import for_terminal, visible
@@ -96,22 +96,49 @@ def _given(result: Result | Mapping[str, Any]) -> Mapping[str, Any]:
     return result if isinstance(result, Mapping) else result.given()
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = ()) -> None:
+_NARROW, _BETWEEN, _EDGES = 8, 3, 2
+"""Characters of a column that folds, at least, those between two columns, and those at both edges of a table."""
+
+
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", right: Sequence[str] = (), whole: Sequence[str] = ()
+) -> None:
     """A table on stdout; cells are escaped. Columns named in `right` are numbers: aligned right and never cut or folded, even where the
-    table is then wider than the terminal; text beside them folds."""
+    table is then wider than the terminal; text beside them folds, that of columns named in `whole` last: only where the terminal is too
+    narrow for it."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, title=Text(for_terminal(title)) if title else None, title_justify="left", pad_edge=False)
     cells = [[for_terminal(_cell(value)) for value in row] for row in rows]
-    for k, name in enumerate(columns):
+    longest = {name: max(map(len, (*name.split(), *(row[k] for row in cells)))) for k, name in enumerate(columns)}
+    shares = _shares(longest, fixed={*right, *whole}, room=out().width - _EDGES - _BETWEEN * (len(columns) - 1)) if whole else {}
+    for name in columns:
         number = name in right
-        least = max(map(len, (*name.split(), *(row[k] for row in cells)))) if number else None
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", min_width=least)
+        least = longest[name] if number or (name in whole and shares) else None
+        side: Literal["right", "left"] = "right" if number else "left"
+        table.add_column(Text(name), justify=side, overflow="fold", min_width=least, max_width=shares.get(name))
     for row in cells:
         table.add_row(*map(Text, row))
     out().print(table, crop=False)
+
+
+def _shares(longest: Mapping[str, int], *, fixed: Collection[str], room: int) -> dict[str, int]:
+    """Widths of the columns that fold, where those of `fixed` columns keep all of theirs; none where there is no room for that.
+
+    >>> _shares({"from": 20, "verdict": 7, "frames": 30}, fixed=["from"], room=50)
+    {'verdict': 7, 'frames': 23}
+    """
+    free = sorted((name for name in longest if name not in fixed), key=lambda name: longest[name])
+    left = room - sum(width for name, width in longest.items() if name in fixed)
+    if left < sum(min(longest[name], _NARROW) for name in free):
+        return {}
+    shares = {}
+    for at, name in enumerate(free):
+        shares[name] = min(longest[name], max(left // (len(free) - at), _NARROW))
+        left -= shares[name]
+    return shares
 
 
 def show_pairs(values: Mapping[str, Any] | Result, *names: str) -> None:

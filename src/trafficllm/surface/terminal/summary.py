@@ -177,7 +177,12 @@ class Summary:
         shown = self.notable()
         if shown:
             cells = _cells(out().width, several=len(self.files) > 1, why=any(row["evidence"] for row in shown))
-            show_table(list(cells), [[cell(row) for cell in cells.values()] for row in shown], right=("confidence", "packets"))
+            show_table(
+                list(cells),
+                [[cell(row) for cell in cells.values()] for row in shown],
+                right=("confidence", "packets"),
+                whole=("from", "to"),
+            )
         if self._seen > _SHOWN:
             note(f"the {_SHOWN} most notable of {self._seen:,} flows: choose -f jsonl, csv, parquet, zeek, eve or ecs for all of them")
         for line in self._closing():
