@@ -200,7 +200,8 @@ def test_training_captures_share_in_the_temperature_as_much_as_any() -> None:
 
 
 def test_the_readouts_share_moves_only_where_captures_agree() -> None:
-    """The trie alone is right on one flow in four that the readout has wrong: taken with forty captures that say so, not with one, and not with fewer than 400 flows."""
+    """The trie alone is right on one flow in four that the readout has wrong: taken where forty captures say so, not where one does, and
+    not with fewer than 400 flows."""
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 2, 400)
     right, wrong = np.log([0.9, 0.1]), np.log([0.1, 0.9])
