@@ -21,20 +21,23 @@ _SHORT = struct.Struct(">H").unpack_from
 
 def looks_like_dns(data: bytes, at: int = 0) -> bool:
     """A header with a known opcode and believable counts."""
-    if len(data) - at < 12:
-        return False
-    _, flags, questions, answers, authorities, others = _HEADER(data, at)
-    return bool(flags >> 11 & 15 <= 6 and questions <= 64 and 0 < questions + answers + authorities + others <= 512)
+    return len(data) - at >= 12 and _believable(_HEADER(data, at))
+
+
+def _believable(header: tuple[int, ...]) -> bool:
+    _, flags, questions, answers, authorities, others = header
+    return flags >> 11 & 15 <= 6 and questions <= 64 and 0 < questions + answers + authorities + others <= 512
 
 
 class _Message:
-    """One message inside a prefix: `base` is where it starts, `end` where it must stop."""
+    """One message inside a prefix: `base` is where it starts, `end` where it must stop, `asked` the name of the flow's first question
+    as it stands there, if that is one without a pointer."""
 
-    __slots__ = ("base", "cut", "data", "dir", "end", "sound", "spans")
+    __slots__ = ("asked", "base", "cut", "data", "dir", "end", "sound", "spans")
 
     def __init__(self, data: bytes, base: int, end: int, direction: int, spans: list[Span]) -> None:
         self.data, self.base, self.end, self.dir, self.spans = data, base, end, direction, spans
-        self.cut = False
+        self.cut, self.asked = False, b""
         self.sound: set[int] = set()  # places of pointers that were followed to their end: most answers point to the question
 
     def u16(self, at: int) -> int:
@@ -83,20 +86,25 @@ class _Message:
         return self.name(at)[1]
 
 
-def _parse(message: _Message, fields: Fields) -> int:
+def _parse(message: _Message, header: tuple[int, ...], fields: Fields) -> int:
     """Take one message in; returns the position behind it, or -1 when it is cut or wrong."""
     data, base = message.data, message.base
     message.spans.append(span_of(message.dir, base, base + 2, "dns.id"))
-    _, flags, *counts = _HEADER(data, base)
+    _, flags, *counts = header
     records, answer = counts[1] + counts[2] + counts[3], flags >> 15
     fields.setdefault("dns.flags.opcode", flags >> 11 & 15)
     if answer and "dns.flags.rcode" not in fields:
         fields["dns.flags.rcode"] = flags & 15
         fields["dns.flags.authoritative"] = flags >> 10 & 1
         fields["dns.count.answers"] = counts[1]
-    at = base + 12
+    at, asked = base + 12, message.asked
     for _ in range(min(counts[0], _MAX_RECORDS)):
-        text, at = message.name(at)
+        begun = at
+        if asked and data.startswith(asked, at) and at + len(asked) < message.end:  # nearly every answer repeats its question
+            at += len(asked)
+            message.spans.append(span_of(message.dir, begun, at, "dns.name"))
+        else:
+            text, at = message.name(at)
         kind = message.u16(at)
         if message.cut:
             return -1
@@ -105,8 +113,12 @@ def _parse(message: _Message, fields: Fields) -> int:
             fields["dns.qry.class"] = message.u16(at + 2) & 0x7FFF
             fields["dns.qry.name.len"] = len(text)
             fields["dns.count.labels"] = text.count(b".") + 1 if text else 0
+            if at - begun == len(text) + 2 and data[at - 1] == 0:
+                message.asked = asked = data[begun:at]
         at += 4
-    at, types = _records(message, at, min(records, _MAX_RECORDS))
+    types: list[int] = []
+    if records:
+        at, types = _records(message, at, min(records, _MAX_RECORDS))
     if types and answer and "dns.resp.type" not in fields:
         fields["dns.resp.type"] = tuple(types)
     return at if not message.cut and at <= message.end and counts[0] + records <= _MAX_RECORDS and len(data) >= at else -1
@@ -147,17 +159,21 @@ def dns_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
     """Facts of a flow of DNS datagrams; messages follow one another in each prefix."""
     fields: Fields = {}
     spans: list[Span] = []
+    asked = b""
     for direction, data in ((ORIG, orig), (RESP, resp)):
-        at = 0
+        at, size = 0, len(data)
         for _ in range(_MAX_MESSAGES):
-            if not looks_like_dns(data, at):
+            if size - at < 12 or not _believable(header := _HEADER(data, at)):
                 break
-            begun, at = at, _parse(_Message(data, at, len(data), direction, spans), fields)
+            message = _Message(data, at, size, direction, spans)
+            message.asked = asked
+            begun, at = at, _parse(message, header, fields)
+            asked = message.asked
             if at < 0:
                 at = max((span.end for span in spans if span.dir == direction), default=begun)
                 break
-        if at < len(data):
-            spans.append(span_of(direction, at, len(data), "content"))
+        if at < size:
+            spans.append(span_of(direction, at, size, "content"))
     return "dns", fields, spans
 
 
@@ -172,7 +188,7 @@ def dns_tcp_facts(orig: bytes, resp: bytes) -> tuple[str, Fields, list[Span]]:
             if size < 12 or not looks_like_dns(data, at + 2):
                 break
             end = min(at + 2 + size, len(data))
-            if _parse(_Message(data, at + 2, end, direction, spans), fields) < 0:
+            if _parse(_Message(data, at + 2, end, direction, spans), _HEADER(data, at + 2), fields) < 0:
                 read = max((span.end for span in spans if span.dir == direction), default=at + 2)
                 spans.append(span_of(direction, read, end, "content"))
             at += 2 + size

@@ -9,6 +9,7 @@ where no parser knows the protocol, one of kind "content" covers everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -37,7 +38,7 @@ _PORTS = Ports(
     udp={*_DNS_PORTS, *_IKE_PORTS, _QUIC_PORT, *_UDP_PORTS, *(port for row in services.UDP for port in row.ports)},
     dns=_DNS_PORTS,
 )
-_PIECE = 4096
+_PIECE = 8192
 """Flows that are looked at together: a list of the facts of 32,768 costs as much in garbage collection as parsing does."""
 _NOTHING = Facts()
 _NO_BYTES = (b"", b"")
@@ -53,15 +54,14 @@ def facts_of_flows(batch: FlowBatch, *, rows: I64 | None = None, cache: FactsCac
     """
     cache = FactsCache() if cache is None else cache
     rows = np.arange(len(batch)) if rows is None else rows
-    for start in range(0, len(rows), _PIECE):
-        yield from _facts_of_some(batch, rows[start : start + _PIECE], cache)
+    return chain.from_iterable(_facts_of_some(batch, rows[start : start + _PIECE], cache) for start in range(0, len(rows), _PIECE))
 
 
 def _facts_of_some(batch: FlowBatch, rows: I64, cache: FactsCache) -> Iterator[Facts]:
     there = batch.payload_ptr[rows, 2] > batch.payload_ptr[rows, 0]
     of_unique = np.zeros(len(rows), dtype=np.int64)  # 0: no payload
     unique, of_unique[there] = _unique(batch, rows[there], cache)
-    yield from map([_NOTHING, *unique].__getitem__, of_unique.tolist())
+    return map([_NOTHING, *unique].__getitem__, of_unique.tolist())
 
 
 def _unique(batch: FlowBatch, rows: I64, cache: FactsCache) -> tuple[list[Facts], I64]:
@@ -76,15 +76,18 @@ def _unique(batch: FlowBatch, rows: I64, cache: FactsCache) -> tuple[list[Facts]
     columns = (batch.proto[some], batch.orig_p[some], batch.resp_p[some], *batch.payload_ptr[some].T, *more.T)
     numbers = [column.tolist() for column in columns]  # not a list a flow: garbage collection would look at each
     unique: list[Facts] = []
-    get, raw = cache.get, keys.raw.tobytes()
+    lookup, raw = cache.lookup, keys.raw.tobytes()
     for i, (at, end) in enumerate(zip(keys.starts[new].tolist(), keys.ends[new].tolist(), strict=True)):
         key = raw[at:end]
-        facts = get(key)
+        facts = lookup(key)
+        if facts is None and (facts := cache.get(key)) is not None:
+            lookup = cache.lookup
         if facts is None:
             proto, orig_p, resp_p, a, b, c, x, y, z = (column[i] for column in numbers)
             rest = (beyond[x:y].tobytes(), beyond[y:z].tobytes()) if z > x else _NO_BYTES
             facts = facts_of(proto, orig_p, resp_p, payload[a:b].tobytes(), payload[b:c].tobytes(), beyond=rest)
             cache.put(key, facts)
+            lookup = cache.lookup
         unique.append(facts)
     return unique, place[keys.first]
 

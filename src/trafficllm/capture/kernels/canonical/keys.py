@@ -20,6 +20,7 @@ from trafficllm.core.types import I64, U8
 HEAD = 24
 """Bytes of a key before its contents; the rest of the last eight bytes is zero."""
 _AS_IS, _TLS, _DNS, _CONTENT = 0, 1, 2, 3
+_ONE, _TWO, _THREE, _FOUR, _EIGHT = (np.uint64(_size) for _size in (1, 2, 3, 4, 8))
 _PROBES = 8
 """Places of the table that are looked at: what is not found there counts as new, so crafted collisions cost nothing."""
 
@@ -32,26 +33,29 @@ def _number(keys: U8, at: Word, value: Word, size: Word) -> None:
 
 @inner
 def _word(keys: U8, at: Word) -> Word:
-    return i64(keys[at]) | i64(keys[at + 1]) << 8 | i64(keys[at + 2]) << 16 | i64(keys[at + 3]) << 24
+    """Four bytes at an unsigned place: LLVM makes one load of them."""
+    return i64(keys[at]) | i64(keys[at + _ONE]) << 8 | i64(keys[at + _TWO]) << 16 | i64(keys[at + _THREE]) << 24
 
 
 @inner
 def _hash(keys: U8, at: Word, end: Word, seed: Word) -> Word:
     """Eight bytes a step, in two lanes; `end - at` is a multiple of eight."""
     one, two = seed, seed
-    while at < end:
-        low, high = _word(keys, at), _word(keys, at + 4)
+    for k in range(np.uint64(at), np.uint64(end), _EIGHT):
+        low, high = _word(keys, k), _word(keys, k + _FOUR)
         one, two = mix(one, low ^ low >> 16), mix(two, high ^ high >> 16)
-        at += 8
     return one << 31 | two
 
 
 @inner
 def _same(keys: U8, one: Word, two: Word, size: Word) -> Word:
-    k = 0
-    while k < size and keys[one + k] == keys[two + k]:
-        k += 1
-    return k == size
+    """`size` is a multiple of eight."""
+    here, there = np.uint64(one), np.uint64(two)
+    for k in range(np.uint64(0), np.uint64(size), _EIGHT):
+        low = _word(keys, here + k) ^ _word(keys, there + k)
+        if low | (_word(keys, here + k + _FOUR) ^ _word(keys, there + k + _FOUR)):
+            return False
+    return True
 
 
 @inner

@@ -20,8 +20,8 @@ _READING, _LOST, _UNREAD = i64(0), i64(-1), i64(-2)
 
 @inner
 def blank(data: U8, start: Word, end: Word) -> None:
-    """Zero bytes [start, end)."""
-    for k in range(start, end):
+    """Zero bytes [start, end); unsigned places as in `payload.copy_bytes`."""
+    for k in range(np.uint64(start), np.uint64(max(end, start))):
         data[k] = np.uint8(0)
 
 
