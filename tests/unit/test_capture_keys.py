@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import trafficllm.capture.facts.flow_facts as parsers
-from trafficllm.capture.facts import services
+from trafficllm.capture.facts import http, services
 from trafficllm.capture.facts.flow_facts import beyond_of, facts_of, facts_of_flows
+from trafficllm.capture.facts.http2 import PREFACE
 from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.kernels.canonical.content import FIRST_BYTES
@@ -122,13 +123,12 @@ def test_changed_bytes_give_their_own_facts(batch: FlowBatch) -> None:
         _assert_same(changed, list(facts_of_flows(changed, cache=cache)))
 
 
-def _flows(base: FlowBatch, proto: int, port: int, payloads: Sequence[bytes]) -> FlowBatch:
-    """Flows with these originator's payloads, all else from the first rows of `base`."""
-    ends = np.cumsum([0, *map(len, payloads)])
-    rows = len(payloads)
-    pointers = np.stack([ends[:-1], ends[1:], ends[1:]], axis=1)
+def _flows(base: FlowBatch, proto: int, port: int, payloads: Sequence[bytes], *, side: int = 0) -> FlowBatch:
+    """Flows with these payloads of the originator (`side` 0) or of the responder, all else from `base`."""
+    ends, rows = np.cumsum([0, *map(len, payloads)]), len(payloads)
+    pointers = np.stack([ends[:-1], ends[1 - side : rows + 1 - side], ends[1:]], axis=1)
     data = np.frombuffer(b"".join(payloads), dtype=np.uint8)
-    ones = {"proto": np.full(rows, proto, dtype=np.uint8), "resp_p": np.full(rows, port, dtype=np.uint16), "ts": base.ts[:rows]}
+    ones = {"proto": np.full(rows, proto, dtype=np.uint8), "resp_p": np.full(rows, port, dtype=np.uint16), "ts": np.zeros(rows)}
     empty = {"beyond": np.zeros(0, dtype=np.uint8), "beyond_ptr": np.zeros((0, 3), dtype=np.int64)}
     return replace(base, **ones, **empty, orig_p=np.full(rows, 40000, dtype=np.uint16), payload_ptr=pointers, payload=data)
 
@@ -212,6 +212,80 @@ def test_what_any_pattern_may_begin_with_is_left_to_the_parsers(transport: int) 
     assert seen >= (20, 4)[transport]
 
 
+def _bytes_of(item: Any, rng: np.random.Generator) -> int:
+    """A byte that an item of a character class holds."""
+    from re import _constants as kinds  # type: ignore[attr-defined]
+
+    kind, value = item
+    if kind is kinds.CATEGORY:
+        return int(rng.choice(list(b"0123456789" if value is kinds.CATEGORY_DIGIT else b" \t\r\n")))
+    return int(rng.integers(value[0], value[1] + 1)) if kind is kinds.RANGE else value
+
+
+def _matching(parsed: Any, rng: np.random.Generator) -> bytes:
+    """Bytes that match a parsed pattern, drawn at random."""
+    from re import _constants as kinds  # type: ignore[attr-defined]
+
+    out = b""
+    for kind, value in parsed:
+        if kind is kinds.LITERAL:
+            out += bytes([value])
+        elif kind is kinds.ANY:
+            out += rng.bytes(1)
+        elif kind is kinds.NOT_LITERAL:
+            out += bytes([(value + int(rng.integers(1, 256))) % 256])
+        elif kind is kinds.IN and value[0][0] is kinds.NEGATE:
+            held = {byte for one, what in value[1:] for byte in (range(what[0], what[1] + 1) if one is kinds.RANGE else (what,))}
+            out += bytes([int(rng.choice(sorted(set(range(256)) - held)))])
+        elif kind is kinds.IN:
+            out += bytes([_bytes_of(value[int(rng.integers(len(value)))], rng)])
+        elif kind is kinds.SUBPATTERN:
+            out += _matching(value[3], rng)
+        elif kind is kinds.BRANCH:
+            out += _matching(value[1][int(rng.integers(len(value[1])))], rng)
+        elif kind in {kinds.MAX_REPEAT, kinds.MIN_REPEAT}:
+            for _ in range(int(rng.integers(value[0], min(int(value[1]), value[0] + 8) + 1))):
+                out += _matching(value[2], rng)
+        else:
+            assert kind is kinds.AT, kind
+    return out
+
+
+_OTHERS = {
+    6: (
+        *http._METHODS, *(name + b"/ HTTP/1.1" for name in http._MORE_METHODS), b"HTTP/1.1 200 OK", PREFACE, b"<stream:stream",
+       b"\xff\xfb\x01",        b"INVITE sip:a@b SIP/2.0", b"SIP/2.0 200 OK", b"Get a\r\n",
+        b"\x00\x00\x00\x54\x00\x03\x00\x00user", bytes([0x16, 3, 1]),
+    ),
+    17: (b"M-SEARCH * HTTP/1.1\r\n", b"NOTIFY * HTTP/1.1\r\n", b"SIP/2.0 200 OK", b"ACK sip:a@b SIP/2.0", b"\xc3\x00\x00\x00\x01\x08",
+         b"\x0d12345678Q046", b"\x16\xfe\xfd", b"\x04\x00\x00\x00", b"\x00\x01\x00\x00\x21\x12\xa4\x42", b"\x17\xfe\xfd"),
+}  # fmt: skip
+"""What parsers outside the table of services know by its first bytes."""
+
+
+@pytest.mark.parametrize("proto", [6, 17])
+def test_what_a_parser_recognises_does_not_pass_for_content(batch: FlowBatch, proto: int) -> None:
+    """Each beginning beside a flow of the same sizes that is content: were it taken for that too, it would get the same facts."""
+    from re import _parser  # type: ignore[attr-defined]
+
+    rng = np.random.default_rng(0)
+    beginnings = list(_OTHERS[proto])
+    for row in services.TCP if proto == 6 else services.UDP:
+        parsed = _parser.parse(row.pattern.pattern, re.DOTALL)
+        drawn = [_matching(parsed, rng) for _ in range(20)]
+        assert all(row.pattern.match(data) for data in drawn), row.name
+        beginnings += drawn if not row.ports else []
+    payloads = [data for begin in beginnings for data in (b"\x81" * (len(begin) + 70), begin + b"\xa1" * 70)]
+    names: set[str] = set()
+    for side in (0, 1):
+        flows = _flows(batch, proto, 41000, payloads, side=side)
+        given = list(facts_of_flows(flows))
+        _assert_same(flows, given)
+        assert not any(facts.service for facts in given[::2])
+        names.update(facts.service for facts in given)
+    assert len(names) >= (20, 8)[proto == 17]
+
+
 def test_a_magic_number_behind_other_bytes_is_seen(batch: FlowBatch) -> None:
     payloads = [b"\xe0" * at + magic + b"\xe1" * 40 for at, magic in _BEHIND_ANY.values()]
     payloads += [b"\xe0" * 30 + b"\x16\x03\x01" + b"\xe1" * 40, b"\xe0" * 20 + b"<stream:stream>" + b"\xe1" * 40, b"\xe0" * 60]
@@ -219,5 +293,5 @@ def test_a_magic_number_behind_other_bytes_is_seen(batch: FlowBatch) -> None:
     given = list(facts_of_flows(flows))
     _assert_same(flows, given)
     assert given[0].service == "smb"
-    mail = _flows(batch, 17, 41000, [b"\x20\x01\x00\x00\x21\x12\xa4\x42" + bytes(12), b"\x20" * 20])
-    assert [facts.service for facts in facts_of_flows(mail)] == ["stun", ""]
+    datagrams = _flows(batch, 17, 41000, [b"\x20\x01\x00\x00\x21\x12\xa4\x42" + bytes(12), b"\x20" * 20])
+    assert [facts.service for facts in facts_of_flows(datagrams)] == ["stun", ""]

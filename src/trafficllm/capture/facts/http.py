@@ -42,6 +42,7 @@ _MORE_METHODS = tuple(name.encode() + b" " for name in _WEBDAV.split())
 _SPANS = {b"host": "http.host", b"cookie": "http.cookie", b"set-cookie": "http.cookie"}
 _REQUEST_FIELDS = {b"host": "http.host", b"user-agent": "http.user_agent", b"content-type": "http.content_type", b"referer": "http.referer"}
 _RESPONSE_FIELDS = {b"server": "http.server", b"content-type": "http.response.content_type"}
+_ABOUT_BODY = frozenset((b"content-length", b"transfer-encoding", b"content-type"))
 _REASONS = frozenset((b"", *(status.phrase.encode() for status in HTTPStatus), b"Moved Temporarily", b"Ok"))
 _MAX_MESSAGES, _MAX_HEADERS = 16, 100
 
@@ -95,6 +96,7 @@ def _message(data: bytes, at: int, direction: int, fields: Fields, spans: list[S
 _PEOPLE = re.compile(rb"(?i)/(?:users?|u|members?|profiles?|people|accounts?|customers?|owners?|authors?|contacts?|home|in)/([^/?;#&\s]+)")
 _TILDE = re.compile(rb"/(?:~|%7[Ee]|@|%40)([^/?;#\s]+)")
 _TOKEN = re.compile(rb"[A-Za-z0-9_%:.=+-]{16,}")
+_DIGITS = b"0123456789"
 _PARAMETER = re.compile(rb";([^/?#\s]*)")
 
 
@@ -113,8 +115,9 @@ def target_parts(data: bytes, start: int, end: int, *, authority: bool = False) 
         out += [(*match.span(1), "name") for match in pattern.finditer(data, start, stop)]
     out += [(*match.span(1), "query") for match in _PARAMETER.finditer(data, start, stop) if match[1]]
     for match in _TOKEN.finditer(data, start, stop):
-        digits = sum(0x30 <= byte <= 0x39 for byte in match[0])
-        if digits >= 4 and digits < len(match[0]):
+        token = match[0]
+        digits = len(token) - len(token.translate(None, _DIGITS))
+        if digits >= 4 and digits < len(token):
             out.append((*match.span(), "credential"))
     return out
 
@@ -122,33 +125,40 @@ def target_parts(data: bytes, start: int, end: int, *, authority: bool = False) 
 def _headers(  # noqa: PLR0917 - one call, all from _message
     data: bytes, at: int, direction: int, fields: Fields, spans: list[Span], names: dict[bytes, str], counter: str
 ) -> int:
-    length, chunked, form, count = 0, False, False, 0
-    while at < len(data) and count <= _MAX_HEADERS:
+    length, chunked, form, count, size = 0, False, False, 0, len(data)
+    while at < size and count <= _MAX_HEADERS:
         stop = data.find(b"\n", at)
-        line_end = len(data) if stop < 0 else stop
+        line_end = size if stop < 0 else stop
         line = data[at:line_end]
-        if not line.strip(b"\r") and stop >= 0:
-            fields.setdefault(counter, count)
-            end = len(data) if chunked else min(line_end + 1 + length, len(data))
-            if line_end + 1 < end:
-                spans.append(span_of(direction, line_end + 1, end, "query" if form else "content"))
-            return end
         name, colon, value = line.partition(b":")
-        count += 1
         if colon:
+            count += 1
             key, text = name.strip().lower(), value.strip()
-            start = at + len(name) + 1 + len(value) - len(value.lstrip())
             if text:
+                start = line_end - len(value.lstrip())
                 spans.append(span_of(direction, start, start + len(text), _SPANS.get(key, "http.header_value")))
             if key in names:
                 fields.setdefault(names[key], text.decode("latin-1"))
-            if key == b"content-length" and text.isdigit() and len(text) < 12:
-                length = int(text)
-                fields.setdefault("http.content_length" if direction == ORIG else "http.response.content_length", length)
-            chunked = chunked or key == b"transfer-encoding"
-            form = form or (key == b"content-type" and b"urlencoded" in text.lower())
-        elif line:
-            spans.append(span_of(direction, at, line_end, "http.header_value"))
+            if key not in _ABOUT_BODY:
+                pass
+            elif key == b"content-length":
+                if text.isdigit() and len(text) < 12:
+                    length = int(text)
+                    fields.setdefault("http.content_length" if direction == ORIG else "http.response.content_length", length)
+            elif key == b"transfer-encoding":
+                chunked = True
+            else:
+                form = form or b"urlencoded" in text.lower()
+        elif not line.strip(b"\r") and stop >= 0:
+            fields.setdefault(counter, count)
+            end = size if chunked else min(line_end + 1 + length, size)
+            if line_end + 1 < end:
+                spans.append(span_of(direction, line_end + 1, end, "query" if form else "content"))
+            return end
+        else:
+            count += 1
+            if line:
+                spans.append(span_of(direction, at, line_end, "http.header_value"))
         at = line_end + 1
     fields.setdefault(counter, count)
-    return min(at, len(data))
+    return min(at, size)

@@ -21,8 +21,42 @@ _XMPP_WITHIN = 256
 
 
 @inner
+def _is_letter(byte: Word) -> Word:
+    return (65 <= byte <= 90) | (97 <= byte <= 122) | (byte == 0x2D)
+
+
+@inner
+def _zero_begins_tcp(data: U8, at: Word, end: Word) -> Word:
+    """Behind a zero: PostgreSQL and Kerberos have their fifth byte, OpenVPN its third."""
+    if end - at < 5:
+        return True
+    fifth = i64(data[at + 4])
+    if data[at + 1] == 0 and ((fifth == 0) | (fifth == 4) | (0x6A <= fifth <= 0x6F) | (fifth == 0x7E)):
+        return True
+    return data[at + 1] >= 0x0E and (data[at + 2] == 0x38 or data[at + 2] == 0x50)
+
+
+@inner
+def _small_begins_udp(data: U8, at: Word, end: Word) -> Word:
+    """Behind 0 to 4: three zeros of WireGuard, TFTP's request."""
+    if end - at < 4:
+        return True
+    zeros = data[at + 1] == 0 and data[at + 2] == 0 and data[at + 3] == 0
+    return zeros or (data[at] == 0 and 1 <= data[at + 1] <= 2)
+
+
+@inner
 def _may_begin(data: U8, at: Word, end: Word, transport: Word) -> Word:
-    return at < end and FIRST_BYTES[data[at]] & transport != 0
+    if at >= end or FIRST_BYTES[data[at]] & transport == 0:
+        return False
+    first = i64(data[at])
+    if transport == _TCP and first == 0:
+        return _zero_begins_tcp(data, at, end)
+    if transport == _UDP and first <= 4:
+        return _small_begins_udp(data, at, end)
+    if _is_letter(first) and first != 0x50 and not (transport == _UDP and first >= 97):  # words of text; OpenVPN begins with a P too
+        return at + 1 >= end or _is_letter(i64(data[at + 1]))
+    return True
 
 
 @inner
