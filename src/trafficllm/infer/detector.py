@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import TypedDict
 
+from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.results import Captured, closed
 from trafficllm.core.types import NOT_COVERED, UNKNOWN, Facts, FlowBatch, FlowMeta, Record, Scorer
@@ -233,9 +234,10 @@ class Detector:
 
         `seen` is given what the first bytes of flows say, for whoever counts that: parsing them again would cost as much as once.
         """
+        cache = FactsCache()
         for batch in batches:
             for at in range(0, len(batch), CHUNK):  # a batch has up to 32,768 flows: not all as records at once
-                rows = list(records_in(batch, at, at + CHUNK))
+                rows = list(records_in(batch, at, at + CHUNK, cache=cache))
                 if seen is not None:
                     seen(batch, at, [record.facts for record, _ in rows])
                 judged = [self.judge(rows, task) for task in tasks]

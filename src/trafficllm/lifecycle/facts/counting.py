@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trafficllm.capture.facts.flow_facts import facts_of_flows
+from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.capture.flows.counts import CountsBuilder
 from trafficllm.capture.flows.rows import address_text, proto_name
 from trafficllm.core.types import CaptureCounts, Facts, FlowBatch, ProgressSink
@@ -108,9 +109,9 @@ class CaptureFacts:
     _largest: list[tuple[int, int, FlowSeen]] = field(default_factory=list)
     _longest: list[tuple[int, int, FlowSeen]] = field(default_factory=list)
 
-    def add(self, batch: FlowBatch) -> None:
-        """Count a batch of flows."""
-        self._add_rows(_rows(batch, 0, len(batch), facts_of_flows(batch)))
+    def add(self, batch: FlowBatch, cache: FactsCache | None = None) -> None:
+        """Count a batch of flows; with a `cache`, those like flows of earlier batches are not parsed again."""
+        self._add_rows(_rows(batch, 0, len(batch), facts_of_flows(batch, cache=cache)))
 
     def add_part(self, batch: FlowBatch, start: int, facts: Sequence[Facts]) -> None:
         """Count the flows of a batch from `start` on that these facts are of."""
@@ -271,8 +272,8 @@ def collect(
     """Read captures and count; no model takes part. Raises InputError for files that cannot be read, as `read_flows`."""
     from trafficllm.capture.flows.assembly import read_flows
 
-    counts, facts = CountsBuilder(), CaptureFacts(filters or Filters())
+    counts, facts, cache = CountsBuilder(), CaptureFacts(filters or Filters()), FactsCache()
     for batch in read_flows(paths, options=options, counts=counts, progress=progress, skipped=skipped):
-        facts.add(batch)
+        facts.add(batch, cache)
     facts.counts = counts.build()
     return facts

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trafficllm.capture.facts.flow_facts import beyond_of, facts_of
+from trafficllm.capture.facts.flow_facts import beyond_of, facts_of, facts_of_flows
+from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.core.files import hash64
 from trafficllm.core.types import U8, U16, Facts, FlowBatch, FlowMeta, Record, Span
 from trafficllm.records.codec.canonical import ICMP_PROTOS, MAX_PACKETS, TCP
@@ -35,6 +36,8 @@ _CHORES = {
 }
 _NEIGHBOUR = range(133, 138)  # RFC 4861 section 4
 IGMP = 2
+_MANY = 8
+"""Flows from which it pays to look for those alike: numpy costs as much as parsing five."""
 CHORES = ("", *sorted({*_CHORES.values(), "nd", "igmp"}))
 _CHORE_OF = np.array([CHORES.index(_CHORES.get(port, "")) for port in range(1 << 16)], dtype=np.int64)
 
@@ -48,13 +51,16 @@ def records_of(batch: FlowBatch) -> list[tuple[Record, FlowMeta]]:
     return list(records_in(batch, 0, len(batch)))
 
 
-def records_in(batch: FlowBatch, start: int, stop: int, *, capture: str = "", origin: str = "") -> Iterator[tuple[Record, FlowMeta]]:
+def records_in(
+    batch: FlowBatch, start: int, stop: int, *, capture: str = "", origin: str = "", cache: FactsCache | None = None
+) -> Iterator[tuple[Record, FlowMeta]]:
     """Raw records `start` to `stop` of a batch, one at a time.
 
-    `capture` and `origin` stand in for the file's own name in every FlowMeta.
+    `capture` and `origin` stand in for the file's own name in every FlowMeta. With a `cache`, flows like those before are not parsed again.
     """
     rows = _Rows(batch, start, min(stop, len(batch)), capture=capture, origin=origin)
-    return ((rows.record(i), rows.meta(i)) for i in range(rows.count))
+    facts = facts_of_flows(batch, rows=np.arange(start, start + rows.count), cache=cache) if rows.count >= _MANY else rows.facts()
+    return ((rows.record(i, own), rows.meta(i)) for i, own in enumerate(facts))
 
 
 def chores(proto: U8, orig_p: U16, resp_p: U16, icmp: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -112,7 +118,12 @@ class _Rows:
         self.origins = [origin or name.rsplit("/", 1)[-1] for name in self.files]
         self.source = batch.source[flows].tolist() if batch.files else [0] * self.count
 
-    def record(self, i: int) -> Record:
+    def facts(self) -> Iterator[Facts]:
+        """Facts flow by flow."""
+        for proto, ports, (a, b, c), beyond in zip(self.proto, self.ports, self.payload_ptr, self.beyond, strict=True):
+            yield facts_of(proto, *ports, self.payload[a:b], self.payload[b:c], beyond=beyond)
+
+    def record(self, i: int, facts: Facts) -> Record:
         start, end = self.ptr[i], min(self.ptr[i + 1], self.ptr[i] + MAX_PACKETS)
         rows = slice(start, end)
         n = end - start
@@ -121,7 +132,6 @@ class _Rows:
         a, b, c = self.payload_ptr[i]
         payload = (self.payload[a:b], self.payload[b:c])
         icmp = proto in ICMP_PROTOS
-        facts = facts_of(proto, *self.ports[i], *payload, beyond=self.beyond[i])
         spans = address_spans(self.version[i], self.hosts[i], payload)
         return Record(
             kind="flow",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import InputError
 from trafficllm.core.files import slug
@@ -66,11 +67,11 @@ def capture_pieces(
     origin = origin_of(file)
     share = reserved.share(file.rel_to(root)) if reserved else 0.0
     held = held_flows(file, root, reserved, options) if reserved and 0 < share < 1 else None
-    at = 0
+    at, cache = 0, FactsCache()
     for batch in read_flows([file.path], options=options):
         for start in range(0, len(batch), PIECE):
             out = Gathered()
-            for record, meta in records_in(batch, start, start + PIECE, capture=file.rel, origin=origin):
+            for record, meta in records_in(batch, start, start + PIECE, capture=file.rel, origin=origin, cache=cache):
                 mark = held[at] if held is not None else share > 0
                 at += 1
                 chore = "" if keep_chores else housekeeping(record)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trafficllm.capture.facts.flow_facts import beyond_of, facts_of
+from trafficllm.capture.facts.flow_facts import facts_of_flows
+from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.capture.foreign.labels import Labels
 from trafficllm.core.settings import FlowOptions
@@ -94,7 +95,7 @@ def flow_pieces(
     """
     share = reserved.share(file.rel_to(root)) if reserved else 0.0
     held = np.array(held_flows(file, root, reserved, options)) if reserved and 0 < share < 1 else None
-    before = 0
+    before, cache = 0, FactsCache()
     for batch in read_flows([file.path], options=options):
         chore = chores(batch.proto, batch.orig_p, batch.resp_p, _first_types(batch))
         for start in range(0, len(batch), PIECE):
@@ -110,7 +111,7 @@ def flow_pieces(
             if labels is not None:
                 idx, given = _joined(batch, idx, labels, rest)
             marks = held[before + idx].tolist() if held is not None else [share > 0] * len(idx)
-            yield _rows(batch, idx, file, rest, labels=given, marks=marks)
+            yield _rows(batch, idx, file, rest, labels=given, marks=marks, cache=cache)
         before += len(batch)
 
 
@@ -147,9 +148,11 @@ def _joined(batch: FlowBatch, rows: I64, labels: Labels, rest: Gathered) -> tupl
     return rows[there], [label for label in given if label is not None]
 
 
-def _rows(batch: FlowBatch, idx: I64, file: LabelledFile, rest: Gathered, *, labels: list[str], marks: Sequence[bool]) -> FlowRows:
+def _rows(
+    batch: FlowBatch, idx: I64, file: LabelledFile, rest: Gathered, *, labels: list[str], marks: Sequence[bool], cache: FactsCache
+) -> FlowRows:
     columns = flow_columns.from_batch(batch, idx)
-    payload, facts = _beginnings(batch, idx)
+    payload, facts = _beginnings(batch, idx, cache)
     edges = np.concatenate([[0], np.cumsum(columns.length)])
     there = np.arange(MAX_PACKETS) < columns.length[:, None]
     frames = batch.p_frame[(batch.pkt_ptr[idx][:, None] + np.arange(MAX_PACKETS))[there]]
@@ -179,21 +182,19 @@ def _texts(versions: npt.NDArray[Any], hosts: npt.NDArray[Any]) -> list[str]:
     return [address_text(version, raw[16 * k : 16 * k + 16]) for k, version in enumerate(versions.tolist())]
 
 
-def _beginnings(batch: FlowBatch, idx: I64) -> tuple[list[Payload], list[Facts]]:
+def _beginnings(batch: FlowBatch, idx: I64, cache: FactsCache) -> tuple[list[Payload], list[Facts]]:
     """Payload prefixes and facts of these flows, their own addresses among the spans."""
     pointers = batch.payload_ptr[idx]
     base = int(pointers[0, 0]) if len(idx) else 0
     raw = batch.payload[base : int(pointers[-1, 2]) if len(idx) else 0].tobytes()
     pointers = pointers - base
     sides = [np.ascontiguousarray(side[idx]).tobytes() for side in (batch.orig_h, batch.resp_h)]
-    plain = (batch.proto[idx], batch.orig_p[idx], batch.resp_p[idx], batch.ip_version[idx])
     payload: list[Payload] = []
     facts: list[Facts] = []
-    rows = zip(pointers.tolist(), *(c.tolist() for c in plain), beyond_of(batch, idx), strict=True)
-    for k, (edges, proto, orig_p, resp_p, version, beyond) in enumerate(rows):
+    rows = zip(pointers.tolist(), batch.ip_version[idx].tolist(), facts_of_flows(batch, rows=idx, cache=cache), strict=True)
+    for k, (edges, version, flow_facts) in enumerate(rows):
         pair = raw[edges[0] : edges[1]], raw[edges[1] : edges[2]]
         payload.append(pair)
-        flow_facts = facts_of(proto, orig_p, resp_p, *pair, beyond=beyond)
         if edges[2] > edges[0]:
             own = address_spans(version, (sides[0][16 * k : 16 * k + 16], sides[1][16 * k : 16 * k + 16]), pair)
             flow_facts = Facts(flow_facts.service, flow_facts.fields, (*flow_facts.spans, *own)) if own else flow_facts
