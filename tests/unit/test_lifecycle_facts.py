@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import trafficllm as tl
+from trafficllm.core.errors import UsageError
 from trafficllm.core.settings import Config
 from trafficllm.lifecycle.facts.asking import answer_fact, understood
 from trafficllm.lifecycle.facts.filters import Ends, split_filters
@@ -170,3 +171,15 @@ def test_the_most_suspicious_hosts() -> None:
 def test_the_nearest_questions_are_said() -> None:
     assert nearest("which hosts failed to connect?", ["Is it malware?"])[0] == "which connections failed?"
     assert len(nearest("what is the weather", ["Is it malware?"])) == 3
+
+
+def test_a_question_for_malice_without_an_adapter_is_shown_the_one_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the shipped adapters, which know malware and no botnets of their own."""
+    from trafficllm.lifecycle.analyze.verdicts import choose
+    from trafficllm.lifecycle.workspace import Workspace
+
+    monkeypatch.delenv("TRAFFICLLM_SHIPPED", raising=False)
+    with pytest.raises(UsageError, match=r"asks for BND .* no adapter here") as refused:
+        choose(Workspace(registry=str(tmp_path)), "", "is 10.0.0.5 a C2 server of a botnet?")
+    assert "nearest that can be asked: Is it malware?" in refused.value.hint
+    assert "adapter register DIR --task BND" in refused.value.hint

@@ -107,9 +107,13 @@ def _no_answer(workspace: Workspace, route: TaskRoute, live: Sequence[str], held
         else f"none of the tasks ({route.none:.2f})"
     )
     names = ", ".join(name for _, name in asked) or nothing
-    near = "; ".join(nearest(taken.rest, _asks(workspace, live)))
     named = ", ".join([*live, *(name for name, _ in asked if name in held_back)])
     missing = [name for name, _ in asked if name not in held_back]
+    catalogue = workspace.tasks()
+    kin = [
+        catalogue[name].umbrella_question for name in live if catalogue[name].asks_malice and any(catalogue[m].asks_malice for m in missing)
+    ]
+    near = "; ".join([*kin, *(ask for ask in nearest(taken.rest, _asks(workspace, live)) if ask not in kin)][:3])
     make = f"`trafficllm adapter register DIR --task {missing[0]}` makes an adapter of labelled captures; " if missing else ""
     hint = f"{make}nearest that can be asked: {near}; or name a task with --task: {named}"
     without = ", for which there is no adapter here" if missing else ""
