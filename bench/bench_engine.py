@@ -2,15 +2,20 @@
 
     python bench/bench_engine.py [--base PATH] [--adapter FOLDER] [--flows 192] [--threads 1] [--json] [--out FILE]
 
-Flows are drawn from the bundled malware captures without their reserved part. Sides, run in turn so that a noisy moment meets all:
+Flows are drawn from the bundled malware captures without their reserved part, no two alike. All times are processor time. Sides, run in
+turn so that a noisy moment meets all:
 
-- `score`: the engine as it serves. `score_unmerged`: the same with the adapter as PEFT's own layers.
+- `score`: the adapter's first member with its readouts, as the engine serves it: the model that all other sides run. `score_members`: all
+  members. `score_unmerged`: the first one as PEFT's own layers.
+- `cascade`: LightGBM first, fitted on the training part, with the threshold that validation gives; `score` for the rest. `trees`: LightGBM
+  alone.
 - `generate_1`: one prompt at a time, 16 new tokens, adapter resident in PEFT, key-value cache on.
 - `generate_batch`: plain batched generate, 32 flows at a time in the order they come, padded on the left.
 - `generate_sorted`: the same in batches of like length. `generate_sorted_merged`: and with the adapter merged into the weights.
 
-Apart stand `reload` (what loading base and adapter, or the adapter alone, adds to each query) and `agree` (verdicts merged against
-unmerged, and at batch 1 against 64). Without `--adapter` a random one serves: no side's work depends on the weights' values.
+Apart stand `serving_peak_bytes` (a process that only scores, with all members), `cascade` (what the trees settle), `reload` (what
+loading base and adapter, or the adapter alone, adds to each query) and `agree` (verdicts merged against unmerged, and at batch 1
+against 64). Without `--adapter` a random one serves: no side's work depends on the weights' values.
 """
 
 from __future__ import annotations
@@ -18,6 +23,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,14 +38,18 @@ import torch
 import trafficllm
 from trafficllm.core.files import write_json
 from trafficllm.core.types import Record, Scores
+from trafficllm.evaluate.baselines.learners import Data, Part
+from trafficllm.evaluate.baselines.table import fit
+from trafficllm.evaluate.cascade import fit as fit_threshold
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.forward import batches
 from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.lifecycle.studies.cascade import Cascade
 from trafficllm.model.adapter.lora import attach, detach, save_adapter
 from trafficllm.model.base.load import load_base
-from trafficllm.model.tuning.job import peak_bytes
 from trafficllm.records.catalog import get_task
-from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
+from trafficllm.records.dataset.dataset import BuildOptions, Dataset, build_dataset, load
+from trafficllm.registry.members import folders
 
 CAPTURES = Path(trafficllm.__file__).parent / "data" / "captures"
 TASK = get_task("MTD")
@@ -50,10 +61,46 @@ def flows(n: int, folder: Path) -> list[Record]:
     is built in `folder` where it is not there."""
     if not folder.is_dir():
         build_dataset(CAPTURES / "MTD", task=TASK, out=folder, options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
-    data = load(folder)
+    return different(load(folder), n)
+
+
+def different(data: Dataset, n: int) -> list[Record]:
+    """`n` training records of a built data set, no two alike."""
     idx = np.random.default_rng(0).permutation(data.indices("train")).tolist()
-    different = dict(zip(data.units(idx), idx, strict=True))
-    return data.records(list(different.values())[:n])
+    first = dict(zip(data.units(idx), idx, strict=True))
+    return data.records(list(first.values())[:n])
+
+
+def cascade(data: Dataset, rest: LLMScorer) -> Cascade:
+    """LightGBM on the training part, one point of its search, and the threshold from which on it answers alone, from validation."""
+    parts = [Part.of(data, data.indices(name)) for name in ("train", "val")]
+    trees = fit("lightgbm", Data(rest.labels, *parts, threads=torch.get_num_threads(), budget_s=1.0))
+    p = trees.probabilities(parts[1], held_out=True)
+    right = [rest.labels[k] == y for k, y in zip(p.argmax(axis=1), parts[1].y, strict=True)]
+    return Cascade(trees, rest, fit_threshold(p.max(axis=1), right, data.hashes(data.indices("val"))).threshold)
+
+
+_SERVING = """
+import json, sys
+from pathlib import Path
+import torch
+from trafficllm.infer.engine.engine import Engine
+from trafficllm.model.base.served import load_served
+
+torch.set_num_threads(int(sys.argv[4]))
+asked = json.loads(Path(sys.argv[3]).read_text())
+engine = Engine(load_served(sys.argv[1]))
+engine.add_adapter("bench", sys.argv[2])
+engine.score_ids(asked["ids"], asked["labels"], adapter="bench")
+status = Path("/proc/self/status").read_text()  # the peak that getrusage tells begins with the parent's
+print(1024 * int(status.split("VmHWM:")[1].split()[0]))
+"""
+
+
+def serving(base: str, folder: Path, asked: Path) -> int:
+    """Peak memory of a process of its own that opens base and adapter for serving and scores what the file asks, in bytes."""
+    command = [sys.executable, "-c", _SERVING, base, str(folder), str(asked), str(torch.get_num_threads())]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def random_adapter(model: Any, folder: Path) -> Path:
@@ -68,14 +115,14 @@ def random_adapter(model: Any, folder: Path) -> Path:
 
 
 def rounds(sides: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each side, `runs` times in turn after one round that warms up."""
+    """Processor seconds of each side, `runs` times in turn after one round that warms up."""
     spent: dict[str, list[float]] = {name: [] for name in sides}
     for k in range(runs + 1):
         for name, work in sides.items():
-            start = time.perf_counter()
+            start = time.process_time()
             work()
             if k:
-                spent[name].append(time.perf_counter() - start)
+                spent[name].append(time.process_time() - start)
     return spent
 
 
@@ -125,9 +172,9 @@ def switching(engine: Engine, folder: Path) -> float:
     engine.add_adapter("other", folder)
     spent = []
     for k in range(200):
-        start = time.perf_counter()
+        start = time.process_time()
         with engine.using(("bench", "other")[k % 2]):
-            spent.append(time.perf_counter() - start)
+            spent.append(time.process_time() - start)
     engine.remove_adapter("other")
     return statistics.median(spent)
 
@@ -142,30 +189,33 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
     torch.set_num_threads(threads)
     opened = load_base(base)
     with tempfile.TemporaryDirectory() as place:
-        records = flows(n, Path(place) / "data")
+        options = BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0)
+        build_dataset(CAPTURES / "MTD", task=TASK, out=Path(place) / "data", options=options)
+        data = load(Path(place) / "data")
+        records = different(data, n)
         folder = adapter or random_adapter(opened.model, Path(place) / "adapter")
         served, plain = Engine(opened), Engine(opened, merge=False)
         for engine in (served, plain):
-            engine.add_adapter("bench", folder)
-        reload = rounds(
-            {
-                "base_and_adapter": lambda: Engine(load_base(base), merge=False).add_adapter("bench", folder),
-                "adapter": lambda: plain.add_adapter("bench", folder),
-            },
-            runs,
-        )
+            engine.add_members("bench", folders(folder)[:1])
+        served.add_adapter("members", folder)
+        reload = reloading(base, folder, plain, runs)
         texts = Texts(base, folder)
         switch = {"merged": switching(served, folder), "unmerged": switching(plain, folder)}
-    mine, theirs = (LLMScorer(engine, "bench", TASK, TASK.labels) for engine in (served, plain))
-    ids = mine.ids(records)
+        mine, theirs = (LLMScorer(engine, "bench", TASK, TASK.labels) for engine in (served, plain))
+        ids = mine.ids(records)
+        write_json(Path(place) / "asked.json", {"ids": ids, "labels": TASK.labels})
+        peak = serving(base, folder, Path(place) / "asked.json")
+        joint = cascade(data, mine)
     few, lengths = range(0, n, 12), [len(row) for row in ids]
     plainly, alike = [range(k, min(k + ROWS, n)) for k in range(0, n, ROWS)], list(batches(lengths, ROWS * max(lengths), ROWS))
-    mine.score(records)
-    peak = peak_bytes()
+    members = LLMScorer(served, "members", TASK, TASK.labels)
     spent = rounds(
         {
             "score": lambda: mine.score(records),
+            "score_members": lambda: members.score(records),
             "score_unmerged": lambda: theirs.score(records),
+            "cascade": lambda: joint.score(records),
+            "trees": lambda: joint.first.score(records),
             "generate_1": lambda: generate(plain, ids, [[i] for i in few]),
             "generate_batch": lambda: generate(plain, ids, plainly),
             "generate_sorted": lambda: generate(plain, ids, alike),
@@ -180,6 +230,7 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
             "base": opened.path.name,
             "dtype": str(served.model.dtype),
             "adapter": "trained" if adapter else "random",
+            "members": len(served.members("members")),
             "threads": threads,
             "flows": n,
             "runs": runs,
@@ -192,12 +243,24 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
         "different_flows": len({tuple(row) for row in ids}),
         "seconds_per_flow": flow,
         "ratios": {name: row["median"] / flow["score"]["median"] for name, row in flow.items() if name != "score"},
-        "flows_per_second": 1 / flow["score"]["median"],
-        "peak_bytes": peak,
+        "flows_per_second": {name: 1 / flow[name]["median"] for name in ("score", "score_members", "cascade", "trees")},
+        "cascade": {"threshold": joint.threshold, "settled": float(joint.sure(joint.first.score(records)).mean())},
+        "serving_peak_bytes": peak,
         "reload_seconds_per_query": {name: median(t, 1.0) for name, t in reload.items()},
         "switch_seconds": switch,
         "agree": {"merged_unmerged": agree(mine.score(records), theirs.score(records)), "batch_1_and_64": agree(single, many)},
     }
+
+
+def reloading(base: str, folder: Path, plain: Engine, runs: int) -> dict[str, list[float]]:
+    """Seconds that loading base and adapter, or the adapter alone, adds to a query."""
+    return rounds(
+        {
+            "base_and_adapter": lambda: Engine(load_base(base), merge=False).add_members("bench", folders(folder)[:1]),
+            "adapter": lambda: plain.add_members("bench", folders(folder)[:1]),
+        },
+        runs,
+    )
 
 
 def table(doc: str | None, name: str, measure: Callable[..., dict[str, Any]], flows: int, small: int) -> None:

@@ -109,14 +109,18 @@ def sizes_times(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64
 
     float64 [n, columns], names in `sizes_times_names`.
     """
-    width, n = packet_width(records, codec), len(records)
-    shown = [canonical(r, codec) for r in records]
-    if _is(records, "http"):
+    return _sizes_times([canonical(r, codec) for r in records], codec)
+
+
+def _sizes_times(shown: Sequence[Record], codec: CodecOptions) -> F64:
+    """`sizes_times` of canonical records."""
+    width, n = packet_width(shown, codec), len(shown)
+    if _is(shown, "http"):
         return _stack([_text_lengths(r) for r in shown], len(_TEXT))
     series = [_series(r) for r in shown]
     blocks = [_padded((sizes for sizes, _ in series), width, n), _padded((gaps for _, gaps in series), width, n)]
     totals = _stack([_totals(r) for r in shown], len(_TOTALS))
-    if _is(records, "cells"):
+    if _is(shown, "cells"):
         cells = _stack([features_cells.columns(r, ABSENT) for r in shown], len(features_cells.NAMES))
         return np.hstack([*blocks, totals, cells])
     lengths = _stack([_text_lengths(r) for r in shown], len(_TEXT))
@@ -175,11 +179,15 @@ def headers_payload(records: Sequence[Record], codec: CodecOptions = DEFAULT) ->
 
     float64 [n, columns], names in `headers_payload_names`.
     """
-    n, width = len(records), max(codec.payload)
-    if _is(records, "cells"):
+    return _headers_payload([canonical(r, codec) for r in records], codec)
+
+
+def _headers_payload(shown: Sequence[Record], codec: CodecOptions) -> F64:
+    """`headers_payload` of canonical records."""
+    n, width = len(shown), max(codec.payload)
+    if _is(shown, "cells"):
         return np.zeros((n, 0))
-    shown = [canonical(r, codec) for r in records]
-    if _is(records, "http"):
+    if _is(shown, "http"):
         return _stack([features_text.columns(r) for r in shown], len(features_text.NAMES))
     blocks = [_stack([_header(r) for r in shown], len(_HEADER))]
     blocks += [_padded((getattr(r, name) for r in shown), codec.packets, n) for name in ("flags", "windows", "ttls")]
@@ -199,7 +207,8 @@ def _stack(rows: Sequence[Sequence[float] | F64], width: int) -> F64:
 
 def everything(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> F64:
     """`sizes_times` and `headers_payload` side by side."""
-    return np.hstack([sizes_times(records, codec), headers_payload(records, codec)])
+    shown = [canonical(r, codec) for r in records]
+    return np.hstack([_sizes_times(shown, codec), _headers_payload(shown, codec)])
 
 
 def everything_names(records: Sequence[Record], codec: CodecOptions = DEFAULT) -> tuple[str, ...]:
