@@ -149,7 +149,14 @@ def _joined(batch: FlowBatch, rows: I64, labels: Labels, rest: Gathered) -> tupl
 
 
 def _rows(
-    batch: FlowBatch, idx: I64, file: LabelledFile, rest: Gathered, *, labels: list[str], marks: Sequence[bool], cache: FactsCache
+    batch: FlowBatch,
+    idx: I64,
+    file: LabelledFile,
+    rest: Gathered,
+    *,
+    labels: list[str],
+    marks: Sequence[bool],
+    cache: FactsCache | None = None,
 ) -> FlowRows:
     columns = flow_columns.from_batch(batch, idx)
     payload, facts = _beginnings(batch, idx, cache)
@@ -182,7 +189,7 @@ def _texts(versions: npt.NDArray[Any], hosts: npt.NDArray[Any]) -> list[str]:
     return [address_text(version, raw[16 * k : 16 * k + 16]) for k, version in enumerate(versions.tolist())]
 
 
-def _beginnings(batch: FlowBatch, idx: I64, cache: FactsCache) -> tuple[list[Payload], list[Facts]]:
+def _beginnings(batch: FlowBatch, idx: I64, cache: FactsCache | None) -> tuple[list[Payload], list[Facts]]:
     """Payload prefixes and facts of these flows, their own addresses among the spans."""
     pointers = batch.payload_ptr[idx]
     base = int(pointers[0, 0]) if len(idx) else 0
