@@ -83,11 +83,11 @@ def probed(train: torch.Tensor, rows: Sequence[Instruction], asked: torch.Tensor
 class Probe:
     """The lines of every part with their states, and the router's rules without its LLM."""
 
-    def __init__(self, base: str, work: Path, every: int = 1) -> None:
+    def __init__(self, base: str, work: Path, every: int = 1, asked_every: int = 1) -> None:
         exam = {part: left_out.questions(part) for part in ("kind", "later")}
         self.parts = {
             "train": load("train")[::every],
-            "heldout": load("heldout"),
+            "heldout": load("heldout")[::asked_every],
             **{part: [row for _, row in exam[part]] for part in exam},
         }
         self.kinds = {part: [kind for kind, _ in exam[part]] for part in exam}
@@ -141,9 +141,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where states are kept")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--every", type=int, default=1, help="learn from every n-th training line")
+    parser.add_argument("--asked-every", type=int, default=1, help="ask every n-th line of the held-out authors")
     options = parser.parse_args()
     place = options.work / options.name
-    probe = Probe(options.base, place, options.every)
+    probe = Probe(options.base, place, options.every, options.asked_every)
     figures = probe.held_out()
     for way, body in probe.kinds_left_out().items():
         figures[way]["kinds left out"] = body
