@@ -294,7 +294,7 @@ def test_every_key_is_tried_here() -> None:
     elsewhere = {"tune.save_steps", "tune.clock", "tune.gradient_checkpointing", "tune.shard", "tune.report_to", "tune.precision"}
     tried = {f"capture.{key}" for key in CAPTURE} | {f"records.{key}" for key in RECORDS} | {f"tune.{key}" for key in TUNE}
     learn = {"learn.background", "learn.packaged", "learn.false_positives"}
-    assert {name for name, _ in every_key()} == tried | elsewhere | learn | {"base", "registry", "trusted_key", "words"}
+    assert {name for name, _ in every_key()} == tried | elsewhere | learn | {"base", "products", "registry", "trusted_key", "words"}
 
 
 def _options(command: str) -> set[str]:

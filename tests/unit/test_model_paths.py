@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import trafficllm
+from trafficllm.core.settings import Config
 from trafficllm.infer.engine import engine as engine_module
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.scorer import LLMScorer
+from trafficllm.lifecycle.workspace import Workspace
+from trafficllm.model.base import llama as llama_module
 from trafficllm.model.base.llama import Llama, LlamaSizes
 from trafficllm.model.base.paths import Paths, functions, hidden_states, parts
 from trafficllm.model.base.served import load_served
@@ -128,6 +131,35 @@ def test_verdicts_without_machine_code_are_the_same(monkeypatch: pytest.MonkeyPa
             assert left is None or (left.shape == right.shape and np.allclose(left, right, atol=1e-4)), name
     assert ours[0].umbrella is not None  # three members with both readouts
     assert not np.array_equal(ours[1].hidden, theirs[1].hidden)  # type: ignore[arg-type] # the other way was taken
+
+
+def shipped_scorer(products: str) -> LLMScorer:
+    """The malware adapter of the package."""
+    engine = Engine(load_served(), products=products)
+    engine.add_adapter("MTD", Path(trafficllm.__file__).parent / "data" / "adapters" / "MTD" / "v0001")
+    return LLMScorer(engine, "MTD", get_task("MTD"), get_task("MTD").labels)
+
+
+def test_products_of_bfloat16_change_little_and_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = samples.records(40)
+    exact = shipped_scorer("float32").score(records).probabilities
+    if llama_module.has_short_products():
+        short = shipped_scorer("bfloat16").score(records).probabilities
+        assert 1e-6 < np.abs(short - exact).max() < 0.05
+        assert np.array_equal(shipped_scorer("bfloat16").score(records).probabilities, short)
+    monkeypatch.setattr(llama_module, "has_short_products", lambda: False)
+    assert np.array_equal(shipped_scorer("bfloat16").score(records).probabilities, exact)
+
+
+def test_the_engine_multiplies_what_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_module, "has_short_products", lambda: True)
+    for products, short in (("bfloat16", True), ("float32", False)):
+        engine = Workspace(config=Config(products=products)).engine
+        engine.add_adapter("MTD", Path(trafficllm.__file__).parent / "data" / "adapters" / "MTD" / "v0001")
+        for member in engine.members("MTD"):
+            with engine.using(member) as model:
+                assert isinstance(model, Llama)
+                assert {block.qkv.short for block in model.layers} == {short}
 
 
 @pytest.fixture(name="own_cache")

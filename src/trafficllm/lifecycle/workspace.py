@@ -135,7 +135,7 @@ class Workspace:
         from trafficllm.infer.engine.answers import MOST
         from trafficllm.infer.engine.engine import Engine
 
-        return Engine(self.served, remember=MOST)
+        return Engine(self.served, remember=MOST, products=self.config.products)
 
     def tasks(self) -> dict[str, Task]:
         """The catalogue, with the tasks that live adapters brought along; a damaged adapter brings none."""
