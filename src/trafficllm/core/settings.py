@@ -181,7 +181,7 @@ class Config(_Strict):
         "float32",
         "numbers that the linear layers of adapters on a small base multiply: `bfloat16` is faster on processors with AVX512-BF16 or AMX "
         "and changes probabilities by up to .01; elsewhere it changes nothing",
-        ("analyze", "evaluate", "serve", "web"),
+        ("analyze", "chat", "serve", "web"),
     )
     registry: str = _key(
         "", "adapter registry, empty: the user's folder; `--registry` and TRAFFICLLM_REGISTRY go first", ("all with `--registry`",)
