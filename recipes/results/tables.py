@@ -206,7 +206,6 @@ def enter(path: Path, body: Mapping[str, Any]) -> None:
             data,
             f"{llm['split']}, {' + '.join([llm['mask'], *row['artefact_masked']])}",
             _score(llm),
-            f"{sets['coverage']:.3f}, {sets['mean_size']:.1f}" if (sets := row.get("labels_90")) else "-",
             f"{llm['unique']['macro_f1']:.3f}",
             *(_plain(found.get(name)) for name in ("lightgbm", "random_forest", "knn", "artefact_probe", "identifier_probe")),
             str(len(llm["seeds"])),
@@ -214,7 +213,7 @@ def enter(path: Path, body: Mapping[str, Any]) -> None:
             f"{made['threads']} threads",
         ]
         line = "| " + " | ".join(cells) + " |"
-        if line not in text:
+        if f"| {made['commit']} | {data} |" not in text:
             before, last = _split(text)
             text = f"{before}{line}\n{last}"
     path.write_text(text, encoding="utf-8")
