@@ -143,17 +143,21 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="learn from every n-th training line")
     parser.add_argument("--asked-every", type=int, default=1, help="ask every n-th line of the held-out authors")
     options = parser.parse_args()
-    place = options.work / options.name
-    probe = Probe(options.base, place, options.every, options.asked_every)
+    probe = Probe(options.base, options.work / options.name, options.every, options.asked_every)
     figures = probe.held_out()
+    _add(options, probe, figures)
     for way, body in probe.kinds_left_out().items():
         figures[way]["kinds left out"] = body
+    _add(options, probe, figures)
+
+
+def _add(options: argparse.Namespace, probe: Probe, figures: dict[str, Any]) -> None:
+    """Put what there is into the results file, and say it."""
     everything = dict(read_json(options.out)) if options.out.is_file() else {}
-    write_json(
-        options.out, everything | {options.name: {"lines": len(probe.parts["train"]), "cost": read_json(place / "cost.json"), **figures}}
-    )
+    cost = read_json(options.work / options.name / "cost.json")
+    write_json(options.out, everything | {options.name: {"lines": len(probe.parts["train"]), "cost": cost, **figures}})
     for way, parts in figures.items():
-        print(options.name, way, {part: body["accuracy"] for part, body in parts.items()})
+        print(options.name, way, {part: body["accuracy"] for part, body in parts.items()}, flush=True)
 
 
 if __name__ == "__main__":
