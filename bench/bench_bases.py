@@ -74,7 +74,8 @@ def one(base: str, form: str, count: int, threads: int, place: Path) -> dict[str
 
 def measure(bases: list[str], count: int, threads: list[int]) -> dict[str, Any]:
     """Every base in every form on so many threads, each in a process of its own; `same_verdict` is the share of verdicts that float32 on
-    the same threads gives too, `mean_margin_where_not` by how much the likeliest label leads the next where the verdict differs."""
+    the same threads gives too, `mean_margin_where_not` by how much the likeliest label leads the next where the verdict differs;
+    of a base that names one label (`labels_named`) for all, equal verdicts say nothing."""
     out: dict[str, Any] = {"flows": count, "torch": torch.__version__, "bases": {}}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "data"
@@ -95,6 +96,7 @@ def _forms(base: str, count: int, threads: int, place: Path) -> dict[str, Any]:
     truth = rows[FORMS[0]]["verdicts"]
     for row in rows.values():
         verdicts, margins = (row.pop(key) for key in PAIRED)
+        row["labels_named"] = len(set(verdicts))
         same = [a == b for a, b in zip(truth, verdicts, strict=True)]
         row["same_verdict"] = round(sum(same) / len(same), 3)
         row["mean_margin_where_not"] = round(sum(m for m, s in zip(margins, same, strict=True) if not s) / max(same.count(False), 1), 3)
