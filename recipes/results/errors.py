@@ -48,6 +48,32 @@ def probed(place: Path) -> dict[str, Any]:
     return {name: {key: row[key] for key in PROBED} for name, row in answer["probes"].items()}
 
 
+def answered(place: Path) -> dict[str, Any]:
+    """What calling flows unknown is worth: accuracy of all flows and of those that are answered, and how many wrong ones are not."""
+    from trafficllm.infer import calibration
+    from trafficllm.infer.engine.engine import Engine
+    from trafficllm.infer.engine.scorer import LLMScorer
+    from trafficllm.lifecycle.studies import scoring
+    from trafficllm.model.base.load import load_base
+    from trafficllm.records.dataset.dataset import load
+
+    dataset, engine = load(place.parent.parent / "data"), Engine(load_base("default", dtype="float32"))
+    name, fitted = dataset.task.id, read_json(place / "tune.json")["calibration"]
+    engine.add_adapter(name, place)
+    scorer = LLMScorer(engine, name, dataset.task, scoring.labels_of(dataset), codec=dataset.codec, calibration=fitted)
+    rows, truth = scoring.rows(dataset, "test", scorer.labels)
+    scores = scoring.score_rows(scorer, dataset, rows)
+    right = [scores.labels[k] == own for k, own in zip(scores.probabilities.argmax(axis=1), truth, strict=True)]
+    unknown = (calibration.unknown_score(fitted, scores) > calibration.threshold(fitted)).tolist()
+    told = [good for good, strange in zip(right, unknown, strict=True) if not strange]
+    return {
+        "accuracy": sum(right) / len(right),
+        "accuracy_of_answered": sum(told) / max(len(told), 1),
+        "wrong": len(right) - sum(right),
+        "wrong_called_unknown": sum(strange and not good for good, strange in zip(right, unknown, strict=True)),
+    }
+
+
 def classes(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The classes with the lowest F1 among those that can be measured, and what most of their missed flows are taken for."""
     truth, said, groups = body["answers"]["truth"], body["answers"]["runs"][0], body["answers"]["groups"]
@@ -109,6 +135,9 @@ def main(words: Sequence[str] | None = None) -> int:
             if not path.is_file():
                 write_json(path, summary(scored(place)))
             rows[task] = read_json(path)
+            if "answered" not in rows[task]:
+                rows[task]["answered"] = answered(place)
+                write_json(path, rows[task])
             if asked.embedding and not rows[task]["probes"]:
                 rows[task]["probes"] = probed(place)
                 write_json(path, rows[task])
