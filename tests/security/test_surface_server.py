@@ -643,14 +643,17 @@ def test_field_questions_are_answered_from_the_packet(client: Any, capture: Path
     assert _chat(client, parts).status_code == 404
 
 
-def test_tools_of_a_chat_are_refused_clearly(client: Any) -> None:
-    """No client waits for a tool call that never comes; one that sends tools with every request may say that none is to be called."""
+def test_tools_of_a_chat_may_be_offered_and_are_not_called(client: Any) -> None:
+    """A client that offers tools with every request is answered in text; one that demands a call hears at once that none will come."""
     tools = [{"type": "function", "function": {"name": "lookup", "parameters": {"type": "object", "properties": {}}}}]
-    for more in ({"tools": tools}, {"tools": tools, "tool_choice": "required"}, {"functions": [tools[0]["function"]]}):
+    named = {"type": "function", "function": {"name": "lookup"}}
+    demands = ({"tools": tools, "tool_choice": "required"}, {"tools": tools, "tool_choice": named})
+    for more in (*demands, {"functions": [tools[0]["function"]], "function_call": {"name": "lookup"}}):
         found = _chat(client, PACKET, **more)
         assert (found.status_code, found.json()["error"]["code"]) == (400, "request.tools")
         assert "mcp" in found.json()["error"]["hint"]
-    for more in ({"tools": tools, "tool_choice": "none"}, {"tools": []}, {"functions": tools, "function_call": "none"}):
+    offers = ({"tools": tools}, {"tools": tools, "tool_choice": "auto"}, {"tools": tools, "tool_choice": "none"}, {"tools": []})
+    for more in (*offers, {"functions": tools}, {"functions": tools, "function_call": "none"}):
         assert _chat(client, PACKET, **more).json()["choices"][0]["message"]["content"] == "ip.ttl: 57"
 
 

@@ -65,15 +65,17 @@ class ChatRequest(BaseModel):
         examples=[[{"role": "user", "content": "What is the TTL? <packet>: ip.ttl: 57, ip.proto: 6, tcp.dstport: 443"}]],
     )
     stream: bool = False
-    tools: list[Any] | None = Field(None, max_length=128, description="refused unless `tool_choice` is none: no tool is called here")
+    tools: list[Any] | None = Field(
+        None, max_length=128, description="none is called here: answers are text; refused where `tool_choice` demands a call"
+    )
     functions: list[Any] | None = Field(None, max_length=128, description="as `tools`")
     tool_choice: Any = None
     function_call: Any = None
 
     def wants_tools(self) -> bool:
-        """Whether an answer might have to call a tool of the client's."""
+        """Whether the client demands that one of its tools is called; where it only offers them, no call is an answer too."""
         choice = self.tool_choice if self.tools else self.function_call
-        return bool(self.tools or self.functions) and choice != "none"
+        return bool(self.tools or self.functions) and choice not in (None, "auto", "none")
 
     def question(self) -> str:
         """The last thing the user said."""
