@@ -43,8 +43,8 @@ class Answer:
 
 
 async def answer(service: Service, request: ChatRequest, until: float) -> Answer:
-    """Answer the last user message. Raises RefusedError: 400 where a tool of the client's must be called, 404 for an unknown model or file; InputError for
-    what cannot be read."""
+    """Answer the last user message. Raises RefusedError: 400 where the client demands a call of its tools, 404 for an unknown model or
+    file; InputError for what cannot be read."""
     if request.wants_tools():
         hint = "say `tool_choice` auto or none, or leave `tools` out; for an agent `trafficllm mcp` has these answers as tools of its own"
         raise RefusedError(400, "request.tools", "no tools are called here: adapters score labels, they write no calls", hint=hint)
