@@ -146,7 +146,7 @@ def test_a_reader_that_goes_away_is_no_error(capture: Path) -> None:
         assert done.stdout.splitlines()[-1] == "0"
         notice = "tcp.truncated, without a flow: 15 of 753 packets; `trafficllm capture check` says where"
         said = done.stderr.splitlines()
-        assert said == [notice] or (reader == "true" and not said)  # nothing where the first line met nobody
+        assert said in ([notice], [])  # nothing where a line met nobody: `head` may be gone before the last one
 
 
 @pytest.fixture(name="netlink")

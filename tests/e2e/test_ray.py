@@ -105,6 +105,14 @@ def test_a_task_whose_worker_dies_again_and_again_is_an_outcome(monkeypatch: pyt
     assert [(outcome.place, outcome.failure.code) for outcome in outcomes if outcome.failure] == [(0, "resource.worker")]
 
 
+def test_ray_says_nothing_between_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """What its processes report of a dead worker went to stdout, into rows and JSON."""
+    from ray._private import worker
+
+    worker.print_to_stdstream({"lines": ["A worker died or was killed"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 class _Late:
     """A Ray whose processes come up at the last of some tries."""
 

@@ -21,12 +21,13 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "instructions"
 
 @pytest.fixture(name="probed")
 def _probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    before = set(sys.modules)
+    names = ("probed", "routed", "left_out", "wording", "kinds")  # other folders of recipes have modules of these names
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(RECIPE))
     yield importlib.import_module("probed")
-    for name in ("probed", "routed", "left_out", "wording", "kinds"):
-        if name not in before:
-            sys.modules.pop(name, None)
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 def test_a_probe_gives_a_question_for_two_tasks_to_both(probed: Any) -> None:
