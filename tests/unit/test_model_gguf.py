@@ -29,6 +29,18 @@ def _imported(file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return out, import_gguf(file, out)
 
 
+def test_a_file_of_the_working_folder_is_not_taken_for_the_one_that_is_imported(
+    file: Path, imported: tuple[Path, Imported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5 reads weights from the working folder where it holds a file of the name it is given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF, but another")
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF, but another")
+    import_gguf(file, tmp_path / "base")
+    ours, theirs = (load_base(place, dtype="float32").model.state_dict() for place in (tmp_path / "base", imported[0]))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
 def test_header_says_what_was_written(file: Path) -> None:
     header = read_gguf_header(file)
     assert (header.architecture, header.own("rope.freq_base"), header.tokens) == ("llama", 100_000.0, len(vocabulary()[0]))

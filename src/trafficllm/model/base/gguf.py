@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import secrets
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -29,7 +30,6 @@ _SENTENCE = 24
 """Tokens of the greedy sentence."""
 _CHANCE = 0.9
 """Share of the loss of a uniform guess above which a model is reported to know no English."""
-_FILE = "model.gguf"
 
 
 def import_gguf(file: str | Path, out: str | Path, *, source: Mapping[str, str] | None = None) -> Imported:
@@ -92,9 +92,10 @@ def _convert(path: Path, folder: Path, header: GgufHeader) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    file = f"{secrets.token_hex(16)}.gguf"  # the loader takes weights from a file of this name in the working folder, where there is one
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):
-        (Path(name) / _FILE).symlink_to(path.resolve())
-        options: dict[str, Any] = {"gguf_file": _FILE, "local_files_only": True, "trust_remote_code": False}
+        (Path(name) / file).symlink_to(path.resolve())
+        options: dict[str, Any] = {"gguf_file": file, "local_files_only": True, "trust_remote_code": False}
         try:
             _save_model(AutoModelForCausalLM.from_pretrained(name, dtype="float32", **options), folder)
             _save_tokenizer(AutoTokenizer.from_pretrained(name, **options), folder, header)
