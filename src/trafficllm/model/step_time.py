@@ -102,17 +102,8 @@ def _model(shape: Shape, layers: int) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    options = shape.options
     model = AutoModelForCausalLM.from_config(_cut(shape.config, layers), trust_remote_code=False, dtype=getattr(torch, shape.precision))
-    return lora.attach(
-        model.requires_grad_(False),
-        method=options.method,
-        r=options.r,
-        lora_alpha=options.lora_alpha,
-        dropout=options.lora_dropout,
-        seed=options.seed,
-        prefix_tokens=options.prefix_tokens,
-    )
+    return lora.attach_for(model.requires_grad_(False), shape.options)
 
 
 def _seconds(shape: Shape, layers: int) -> F64:

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trafficllm.core.errors import ArtifactError, UsageError
 from trafficllm.core.files import atomic_write, read_json
@@ -15,6 +15,9 @@ from trafficllm.model.adapter.guard import CONFIG, KINDS, WEIGHTS, check_adapter
 from trafficllm.model.adapter.layers import is_conv1d
 from trafficllm.model.adapter.quantize import quantize
 from trafficllm.model.tuning.processes import like, rank, settle, whole
+
+if TYPE_CHECKING:
+    from trafficllm.core.settings import TuneOptions
 
 Method = Literal["lora", "rslora", "dora", "qlora", "prefix", "full"]
 NAME = "default"
@@ -51,6 +54,19 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield
+
+
+def attach_for(model: Any, options: TuneOptions) -> Any:
+    """`attach` with the adapter that tuning with these options trains."""
+    return attach(
+        model,
+        method=options.method,
+        r=options.r,
+        lora_alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        seed=options.seed,
+        prefix_tokens=options.prefix_tokens,
+    )
 
 
 def attach(model: Any, *, method: Method, r: int, lora_alpha: int, dropout: float, seed: int, prefix_tokens: int = 16) -> Any:

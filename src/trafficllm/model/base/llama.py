@@ -345,14 +345,14 @@ class Llama(nn.Module):
 
     def linear_weights(self) -> dict[str, torch.Tensor]:
         """The blocks' linear weights [out, in] under transformers' names."""
-        return {name: value for block in self.blocks for name, value in block.weights().items()}  # type: ignore[operator]
+        return {name: value for block in self.layers for name, value in block.weights().items()}
 
     def changed(self, linears: Mapping[str, torch.Tensor], *, short: bool = False) -> Llama:
         """The same model with some linear weights replaced; embeddings, norms and output matrix are shared. `short`: see the class."""
         norms: dict[str, torch.Tensor] = {}
-        for k, block in enumerate(self.blocks):
-            norms[f"model.layers.{k}.input_layernorm.weight"] = block.before_attention.weight  # type: ignore[union-attr,assignment]
-            norms[f"model.layers.{k}.post_attention_layernorm.weight"] = block.before_feed.weight  # type: ignore[union-attr,assignment]
+        for k, block in enumerate(self.layers):
+            norms[f"model.layers.{k}.input_layernorm.weight"] = block.before_attention.weight
+            norms[f"model.layers.{k}.post_attention_layernorm.weight"] = block.before_feed.weight
         ends = {"model.embed_tokens.weight": self.embed.weight, "model.norm.weight": self.norm.weight, "lm_head.weight": self.head.weight}
         return type(self)(self.config, {**ends, **norms, **self.linear_weights(), **linears}, kept=False, short=short)
 

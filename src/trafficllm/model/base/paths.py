@@ -13,6 +13,7 @@ import torch
 
 from trafficllm.model.base.llama import Llama
 from trafficllm.model.kernels.native import Native, fits, native
+from trafficllm.model.tuning.collate import shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,6 @@ class Paths:
             last = ids
         narrow = [torch.tensor(values, dtype=torch.int32) for values in (depths, path, ends)]
         return cls(torch.tensor(tokens), narrow[0], torch.tensor(asked), narrow[1], narrow[2])
-
-
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that two prompts begin with alike."""
-    k = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        k += 1
-    return k
 
 
 def parts(prompts: Sequence[Sequence[int]], behind: int, most: int) -> Iterator[list[int]]:

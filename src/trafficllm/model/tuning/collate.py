@@ -117,6 +117,15 @@ def first(items: list[dict[str, Any]]) -> dict[str, Any]:
     return items[0]
 
 
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike.
+
+    >>> shared([1, 2, 3], [1, 2, 4]), shared([1, 2], [1, 2, 3])
+    (2, 2)
+    """
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def common(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with, at most all but the shortest row's last.
 
@@ -124,8 +133,7 @@ def common(rows: Sequence[Sequence[int]]) -> int:
     (2, 1)
     """
     low, high = min(map(tuple, rows)), max(map(tuple, rows))  # all others lie between the two, beginnings too
-    limit = min(len(row) for row in rows) - 1
-    return min(limit, next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), limit))
+    return min(min(len(row) for row in rows) - 1, shared(low, high))
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Any:

@@ -49,15 +49,8 @@ def _meta_model(folder: Path, options: TuneOptions, precision: str = "float32") 
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, precision))
-            return lora.attach(
-                model.requires_grad_(False),
-                method="lora" if options.method == "qlora" else options.method,
-                r=options.r,
-                lora_alpha=options.lora_alpha,
-                dropout=options.lora_dropout,
-                seed=options.seed,
-                prefix_tokens=options.prefix_tokens,
-            )
+            planned = options.model_copy(update={"method": "lora"}) if options.method == "qlora" else options
+            return lora.attach_for(model.requires_grad_(False), planned)
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError("artifact.model", f"is no causal language model: {str(error).splitlines()[0]}", input=str(folder)) from error
 
@@ -216,7 +209,8 @@ def plan(
     from trafficllm.model.tuning.run import HEAD_ROWS
 
     options = options or TuneOptions()
-    model = _meta_model(resolve(base), options, precision)
+    folder = resolve(base)
+    model = _meta_model(folder, options, precision)
     batches = plan_batches(lengths, options.batch_tokens, options.seed)
     widest = max(batches, key=lambda rows: len(rows) * max(lengths[row] for row in rows), default=[])
     steps = min(len(batches) * options.epochs, options.max_steps or 10**9)
@@ -229,7 +223,7 @@ def plan(
     memory = _memory(model, [lengths[row] for row in widest][::world], options, precision, world)  # before a measured step takes any
     speed = measured_speed(precision)
     counted = TokenTime(OVERHEAD * work / speed.idle, FORWARD * 2.0 * (parameters - table) / speed.idle)
-    each = measured(resolve(base), options, precision, lengths) or counted
+    each = measured(folder, options, precision, lengths) or counted
     pace = 4 / 3 if options.gradient_checkpointing else 1.0
     mean = sum(lengths) / max(len(lengths), 1)
     # A readout's head is scaled by features of some rows before the first step.

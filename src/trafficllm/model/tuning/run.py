@@ -203,15 +203,7 @@ def _steps(rows: Rows, options: TuneOptions, pad: int) -> StepData:
 def _attach(job: Job) -> Any:
     """The base with a fresh or a given adapter on it, its parameters sharded where that is asked for."""
     options = job.options
-    tuned = lora.attach(
-        job.base.model,
-        method=options.method,
-        r=options.r,
-        lora_alpha=options.lora_alpha,
-        dropout=options.lora_dropout,
-        seed=options.seed,
-        prefix_tokens=options.prefix_tokens,
-    )
+    tuned = lora.attach_for(job.base.model, options)
     try:
         if job.start is not None:
             lora.start_from(tuned, job.start)
