@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -153,15 +153,34 @@ def loaded() -> dict[str, Native]:
 
 def _engine(llvm: Any, stamp: str) -> Any:
     """The shipped code as machine code of this processor, from disk where it was made before."""
+
+    def module(_: Any) -> Any:
+        return llvm.parse_bitcode(CODE.read_bytes())
+
+    return machine_code(llvm, f"kernels-{stamp[:16]}", module, opt=2)
+
+
+def machine_code(llvm: Any, name: str, module: Callable[[Any], Any], *, opt: int) -> Any:
+    """Code of this processor, ready to be called: an engine of llvmlite's.
+
+    Under `name`, which says what the code is made of, it is read from disk where it was made before. `module` gives the verified LLVM
+    module for a target machine; `opt` is how much work that machine puts into instructions, 0 to 3.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     triple, processor, features = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
     target = llvm.Target.from_triple(triple).create_target_machine(
-        cpu=processor, features=features, opt=2, reloc="pic", codemodel="jitdefault", jit=True
+        cpu=processor, features=features, opt=opt, reloc="pic", codemodel="jitdefault", jit=True
     )
     machine = blake2b(repr((llvm.llvm_version_info, triple, processor, features)).encode(), digest_size=8).hexdigest()
-    file = cache_folder() / f"kernels-{stamp[:16]}-{machine}.o"
-    code = read_code(file) or _emitted(llvm, target, file)
+    file = _cache_folder() / f"{name}-{machine}.o"
+    code = read_code(file)
+    if code is None:
+        made = module(target)
+        made.triple, made.data_layout = triple, str(target.target_data)
+        made.verify()
+        code = bytes(target.emit_object(made))
+        _write_code(file, code)
     empty = llvm.parse_assembly("")
     empty.triple = triple
     engine = llvm.create_mcjit_compiler(empty, target)
@@ -170,17 +189,7 @@ def _engine(llvm: Any, stamp: str) -> Any:
     return engine
 
 
-def _emitted(llvm: Any, target: Any, file: Path) -> bytes:
-    """Machine code of the shipped module, put on disk where that can be written."""
-    module = llvm.parse_bitcode(CODE.read_bytes())
-    module.triple, module.data_layout = llvm.get_process_triple(), str(target.target_data)
-    module.verify()
-    code = bytes(target.emit_object(module))
-    write_code(file, code)
-    return code
-
-
-def write_code(file: Path, code: bytes) -> None:
+def _write_code(file: Path, code: bytes) -> None:
     """Put machine code on disk for `read_code`, where that can be written."""
     try:
         make_folder(file.parent)
@@ -203,7 +212,7 @@ def read_code(file: Path) -> bytes | None:
     return code if digest == blake2b(code, digest_size=_DIGEST).digest() else None
 
 
-def cache_folder() -> Path:
+def _cache_folder() -> Path:
     """Where numba would keep its own: the folder of NUMBA_CACHE_DIR, beside the module, else the user's cache folder."""
     if named := os.environ.get("NUMBA_CACHE_DIR", ""):
         return Path(named)

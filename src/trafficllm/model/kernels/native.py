@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from trafficllm.capture.kernels.shipped import cache_folder, read_code, write_code
+from trafficllm.capture.kernels.shipped import machine_code
 from trafficllm.model.kernels import LANES
 
 _P, _W, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -101,23 +101,7 @@ def native(head: int) -> Native | None:
 def _native(head: int) -> Native:
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    triple, processor, features = llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    target = llvm.Target.from_triple(triple).create_target_machine(
-        cpu=processor, features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
-    )
-    machine = repr((_sources(), head, llvm.llvm_version_info, triple, processor, features))
-    file = cache_folder() / f"forward-{blake2b(machine.encode(), digest_size=12).hexdigest()}.o"
-    code = read_code(file)
-    if code is None:
-        code = _compiled(llvm, target, head, triple)
-        write_code(file, code)
-    empty = llvm.parse_assembly("")
-    empty.triple = triple
-    engine = llvm.create_mcjit_compiler(empty, target)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
+    engine = machine_code(llvm, f"forward-{_sources()}-{head}", lambda target: _module(llvm, target, head), opt=3)
     return Native(head, {name: engine.get_function_address(f"{name}_{head}") for name in _TAKES}, engine)
 
 
@@ -127,14 +111,15 @@ def _sources() -> str:
     return blake2b(b"".join((folder / name).read_bytes() for name in ("lanes.py", "written.py")), digest_size=12).hexdigest()
 
 
-def _compiled(llvm: Any, target: Any, head: int, triple: str) -> bytes:
+def _module(llvm: Any, target: Any, head: int) -> Any:
+    """The written functions, through LLVM's passes for the target; they bring their own vectors, so none are looked for."""
     from trafficllm.model.kernels.written import module
 
     made = llvm.parse_assembly(str(module(head)))
-    made.triple, made.data_layout = triple, str(target.target_data)
+    made.triple, made.data_layout = target.triple, str(target.target_data)
     made.verify()
     choices = llvm.create_pipeline_tuning_options(speed_level=2)
     choices.loop_vectorization = choices.slp_vectorization = choices.loop_unrolling = False
     builder = llvm.create_pass_builder(target, choices)
     builder.getModulePassManager().run(made, builder)
-    return bytes(target.emit_object(made))
+    return made
