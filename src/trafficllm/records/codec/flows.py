@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trafficllm.capture.facts.flow_facts import beyond_of, facts_of, facts_of_flows
+from trafficllm.capture.facts.flow_facts import facts_of_flows
 from trafficllm.capture.facts.keys import FactsCache
 from trafficllm.core.files import hash64
 from trafficllm.core.types import U8, U16, Facts, FlowBatch, FlowMeta, Record, Span
@@ -36,8 +36,6 @@ _CHORES = {
 }
 _NEIGHBOUR = range(133, 138)  # RFC 4861 section 4
 IGMP = 2
-_MANY = 8
-"""Flows from which it pays to look for those alike: numpy costs as much as parsing five."""
 CHORES = ("", *sorted({*_CHORES.values(), "nd", "igmp"}))
 _CHORE_OF = np.array([CHORES.index(_CHORES.get(port, "")) for port in range(1 << 16)], dtype=np.int64)
 
@@ -59,7 +57,7 @@ def records_in(
     `capture` and `origin` stand in for the file's own name in every FlowMeta. With a `cache`, flows like those before are not parsed again.
     """
     rows = _Rows(batch, start, min(stop, len(batch)), capture=capture, origin=origin)
-    facts = facts_of_flows(batch, rows=np.arange(start, start + rows.count), cache=cache) if rows.count >= _MANY else rows.facts()
+    facts = facts_of_flows(batch, rows=np.arange(start, start + rows.count), cache=cache)
     return ((rows.record(i, own), rows.meta(i)) for i, own in enumerate(facts))
 
 
@@ -103,7 +101,6 @@ class _Rows:
         base, top = (int(pointers[0, 0]), int(pointers[-1, 2])) if self.count else (0, 0)
         self.payload = batch.payload[base:top].tobytes()
         self.payload_ptr = (pointers - base).tolist()
-        self.beyond = beyond_of(batch, range(start, start + self.count))
         self.ts = batch.ts[flows].tolist()
         self.duration = batch.duration[flows].tolist()
         self.version = batch.ip_version[flows].tolist()
@@ -117,11 +114,6 @@ class _Rows:
         self.files = [capture or name for name in batch.files] or [capture]
         self.origins = [origin or name.rsplit("/", 1)[-1] for name in self.files]
         self.source = batch.source[flows].tolist() if batch.files else [0] * self.count
-
-    def facts(self) -> Iterator[Facts]:
-        """Facts flow by flow."""
-        for proto, ports, (a, b, c), beyond in zip(self.proto, self.ports, self.payload_ptr, self.beyond, strict=True):
-            yield facts_of(proto, *ports, self.payload[a:b], self.payload[b:c], beyond=beyond)
 
     def record(self, i: int, facts: Facts) -> Record:
         start, end = self.ptr[i], min(self.ptr[i + 1], self.ptr[i] + MAX_PACKETS)
