@@ -139,16 +139,12 @@ def _headers(  # noqa: PLR0917 - one call, all from _message
                 spans.append(span_of(direction, start, start + len(text), _SPANS.get(key, "http.header_value")))
             if key in names:
                 fields.setdefault(names[key], text.decode("latin-1"))
-            if key not in _ABOUT_BODY:
-                pass
-            elif key == b"content-length":
-                if text.isdigit() and len(text) < 12:
+            if key in _ABOUT_BODY:
+                chunked = chunked or key == b"transfer-encoding"
+                form = form or (key == b"content-type" and b"urlencoded" in text.lower())
+                if key == b"content-length" and text.isdigit() and len(text) < 12:
                     length = int(text)
                     fields.setdefault("http.content_length" if direction == ORIG else "http.response.content_length", length)
-            elif key == b"transfer-encoding":
-                chunked = True
-            else:
-                form = form or b"urlencoded" in text.lower()
         elif not line.strip(b"\r") and stop >= 0:
             fields.setdefault(counter, count)
             end = size if chunked else min(line_end + 1 + length, size)
