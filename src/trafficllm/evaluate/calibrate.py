@@ -104,12 +104,13 @@ def choose_weight(
     >>> choose_weight(trie, readout, ["a", "b"], ["a", "b"], groups=["x", "y"])[0]
     0.8
     """
-    readout = log_softmax(readout)
-    mixed = {w: log_softmax((1.0 - w) * trie + w * readout) for w in WEIGHTS}
+    readout, first = log_softmax(readout), WEIGHTS[0]
+    tried = WEIGHTS if len(y) >= CHOOSING else (first,)
+    mixed = {w: log_softmax((1.0 - w) * trie + w * readout) for w in tried}
     answers = {w: [labels[k] for k in logits.argmax(axis=1)] for w, logits in mixed.items()}
     score = {w: metrics.macro_f1(labels, y, answer) for w, answer in answers.items()}
-    best, first = max(WEIGHTS, key=lambda w: score[w]), WEIGHTS[0]
-    ahead = len(y) >= CHOOSING and score[best] > score[first] + GAIN
+    best = max(tried, key=lambda w: score[w])
+    ahead = score[best] > score[first] + GAIN
     if ahead and paired(labels, y, answers[first], answers[best], groups, seed=seed).lower > 0.0:
         return best, mixed[best]
     return first, mixed[first]
