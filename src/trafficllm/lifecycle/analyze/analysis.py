@@ -72,6 +72,10 @@ class Analysis:
         """Whether a host's answer raises an event, as its task file says."""
         return host["umbrella"] in self.notable.get(host["task"], frozenset())
 
+    def notable_hosts(self, rows: Sequence[HostRow] | None = None) -> list[HostRow]:
+        """Hosts whose answer raises an event: of these rows, or of all seen so far."""
+        return [row for row in (self.hosts.rows() if rows is None else rows) if self.raises_event(row)]
+
     def check_hosts(self) -> None:
         """Refuse to count hosts for tasks whose labels have no answer above them: nothing could be said of a host."""
         if not self.hosts.steps:

@@ -210,7 +210,7 @@ def tabled(analysis: Analysis, rows: Sequence[VerdictRow], beyond: int = 0) -> V
         tuple(rows),
         tuple(map(analysis.severity, rows)),
         tuple(hosts),
-        tuple(row for row in hosts if analysis.raises_event(row)),
+        tuple(analysis.notable_hosts(hosts)),
         analysis.hosts.counts(),
         analysis.counts(),
         beyond,

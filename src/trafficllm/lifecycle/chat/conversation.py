@@ -239,8 +239,7 @@ class Conversation:
             about.question = replace(question, hosts=20)
         else:
             about.question = replace(question, hosts=0)
-        assert about.table is not None
-        return self._listed(f"{wanted.kind}, {wording.routed(about.table)}")
+        return self._listed(f"{wanted.kind}, {wording.routed(self._subject_table())}")
 
     def _more(self, about: _Subject) -> Reply:
         if about.hosts:
@@ -276,6 +275,7 @@ class Conversation:
         return replace(reply, text="No flow is like that; what was listed before stays at hand.")
 
     def _subject_table(self) -> VerdictTable:
+        """The verdicts that the subject is about, all of them."""
         about = self._subject()
         assert about.table is not None
         return about.table
@@ -290,10 +290,9 @@ class Conversation:
     def _report(self) -> str:
         """What is at hand in Markdown, each claim with its evidence."""
         about = self._subject()
-        assert about.table is not None
         if not about.length:
             self._listed("")
-        table = about.table.only(about.question.filters)
+        table = self._subject_table().only(about.question.filters)
         filters = str(about.question.filters)
         parts = ["# Report", "", table.sentence()]
         parts += [f"Only flows {filters}."] if filters else []

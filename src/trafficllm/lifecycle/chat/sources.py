@@ -12,7 +12,7 @@ from trafficllm.core.types import ProgressSink, Silent
 from trafficllm.lifecycle.analyze.verdict_table import Explained, VerdictTable, explained, judged, packets_of
 from trafficllm.lifecycle.analyze.verdicts import askable, choose
 from trafficllm.lifecycle.facts.asking import answer_fact
-from trafficllm.lifecycle.words.words import Told, in_words
+from trafficllm.lifecycle.words.words import Told, words_by
 
 if TYPE_CHECKING:
     from trafficllm.infer.detector import VerdictRow
@@ -77,8 +77,7 @@ class Captures:
 
     def words(self, question: str, table: VerdictTable) -> Words | None:
         """The answer in words by the workspace's instruct base, if it has one."""
-        writer = self.workspace.writer
-        return None if writer is None else in_words(writer, Told.of_table(question, table))
+        return words_by(self.workspace, lambda: Told.of_table(question, table))
 
     def explain(self, row: VerdictRow) -> Explained:
         """A flow's verdict with its evidence."""

@@ -3,7 +3,7 @@ chose, else the template."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trafficllm.lifecycle.analyze.results import CaptureTotals
     from trafficllm.lifecycle.analyze.sentences import Answers, Judged
     from trafficllm.lifecycle.analyze.verdict_table import VerdictTable
+    from trafficllm.lifecycle.workspace import Workspace
 
 SENTENCES = 3
 _LEADS = 2
@@ -42,6 +43,12 @@ class Told:
     def of_table(cls, question: str, table: VerdictTable) -> Told:
         """Of a table of verdicts."""
         return cls.of(question, table, counted(table.rows), table.notable_hosts, table.totals)
+
+
+def words_by(workspace: Workspace, told: Callable[[], Told]) -> Words | None:
+    """The answer in words by a workspace's instruct base; None where it has none, and nothing is gathered for it then."""
+    writer = workspace.writer
+    return None if writer is None else in_words(writer, told())
 
 
 def in_words(writer: Writer, told: Told) -> Words:

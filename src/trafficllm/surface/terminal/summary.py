@@ -104,7 +104,7 @@ class Summary:
             verdicts=verdicts,
             above=self.above(),
             hosts=self.analysis.hosts.counts(),
-            notable_hosts=self._notable_hosts()[:_SHOWN],
+            notable_hosts=self.analysis.notable_hosts()[:_SHOWN],
             notable=self.notable(),
             interrupted=self.interrupted,
             failed=failures(self.skipped),
@@ -118,13 +118,11 @@ class Summary:
 
     def put_in_words(self, workspace: Workspace, question: str) -> None:
         """Let the workspace's instruct base, if it has one, answer a question from the verdicts counted so far."""
-        from trafficllm.lifecycle.words.words import Told, in_words
+        from trafficllm.lifecycle.words.words import Told, words_by
 
-        if not question or (writer := workspace.writer) is None:
-            return
-
-        told = Told.of(question, self.analysis, self.answers, self._notable_hosts(), self.analysis.counts())
-        self.words = in_words(writer, told)
+        if question:
+            analysis = self.analysis
+            self.words = words_by(workspace, lambda: Told.of(question, analysis, self.answers, analysis.notable_hosts(), analysis.counts()))
 
     def _suspicious(self) -> list[HostRow]:
         return self.analysis.hosts.rows()[: self.suspicious] if self.suspicious else []
@@ -171,7 +169,7 @@ class Summary:
             print(for_terminal(overview))
         for line in self.sentences():
             print(for_terminal(line))
-        if hosts := self._notable_hosts()[:_SHOWN]:
+        if hosts := self.analysis.notable_hosts()[:_SHOWN]:
             _show_hosts(hosts)
         self._show_counts()
         shown = self.notable()
@@ -205,7 +203,7 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """A sentence a task: what the flows are, or whether any is what the task looks for and which hosts opened those."""
-        return summary(self.analysis, self.answers, self._notable_hosts()) if self.analysis.asks else []
+        return summary(self.analysis, self.answers, self.analysis.notable_hosts()) if self.analysis.asks else []
 
     def _closing(self) -> list[str]:
         judged = ", ".join(f"{task} {version}" for task, version in sorted(self.adapters.items()))
@@ -223,10 +221,6 @@ class Summary:
         _show_hosts(rows[:_SHOWN], title=self._heading())
         if len(rows) > _SHOWN:
             note(f"the first {_SHOWN} of {len(rows):,} hosts: choose -f jsonl, csv, parquet, zeek, eve or ecs for all of them")
-
-    def _notable_hosts(self) -> list[HostRow]:
-        """Hosts whose answer raises an event."""
-        return [row for row in self.analysis.hosts.rows() if self.analysis.raises_event(row)]
 
     def _ordered(self) -> list[tuple[tuple[str, str], int]]:
         return sorted(self.verdicts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))

@@ -111,15 +111,12 @@ async def _in_words(
     service: Service, question: str, analysis: Analysis, totals: Counter[tuple[str, str, str]], until: float
 ) -> Words | None:
     """The verdicts in words by the service's instruct base, if it has one; the model's thread writes them."""
-    from trafficllm.lifecycle.words.words import Told, in_words
+    from trafficllm.lifecycle.words.words import Told, words_by
 
-    def work() -> Words | None:
-        if (writer := service.workspace.writer) is None:
-            return None
-        events = [row for row in analysis.hosts.rows() if analysis.raises_event(row)]
-        return in_words(writer, Told.of(question, analysis, totals, events, analysis.counts()))
+    def told() -> Told:
+        return Told.of(question, analysis, totals, analysis.notable_hosts(), analysis.counts())
 
-    return await service.jobs.turn(until, work)
+    return await service.jobs.turn(until, lambda: words_by(service.workspace, told))
 
 
 def _line(result: results.AnalysisBegin | results.AnalysisEnd | results.AnalysisFact) -> bytes:
@@ -139,7 +136,7 @@ def _begin(analysis: Analysis) -> results.AnalysisBegin:
 
 def _end(analysis: Analysis, counts: Counter[tuple[str, str, str]], *, suspicious: bool, words: Words | None = None) -> results.AnalysisEnd:
     hosts = analysis.hosts.rows()
-    events = [row for row in hosts if analysis.raises_event(row)]
+    events = analysis.notable_hosts(hosts)
     verdicts: dict[str, Counter[str]] = {task: Counter() for task in analysis.tasks}
     above: dict[str, Counter[str]] = {}
     for (task, label, answer), count in counts.items():

@@ -51,13 +51,10 @@ class Hosted:
 
     def words(self, question: str, table: VerdictTable) -> Words | None:
         """The answer in words by the service's instruct base, if it has one; the model's thread writes it."""
-        from trafficllm.lifecycle.words.words import Told, in_words
+        from trafficllm.lifecycle.words.words import Told, words_by
 
-        def work() -> Words | None:
-            writer = self.service.workspace.writer
-            return None if writer is None else in_words(writer, Told.of_table(question, table))
-
-        return self._wait(self.service.jobs.turn(self.until, work))
+        workspace = self.service.workspace
+        return self._wait(self.service.jobs.turn(self.until, lambda: words_by(workspace, lambda: Told.of_table(question, table))))
 
     def explain(self, row: VerdictRow) -> Explained:
         """A flow's verdict with its evidence."""
