@@ -43,8 +43,8 @@ def masked_copy(built: Path, out: Path, hidden: Sequence[str]) -> Path:
 
 
 def figures(body: dict[str, Any]) -> dict[str, Any]:
-    """Mean and interval of each figure of one learner."""
-    return {name: {"mean": body["mean"][name], "ci95": body["ci95"].get(name)} for name in FIGURES}
+    """Means and intervals of one learner's figures, as a study has them."""
+    return {key: {name: body[key].get(name) for name in FIGURES} for key in ("mean", "ci95")}
 
 
 def row(table: openworld.Table, study: str, hidden: str, progress: ProgressSink) -> dict[str, Any]:

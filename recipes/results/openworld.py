@@ -160,17 +160,7 @@ def masking_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         [
             STUDIES[row["study"]]["title"],
             row["hidden"],
-            *(
-                _span(
-                    {
-                        key: {name: row["learners"][learner][name][key] for name in ("auroc", "recall_at_fpr_01")}
-                        for key in ("mean", "ci95")
-                    },
-                    figure,
-                )
-                for learner in ("LLM", "random forest")
-                for figure in ("auroc", "recall_at_fpr_01")
-            ),
+            *(_span(row["learners"][name], figure) for name in ("LLM", "random forest") for figure in ("auroc", "recall_at_fpr_01")),
         ]
         for row in rows
     ]

@@ -29,34 +29,29 @@ print(*sorted({name for name in set(sys.modules) - before if name.split(".")[0] 
     assert _python(code).stdout.split() == ["trafficllm"]
 
 
-def test_help_loads_no_heavy_library() -> None:
+def _heavy(*words: str) -> str:
+    """The last line of a command that succeeds: HEAVY, and the heavy libraries that it loaded."""
     code = f"""
 import sys
 from trafficllm.surface.cli.main import main
-sys.argv = ["trafficllm", "--help"]
+sys.argv = ["trafficllm", *{words!r}]
 try:
     main()
 except SystemExit as done:
     assert done.code in (0, None), done.code
 print("HEAVY", *[name for name in {HEAVY!r} if name in sys.modules])
 """
-    assert _python(code).stdout.splitlines()[-1] == "HEAVY"
+    return _python(code).stdout.splitlines()[-1]
+
+
+def test_help_loads_no_heavy_library() -> None:
+    assert _heavy("--help") == "HEAVY"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "eve", "ecs"])
 def test_flows_are_written_without_a_heavy_library(form: str, tmp_path: Path) -> None:
     captures = REPO / "src" / "trafficllm" / "data" / "captures" / "MTD"
-    code = f"""
-import sys
-from trafficllm.surface.cli.main import main
-sys.argv = ["trafficllm", "capture", "flows", {str(next(captures.glob("*/*.pcap")))!r}, "-f", {form!r}, "-o", {str(tmp_path / "rows")!r}]
-try:
-    main()
-except SystemExit as done:
-    assert done.code in (0, None), done.code
-print("HEAVY", *[name for name in {HEAVY!r} if name in sys.modules])
-"""
-    assert _python(code).stdout.splitlines()[-1] == "HEAVY"
+    assert _heavy("capture", "flows", str(next(captures.glob("*/*.pcap"))), "-f", form, "-o", str(tmp_path / "rows")) == "HEAVY"
     assert (tmp_path / "rows").stat().st_size > 0
 
 
