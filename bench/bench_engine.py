@@ -59,9 +59,14 @@ NEW_TOKENS, RUNS, ROWS = 16, 5, 32
 def flows(n: int, folder: Path) -> list[Record]:
     """`n` masked training records, no two alike: the engine scores equal prompts once, which should not flatter it here. Their data set
     is built in `folder` where it is not there."""
+    return different(built(folder), n)
+
+
+def built(folder: Path) -> Dataset:
+    """The data set in `folder`, built where it is not there."""
     if not folder.is_dir():
         build_dataset(CAPTURES / "MTD", task=TASK, out=folder, options=BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0))
-    return different(load(folder), n)
+    return load(folder)
 
 
 def different(data: Dataset, n: int) -> list[Record]:
@@ -189,9 +194,7 @@ def measure(base: str, n: int, threads: int, adapter: Path | None, runs: int = R
     torch.set_num_threads(threads)
     opened = load_base(base)
     with tempfile.TemporaryDirectory() as place:
-        options = BuildOptions(reserved=CAPTURES / "reserved.csv", cap=60, seed=0)
-        build_dataset(CAPTURES / "MTD", task=TASK, out=Path(place) / "data", options=options)
-        data = load(Path(place) / "data")
+        data = built(Path(place) / "data")
         records = different(data, n)
         folder = adapter or random_adapter(opened.model, Path(place) / "adapter")
         served, plain = Engine(opened), Engine(opened, merge=False)
