@@ -11,7 +11,6 @@ import pytest
 import server_samples
 
 import trafficllm.capture.facts.flow_facts as parsers
-import trafficllm.records.codec.flows as codec
 from trafficllm.lifecycle.analyze import sentences
 from trafficllm.lifecycle.analyze.verdict_table import judged
 from trafficllm.lifecycle.analyze.verdicts import start
@@ -87,13 +86,12 @@ def test_first_bytes_are_parsed_once_for_verdicts_and_facts(workspace: Workspace
     files = [*(captures / "EAC" / "DNS").glob("*.pcap"), *(captures / "MTD" / "Neris").glob("*.pcap")]
     alone = collect(files, workspace.config.capture)
     parsed: list[bytes] = []
-    real = codec.facts_of
+    real = parsers.facts_of
 
     def counting(proto: int, orig_p: int, resp_p: int, orig: bytes, resp: bytes, **beyond: Any) -> Any:
         parsed.append(orig)
         return real(proto, orig_p, resp_p, orig, resp, **beyond)
 
-    monkeypatch.setattr(codec, "facts_of", counting)
     monkeypatch.setattr(parsers, "facts_of", counting)
     monkeypatch.setattr("trafficllm.infer.detector.CHUNK", 7)
     analysis = start(workspace, files, task="EAC", overview=True)
