@@ -37,6 +37,27 @@ def test_temperature_finds_what_was_planted() -> None:
     assert calibrate.fit_temperature(formulas.log_softmax(true * 3), truth) == pytest.approx(3.0, abs=0.25)
 
 
+def test_a_temperature_moves_from_its_start_as_far_as_captures_agree() -> None:
+    """Four times too sharp by all captures: it moves near the plain fit. With one capture far off and three as they should be it stays."""
+    rng = np.random.default_rng(0)
+    true = formulas.log_softmax(rng.normal(size=(160, 5)) * 2)
+    truth = np.array([rng.choice(5, p=np.exp(row)) for row in true])
+    groups = [str(k % 8) for k in range(160)]
+    sharp = formulas.log_softmax(true * 4)
+    plain = calibrate.fit_temperature(sharp, truth)
+    assert plain * 0.8 < calibrate.temperature_near(1.0, sharp, truth, groups) < plain
+    assert calibrate.temperature_near(plain, sharp, truth, groups) == plain
+    assert plain < calibrate.temperature_near(20.0, sharp, truth, groups) < plain * 1.2
+    odd = np.where((np.arange(160) % 4 == 0)[:, None], sharp, true)
+    assert calibrate.fit_temperature(odd, truth) > 1.15
+    assert calibrate.temperature_near(1.1, odd, truth, [str(k % 4) for k in range(160)]) == 1.1
+    y = [f"c{k}" for k in truth]
+    assert calibrate.fit(sharp, y, LABELS[:5], groups=groups, start=1.0).temperature == calibrate.temperature_near(
+        1.0, sharp, truth, groups
+    )
+    assert calibrate.temperature_near(1.3, sharp[:0], truth[:0], []) == 1.3
+
+
 def test_calibration_lowers_ece_and_keeps_the_answers() -> None:
     scores, y = _scores(600, 1, sharpness=5.0)
     params = calibrate.fit(scores.logits, y, LABELS)

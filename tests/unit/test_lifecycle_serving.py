@@ -14,14 +14,20 @@ from typer.testing import CliRunner
 
 from trafficllm.capture.flows.assembly import read_flows
 from trafficllm.core.errors import ArtifactError, UsageError
-from trafficllm.infer.detector import Detector
+from trafficllm.core.metrics import indices
+from trafficllm.core.types import Scores, Silent
+from trafficllm.evaluate.calibrate import temperature_near
+from trafficllm.infer import calibration as cal
+from trafficllm.infer.detector import Detector, TaskModel
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.infer.engine.scorer import WEIGHT, LLMScorer
 from trafficllm.infer.remote import client as remote
 from trafficllm.infer.remote.served import served_task
-from trafficllm.lifecycle.serving.export import export_for_vllm
+from trafficllm.lifecycle.serving.export import export_for_vllm, without_states
+from trafficllm.lifecycle.studies import scoring
 from trafficllm.lifecycle.workspace import SHIPPED, Workspace
 from trafficllm.records.codec.flows import records_of
+from trafficllm.records.dataset.dataset import BuildOptions, build_dataset, load
 from trafficllm.surface.cli import adapter as commands
 
 
@@ -64,10 +70,46 @@ def test_verdicts_by_a_server_are_those_of_the_trie(
     assert len(printed) == len(batch)
     assert printed[0].startswith(f"{batch.community_id[0]} {verdicts[0].label} ")
     here = LLMScorer(workspace.engine, "MTD", model.scorer.task, live.manifest["labels"], {WEIGHT: 0.0}, codec=model.scorer.codec)
-    want = here.score([model.masked(record) for record, _ in rows]).probabilities
+    own = live.manifest["calibration"]
+    assert model.calibration == {"temperature": own["temperature"], "unknown": own["unknown"]["bare"]}
+    want = cal.apply(model.calibration, here.score([model.masked(record) for record, _ in rows]).logits)
     told = np.array([list(verdict.probabilities.values()) for verdict in verdicts])
     assert np.abs(told - want).max() < 1e-4
     assert [verdict.version for verdict in verdicts] == [live.version] * len(rows)
+
+
+def test_answers_alone_are_calibrated_on_captures_of_a_data_set(workspace: Workspace, captures: Path, tmp_path: Path) -> None:
+    """`--data`: near the version's own temperature, by validation rows scored without the readout."""
+    for label in ("Cridex", "Htbot", "Virut"):
+        (tmp_path / "captures" / label).mkdir(parents=True)
+        for path in (captures / "MTD" / label).glob("*.pcap"):
+            (tmp_path / "captures" / label / path.name).symlink_to(path)
+    data, task = tmp_path / "data", workspace.task("MTD")
+    options = BuildOptions(cap=12, split="flow", workers=1)
+    build_dataset(tmp_path / "captures", task=task, out=data, options=options, progress=Silent())
+    built = load(data)
+    export_for_vllm(workspace, "MTD", tmp_path / "out", data=data)
+    body = json.loads((tmp_path / "out" / "serving.json").read_text())["calibration"]
+    scorer, own = TaskModel.of(workspace.engine, task, live := workspace.registry.live("MTD")).scorer, live.manifest["calibration"]
+    rows, y = scoring.rows(built, "val", scorer.labels)
+    assert body["n"] == len(rows) > 10
+    trie = LLMScorer(workspace.engine, scorer.adapter, task, scorer.labels, {WEIGHT: 0.0}, codec=built.codec)
+    logits = scoring.score_rows(trie, built, rows).logits
+    assert body["temperature"] == pytest.approx(temperature_near(own["temperature"], logits, indices(scorer.labels, y), built.groups(rows)))
+    assert body["unknown"]["method"] in {"max_probability", "energy"}
+    flagged = cal.unknown_score(body, Scores(scorer.labels, cal.apply(body, logits), logits)) > cal.threshold(body)
+    assert flagged.mean() <= 0.15
+    assert 0 < body["set_90"] < 1
+
+
+def test_a_calibration_with_states_serves_without_them() -> None:
+    bare = {"method": "energy", "threshold": 1.0, "params": {"temperature": 2.0}}
+    assert without_states({"unknown": {"method": "nearest_energy", "threshold": 3.0, "bare": bare}}) == {
+        "temperature": 1.0,
+        "unknown": bare,
+    }
+    assert without_states({"temperature": 2, "unknown": bare, "set_90": 0.2}) == {"temperature": 2.0, "unknown": bare}
+    assert without_states({"unknown": {"method": "knn", "threshold": 3.0}}) == {"temperature": 1.0}
 
 
 def test_what_vllm_cannot_serve_is_refused(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,30 @@ def fit_temperature(logits: F64, truth: I64, weights: F64 | None = None) -> floa
     return float(np.exp((low + high) / 2))
 
 
+INSIDE = (0.2, 0.8)
+DRAWS = 100
+
+
+def temperature_near(start: float, logits: F64, truth: I64, groups: Sequence[str], *, seed: int = 0) -> float:
+    """The temperature nearest to `start` between the 20th and 80th percentile of those fitted to 100 bootstrap samples of captures.
+
+    For scores whose temperature is roughly known before, such as an adapter's label tree beside the adapter's verdict. ECE on the other
+    half of the validation captures, mean of twenty halves, of this and of the plain fit: malware .044, .050, apps .192, .201, DNS tunnels
+    .013, .016, attack tactics .437, .448. `start` for no rows.
+
+    >>> logits, truth = np.log([[0.9, 0.1]] * 10), np.array([0] * 8 + [1] * 2)
+    >>> round(temperature_near(1.0, logits, truth, [str(k) for k in range(10)]), 2), round(fit_temperature(logits, truth), 2)
+    (1.0, 1.58)
+    """
+    if not len(truth):
+        return start
+    names, of = np.unique(list(groups), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    times = (np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[of] for _ in range(DRAWS))
+    low, high = np.quantile([fit_temperature(logits, truth, weights.astype(np.float64)) for weights in times], INSIDE)
+    return float(np.clip(start, low, high))
+
+
 WEIGHTS = (0.8, 1.0, 0.9, 0.6, 0.4, 0.2, 0.0)
 """Shares of the readout that are tried. The first one stays unless another is better by GAIN macro-F1 on validation, and surely so."""
 GAIN = 0.01
@@ -140,22 +164,24 @@ def least_in_set(probabilities: F64, truth: I64, groups: Sequence[str] | None = 
     return 0.0 if place >= len(order) else max(float(1.0 - scores[order[place]]), 0.0)
 
 
-def _temperature(logits: F64, truth: I64, groups: Sequence[str] | None, more: OutOfCapture | None) -> float:
-    """The temperature of validation rows, or of these and `more` together, captures alike."""
+def _temperature(logits: F64, truth: I64, groups: Sequence[str] | None, more: OutOfCapture | None, start: float | None) -> float:
+    """The temperature of validation rows, near `start` where one is given, or of these and `more` together, captures alike."""
+    if start is not None and groups is not None:
+        return temperature_near(start, logits, truth, groups)
     if more is None or groups is None:
         return fit_temperature(logits, truth)
     both = np.concatenate([logits, more.logits]), np.concatenate([truth, more.truth])
     return fit_temperature(*both, captures_alike([*groups, *more.groups]))
 
 
-def _cross_ece(logits: F64, truth: I64, groups: Sequence[str] | None, more: OutOfCapture | None) -> float:
+def _cross_ece(logits: F64, truth: I64, groups: Sequence[str] | None, more: OutOfCapture | None, start: float | None) -> float:
     """ECE where each half is scored at the temperature of the other half, and of `more`."""
     half = np.arange(len(truth)) % 2
     p = np.empty_like(logits)
     for side in (0, 1):
         mine = half == side
         others = None if groups is None or not len(groups) else [group for group, own in zip(groups, mine, strict=True) if not own]
-        p[mine] = np.exp(log_softmax(logits[mine] / _temperature(logits[~mine], truth[~mine], others, more)))
+        p[mine] = np.exp(log_softmax(logits[mine] / _temperature(logits[~mine], truth[~mine], others, more, start)))
     return metrics.ece(p, truth)
 
 
@@ -188,6 +214,7 @@ def fit(
     train: tuple[Scores, Sequence[str]] | None = None,
     more: OutOfCapture | None = None,
     outliers: Scores | None = None,
+    start: float | None = None,
     seed: int = 0,
 ) -> CalibrationParams:
     """Fit temperature and unknown score from validation rows.
@@ -198,8 +225,8 @@ def fit(
     `train`: scores (with hidden states) and labels of training rows, which k-NN and Mahalanobis distances are
     fitted on; `more`: training rows out of capture, which share in the temperature, every capture counting alike (ECE on validation
     captures held out, without and with them, rows alike: VPN services .192, .156, malware .029, .022, apps .242, .217; VPN services with
-    captures alike .136, the others not measured so); `outliers`: scores of validation rows of other tasks, as further strangers. Raises
-    ValueError where a truth is not in `labels`.
+    captures alike .136, the others not measured so); `outliers`: scores of validation rows of other tasks, as further strangers; `start`:
+    a temperature to stay near to, see `temperature_near`. Raises ValueError where a truth is not in `labels`.
 
     >>> params = fit(np.log([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], ["a", "b"])
     >>> params.unknown["method"]
@@ -209,14 +236,14 @@ def fit(
     if (truth < 0).any():
         raise ValueError("a validation row has a label outside the task's")
     logits = np.asarray(logits, dtype=np.float64).reshape(len(truth), len(labels))
-    temperature = _temperature(logits, truth, groups, more)
+    temperature = _temperature(logits, truth, groups, more, start)
     states = (None if side is None else np.asarray(side, dtype=np.float64) for side in (hidden, pooled, readout))
     captures = None if groups is None or not len(groups) else np.unique(list(groups), return_inverse=True)[1].astype(np.int64)
     val = unknown.Rows(logits, truth, *states, groups=captures)
     fitted_on, judged_on = _sides(val, rows_of(*train) if train else None)
     return CalibrationParams(
         temperature=temperature,
-        ece=_cross_ece(logits, truth, groups, more),
+        ece=_cross_ece(logits, truth, groups, more, start),
         ece_before=metrics.ece(np.exp(log_softmax(logits)), truth) if len(truth) else 0.0,
         n=len(truth),
         set_90=least_in_set(np.exp(log_softmax(logits / temperature)), truth, groups),

@@ -339,7 +339,7 @@ def export(
 
         answer = export_for_vllm(workspace, task, out, version=version, data=data)
         if data is None:
-            note("no --data: probabilities are as the label trie has them, and no flow is unknown")
+            note("no --data: temperature and unknown threshold are the version's own, fitted with its readout")
         emit("adapter.export", answer, as_json=as_json, show=show_pairs)
         return
     answer = upkeep.export(workspace, task, out, version=version, merged=merged)
