@@ -109,13 +109,13 @@ kernels: install-test
 
 # Exported adapters behind a real vLLM (its own environment; VLLM names its program), 1,000 requests in turn: docs/guides/vllm.md.
 VLLM ?= vllm
-VLLM_ARGS ?= --dtype float32 --enforce-eager --max-model-len 1024 --max-num-seqs 16
+VLLM_ARGS ?= --dtype float32 --enforce-eager --max-model-len 1024 --max-num-seqs 16 --disable-uvicorn-access-log
 vllm: install-test
 	rm -rf $(WORKDIR)/vllm
 	for task in MTD EAC MDD; do $(BIN)/trafficllm adapter export $$task -o $(WORKDIR)/vllm/$$task --for vllm; done
-	PATH="$(dir $(VLLM)):$$PATH" recipes/serve/vllm.sh src/trafficllm/data/base/traffic $(WORKDIR)/vllm/* -- $(VLLM_ARGS) & server=$$!; \
-	trap 'kill $$server' EXIT; \
-	$(BIN)/python recipes/serve/check.py http://127.0.0.1:$${PORT:-8000}/v1 $(WORKDIR)/vllm/* --wait 1800
+	PATH="$(dir $(VLLM)):$$PATH" recipes/serve/vllm.sh src/trafficllm/data/base/traffic $(WORKDIR)/vllm/* -- $(VLLM_ARGS) >$(WORKDIR)/vllm.log 2>&1 & server=$$!; \
+	trap 'kill $$server 2>/dev/null || true; wait $$server || true' EXIT; \
+	$(BIN)/python recipes/serve/check.py http://127.0.0.1:$${PORT:-8000}/v1 $(WORKDIR)/vllm/* --wait 1800 --process $$server || { tail -n 20 $(WORKDIR)/vllm.log >&2; exit 1; }
 
 # A warning is an error: a link that leads nowhere, a page that no list names. The tests build it too (tests/e2e/test_site.py).
 site: install-test

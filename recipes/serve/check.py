@@ -1,6 +1,6 @@
 """A running vLLM server against the in-process engine: requests for several adapters in turn, every answer compared.
 
-    python recipes/serve/check.py URL EXPORT... [--requests 1000] [--in-flight 8] [--json]
+    python recipes/serve/check.py URL EXPORT... [--requests 1000] [--in-flight 8] [--wait SECONDS [--process PID]] [--json]
 
 Each request is one record by one adapter. An answer is another adapter's where it lies nearer to what another resident adapter says of the
 same prompt than to its own; verdicts agree where the likeliest label is the in-process label tree's.
@@ -48,11 +48,16 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--in-flight", type=int, default=8)
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="for a server that is starting")
+    parser.add_argument(
+        "--process", type=int, metavar="PID", help="the server's, where it is one of this machine: when it ends, so does waiting"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     until = time.monotonic() + options.wait
     with Completions(Server(options.url, seconds=10, deadline=10, tries=1)) as probe:
         while not _answers(probe) and time.monotonic() < until:
+            if options.process and not _runs(options.process):
+                raise SystemExit("the server has ended before it answered")
             time.sleep(2)
     base = load_served("default")
     engine = Engine(base)
@@ -92,6 +97,14 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=1) if options.json else "\n".join(f"{key:20s} {value}" for key, value in figures.items()))
     raise SystemExit(wrong > 0 or differing > len(jobs) / 100)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there and has not ended (state Z or X of proc(5): its parent has not asked for its status yet)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _answers(client: Completions) -> bool:
