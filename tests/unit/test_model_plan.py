@@ -15,7 +15,7 @@ from tune_forks import fork
 from trafficllm.core.settings import TuneOptions
 from trafficllm.model import step_time
 from trafficllm.model.base.extend import make_traffic_base
-from trafficllm.model.base.load import load_base
+from trafficllm.model.base.load import load_base, precision_for
 from trafficllm.model.results import Forecast
 from trafficllm.model.tuning import plan as planning
 from trafficllm.model.tuning.job import TuneData, peak_bytes, tune_task
@@ -108,6 +108,38 @@ def test_methods_precision_and_processes_change_the_forecast(folder: Path) -> No
     split = memory(world=4, shard=True)
     assert split["weights"] == pytest.approx(plain["weights"] / 4, abs=1)
     assert split["activations"] < plain["activations"] / 2
+    config = json.loads((folder / "config.json").read_text())
+    width, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"] * config["num_key_value_heads"]
+    layer = 2 * width * width + 2 * width * head + 3 * width * inner + 2 * width
+    lora = 16 * (2 * 2 * width + 2 * (width + head) + 3 * (width + inner))
+    tables = config["vocab_size"] * width * (1 if config["tie_word_embeddings"] else 2) + width
+    assert split["gathered"] == 4 * (tables + 2 * (layer + lora))
+    assert plain["gathered"] == memory(world=4)["gathered"] == 0
+    assert split["total"] == sum(value for name, value in split.items() if name != "total")
+
+
+def test_another_device_is_planned_by_an_assumed_speed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a configuration alone, without a look at this machine: time goes with the work over speed and devices."""
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    for name in ("measured_speed", "measured"):
+        monkeypatch.setattr(planning, name, lambda *_: pytest.fail("this machine was measured"))
+    lengths = [64] * 200
+
+    def planned(speed: float, world: int = 1) -> Forecast:
+        return planning.plan(tmp_path, lengths, TuneOptions(epochs=1, batch_tokens=640), world=world, speed=speed)
+
+    one = planned(1e9)
+    body = one.parameters - one.trainable
+    table = (
+        json.loads((tmp_path / "config.json").read_text())["vocab_size"] * json.loads((tmp_path / "config.json").read_text())["hidden_size"]
+    )
+    work = (4 * (body - table) + 6 * one.trainable) * sum(lengths)
+    assert one.seconds == pytest.approx(work / 1e9 + planning.STEP_SECONDS * one.steps, abs=0.1)
+    assert planned(1e8).seconds == pytest.approx(10 * one.seconds, rel=0.02)
+    assert planned(1e8, world=4).seconds == pytest.approx(planned(1e8).seconds / 4, rel=0.02)
+    monkeypatch.undo()
+    assert precision_for(tmp_path) in {"float32", "bfloat16"}
+    assert plan_data(tmp_path, _data(), TuneOptions(max_steps=2)).rows == plan_data(folder, _data(), TuneOptions(max_steps=2)).rows
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])

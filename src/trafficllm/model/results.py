@@ -53,13 +53,15 @@ class Imported(Result):
 
 class TuneMemory(Result):
     """Bytes of one process: `weights` of the base, `states` of the trained part (weights, gradients, two moments),
-    `activations` of the largest batch, `program` what the process holds already; `total` their sum."""
+    `activations` of the largest batch, `program` what the process holds already, `gathered` whole parameters while they are computed with,
+    where they are sharded; `total` their sum."""
 
     weights: int
     states: int
     activations: int
     program: int
     total: int
+    gathered: int = 0
 
 
 class Forecast(Result):

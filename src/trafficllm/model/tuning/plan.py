@@ -17,7 +17,7 @@ from trafficllm.core.errors import ArtifactError
 from trafficllm.core.settings import TuneOptions
 from trafficllm.model.adapter import lora, readout
 from trafficllm.model.adapter.fused import fused
-from trafficllm.model.base.load import resolve
+from trafficllm.model.base.load import default_base, resolve
 from trafficllm.model.results import Forecast, TuneMemory
 from trafficllm.model.step_time import TokenTime, measured
 from trafficllm.model.tuning.collate import Sample, answer_loss, collate, plan_batches
@@ -178,8 +178,19 @@ def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str
         activations = round(activations / layers + SLACK * size * layers * sum(largest) * model.config.get_text_config().hidden_size)
     program, states = _program(), round(16 * trained / split)
     base = round(weights / split)
-    total = base + states + activations + program
-    return TuneMemory(weights=base, states=states, activations=activations, program=program, total=total)
+    gathered = _gathered(model, size) if split > 1 else 0
+    total = base + states + activations + program + gathered
+    return TuneMemory(weights=base, states=states, activations=activations, program=program, total=total, gathered=gathered)
+
+
+def _gathered(model: Any, size: float) -> int:
+    """Bytes of parameters that a process of a sharded run holds whole: what lies outside the decoder layers, and two layers, of which the
+    second is fetched while the first is computed (FSDP2's implicit prefetch; `processes.shard` makes a unit of each layer)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = set(getattr(inner, "_no_split_modules", None) or ())
+    layers = [sum(p.numel() for p in module.parameters()) for module in inner.modules() if type(module).__name__ in names]
+    outside = sum(value.numel() for value in inner.parameters()) - sum(layers)
+    return round(size * (outside + 2 * max(layers, default=0)))
 
 
 def _frozen_linears(model: Any) -> list[Any]:
@@ -200,11 +211,13 @@ def plan(
     world: int = 1,
     read: int = 0,
     labels: int = 0,
+    speed: float | None = None,
 ) -> Forecast:
     """Forecast a run of `lengths` (tokens a row, answer included) on a base folder; nothing of the weights is read.
 
-    `precision` of the base's weights; `world` processes share each batch; a readout is fitted on `read` rows for `labels` labels.
-    Raises ArtifactError where the folder is no model.
+    `precision` of the base's weights; `world` processes share each batch; a readout is fitted on `read` rows for `labels` labels; `speed`,
+    float operations a second that a device reaches in training, stands for other devices than this machine, on which nothing is then
+    measured. Raises ArtifactError where the folder is no model.
     """
     from trafficllm.model.tuning.run import HEAD_ROWS
 
@@ -221,16 +234,17 @@ def plan(
     # Forward and backward through frozen weights: 4 operations a weight and token; through trained ones 6; embedding rows: none.
     work = 4.0 * max(parameters - trained - table, 0) + 6.0 * trained
     memory = _memory(model, [lengths[row] for row in widest][::world], options, precision, world)  # before a measured step takes any
-    speed = measured_speed(precision)
-    counted = TokenTime(OVERHEAD * work / speed.idle, FORWARD * 2.0 * (parameters - table) / speed.idle)
-    each = measured(folder, options, precision, lengths) or counted
+    rate = Speed(speed, 1.0) if speed else measured_speed(precision)
+    overhead, forward = (1.0, 1.0) if speed else (OVERHEAD, FORWARD)
+    counted = TokenTime(overhead * work / rate.idle, forward * 2.0 * (parameters - table) / rate.idle)
+    each = (None if speed else measured(folder, options, precision, lengths)) or counted
     pace = 4 / 3 if options.gradient_checkpointing else 1.0
     mean = sum(lengths) / max(len(lengths), 1)
     # A readout's head is scaled by features of some rows before the first step.
     idle = pace * each.step * tokens / world + STEP_SECONDS * steps + each.forward * mean * min(read, HEAD_ROWS)
-    seconds = idle / speed.share
+    seconds = idle / rate.share
     planned = min(seconds, options.max_seconds or seconds)
-    reading = each.forward * mean * read + _fitting(model, read, labels) / speed.idle
+    reading = each.forward * mean * read + _fitting(model, read, labels) / rate.idle
     return Forecast(
         parameters=parameters,
         trainable=trained,
@@ -242,9 +256,9 @@ def plan(
         memory=memory,
         seconds=round(planned, 1),
         tokens_per_second=round(tokens / max(seconds, 1e-9), 1),
-        readout_seconds=round(reading / speed.share, 1),
+        readout_seconds=round(reading / rate.share, 1),
         idle_seconds=round(min(idle, options.max_seconds or idle), 1),
-        share=round(speed.share, 2),
+        share=round(rate.share, 2),
     )
 
 
@@ -275,12 +289,16 @@ def _fitting(model: Any, rows: int, labels: int) -> float:
 
 
 def plan_data(base: str | Path, data: TuneData, options: TuneOptions, *, precision: str = "float32", world: int = 1) -> Forecast:
-    """`plan` of a run on rows as they are: encoded with the base's tokenizer, answers included."""
+    """`plan` of a run on rows as they are: encoded with the base's tokenizer, answers included.
+
+    A folder may hold `config.json` alone: the rows are then encoded with the embedded base's tokenizer.
+    """
     from trafficllm.model.tokenizer.extend import load_auto
     from trafficllm.model.tuning.encode import Encoder
     from trafficllm.model.tuning.run import COPIES, Rows, readout_rows, reads_out
 
-    rows = Rows(data, Encoder(load_auto(resolve(base))), options)
+    folder = resolve(base)
+    rows = Rows(data, Encoder(load_auto(folder if any(folder.glob("tokenizer*")) else default_base())), options)
     lengths = [len(rows.answer(answer, ids)) for answer, ids in zip(data.answers, rows.fixed, strict=True)]
     read = readout_rows(len(lengths), sum(lengths), options) if reads_out(data, options) else 0
     read = min(read, len(lengths) * (1 if data.augment is None else 1 + COPIES))
