@@ -23,8 +23,8 @@ from trafficllm.model.tuning import plan as planning
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("base", "bits", "devices", "layout", "weights", "states", "activations", "gathered", "total", "fits", "hours")
-INT8_BYTES = 1.0
-"""A weight of a linear layer in 8 bits (Dettmers et al. 2022, arXiv 2208.07339), its scales aside."""
+BF16_BYTES, INT8_BYTES = 2.0, 1.0
+"""Of a weight; in 8 bits of linear layers (Dettmers et al. 2022, arXiv 2208.07339), its scales aside."""
 
 
 def forecast(folder: Path, plan: dict[str, Any], method: str, devices: int) -> Forecast:
@@ -37,8 +37,8 @@ def forecast(folder: Path, plan: dict[str, Any], method: str, devices: int) -> F
 
 def in_8_bits(full: int, four: int) -> int:
     """Bytes of the base with the linear layers in 8 bits, from those with 16 and 4 bits."""
-    linear = (full - four) / (planning._BYTES["bfloat16"] - planning._NF4_BYTES)
-    return round(full - linear * (planning._BYTES["bfloat16"] - INT8_BYTES))
+    linear = (full - four) / (BF16_BYTES - planning.NF4_BYTES)
+    return round(full - linear * (BF16_BYTES - INT8_BYTES))
 
 
 def rows(name: str, folder: Path, plan: dict[str, Any], devices: list[int]) -> Iterator[dict[str, Any]]:

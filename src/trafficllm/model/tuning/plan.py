@@ -31,7 +31,7 @@ OVERHEAD = 3.5
 """A step's time against its matrix products at full speed, where no step is measured (`model.step_time`): element-wise work, small shapes.
 2.8-4.6 on the embedded base."""
 _BYTES = {"float32": 4.0, "bfloat16": 2.0}
-_NF4_BYTES = 0.53
+NF4_BYTES = 0.53
 """4 bits a weight and an 8-bit scale for each block of 64."""
 FIT_PASSES = 120
 """Evaluations of loss and gradient that fitting a readout takes."""
@@ -169,7 +169,7 @@ def _memory(model: Any, largest: list[int], options: TuneOptions, precision: str
     weights = size * frozen
     if options.method == "qlora":
         linear = sum(layer.weight.numel() for layer in _frozen_linears(model))
-        weights = size * max(frozen - linear, 0) + _NF4_BYTES * linear
+        weights = size * max(frozen - linear, 0) + NF4_BYTES * linear
     split = world if options.shard else 1
     activations = _kept_bytes(model, _batch(largest, 0)) if largest else 0
     if options.gradient_checkpointing:
