@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Train and validation parts with cached feature matrices."""
+    """Train and validation parts with cached feature matrices; `checkpoint`: the weights file of a learner that has one."""
 
     labels: tuple[str, ...]
     train: Part
@@ -74,6 +75,7 @@ class Data:
     threads: int = 1
     budget_s: float = 120.0
     cache: dict[tuple[str, str], F64] = field(default_factory=dict)
+    checkpoint: Path | None = None
 
     def matrix(self, side: str, view: str) -> F64:
         """Features `view` of the "train" or "val" part."""
@@ -107,7 +109,7 @@ VIEWS: dict[str, Callable[[Part], F64]] = {
 }
 
 
-def _spread(p: F64, classes: Sequence[int], width: int) -> F64:
+def spread(p: F64, classes: Sequence[int], width: int) -> F64:
     """Probabilities over the classes seen in training, widened to all labels of the task."""
     out = np.zeros((len(p), width))
     out[:, list(classes)] = p
@@ -132,7 +134,7 @@ def fit_knn(data: Data, view: str, params: Mapping[str, Any]) -> Model:
     net = KNeighborsClassifier(n_neighbors=k, weights="distance", algorithm="brute", n_jobs=data.threads)
     net.fit((X - centre) / scale, y)
     width, classes = len(data.labels), net.classes_.tolist()
-    return lambda Z: _spread(net.predict_proba((Z - centre) / scale), classes, width)
+    return lambda Z: spread(net.predict_proba((Z - centre) / scale), classes, width)
 
 
 def fit_forest(data: Data, view: str, params: Mapping[str, Any]) -> Model:
@@ -148,7 +150,7 @@ def fit_forest(data: Data, view: str, params: Mapping[str, Any]) -> Model:
     )
     forest.fit(data.matrix("train", view), data.truth("train"))
     width, classes = len(data.labels), forest.classes_.tolist()
-    return lambda Z: _spread(forest.predict_proba(Z), classes, width)
+    return lambda Z: spread(forest.predict_proba(Z), classes, width)
 
 
 def fit_linear(data: Data, view: str, params: Mapping[str, Any]) -> Model:
@@ -163,7 +165,7 @@ def fit_linear(data: Data, view: str, params: Mapping[str, Any]) -> Model:
     weigh = TfidfTransformer(sublinear_tf=True)
     net = LogisticRegression(C=params["C"], max_iter=400, class_weight="balanced" if params["balanced"] else None, random_state=data.seed)
     net.fit(weigh.fit_transform(data.matrix("train", view)), y)
-    return lambda Z: _spread(net.predict_proba(weigh.transform(Z)), classes.tolist(), width)
+    return lambda Z: spread(net.predict_proba(weigh.transform(Z)), classes.tolist(), width)
 
 
 def _booster_params(data: Data, params: Mapping[str, Any], classes: int) -> dict[str, Any]:
@@ -217,4 +219,4 @@ def fit_booster(data: Data, view: str, params: Mapping[str, Any]) -> Model:
         _booster_params(data, params, len(classes)), train, num_boost_round=params["rounds"], valid_sets=watched, callbacks=stop
     )
     rounds = int(booster.best_iteration if watched else booster.current_iteration())
-    return Boosted(lambda Z: _spread(np.asarray(booster.predict(Z, num_threads=data.threads)), classes.tolist(), width), rounds)
+    return Boosted(lambda Z: spread(np.asarray(booster.predict(Z, num_threads=data.threads)), classes.tolist(), width), rounds)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from trafficllm.core.errors import InputError
 from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
-from trafficllm.evaluate.baselines import features, probes
+from trafficllm.evaluate.baselines import features, in_context, probes
 from trafficllm.evaluate.baselines.learners import VIEWS, Boosted, Data, Model, Part, fit_booster, fit_forest, fit_knn, fit_linear
 from trafficllm.evaluate.results import Baseline, Quality
 from trafficllm.records.codec.canonical import DEFAULT
@@ -187,6 +188,13 @@ def _grid_booster(data: Data, views: Sequence[str] = ()) -> list[Candidate]:
     return [Candidate(view, point, work, fit_booster) for point in points for view in views or _views(data)]
 
 
+def _grid_in_context(data: Data) -> list[Candidate]:
+    """One point, on all columns: nothing was at hand to choose by."""
+    assert data.checkpoint is not None
+    point = {"rows": in_context.CONTEXT, **in_context.facts_of(data.checkpoint)}
+    return [Candidate(_views(data)[0], point, 0.0, in_context.fit_in_context)]
+
+
 def _grid_identifiers(data: Data) -> list[Candidate]:
     work = 1.0 + len(data.train.records) / 4000
     return [Candidate("identifiers", {"trees": 100, "min_samples_leaf": leaf, "balanced": True}, work, fit_forest) for leaf in (1, 3)]
@@ -201,6 +209,7 @@ _GRIDS: dict[str, Callable[[Data], list[Candidate]]] = {
     "lightgbm_all": lambda data: _grid_booster(data, ("all",)),
     "random_forest": _grid_forest,
     LINEAR: _grid_linear,
+    in_context.NAME: _grid_in_context,
 }
 _NOT_OF = {"cells": frozenset({"lightgbm_headers_payload", "lightgbm_all"})}
 """Rows that would say nothing about records of a kind."""
@@ -235,8 +244,9 @@ def run(
     threads: int = 1,
     budget_s: float = 120.0,
     names: Sequence[str] = NAMES,
+    checkpoint: Path | None = None,
 ) -> dict[str, Outcome]:
-    """Train each baseline and answer the test part.
+    """Train each baseline and answer the test part; TabICL too where `checkpoint` names its weights (see `in_context`).
 
     The identifier probe is left out where `raw` and `meta` are empty, rows on payload where records
     are cells; HTTP requests get a linear model besides, and are learnt from and validated on without their copies.
@@ -244,9 +254,10 @@ def run(
     whole = val
     if train.kind == "http":
         train, val = train.distinct(), val.distinct()
-    data = Data(tuple(labels), train, val, seed, threads, budget_s)
+    data = Data(tuple(labels), train, val, seed, threads, budget_s, checkpoint=checkpoint)
+    wanted = [*_wanted(train, names), *([in_context.NAME] if checkpoint is not None else ())]
     with _blas(threads):
-        return {name: _answer(fit(name, data), whole, test) for name in _wanted(train, names)}
+        return {name: _answer(fit(name, data), whole, test) for name in wanted}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from trafficllm.core.errors import InputError, UsageError
@@ -31,12 +32,13 @@ VALIDATION = "scored on validation, which chooses"
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
     """How an evaluation is run: the `part` that is judged, at most `most` flows of it (0: all), the `seed`, and `budget_s` seconds of
-    estimated work for each baseline's search."""
+    estimated work for each baseline's search; `checkpoint`: weights of TabICL, which is then a baseline too."""
 
     part: str = "test"
     most: int = 0
     seed: int = 0
     budget_s: float = 60.0
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class EvaluationSet:
                     threads=scoring.threads(),
                     budget_s=options.budget_s,
                     names=names or baselines.NAMES,
+                    checkpoint=options.checkpoint,
                 )
             )
         return {name: _joined([fold[name] for fold in folds]) for name in folds[0]}

@@ -43,6 +43,9 @@ def run(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Score the baselines on the same input too, or only the commonest answer.")
     ] = True,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights of TabICL, which is then a baseline too (extra `tabicl`).")
+    ] = None,
     embedding: Annotated[
         bool, typer.Option("--embedding", help="Also probe the base's frozen representation: k-NN, linear probe, a map.")
     ] = False,
@@ -77,7 +80,7 @@ def run(
             adapters=adapter or [],
             baselines=baselines,
             embedding=embedding,
-            options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget),
+            options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget, checkpoint=checkpoint),
             html=html,
             progress=bar,
             score=score,
