@@ -190,7 +190,7 @@ def _gathered(model: Any, size: float) -> int:
     names = set(getattr(inner, "_no_split_modules", None) or ())
     layers = [sum(p.numel() for p in module.parameters()) for module in inner.modules() if type(module).__name__ in names]
     outside = sum(value.numel() for value in inner.parameters()) - sum(layers)
-    return round(size * (outside + 2 * max(layers, default=0)))
+    return int(size * (outside + 2 * max(layers, default=0)))
 
 
 def _frozen_linears(model: Any) -> list[Any]:
