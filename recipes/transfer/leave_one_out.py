@@ -110,7 +110,7 @@ def curves(asked: argparse.Namespace, base: str, out: Path) -> dict[str, Any]:
             app,
             data,
             data,
-            few=FewShot(draws=asked.draws, max_seconds=asked.tune),
+            few=FewShot(draws=asked.draws, max_seconds=asked.tune, checkpoint=asked.checkpoint),
             options=EvalOptions(part=asked.part, most=asked.most),
             html=out.with_suffix(".html"),
             progress=Silent(),
@@ -139,6 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", default="default", help="the base that saw all tasks")
     parser.add_argument("--seconds", type=float, default=0.0, help="of the traffic step, instead of the recipe's")
     parser.add_argument("--tune", type=float, default=0.0, help="seconds of tuning on each draw; 0: probes only")
+    parser.add_argument("--checkpoint", type=Path, help="weights of TabICL, which then learns from the same flows")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--most", type=int, default=2000)
     parser.add_argument("--part", choices=("val", "test"), default="val")

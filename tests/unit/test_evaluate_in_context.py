@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from trafficllm.core.errors import ArtifactError, InputError, ResourceError
 from trafficllm.core.files import sha256_file
 from trafficllm.core.types import F64
-from trafficllm.evaluate.baselines import in_context
+from trafficllm.evaluate.baselines import in_context, shots
 from trafficllm.evaluate.baselines import table as baselines
 from trafficllm.evaluate.baselines.learners import Part
 from trafficllm.surface.cli import evaluate as commands
@@ -66,6 +66,9 @@ def test_the_context_answers_and_the_seed_fixes_it(checkpoint: Path, monkeypatch
     first = answers(train)
     assert np.array_equal(first, answers(train))
     assert np.abs(first - answers(turned)).max() > 1e-4
+    monkeypatch.setitem(shots.VIEWS, "all", shots.VIEWS["sizes_times"])
+    some = dataclasses.replace(train, records=train.records[:4], y=train.y[:4])
+    assert np.array_equal(shots.in_context(checkpoint, train, some, LABELS), first)
 
 
 def test_a_label_without_rows_gets_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +88,7 @@ def test_a_label_without_rows_gets_nothing(checkpoint: Path, monkeypatch: pytest
 def test_files_that_are_none_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     """Also one whose pickle names a program: nothing of it runs."""
     with pytest.raises(InputError, match="no such weights"):
-        in_context.facts_of(tmp_path / "none.ckpt")
+        in_context.checked(tmp_path / "none.ckpt")
     plain, archive, other, regressor, wrong, evil = (tmp_path / f"{name}.ckpt" for name in ("a", "b", "c", "d", "e", "f"))
     plain.write_bytes(b"weights")
     with zipfile.ZipFile(archive, "w") as made:
@@ -97,7 +100,7 @@ def test_files_that_are_none_are_refused(checkpoint: Path, tmp_path: Path) -> No
     torch.save({"config": SHAPE, "state_dict": Runs(tmp_path / "ran")}, evil)
     for file in (plain, archive, other, regressor, wrong, evil):
         with pytest.raises(ArtifactError) as caught:
-            in_context.facts_of(file)
+            in_context.checked(file)
         assert caught.value.code == "artifact.checkpoint"
     assert not (tmp_path / "ran").exists()
 

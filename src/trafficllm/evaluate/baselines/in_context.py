@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,16 @@ VIEWS_TRIED = 8
 """Permutations of columns and labels whose answers are averaged: the library's default."""
 
 
-def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """Name and hash of a weights file, once a two-row table has been answered with it.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A weights file that has answered: its name, and the hash of its content."""
+
+    name: str
+    sha256: str
+
+
+def checked(checkpoint: Path) -> Checkpoint:
+    """A weights file, once a two-row table has been answered with it.
 
     Raises ResourceError where `tabicl` is not installed, InputError where there is no such file, ArtifactError for a file that is no
     checkpoint of a TabICL classifier.
@@ -48,7 +57,7 @@ def facts_of(checkpoint: Path) -> dict[str, Any]:
         raise ArtifactError("artifact.checkpoint", why, input=str(checkpoint), hint=hint) from error
     if answer.shape != (2, 2) or not np.isfinite(answer).all():
         raise ArtifactError("artifact.checkpoint", "its answers are no probabilities", input=str(checkpoint), hint=hint)
-    return {"checkpoint": checkpoint.name, "sha256": sha256_file(checkpoint)}
+    return Checkpoint(checkpoint.name, sha256_file(checkpoint))
 
 
 def fit_in_context(data: Data, view: str, params: Mapping[str, Any]) -> Model:

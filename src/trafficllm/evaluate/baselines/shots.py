@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,14 @@ def trees(name: str, train: Part, judged: Part, labels: Sequence[str], *, seed: 
                 best, most = (view, leaves), score
     data = Data(tuple(labels), train, Part((), ()), seed=seed, threads=threads)
     return fit_booster(data, *best)(VIEWS[best[0]](judged))
+
+
+def in_context(checkpoint: Path, train: Part, judged: Part, labels: Sequence[str], *, seed: int = 0, threads: int = 1) -> F64:
+    """Label probabilities [n, labels] of TabICL, whose weights `checkpoint` holds, with all of a few rows as context."""
+    from trafficllm.evaluate.baselines.in_context import CONTEXT, fit_in_context
+
+    data = Data(tuple(labels), train, Part((), ()), seed=seed, threads=threads, checkpoint=checkpoint)
+    return fit_in_context(data, "all", {"rows": CONTEXT})(VIEWS["all"](judged))
 
 
 def _score(data: Data, view: str, params: Mapping[str, Any]) -> float:

@@ -191,7 +191,8 @@ def _grid_booster(data: Data, views: Sequence[str] = ()) -> list[Candidate]:
 def _grid_in_context(data: Data) -> list[Candidate]:
     """One point, on all columns: nothing was at hand to choose by."""
     assert data.checkpoint is not None
-    point = {"rows": in_context.CONTEXT, **in_context.facts_of(data.checkpoint)}
+    file = in_context.checked(data.checkpoint)
+    point = {"rows": in_context.CONTEXT, "checkpoint": file.name, "sha256": file.sha256}
     return [Candidate(_views(data)[0], point, 0.0, in_context.fit_in_context)]
 
 

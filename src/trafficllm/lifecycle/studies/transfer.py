@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BASELINE = "lightgbm"
 TREES = ("lightgbm", "random_forest")
+NOT_OURS = (*TREES, "tabicl")
 POOL = 4000
 """Training rows that shots are drawn from, evenly over labels."""
 Learner: TypeAlias = Callable[[list[int], int], F64]
@@ -35,11 +36,13 @@ Learner: TypeAlias = Callable[[list[int], int], F64]
 
 @dataclass(frozen=True, slots=True)
 class FewShot:
-    """Learning from few flows: `shots` flows a class, `draws` of each size; with `max_seconds` an adapter is tuned on each draw too."""
+    """Learning from few flows: `shots` flows a class, `draws` of each size; with `max_seconds` an adapter is tuned on each draw too, with
+    `checkpoint`, weights of TabICL, that answers too."""
 
     shots: Sequence[int] = ()
     draws: int = 3
     max_seconds: float = 0.0
+    checkpoint: Path | None = None
 
 
 def transfer(
@@ -61,6 +64,10 @@ def transfer(
     from trafficllm.records.dataset.dataset import load
 
     few, options = few or FewShot(), options or EvalOptions()
+    if few.checkpoint is not None:
+        from trafficllm.evaluate.baselines import in_context
+
+        in_context.checked(few.checkpoint)  # refused before the work
     source, evaluation_set = load(train), EvaluationSet.of([load(test)], options)
     facts = _adapter(workspace, source, adapter)
     seen = evaluation_set.seen(workspace.served)
@@ -176,7 +183,7 @@ def _shots(
     rows, y = scoring.rows(dataset, "train", labels)
     thinned = evenly_over_labels(y, POOL)
     pool, names = [rows[k] for k in thinned], [y[k] for k in thinned]
-    learners = _learners(workspace, evaluation_set, facts, pool, max_seconds=few.max_seconds)
+    learners = _learners(workspace, evaluation_set, facts, pool, few)
     content = dataset.hashes(pool)
     out: list[Size] = []
     for size in sorted(set(sizes)):
@@ -194,12 +201,12 @@ def _shots(
 
 def _best(sizes: Sequence[Size]) -> Quality:
     """The best of our own rows at the most shots."""
-    ours = (row for name, row in sizes[-1].rows.items() if name not in TREES)
+    ours = (row for name, row in sizes[-1].rows.items() if name not in NOT_OURS)
     return max(ours, key=lambda row: row.macro_f1)
 
 
 def _learners(
-    workspace: Workspace, evaluation_set: EvaluationSet, facts: AdapterFacts | None, pool: list[int], *, max_seconds: float
+    workspace: Workspace, evaluation_set: EvaluationSet, facts: AdapterFacts | None, pool: list[int], few: FewShot
 ) -> dict[str, Learner]:
     from trafficllm.evaluate.baselines import frozen as probes
     from trafficllm.evaluate.baselines import shots
@@ -211,8 +218,8 @@ def _learners(
     learnt, judged = side(base, dataset, pool), side(base, dataset, evaluation_set.rows[0])
 
     def probed(name: str, learnt: Side, judged: Side) -> Learner:
-        def learn(few: list[int], _: int) -> F64:
-            shown = Side(learnt.vectors[few], [learnt.y[k] for k in few])
+        def learn(drawn: list[int], _: int) -> F64:
+            shown = Side(learnt.vectors[drawn], [learnt.y[k] for k in drawn])
             return probes.probe(name, labels, shown, None, judged.vectors)[0]
 
         return learn
@@ -220,13 +227,18 @@ def _learners(
     part, target = Part.of(dataset, pool), Part.of(dataset, evaluation_set.rows[0])
 
     def trees(name: str) -> Learner:
-        return lambda few, seed: shots.trees(name, _some(part, few), target, labels, seed=seed, threads=scoring.threads())
+        return lambda drawn, seed: shots.trees(name, _some(part, drawn), target, labels, seed=seed, threads=scoring.threads())
+
+    def in_context(checkpoint: Path) -> Learner:
+        return lambda drawn, seed: shots.in_context(checkpoint, _some(part, drawn), target, labels, seed=seed, threads=scoring.threads())
 
     out: dict[str, Learner] = {name: probed(name, learnt, judged) for name in probes.PROBES}
     if facts is not None:
         out |= _by_adapter(workspace, evaluation_set, facts, pool, probed)
-    if max_seconds > 0:
-        out["tuned"] = _tuner(workspace, evaluation_set, pool, max_seconds)
+    if few.max_seconds > 0:
+        out["tuned"] = _tuner(workspace, evaluation_set, pool, few.max_seconds)
+    if few.checkpoint is not None:
+        out["tabicl"] = in_context(few.checkpoint)
     return out | {name: trees(name) for name in TREES}
 
 
@@ -289,7 +301,7 @@ def gain(sizes: Sequence[Size], shots: int = 20, *, learnt_from: bool = False) -
     """
     for size in sizes:
         if size.shots == shots:
-            out = (*TREES, *(n for n in size.rows if learnt_from and n.startswith(OURS)))
+            out = (*NOT_OURS, *(n for n in size.rows if learnt_from and n.startswith(OURS)))
             return max(row.macro_f1 for n, row in size.rows.items() if n not in out) - size.rows[BASELINE].macro_f1
     return None
 

@@ -26,6 +26,9 @@ app = typer.Typer(rich_markup_mode=None)
 Part = Annotated[str, typer.Option("--part", metavar="PART", help="test; val for trials: settings are chosen there, so it prints LEAKY.")]
 Most = Annotated[int, typer.Option("--most", metavar="N", min=0, help="Judge at most N flows, evenly thinned; 0: all.")]
 Budget = Annotated[float, typer.Option("--budget", metavar="S", min=1.0, help="Seconds of estimated work for each baseline's search.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights of TabICL, which is then a baseline too (extra `tabicl`).")
+]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the report as one self-contained page.")]
 
 
@@ -43,9 +46,7 @@ def run(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Score the baselines on the same input too, or only the commonest answer.")
     ] = True,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", metavar="FILE", help="Weights of TabICL, which is then a baseline too (extra `tabicl`).")
-    ] = None,
+    checkpoint: Checkpoint = None,
     embedding: Annotated[
         bool, typer.Option("--embedding", help="Also probe the base's frozen representation: k-NN, linear probe, a map.")
     ] = False,
@@ -200,6 +201,7 @@ def transfer(
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", metavar="S", min=0.0, help="Also tune an adapter on each draw for S seconds; 0: none.")
     ] = 0.0,
+    checkpoint: Checkpoint = None,
     html: Html = None,
     part: Part = "test",
     most: Most = 0,
@@ -226,7 +228,7 @@ def transfer(
             train,
             test,
             adapter=adapter,
-            few=FewShot(shots or (), draws, max_seconds),
+            few=FewShot(shots or (), draws, max_seconds, checkpoint),
             options=EvalOptions(part=part, most=most, seed=seed, budget_s=budget),
             html=html,
             progress=bar,
