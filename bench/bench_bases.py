@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_engine import TASK, flows
+from peak_memory import peak_bytes
 
 from trafficllm.core.files import write_json
 from trafficllm.infer.engine.engine import Engine
@@ -66,7 +66,7 @@ def one(base: str, form: str, count: int, threads: int, place: Path) -> dict[str
         "flows_a_second": round(len(records) / processor, 2),
         "tokens_a_second": round(tokens / processor, 1),
         "flows_a_second_wall": round(len(records) / wall, 2),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
         "verdicts": scores.probabilities.argmax(axis=1).tolist(),
         "margins": (best[:, -1] - best[:, -2]).tolist(),
     }

@@ -92,19 +92,21 @@ import torch
 from trafficllm.infer.engine.engine import Engine
 from trafficllm.model.base.served import load_served
 
+sys.path.insert(0, sys.argv[5])
+from peak_memory import peak_bytes
+
 torch.set_num_threads(int(sys.argv[4]))
 asked = json.loads(Path(sys.argv[3]).read_text())
 engine = Engine(load_served(sys.argv[1]))
 engine.add_adapter("bench", sys.argv[2])
 engine.score_ids(asked["ids"], asked["labels"], adapter="bench")
-status = Path("/proc/self/status").read_text()  # the peak that getrusage tells begins with the parent's
-print(1024 * int(status.split("VmHWM:")[1].split()[0]))
+print(peak_bytes())
 """
 
 
 def serving(base: str, folder: Path, asked: Path) -> int:
     """Peak memory of a process of its own that opens base and adapter for serving and scores what the file asks, in bytes."""
-    command = [sys.executable, "-c", _SERVING, base, str(folder), str(asked), str(torch.get_num_threads())]
+    command = [sys.executable, "-c", _SERVING, base, str(folder), str(asked), str(torch.get_num_threads()), str(Path(__file__).parent)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

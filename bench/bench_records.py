@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_bytes
+
 CAPTURES = Path(__file__).resolve().parents[1] / "src" / "trafficllm" / "data" / "captures"
 FIELDS = (
     "frame.encap_type",
@@ -186,7 +188,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         "cores": os.cpu_count(),
         **sizes,
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    peak = peak_bytes() >> 20
     return {"schema": "trafficllm.bench_records/1", "settings": settings, **whole, "one_file_a_flow": alone, "peak_rss_mb": peak}
 
 

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_bytes
+
 from trafficllm.core.files import write_json
 from trafficllm.core.types import Silent
 from trafficllm.lifecycle.bases.vocabulary import stream
@@ -63,12 +65,6 @@ def write_data_set(gigabytes: float, folder: Path) -> None:
     write_json(folder / "manifest.json", {"codec_hash": codec_hash()})
 
 
-def peak_mb() -> float:
-    """Peak resident memory of this program alone: what `getrusage` says begins with the memory of the process that started it."""
-    told = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(next(line for line in told.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 def learn_once(gigabytes: float, stored: Path | None = None) -> dict[str, Any]:
     """Learn from one corpus in this process, made here or `stored` as a data set: peak memory in MB, CPU seconds, records."""
     seen = 0
@@ -81,7 +77,7 @@ def learn_once(gigabytes: float, stored: Path | None = None) -> dict[str, Any]:
 
     begun = time.process_time()
     tokens = learn(counted(), SIZE)
-    peak = peak_mb()
+    peak = peak_bytes() / 2**20
     spent = round(time.process_time() - begun, 1)
     row = {"gigabytes": gigabytes, "records": seen, "tokens": len(tokens), "peak_mb": round(peak), "cpu_s": spent}
     return {**row, "from": "a data set on disk" if stored else "made on the fly"}

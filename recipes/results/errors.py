@@ -13,26 +13,45 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trafficllm.core.files import read_json, write_json
-from trafficllm.core.types import Silent
+from trafficllm.core.types import Scores, Silent
+
+if TYPE_CHECKING:
+    from trafficllm.infer.engine.scorer import LLMScorer
+    from trafficllm.records.dataset.dataset import Dataset
 
 PROBED = ("macro_f1", "ci95", "setting")
 CLASSES, CAPTURES, LEAST = 6, 8, 5
 """Worst classes and captures that are named; flows of a capture that is."""
 
 
-def scored(place: Path) -> dict[str, Any]:
-    """The answer of `evaluate run` on reserved flows for a version's folder, without baselines."""
+def scored(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The answer of `evaluate run` on reserved flows for a version's folder, without baselines, and what calling flows unknown is worth:
+    every flow is scored once for both."""
     from trafficllm.lifecycle.studies.evaluation_set import EvalOptions
     from trafficllm.lifecycle.studies.run import evaluate
+    from trafficllm.lifecycle.studies.scoring import score_rows
     from trafficllm.lifecycle.workspace import Workspace
 
-    result = evaluate(
-        Workspace(), [place.parent.parent / "data"], adapters=[place], baselines=False, options=EvalOptions(part="test"), progress=Silent()
+    worth: dict[str, Any] = {}
+
+    def scoring(scorer: LLMScorer, dataset: Dataset, rows: Sequence[int]) -> Scores:
+        scores = score_rows(scorer, dataset, rows)
+        worth.update(answered(scores, dataset.labels_of(rows), scorer.calibration))
+        return scores
+
+    body = evaluate(
+        Workspace(),
+        [place.parent.parent / "data"],
+        adapters=[place],
+        baselines=False,
+        options=EvalOptions(part="test"),
+        progress=Silent(),
+        score=scoring,
     )
-    return result.as_dict()
+    return body.as_dict(), worth
 
 
 def probed(place: Path) -> dict[str, Any]:
@@ -48,21 +67,10 @@ def probed(place: Path) -> dict[str, Any]:
     return {name: {key: row[key] for key in PROBED} for name, row in answer["probes"].items()}
 
 
-def answered(place: Path) -> dict[str, Any]:
+def answered(scores: Scores, truth: Sequence[str], fitted: Mapping[str, Any]) -> dict[str, Any]:
     """What calling flows unknown is worth: accuracy of all flows and of those that are answered, and how many wrong ones are not."""
     from trafficllm.infer import calibration
-    from trafficllm.infer.engine.engine import Engine
-    from trafficllm.infer.engine.scorer import LLMScorer
-    from trafficllm.lifecycle.studies import scoring
-    from trafficllm.model.base.load import load_base
-    from trafficllm.records.dataset.dataset import load
 
-    dataset, engine = load(place.parent.parent / "data"), Engine(load_base("default", dtype="float32"))
-    name, fitted = dataset.task.id, read_json(place / "tune.json")["calibration"]
-    engine.add_adapter(name, place)
-    scorer = LLMScorer(engine, name, dataset.task, scoring.labels_of(dataset), codec=dataset.codec, calibration=fitted)
-    rows, truth = scoring.rows(dataset, "test", scorer.labels)
-    scores = scoring.score_rows(scorer, dataset, rows)
     right = [scores.labels[k] == own for k, own in zip(scores.probabilities.argmax(axis=1), truth, strict=True)]
     unknown = (calibration.unknown_score(fitted, scores) > calibration.threshold(fitted)).tolist()
     told = [good for good, strange in zip(right, unknown, strict=True) if not strange]
@@ -132,12 +140,10 @@ def main(words: Sequence[str] | None = None) -> int:
     for task in asked.tasks:
         for place in sorted((asked.runs / task).glob("test-*/together0")):
             path = place.parent / "errors.json"
-            if not path.is_file():
-                write_json(path, summary(scored(place)))
+            if not path.is_file() or "answered" not in read_json(path):
+                body, worth = scored(place)
+                write_json(path, {**summary(body), "answered": worth})
             rows[task] = read_json(path)
-            if "answered" not in rows[task]:
-                rows[task]["answered"] = answered(place)
-                write_json(path, rows[task])
             if asked.embedding and not rows[task]["probes"]:
                 rows[task]["probes"] = probed(place)
                 write_json(path, rows[task])

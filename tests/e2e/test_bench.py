@@ -50,3 +50,13 @@ def test_a_benchmark_runs_without_arguments(name: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)[BENCHES[name]]
+
+
+def test_the_peak_of_a_small_program_is_its_own() -> None:
+    told = "import resource, sys; sys.path.insert(0, sys.argv[1]); from peak_memory import peak_bytes"
+    small = f"{told}; print(peak_bytes(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    large = "import subprocess, sys; held = b'x' * 200_000_000; print(subprocess.check_output([sys.executable, *sys.argv[1:]], text=True))"
+    command = [sys.executable, "-c", large, "-c", small, str(REPO / "bench")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    own, inherited = map(int, done.stdout.split())
+    assert 2_000_000 < own < 100_000_000 < 200_000_000 <= inherited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,9 @@ import pytest
 
 from trafficllm.core.errors import ArtifactError
 from trafficllm.core.files import read_json, write_json
+from trafficllm.lifecycle import workspace
+from trafficllm.lifecycle.studies import scoring
+from trafficllm.lifecycle.studies.scoring import score_rows
 from trafficllm.records.dataset.dataset import load
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "results"
@@ -97,6 +101,30 @@ def test_a_trial_then_a_scoring(
         monkeypatch.setattr(recipe, stage, None)
     assert recipe.main(scoring) == 0, "every stage has its file: nothing runs again"
     assert (place / "board.md").read_text() == board
+
+
+def test_errors_of_a_version_are_told_from_one_scoring(recipe: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = importlib.import_module("errors")
+    monkeypatch.setitem(recipe.PLAN, "members", 2)
+    assert recipe.main(_words(place, "--tasks", "MTD", "--seeds", "0", "1")) == 0
+    (place / "runs" / "MTD" / "data").symlink_to(place / "runs" / "MTD" / "data-20")
+    monkeypatch.setattr(workspace, "Workspace", partial(workspace.Workspace, base=place / "base"))
+    scored: list[int] = []
+
+    def counting(scorer: Any, dataset: Any, rows: list[int]) -> Any:
+        scored.extend(rows)
+        return score_rows(scorer, dataset, rows)
+
+    monkeypatch.setattr(scoring, "score_rows", counting)
+    words = ["--runs", str(place / "runs"), "--tasks", "MTD", "--json", str(place / "errors.json")]
+    assert errors.main(words) == 0
+    row = read_json(place / "errors.json")["tasks"]["MTD"]
+    assert len(scored) == len(set(scored)) == row["n_test"], "each flow once"
+    told = row["answered"]
+    assert told["wrong"] == row["captures"]["wrong"] == round((1 - told["accuracy"]) * row["n_test"])
+    assert 0 <= told["wrong_called_unknown"] <= told["wrong"]
+    assert errors.main(words) == 0
+    assert len(scored) == row["n_test"], "what is there is not made again"
 
 
 def test_adapters_of_the_table_under_shifts(
