@@ -540,6 +540,29 @@ def test_hosts_ports_and_times_in_a_question_hold_as_on_the_command_line(client:
         assert begin["capture"]["flows"] == len(everything)
 
 
+def test_the_page_says_what_flows_are_and_whether_they_are_bad_where_nothing_is_asked(
+    client: Any, place: tuple[Path, Path], capture: Path
+) -> None:
+    """As the command line's table does; an upload in one request has a line a flow, as the command line's `-f jsonl` has."""
+    base, registry = place
+    server_samples.register(registry.parent, base, "MTD", seed=11)
+    try:
+        workspace = Workspace(base=str(base), registry=str(registry))
+        rows = [row for batch in start(workspace, [capture], both=True).batches for row in batch]
+        mark = client.post("/v1/files", files={"file": capture.read_bytes()}).json()["id"]
+        begin, *lines, end = _asked(client, mark, "")
+        assert begin["tasks"] == ["EAC", "MTD"]
+        assert [(line["task"], line["uid"], line["label"]) for line in lines] == [(row["task"], row["uid"], row["label"]) for row in rows]
+        flows = begin["capture"]["flows"]
+        assert {task: sum(counts.values()) for task, counts in end["verdicts"].items()} == {"EAC": flows, "MTD": flows}
+        assert end["flows"] == flows
+        assert _asked(client, mark, "", task="EAC")[0]["tasks"] == ["EAC"]
+        once = client.post("/v1/analyze", files={"file": capture.read_bytes()}).text.splitlines()
+        assert [json.loads(line)["task"] for line in once] == ["MTD"] * flows
+    finally:
+        shutil.rmtree(registry / "MTD")
+
+
 def test_a_question_for_a_fact_is_answered_without_a_verdict(client: Any, place: tuple[Path, Path], capture: Path) -> None:
     workspace = Workspace(base=str(place[0]), registry=str(place[1]))
     for question in ("top talkers", "how many packets on port 53?"):

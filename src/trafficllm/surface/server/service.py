@@ -42,11 +42,12 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What to judge by."""
+    """What to judge by; `both`: where nothing is asked, one task says what flows are and another whether they are bad."""
 
     task: str = ""
     question: str = ""
     explain: bool = False
+    both: bool = False
 
 
 class Service:
@@ -195,7 +196,7 @@ class Service:
     def _choose(self, ask: Ask) -> Choice:
         from trafficllm.lifecycle.analyze.verdicts import choose
 
-        return choose(self.workspace, ask.task, ask.question)
+        return choose(self.workspace, ask.task, ask.question, both=ask.both)
 
     def _start(self, flows: FlowStream, ask: Ask, choice: Choice) -> Analysis:
         from trafficllm.lifecycle.analyze.verdicts import start

@@ -72,12 +72,13 @@ async def analyze_file(
 ) -> StreamingResponse:
     """A kept capture: a line with its counts (`trafficllm.serve.begin/1`), a line a flow, a line with hosts and a sentence (`.../end/1`).
 
+    With neither task nor question two tasks answer, as in `analyze`: what flows are, and whether they are bad; a line a flow and task.
     Hosts, ports and times in the question restrict the flows. A question that the capture alone answers has one line with a table
     (`trafficllm.serve.fact/1`).
     A failure after the first lines is a last line of the form `trafficllm.error/1`.
     """
     service = service_of(request)
-    return await streamed(service, _lines(service, file_id, Ask(task, question)), MEDIA["jsonl"])
+    return await streamed(service, _lines(service, file_id, Ask(task, question, both=True)), MEDIA["jsonl"])
 
 
 async def _lines(service: Service, file_id: str, ask: Ask) -> AsyncIterator[bytes]:

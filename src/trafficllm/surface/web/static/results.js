@@ -76,7 +76,7 @@ function Filters({ end, filter, refilter, shown }) {
     ${tasks.length > 1 && html`<label>Task <select value=${filter.task} onChange=${(event) => refilter({ task: event.currentTarget.value })}><option value="">all</option>${tasks.map((task) => html`<option value=${task}>${task}</option>`)}</select></label>`}
     <span class="chips">${chips.map(([label, n]) => html`<button type="button" key=${label} class=${`chip${filter.label === label ? " on" : ""}`} aria-pressed=${filter.label === label}
       onClick=${() => refilter({ label: filter.label === label ? "" : label })}>${label} ${n.toLocaleString("en")}</button>`)}</span>
-    <span class="note" role="status">${count(shown, "flow")} shown</span></div>`;
+    <span class="note" role="status">${count(shown, tasks.length > 1 && !filter.task ? "verdict" : "flow")} shown</span></div>`;
 }
 
 function Exports({ file, tasks, fail, say }) {
