@@ -75,6 +75,15 @@ def test_what_is_kept_ends_with_the_hello(tmp_path: Path) -> None:
     assert int(batch.beyond_ptr[0, 1]) == len(records(hello(), size=1000)) - 512
 
 
+@pytest.mark.parametrize("before", [0, 1, 61, 62, 63, 64, 65, 127, 128, 129, 300, 440, 503])
+@pytest.mark.parametrize("filler", [b"x", b"\x16", b"\x16\x03\x09\x00\x07"])
+def test_a_hello_is_found_wherever_in_the_prefix_it_begins(tmp_path: Path, before: int, filler: bytes) -> None:
+    """What comes before it may look like the beginning of a handshake, at the border of what is looked at together too."""
+    stream = (filler * before)[:before] + records(hello(), size=1000)
+    batch = batch_of(tmp_path, segments(stream + b"\x17\x03\x03\x40\x00" + b"x" * 4000, 1460))
+    assert int(batch.beyond_ptr[0, 1]) == len(stream) - 512
+
+
 @pytest.mark.parametrize("stream", [b"GET / HTTP/1.1\r\n" + b"x" * 3000, records(hello(share=32)), b"\x17\x03\x03\x40\x00" + b"y" * 3000])
 def test_nothing_is_kept_where_the_prefix_says_all(tmp_path: Path, stream: bytes) -> None:
     frames = segments(stream, 1400)

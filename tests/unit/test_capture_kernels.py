@@ -20,7 +20,7 @@ from trafficllm.capture.kernels import compiling, shipped
 from trafficllm.capture.kernels.decode import decode_frames
 from trafficllm.capture.kernels.layout import SUMMARY
 from trafficllm.capture.kernels.read import walk_records
-from trafficllm.capture.kernels.sha1 import name_flows
+from trafficllm.capture.kernels.sha1 import LANES, PLACES, name_flows
 from trafficllm.capture.kernels.shipped import Native
 from trafficllm.capture.kernels.warm import KERNELS
 
@@ -76,7 +76,7 @@ def _pairs() -> list[tuple[Any, tuple[Any, ...]]]:
         rows[name] = rng.integers(-(2**63), 2**63 - 1, 64)
     rows["orig_p"], rows["resp_p"] = rng.integers(0, 65536, 64), rng.integers(0, 65536, 64)
     rows["ip_version"], rows["proto"] = rng.choice([4, 6], 64), rng.choice([1, 6, 17, 58, 132], 64)
-    names = (rows, np.zeros(64, np.uint8), np.zeros(80, np.int64), np.zeros((64, 30), np.uint8))
+    names = (rows, np.zeros(64, np.uint8), np.zeros((PLACES, LANES), np.uint32), np.zeros((64, 31), np.uint8))
     data = b"".join(int(at).to_bytes(4, "little") + bytes(4) + (16).to_bytes(4, "little") * 2 + bytes(16) for at in range(50)) + bytes(7)
     columns = (np.zeros(60, np.int64), np.zeros(60, np.uint32), np.zeros(60, np.uint32), np.zeros(60, np.int64))
     return [(name_flows, names), (walk_records, (np.frombuffer(data, np.uint8), False, 1000, 0, 262144, *columns))]

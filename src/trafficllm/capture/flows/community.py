@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trafficllm.capture.kernels.sha1 import name_flows
+from trafficllm.capture.kernels.sha1 import LANES, PLACES, name_flows
 
 _PAIRS4 = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17, 10: 9, 9: 10}
 _PAIRS6 = {128: 129, 129: 128, 133: 134, 134: 133, 135: 136, 136: 135, 130: 131, 131: 130, 144: 145, 145: 144, 139: 140, 140: 139}
@@ -42,9 +42,8 @@ def community_id(proto: int, a: bytes, pa: int, b: bytes, pb: int, *, seed: int 
 def community_ids(rows: npt.NDArray[Any]) -> npt.NDArray[np.object_]:
     """Community IDs of finished flows (dtype SUMMARY), all at once: hashlib would need 3 us for each."""
     count = rows.shape[0]
-    text = np.zeros((count, 30), dtype=np.uint8)
-    name_flows(rows, np.zeros(64, dtype=np.uint8), np.zeros(80, dtype=np.int64), text)
+    text = np.full((count, 31), ord("\n"), dtype=np.uint8)  # a separator behind each: `split` is twice as fast as slices
+    name_flows(rows, np.zeros(64, dtype=np.uint8), np.zeros((PLACES, LANES), dtype=np.uint32), text)
     out = np.empty(count, dtype=object)
-    joined = text.tobytes().decode("ascii")
-    out[:] = [joined[at : at + 30] for at in range(0, 30 * count, 30)]
+    out[:] = text.tobytes().decode("ascii").split("\n")[:count]
     return out

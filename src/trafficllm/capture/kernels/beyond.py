@@ -17,6 +17,7 @@ from trafficllm.capture.kernels.layout import C_CHUNKS_DONE, C_FREE_CHUNKS, C_HE
 from trafficllm.core.types import I64, U8
 
 _RECORD, _CLIENT_HELLO, _CONNECT = i64(22), i64(1), i64(67)
+_BLOCK = 64
 _SHORTEST_INITIAL = i64(40)  # bytes: long header, packet number, and a sample for header protection (RFC 9001 5.4.2)
 
 
@@ -88,15 +89,36 @@ def count_finished(control: I64, end: Any) -> None:
 
 
 @inner
+def _next_handshake(row: U8, start: Word, known: Word) -> Word:
+    """The first place from `start` on where a TLS record of a handshake may begin, before the last of `known` bytes; `known`: none does.
+
+    Blocks are looked at as a whole first, without leaving one early, which vector instructions can do.
+    """
+    place, last = np.uint64(start), np.uint64(max(known - 1, 0))
+    while place + np.uint64(_BLOCK) <= last:
+        here = np.uint8(0)
+        for k in range(np.uint64(_BLOCK)):
+            here |= np.uint8(row[place + k] == _RECORD) & np.uint8(row[place + k + np.uint64(1)] == 3)
+        if here:
+            break
+        place += np.uint64(_BLOCK)
+    while place < last:
+        if row[place] == _RECORD and row[place + np.uint64(1)] == 3:
+            return i64(place)
+        place += np.uint64(1)
+    return known
+
+
+@inner
 def _hello_end(row: U8, known: Word, limit: Word, most: Word) -> Word:
     """Stream offset behind the ClientHello that begins in the prefix (RFC 8446 4, 5.1); 0: none yet, -1: none will come."""
-    for p in range(known - 1):
-        if row[p] != _RECORD or row[p + 1] != 3:
-            continue
+    p = _next_handshake(row, i64(0), known)
+    while p < known:
         if p + 9 > known:
             return most if known == limit else i64(0)
         record = i64(row[p + 3]) << 8 | i64(row[p + 4])
         if row[p + 2] > 4 or row[p + 5] != _CLIENT_HELLO or row[p + 6] != 0 or record < 4:
+            p = _next_handshake(row, p + 1, known)
             continue
         size = 4 + (i64(row[p + 7]) << 8 | i64(row[p + 8]))
         stop = min(p + size + 5 * ((size + record - 1) // record), most)

@@ -40,8 +40,9 @@ def _buffer(buffers: U8, buffer_next: Any, control: I64, limit: Word, end: Any) 
         else:
             return -1
         end["buffer"] = number
-        for k in range(limit, buffers.shape[1]):
-            buffers[number, k] = 0
+        row = buffers[number]
+        for k in range(np.uint64(limit), np.uint64(buffers.shape[1])):
+            row[k] = 0
     return number
 
 

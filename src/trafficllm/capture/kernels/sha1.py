@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 
 from trafficllm.capture.kernels.compiling import Word, entry, i64, inner
-from trafficllm.core.types import I64, U8
+from trafficllm.capture.link.words import be32
+from trafficllm.core.types import U8, U32
 
-_MASK = i64(0xFFFFFFFF)
 _BASE64 = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", dtype=np.uint8)
+_MASK = i64(0xFFFFFFFF)
+_STATE = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0)
+LANES = 64
+"""Blocks that are hashed side by side: every step of SHA-1 needs the one before it, so vectors can only go across blocks."""
+PLACES = 85
+"""Rows of a workspace: 80 words of the message schedule and the five of the state."""
 
 
 @inner
@@ -19,26 +25,39 @@ def _rotate(value: Word, bits: Word) -> Word:
 
 
 @inner
-def _digest(block: U8, words: I64) -> None:
-    """SHA-1 of one padded block [64] into `words` [0:5]; the rest of its 80 places is scratch."""
-    for k in range(16):
-        words[k] = i64(block[4 * k]) << 24 | i64(block[4 * k + 1]) << 16 | i64(block[4 * k + 2]) << 8 | i64(block[4 * k + 3])
+def _schedule(words: U32, lanes: Word) -> None:
+    """The message schedule: words 16 to 79 of each of the first `lanes` lanes, from the sixteen of its block."""
     for k in range(16, 80):
-        words[k] = _rotate(words[k - 3] ^ words[k - 8] ^ words[k - 14] ^ words[k - 16], i64(1))
-    a, b, c, d, e = i64(0x67452301), i64(0xEFCDAB89), i64(0x98BADCFE), i64(0x10325476), i64(0xC3D2E1F0)
+        for lane in range(lanes):
+            word = i64(words[k - 3, lane]) ^ i64(words[k - 8, lane]) ^ i64(words[k - 14, lane]) ^ i64(words[k - 16, lane])
+            words[k, lane] = _rotate(word, i64(1))
+
+
+@inner
+def _mixed(kind: Word, b: Word, c: Word, d: Word) -> Word:
+    """The function of the round, and its constant."""
+    if kind == 0:
+        return ((b & c) | (~b & d)) + 0x5A827999
+    if kind == 2:
+        return ((b & c) | (b & d) | (c & d)) + 0x8F1BBCDC
+    return (b ^ c ^ d) + (0x6ED9EBA1 if kind == 1 else 0xCA62C1D6)
+
+
+@inner
+def _digest(words: U32, lanes: Word) -> None:
+    """SHA-1 of a padded block in each of the first `lanes` lanes: from rows [0:16] into rows [80:85] of `words` [PLACES, LANES]."""
+    _schedule(words, lanes)
+    for lane in range(lanes):
+        words[80, lane], words[81, lane], words[82, lane], words[83, lane], words[84, lane] = _STATE
     for k in range(80):
-        if k < 20:
-            mixed = ((b & c) | (~b & d)) + 0x5A827999
-        elif k < 40:
-            mixed = (b ^ c ^ d) + 0x6ED9EBA1
-        elif k < 60:
-            mixed = ((b & c) | (b & d) | (c & d)) + 0x8F1BBCDC
-        else:
-            mixed = (b ^ c ^ d) + 0xCA62C1D6
-        mixed = (_rotate(a, i64(5)) + mixed + e + words[k]) & _MASK
-        a, b, c, d, e = mixed, a, _rotate(b, i64(30)), c, d
-    words[0], words[1], words[2] = (a + 0x67452301) & _MASK, (b + 0xEFCDAB89) & _MASK, (c + 0x98BADCFE) & _MASK
-    words[3], words[4] = (d + 0x10325476) & _MASK, (e + 0xC3D2E1F0) & _MASK
+        kind = k // 20
+        for lane in range(lanes):
+            a, b, c, d = i64(words[80, lane]), i64(words[81, lane]), i64(words[82, lane]), i64(words[83, lane])
+            words[80, lane] = (_rotate(a, i64(5)) + _mixed(kind, b, c, d) + i64(words[84, lane]) + i64(words[k, lane])) & _MASK
+            words[81, lane], words[82, lane], words[83, lane], words[84, lane] = a, _rotate(b, i64(30)), c, d
+    for lane in range(lanes):
+        for k in range(5):
+            words[80 + k, lane] = (i64(words[80 + k, lane]) + _STATE[k]) & _MASK
 
 
 @inner
@@ -83,14 +102,27 @@ def _fill(block: U8, row: Any) -> None:
     block[62], block[63] = np.uint8(at * 8 >> 8), np.uint8(at * 8 & 255)
 
 
+@inner
+def _write(words: U32, lane: Word, out: U8) -> None:
+    """ "1:" and base64 (RFC 4648) of a lane's digest into `out` [30]."""
+    out[0], out[1], out[29] = 49, 58, 61
+    for k in range(27):
+        bit = 6 * k
+        place = 80 + (bit >> 5)
+        here = i64(words[place, lane]) << 32 | (i64(words[place + 1, lane]) if bit < 128 else 0)
+        out[2 + k] = _BASE64[here >> (58 - (bit & 31)) & 63]
+
+
 @entry
-def name_flows(rows: Any, block: U8, words: I64, out: U8) -> None:
-    """Community IDs of SUMMARY rows into `out` [n, 30]: "1:" and base64 (RFC 4648); `block` [64] and `words` [80] are scratch."""
-    for i in range(rows.shape[0]):
-        _fill(block, rows[i])
-        _digest(block, words)
-        out[i, 0], out[i, 1], out[i, 29] = 49, 58, 61
-        for k in range(27):
-            bit = 6 * k
-            here = words[bit >> 5] << 32 | (words[(bit >> 5) + 1] if bit < 128 else 0)
-            out[i, 2 + k] = _BASE64[here >> (58 - (bit & 31)) & 63]
+def name_flows(rows: Any, block: U8, words: U32, out: U8) -> None:
+    """Community IDs of SUMMARY rows into bytes [0:30] of each row of `out`; `block` [64] and `words` [PLACES, LANES] are scratch."""
+    count = rows.shape[0]
+    for start in range(0, count, LANES):
+        size = min(LANES, count - start)
+        for lane in range(size):
+            _fill(block, rows[start + lane])
+            for k in range(16):
+                words[k, lane] = be32(block, 4 * k)
+        _digest(words, size)
+        for lane in range(size):
+            _write(words, lane, out[start + lane])
