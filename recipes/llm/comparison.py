@@ -3,6 +3,7 @@
     python recipes/llm/arms.py --plain PLAIN --language BASE --material runs/llm --out runs/comparison/arms
     python recipes/llm/comparison.py --data DATA --language BASE --out runs/comparison readout
     python recipes/llm/comparison.py --data DATA --language BASE --out runs/comparison lora --arms language scratch --seeds 0
+    python recipes/llm/comparison.py --data DATA --language BASE --out runs/comparison sources --arms language scratch embedded
     python recipes/llm/comparison.py --data DATA --language BASE --out runs/comparison page --results docs/results
 
 Every piece of work is a file: states of one arm on one task, answers of one learner, one adapter. An interrupted call goes on where it
@@ -34,7 +35,10 @@ from trafficllm.evaluate.baselines import shots as few
 from trafficllm.lifecycle.studies import scoring
 
 if TYPE_CHECKING:
+    from trafficllm.core.settings import CodecOptions
+    from trafficllm.core.types import Record
     from trafficllm.model.base.load import Base
+    from trafficllm.records.catalog import Task
     from trafficllm.records.dataset.dataset import Dataset
 
 HERE = Path(__file__).resolve().parent
@@ -139,24 +143,35 @@ def vectors_of(comparison: Comparison, arm: str, name: str, dataset: Dataset, wa
     """Pooled states [rows, width] of rows of a data set, kept under its `name`."""
     place = comparison.file("states", name, arm, suffix="")
     if not place.is_dir():
-        _compute(comparison.base(arm), dataset, wanted, place)
+        compute(Prompted(comparison.base(arm), dataset.task, dataset.codec), dataset.hashes(wanted), dataset.records(wanted), place)
     vectors: npt.NDArray[np.float32] = np.load(place / "vectors.npy")[np.load(place / "at.npy")]
     return vectors
 
 
-def _compute(base: Base, dataset: Dataset, wanted: Sequence[int], place: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Prompted:
+    """A base, the task whose prompt stands before records, and how these are spelled."""
+
+    base: Base
+    task: Task
+    codec: CodecOptions
+
+
+def compute(prompted: Prompted, contents: Sequence[int], records: Sequence[Record], place: Path) -> None:
+    """Keep pooled states of masked records in `place`; those with the same number in `contents` are read once."""
     from trafficllm.infer.engine.engine import Engine
     from trafficllm.infer.engine.pooling import Pooled
     from trafficllm.infer.engine.scorer import LLMScorer
 
     places: dict[int, int] = {}
-    at = [places.setdefault(content, len(places)) for content in dataset.hashes(wanted)]
-    first = [wanted[at.index(k)] for k in range(len(places))]
-    scorer = LLMScorer(Engine(base), "", dataset.task, scoring.labels_of(dataset), codec=dataset.codec)
-    records, begun = dataset.records(first), (time.process_time(), time.monotonic())
-    vectors = Pooled(scorer, "layers").embed(records)
+    at = [places.setdefault(content, len(places)) for content in contents]
+    first = [records[at.index(k)] for k in range(len(places))]
+    task = prompted.task
+    scorer = LLMScorer(Engine(prompted.base), "", task, task.labels or ("yes", "no"), codec=prompted.codec)
+    begun = (time.process_time(), time.monotonic())
+    vectors = Pooled(scorer, "layers").embed(first)
     spent = (time.process_time() - begun[0], time.monotonic() - begun[1])
-    tokens = sum(map(len, scorer.ids(records)))
+    tokens = sum(map(len, scorer.ids(first)))
     cost = {"flows": len(first), "tokens": tokens, "processor_seconds": round(spent[0], 2), "seconds": round(spent[1], 2)}
     with atomic_dir(place) as folder:
         np.save(folder / "vectors.npy", vectors)
@@ -287,6 +302,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="strict", choices=("strict", "names"))
     parser.add_argument("--arms", nargs="+", default=PLAN["readout"]["arms"])
     parser.add_argument("--tasks", nargs="+", default=PLAN["readout"]["tasks"])
+    parser.add_argument("--studies", nargs="+", default=PLAN["sources"]["studies"], help="of recipes/results/openworld.toml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rates", nargs="+", type=float, default=[], help="default: what validation of EAC chose")
     parser.add_argument("--results", type=Path, help="where llm_comparison.json and .md go")
@@ -299,7 +315,7 @@ def main(words: Sequence[str] | None = None) -> int:
     elif asked.stage == "sources":
         import left_out
 
-        for name in PLAN["sources"]:
+        for name in asked.studies:
             left_out.study(comparison, name, asked.arms)
     else:
         print(comparison_page.write(asked.out, asked.results or asked.out, PLAN))

@@ -318,11 +318,24 @@ def _cost_table(costs: Body) -> list[str]:
 
 
 def _source_lines(sources: Sequence[Body]) -> list[str]:
+    """A table a study: every arm's figures, and what (a) has more than it."""
     lines: list[str] = []
     for body in sources:
-        rows = [[NAMES[arm], *(f"{one[key]:.3f}" for key in body["measures"])] for arm, one in body["arms"].items()]
-        lines += [f"### {body['title']}", "", body["says"], "", *_table(["", *body["measures"]], rows)]
+        names = body["measures"]
+        rows = []
+        for arm in sorted(body["arms"], key=ORDER.index):
+            own, less = body["arms"][arm], body["language_less"].get(arm, {})
+            spans = [_span(less[key], "+") if less else "" for key in names]
+            rows.append([NAMES[arm], *(_span(own[key]) for key in names), *spans])
+        head = ["", *names.values(), *(f"(a) less it, {name}" for name in names.values())]
+        lines += [f"### {body['title']}", "", body["says"], "", *_table(head, rows)]
     return ["## Sources left out", "", *lines] if lines else []
+
+
+def _span(figures: Sequence[float], sign: str = "") -> str:
+    """A figure and its interval."""
+    value, low, high = (f"{one:{sign}.3f}" for one in figures)
+    return f"{value} [{low}, {high}]"
 
 
 INTRO = """# Does pretraining on language help with traffic?

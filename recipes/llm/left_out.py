@@ -1,110 +1,156 @@
-"""Sources left out: is a flow harmless, judged by a linear probe that has learnt from every other repository and laboratory."""
+"""Sources left out: the umbrella question of a study of `recipes/results/openworld.toml`, answered by a linear probe of each arm's states.
+
+Which flows are learnt from and judged, how sources are left out and what is reported are those of `evaluate openworld`; only fewer flows
+of a source take part (comparison.toml, `[sources]`). Trees learn from the same flows.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import comparison as compared
 import numpy as np
-import probing
+import numpy.typing as npt
 
 from trafficllm.core.files import read_json, write_json
-from trafficllm.core.sampling import every_nth
-from trafficllm.evaluate.baselines import shots as few
-from trafficllm.lifecycle.studies import scoring
+from trafficllm.core.types import F64, I64, Silent
+from trafficllm.evaluate.baselines.frozen import Scale
+from trafficllm.model.adapter.readout import STRENGTH
 
 if TYPE_CHECKING:
-    from trafficllm.records.dataset.dataset import Dataset
+    from trafficllm.evaluate.baselines.learners import Part
+    from trafficllm.evaluate.by_source.figures import Tables
+    from trafficllm.evaluate.by_source.folds import Judged
+    from trafficllm.evaluate.openworld import Learner
+    from trafficllm.lifecycle.studies.openworld_rows import OpenData
 
-SIDES = ("harmless", "attack")
-FOUND, SPARED, BOTH = "attacks found", "harmless left alone", "mean of both"
+MEASURES = {"auroc": "AUROC", "recall_at_fpr_01": "found at 1 % false alarms"}
+OURS = "language"
 
 
-class Sources:
-    """The rows of a study, each of a source and of a side; neither reserved rows nor any that are only tested."""
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The readout of `evaluate openworld` on an arm's states, fitted in the space that its training rows span: the same model, sooner."""
 
-    def __init__(self, dataset: Dataset, plan: dict[str, Any]) -> None:
-        self.dataset, self.plan = dataset, plan
-        labels = scoring.labels_of(dataset)
-        candidates = [row for part in ("train", "val") for row in scoring.rows(dataset, part, labels)[0]]
-        sources = [dataset.sources[meta.capture] for meta in dataset.meta(candidates)]
-        by_source: dict[str, list[int]] = {}
-        for row, source in zip(candidates, sources, strict=True):
-            by_source.setdefault(source, []).append(row)
-        self.rows = [row for source in sorted(by_source) for row in every_nth(by_source[source], plan["most"])]
+    vectors: npt.NDArray[np.float32]
+    name: str = "probe"
 
-    @cached_property
-    def source(self) -> list[str]:
-        """Where each row was recorded."""
-        return [self.dataset.sources[meta.capture] for meta in self.dataset.meta(self.rows)]
+    def features(self, rows: Part) -> F64:
+        """The states of all flows, as they are. ValueError where they are of other flows."""
+        if len(rows.records) != len(self.vectors):
+            raise ValueError(f"states of {len(self.vectors)} flows for {len(rows.records)}: remove them")
+        return np.asarray(self.vectors, dtype=np.float64)
 
-    @cached_property
-    def y(self) -> np.ndarray:
-        """0 where harmless, 1 where not."""
-        return np.array([int(label not in self.plan["harmless"]) for label in self.dataset.labels_of(self.rows)])
+    def fit_score(self, train: F64, positive: I64, weights: F64, judged: F64) -> F64:
+        """Log-odds of the positive side."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
 
-    def folds(self) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """(source, places learnt from, places judged) of every source with enough flows, where both sides are left to learn from."""
-        out = []
-        for source in sorted(set(self.source)):
-            judged = np.array([own == source for own in self.source])
-            if judged.sum() >= self.plan["least"] and len(set(self.y[~judged].tolist())) == len(SIDES):
-                out.append((source, np.flatnonzero(~judged), np.flatnonzero(judged)))
-        return out
+        scale = Scale.of(train.astype(np.float32))
+        rows, asked = scale(train), scale(judged)
+        if rows.shape[1] > len(rows):
+            value, axes = np.linalg.eigh(rows @ rows.T)
+            held = value > value[-1] * 1e-10
+            turn = rows.T @ (axes[:, held] / np.sqrt(value[held]))
+            rows, asked = rows @ turn, asked @ turn
+        # Two columns of weights under one penalty, as the readout has them, are one column under half of it.
+        model = LogisticRegression(C=2 * STRENGTH, max_iter=300)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(rows, positive, sample_weight=weights)
+        return np.asarray(model.decision_function(asked), dtype=np.float64)
 
-    def judged_by(self, learn: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[str, Any]:
-        """Shares of right answers: of every source and side, and means over sources. ValueError where a side has no source to leave out."""
-        right: dict[str, dict[str, float]] = {side: {} for side in SIDES}
-        for source, shown, judged in self.folds():
-            answers = np.asarray(learn(shown, judged))
-            for number, side in enumerate(SIDES):
-                own = self.y[judged] == number
-                if own.sum() >= self.plan["least"]:
-                    right[side][source] = round(float((answers[own] == number).mean()), 4)
-        if not all(right.values()):
-            raise ValueError(f"no source of {' or '.join(side for side in SIDES if not right[side])} flows can be left out")
-        spared, found = (float(np.mean(list(right[side].values()))) for side in SIDES)
-        return {FOUND: round(found, 4), SPARED: round(spared, 4), BOTH: round((found + spared) / 2, 4), "sources": right}
+
+def opened(comparison: compared.Comparison, name: str) -> OpenData:
+    """The flows of a study, a few of every source."""
+    import openworld
+
+    from trafficllm.lifecycle.studies.openworld_rows import RowOptions, open_data
+    from trafficllm.lifecycle.workspace import Workspace
+
+    plan, entry = compared.PLAN["sources"], openworld.STUDIES[name]
+    table = openworld.Table(comparison.data, comparison.out, comparison.profile)
+    tasks = [openworld.HERE / "openworld_vpn.toml"]
+    workspace = Workspace(base="default", registry=str(comparison.out / "registry"), extra_tasks=tasks)
+    return open_data(
+        workspace,
+        [table.folder(folder, entry.get("without", ())) for folder in entry["data"]],
+        [comparison.data / folder for folder in (*openworld.PLAN["everyday"], *entry["background"])],
+        comparison.out / "data" / comparison.profile / f"open-{name}",
+        task=entry.get("task", ""),
+        profile=comparison.profile,
+        options=RowOptions(per_capture=plan["per_capture"], per_source=plan["per_source"], most=plan["most"]),
+        progress=Silent(),
+    )
+
+
+def judged_by(data: OpenData, learner: Callable[[], Learner], path: Path) -> Judged:
+    """What a learner says of every source that it has not learnt, kept in `path`; it is made only where that is not there."""
+    from trafficllm.evaluate.by_source.folds import Judged, leave_out, scoring_of
+
+    if not path.is_file():
+        done = leave_out(data.rows, scoring_of(learner(), data.rows), folds=compared.PLAN["sources"]["folds"])
+        columns = {"rows": done.rows.tolist(), "score": done.score.tolist(), "verdict": done.verdict.tolist()}
+        write_json(path, {**columns, "skipped": done.skipped, "key": data.key})
+    body = read_json(path)
+    if body["key"] != data.key:
+        raise ValueError(f"{path} is of other flows: remove it")
+    rows, verdict = (np.array(body[key], dtype=np.int64) for key in ("rows", "verdict"))
+    return Judged(rows, np.array(body["score"]), verdict, (), body["skipped"])
 
 
 def study(comparison: compared.Comparison, name: str, arms: Sequence[str]) -> None:
     """Figures of every arm and of trees, one file an arm, and the study's file with all that are there."""
-    from trafficllm.records.dataset.dataset import load
+    import openworld
 
-    plan, place = compared.PLAN["sources"][name], comparison.out / "data" / comparison.profile / name
-    if not place.is_dir():
-        comparison.build(comparison.data / name, plan["task"], place)
-    rows = Sources(load(place), plan)
-    for arm in [*arms, *compared.TREES]:
-        path = comparison.file("answers-of-sources", name, arm)
-        if not path.is_file():
-            write_json(path, rows.judged_by(_trees(arm, rows) if arm in compared.TREES else _probe(comparison, arm, name, rows)))
-            print(name, arm, {key: read_json(path)[key] for key in (FOUND, SPARED)}, flush=True)
-    files = sorted((comparison.out / "answers-of-sources").glob(f"{comparison.profile}-{name}-*.json"))
-    figures = {path.stem.rsplit("-", 1)[1]: read_json(path) for path in files}
-    sides = {side: len(next(iter(figures.values()))["sources"][side]) for side in SIDES}
-    says = (
-        f"Linear probe of frozen states, masks {comparison.profile}; {sides['harmless']} harmless and {sides['attack']} malicious sources "
-        f"left out in turn, {len(rows.rows)} flows, none of them reserved. Means over sources; no interval: so few sources give none."
-    )
-    body = {"title": plan["title"], "says": says, "measures": [FOUND, SPARED, BOTH], "arms": figures}
+    from trafficllm.evaluate.by_source import figures as by_source
+    from trafficllm.evaluate.by_source.learners import Booster, Forest
+
+    data = opened(comparison, name)
+    every: dict[str, Callable[[], Learner]] = {arm: partial(_probe, comparison, arm, name, data) for arm in arms}
+    every |= {tree: {"lightgbm": Booster, "random_forest": Forest}[tree] for tree in compared.PLAN["sources"]["trees"]}
+    runs: dict[str, Tables] = {}
+    figures: dict[str, Any] = {}
+    for arm, learner in every.items():
+        judged = judged_by(data, learner, comparison.file("answers-of-sources", name, arm))
+        runs[arm] = by_source.Tables.of(data.rows, judged)
+        whole = by_source.scores([runs[arm]], [judged])
+        figures[arm] = {key: [getattr(whole.mean, key), *whole.ci95[key]] for key in MEASURES}
+        print(name, arm, {key: round(figures[arm][key][0], 4) for key in MEASURES}, flush=True)
+    others = [arm for arm in runs if arm != OURS and OURS in runs]
+    less = {arm: {row.figure: [row.difference, *row.ci95] for row in by_source.gains([runs[OURS]], {arm: [runs[arm]]})} for arm in others}
+    body = {
+        "title": openworld.STUDIES[name]["title"],
+        **_facts(comparison.profile, data, runs[arms[0]]),
+        "measures": MEASURES,
+        "arms": figures,
+        "language_less": {arm: {key: row[key] for key in MEASURES} for arm, row in less.items()},
+    }
     write_json(comparison.file("sources", name), body)
 
 
-def _probe(comparison: compared.Comparison, arm: str, name: str, rows: Sources) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    vectors = compared.vectors_of(comparison, arm, name, rows.dataset, rows.rows)
-    strengths = compared.PLAN["readout"]["strengths"]
-    return lambda shown, judged: probing.linear(vectors[shown], rows.y[shown], vectors[judged], strengths)
+def _facts(profile: str, data: OpenData, one: Tables) -> dict[str, Any]:
+    """What was judged, in numbers and in a sentence."""
+    sources = {"harmless": len(one.benign.names), "malicious": len(one.malicious.names)}
+    flows = {"learnt": len(data.rows.learnt), "judged": len(data.rows.judged), "contents": len(set(data.content))}
+    groups, (learnt, judged, contents) = compared.PLAN["sources"]["folds"], flows.values()
+    says = (
+        f"Linear probe of frozen states, masks {profile}; {sources['harmless']} harmless and {sources['malicious']} malicious sources left "
+        f"out in {groups} groups, {learnt} flows learnt from and {judged} judged, none of them reserved, {contents} masked contents. A "
+        "source counts once; in brackets the 95 % interval over sources."
+    )
+    return {"says": says, "sources": sources, "flows": flows}
 
 
-def _trees(name: str, rows: Sources) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    from trafficllm.evaluate.baselines.learners import Part
-
-    def part(places: np.ndarray) -> Part:
-        own = Part.of(rows.dataset, [rows.rows[k] for k in places])
-        return dataclasses.replace(own, y=[SIDES[rows.y[k]] for k in places])
-
-    return lambda shown, judged: few.trees(name, part(shown), part(judged), SIDES).argmax(axis=1)
+def _probe(comparison: compared.Comparison, arm: str, name: str, data: OpenData) -> Probe:
+    """The probe on an arm's pooled states of all flows, equal contents read once."""
+    place = comparison.file("states", name, arm, suffix="")
+    if not place.is_dir():
+        prompted = compared.Prompted(comparison.base(arm), data.tasks[0], data.codec)
+        compared.compute(prompted, list(data.content), data.rows.part.records, place)
+    return Probe(np.load(place / "vectors.npy")[np.load(place / "at.npy")], arm)

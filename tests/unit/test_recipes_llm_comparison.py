@@ -17,20 +17,22 @@ from model_samples import save_model, save_tokenizer, traffic_tokens
 
 from trafficllm.core.files import read_json, write_json
 from trafficllm.evaluate.baselines import frozen
+from trafficllm.lifecycle.studies.openworld import FrozenReadout
 from trafficllm.model.base.load import load_base
 from trafficllm.model.tokenizer.extend import load_auto, traffic_ids
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-MODULES = ("arms", "comparison", "comparison_page", "left_out", "probing", "controls")
+MODULES = ("arms", "comparison", "comparison_page", "left_out", "openworld", "probing", "controls")
 
 
 @pytest.fixture(scope="module", name="recipe")
 def _recipe() -> Iterator[SimpleNamespace]:
-    sys.path.insert(0, str(RECIPES / "llm"))
+    for folder in ("results", "llm"):
+        sys.path.insert(0, str(RECIPES / folder))
     before = list(sys.path)
     with evaluate_samples.few_trees():
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    sys.path[:] = [path for path in before if path != str(RECIPES / "llm")]
+    sys.path[:] = [path for path in before if path not in (str(RECIPES / "llm"), str(RECIPES / "results"))]
 
 
 @pytest.fixture(scope="module", name="place")
@@ -45,6 +47,11 @@ def _place(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> Path:
             (root / "data" / name).symlink_to(captures / "MTD" / label / f"{label}_0{number}.pcap")
             origins.append(f"{name},lab{number % 2}@12 x")
         listed += f"MTD_ustc2016,{label},MTD_ustc2016/{label}/{label}_03.pcap,all,test\n"
+    for number, label in enumerate(("FTP", "Gmail", "SMB")):
+        (root / "data" / "everyday" / label).mkdir(parents=True)
+        for file in sorted((captures / "MTD" / label).iterdir())[:2]:
+            (root / "data" / "everyday" / label / file.name).symlink_to(file)
+            origins.append(f"everyday/{label}/{file.name},home{number}@12 x")
     (root / "data" / "RESERVED.csv").write_text(listed)
     (root / "data" / "manifest.csv").write_text("\n".join(origins))
     for seed, name in enumerate(("language", "runs/arms/scratch")):
@@ -56,8 +63,10 @@ def _small(recipe: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = recipe.comparison.PLAN
     monkeypatch.setitem(plan, "readout", plan["readout"] | {"tasks": ["MTD"], "pool": 24, "judged": 30, "shots": [3, 0], "draws": 2})
     monkeypatch.setitem(plan, "lora", plan["lora"] | {"shots": 3, "steps": {"MTD": 2}, "rank": 2, "batch_tokens": 256})
-    sources = {"task": "MTD", "harmless": ["Geodo"], "title": "Geodo or not", "least": 2, "most": 60}
-    monkeypatch.setitem(plan, "sources", {"MTD_ustc2016": sources})
+    monkeypatch.setitem(plan, "sources", plan["sources"] | {"studies": ["small"], "folds": 0, "most": 12})
+    small = {"title": "Malware", "data": ["MTD_ustc2016"], "background": [], "folds": 0}
+    monkeypatch.setattr(recipe.openworld, "STUDIES", {"small": small})
+    monkeypatch.setitem(recipe.openworld.PLAN, "everyday", ["everyday"])
 
 
 def test_every_stage_once(
@@ -88,12 +97,16 @@ def test_every_stage_once(
     assert answers["language"]["tokens"] == answers["scratch"]["tokens"], "the same tokens seen"
     reserved = strict["judged"]["MTD"]
     assert reserved["captures"] == 3, "reserved captures alone are judged"
-    assert set(body["left_out_sources"][0]["arms"]["language"]["sources"]["attack"]) == {"lab0", "lab1"}
+    left = body["left_out_sources"][0]
+    assert left["sources"] == {"harmless": 3, "malicious": 2}
+    (ours, other), less = (left["arms"][arm]["auroc"][0] for arm in ("language", "scratch")), left["language_less"]["scratch"]["auroc"]
+    assert less[0] == pytest.approx(ours - other, abs=1e-9)
+    assert less[1] <= less[0] <= less[2]
     page = (place / "out" / "llm_comparison.md").read_text()
     assert "Pretraining on language" in page
     assert "| (b) scratch, lora | " in page
 
-    for name in ("_compute", "_tuned", "_trees"):
+    for name in ("compute", "_tuned", "_trees"):
         monkeypatch.setattr(recipe.comparison, name, None)
     capsys.readouterr()
     all_stages()
@@ -134,6 +147,19 @@ def test_the_quick_probe_is_the_probe(recipe: SimpleNamespace) -> None:
         known = frozen.probe(name, labels, side, None, judged)[0].argmax(axis=1)
         assert 0 < (known == np.tile(y, 3)).mean() < 1, "neither trivial nor hopeless"
         assert (quick(train, y, judged, settings) == known).mean() > 0.98
+
+
+def test_the_probe_of_left_out_sources_is_the_readout_of_the_open_world(recipe: SimpleNamespace) -> None:
+    chooser = np.random.default_rng(2)
+    positive = np.array([0, 1] * 15)
+    vectors = (chooser.normal(size=(2, 60))[positive] + 2 * chooser.normal(size=(30, 60))).astype(np.float32)
+    weights = chooser.uniform(0.2, 2.0, 30)
+    for width in (60, 10):  # more columns than rows, and fewer
+        own = np.asarray(vectors[:, :width], dtype=np.float64)
+        whole = FrozenReadout.fit_score(SimpleNamespace(), own[:20], positive[:20], weights[:20], own[20:])  # type: ignore[arg-type]
+        quick = recipe.left_out.Probe(vectors).fit_score(own[:20], positive[:20], weights[:20], own[20:])
+        assert quick == pytest.approx(whole, abs=0.02)
+        assert np.ptp(whole) > 0.5
 
 
 def test_the_verdict_needs_margin_and_interval(recipe: SimpleNamespace, tmp_path: Path) -> None:

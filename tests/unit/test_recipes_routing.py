@@ -1,7 +1,8 @@
-"""The probe of frozen states for stage 1: few lines, a tiny base, every part scored, states computed once."""
+"""A language base for stage 1, as a probe of frozen states and tuned: few lines, a tiny base, every part scored, nothing done twice."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,13 @@ import pytest
 import torch
 
 from trafficllm.core.files import read_json
+from trafficllm.core.settings import TuneOptions
 from trafficllm.core.types import NONE
+from trafficllm.model.adapter import lora
+from trafficllm.model.base.load import load_base
+from trafficllm.model.tuning import run
+from trafficllm.model.tuning.collate import answer_loss, collate
+from trafficllm.model.tuning.forward import answer_output
 from trafficllm.records.instructions import Instruction, load
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "instructions"
@@ -21,7 +28,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "instructions"
 
 @pytest.fixture(name="probed")
 def _probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    names = ("probed", "routed", "left_out", "wording", "kinds")  # other folders of recipes have modules of these names
+    names = ("probed", "tuned", "routed", "left_out", "wording", "kinds")  # other folders of recipes have modules of these names
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(RECIPE))
@@ -65,3 +72,41 @@ def test_every_part_is_scored_and_states_are_computed_once(probed: Any, tmp_path
     monkeypatch.setattr(probed, "states", None)
     probed.main()
     assert read_json(tmp_path / "figures.json")["tiny"] == body
+
+
+def test_a_router_is_tuned_once_and_reads_what_questions_share_once_a_step(
+    probed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = importlib.import_module("tuned")
+    infer_samples.write_base(tmp_path / "base", seed=0)
+    few = {"train": load("train")[::400], "heldout": load("heldout")[::200]}
+    monkeypatch.setattr(tuned, "load", few.__getitem__)
+    words = ["--base", str(tmp_path / "base"), "--name", "tiny", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "figures.json")]
+    monkeypatch.setattr(sys, "argv", ["tuned.py", *words, "--every", "1", "--asked-every", "2", "--whole", "--steps", "2"])
+    tuned.main()
+    body = read_json(tmp_path / "figures.json")[tuned.KEY]["tiny"]
+    assert (body["lines"], body["tuning"]["steps"]) == (len(few["train"]), 2)
+    for way in ("tuned", "tuned and words"):
+        counts = [body[way][part]["n"] for part in ("held-out authors", "held-out authors, all lines")]
+        assert counts == [len(few["heldout"][::2]), len(few["heldout"])]
+    assert body["tuned and words"]["exam"]["accuracy"] > body["tuned"]["exam"]["accuracy"], "a tiny base knows nothing, words do"
+    tuned.main()
+    assert read_json(tmp_path / "figures.json")[tuned.KEY]["tiny"] == body, "the finished run is not done again"
+
+    base = load_base(str(tmp_path / "base"), dtype="float32")
+    questions = tuned.instruct_data(tuned.TASKS, few["train"])
+    prefix = tuned._prefix(base, questions.prompts)
+    assert prefix
+    model = lora.attach_for(base.model, TuneOptions(r=2))
+    found = []
+    for shared in (contextlib.nullcontext(), tuned.Shared(base, prefix)):
+        with shared:
+            rows = run.Rows(questions, run.Encoder(base.tokenizer), TuneOptions())
+            batch = collate([rows(k, 0) for k in (0, 3, 9)], int(base.tokenizer.pad_token_id))
+            loss = answer_loss(answer_output(model, batch).logits, batch, full=0.1)
+        model.zero_grad()
+        loss.backward()
+        found.append([loss.detach(), *(value.grad for value in lora.trainable(model).values())])
+    assert len(batch["input_ids"][0]) == max(len(rows.fixed[k]) for k in (0, 3, 9)) + batch["target"].shape[1] - 1
+    for whole, apart in zip(*found, strict=True):
+        assert torch.allclose(whole, apart, atol=1e-5)
