@@ -71,6 +71,18 @@ def test_the_context_answers_and_the_seed_fixes_it(checkpoint: Path, monkeypatch
     assert np.array_equal(shots.in_context(checkpoint, train, some, LABELS), first)
 
 
+def test_the_columns_that_tell_classes_apart_stay() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = rng.normal(size=(60, 40))
+    X[:, 7] += 3 * (y == 1)
+    X[:, 30] -= 3 * (y == 2)
+    X[:, 12] = 5.0
+    assert in_context.telling(X, y, 2).tolist() == [7, 30]
+    assert in_context.telling(X, y, 100).tolist() == list(range(40))
+    assert 12 not in in_context.telling(X, y, 39)
+
+
 def test_a_label_without_rows_gets_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_context, "VIEWS_TRIED", 2)
     train = part(20, 0)
