@@ -141,8 +141,8 @@ def _facts(profile: str, data: OpenData, one: Tables) -> dict[str, Any]:
     groups, (learnt, judged, contents) = compared.PLAN["sources"]["folds"], flows.values()
     says = (
         f"Linear probe of frozen states, masks {profile}; {sources['harmless']} harmless and {sources['malicious']} malicious sources left "
-        f"out in {groups} groups, {learnt} flows learnt from and {judged} judged, none of them reserved, {contents} masked contents. A "
-        "source counts once; in brackets the 95 % interval over sources."
+        f"out in {groups} groups, {learnt} flows learnt from and {judged} judged, none of them reserved, {contents} masked contents in "
+        "all. A source counts once; in brackets the 95 % interval over sources."
     )
     return {"says": says, "sources": sources, "flows": flows}
 
