@@ -105,10 +105,11 @@ def sides(data: Dataset) -> dict[str, list[int]]:
 
 
 def left_out(labels: Sequence[str], draw: int, count: int = LEFT_OUT) -> tuple[str, ...]:
-    """The classes of a draw, one draw after the other from one shuffled order that begins again at its end: five draws of four leave out
-    each of twenty classes once."""
+    """The classes of a draw, one draw after the other from one shuffled order that begins again at its end, one place on where draws would
+    repeat: five draws of four leave out each of twenty classes once."""
     order = np.random.default_rng(SEED).permutation(len(labels))
-    return tuple(sorted(labels[order[(draw * count + k) % len(labels)]] for k in range(count)))
+    first = draw * count + (draw * count // len(labels) if len(labels) % count == 0 else 0)
+    return tuple(sorted(labels[order[(first + k) % len(labels)]] for k in range(count)))
 
 
 def known_rows(data: Dataset, rows: Mapping[str, list[int]], out: Sequence[str]) -> dict[str, list[int]]:

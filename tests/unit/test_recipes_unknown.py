@@ -38,6 +38,7 @@ def test_five_draws_leave_out_every_class(recipe: Any) -> None:
         draws = [recipe.left_out(labels, draw, count) for draw in range(recipe.DRAWS)]
         times = Counter(name for draw in draws for name in draw)
         assert all(len(set(draw)) == count for draw in draws)
+        assert len(set(draws)) == recipe.DRAWS
         assert set(times) == set(labels)
         assert max(times.values()) - min(times.values()) <= 1
 
