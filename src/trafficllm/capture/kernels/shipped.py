@@ -81,7 +81,7 @@ def _flat(kind: Any, value: Any, words: list[int]) -> bool:
     if isinstance(kind, ArrayType):
         if not kind.fits(value):
             return False
-        words += (0, 0, value.size, value.itemsize, value.__array_interface__["data"][0], *value.shape, *value.strides)
+        words += (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
         return True
     if isinstance(kind, tuple):
         return isinstance(value, tuple) and len(value) == len(kind) and all(map(_flat, kind, value, [words] * len(kind)))
