@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ assert "numba" not in sys.modules
         (file,) = tmp_path.iterdir()
         before = file.stat()
         assert before.st_mode & 0o077 == 0
+        assert blake2b(shipped.CODE.read_bytes(), digest_size=8).hexdigest() in file.name
     assert file.stat().st_mtime_ns == before.st_mtime_ns
 
 

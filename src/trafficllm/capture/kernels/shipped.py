@@ -142,7 +142,7 @@ def loaded() -> dict[str, Native]:
 
         if tuple(llvm.llvm_version_info) < tuple(manifest["llvm"]):  # an older LLVM does not read a newer one's code
             return {}
-        engine = _engine(llvm, manifest["sources"])
+        engine = _engine(llvm)
         kernels: Mapping[str, Any] = manifest["kernels"]
         return {
             name: Native(engine.get_function_address(PREFIX + name), one["takes"], one["gives"], engine) for name, one in kernels.items()
@@ -151,13 +151,14 @@ def loaded() -> dict[str, Native]:
         return {}
 
 
-def _engine(llvm: Any, stamp: str) -> Any:
-    """The shipped code as machine code of this processor, from disk where it was made before."""
+def _engine(llvm: Any) -> Any:
+    """The shipped code as machine code of this processor, from disk where it was made of the same code before."""
+    code = CODE.read_bytes()
 
     def module(_: Any) -> Any:
-        return llvm.parse_bitcode(CODE.read_bytes())
+        return llvm.parse_bitcode(code)
 
-    return machine_code(llvm, f"kernels-{stamp[:16]}", module, opt=2)
+    return machine_code(llvm, f"kernels-{blake2b(code, digest_size=8).hexdigest()}", module, opt=2)
 
 
 def machine_code(llvm: Any, name: str, module: Callable[[Any], Any], *, opt: int) -> Any:
