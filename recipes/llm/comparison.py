@@ -301,7 +301,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--profile", default="strict", choices=("strict", "names"))
     parser.add_argument("--arms", nargs="+", default=PLAN["readout"]["arms"])
-    parser.add_argument("--tasks", nargs="+", default=PLAN["readout"]["tasks"])
+    parser.add_argument("--tasks", nargs="+", help="default: those that comparison.toml has for the stage")
     parser.add_argument("--studies", nargs="+", default=PLAN["sources"]["studies"], help="of recipes/results/openworld.toml")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rates", nargs="+", type=float, default=[], help="default: what validation of EAC chose")
@@ -309,9 +309,9 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(words)
     comparison = Comparison(asked.data, asked.out, asked.language, asked.profile)
     if asked.stage == "readout":
-        readout(comparison, asked.arms, asked.tasks)
+        readout(comparison, asked.arms, asked.tasks or PLAN["readout"]["tasks"])
     elif asked.stage == "lora":
-        lora(comparison, asked.arms, asked.tasks, asked.seeds, asked.rates)
+        lora(comparison, asked.arms, asked.tasks or PLAN["lora"]["tasks"], asked.seeds, asked.rates)
     elif asked.stage == "sources":
         import left_out
 

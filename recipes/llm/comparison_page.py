@@ -232,7 +232,7 @@ def verdict(body: Body) -> str:
         for row in body["profiles"].get("strict", {}).get("differences", [])
         if (row["other"], row["way"], row["shots"]) == ("scratch", "lora", shots)
     ]
-    if not found or found[0]["mean"]["tasks"] < len(body["plan"]["readout"]["tasks"]):
+    if not found or found[0]["mean"]["tasks"] < len(body["plan"]["lora"]["tasks"]):
         return "The deciding figure, LoRA at 20 flows a class, is not there yet."
     mean = found[0]["mean"]
     low, high = mean["ci95"]
@@ -263,7 +263,7 @@ def _ways(figures: Body) -> list[tuple[str, str]]:
 
 
 def _figures(figures: Body, shots: str, ways: Sequence[str]) -> list[str]:
-    tasks = list(figures)
+    tasks = [task for task, arms in figures.items() if any(shots in body.get(way, {}) for body in arms.values() for way in ways)]
     rows = []
     for arm, way in _ways(figures):
         ones = [figures[task].get(arm, {}).get(way, {}).get(shots) for task in tasks]

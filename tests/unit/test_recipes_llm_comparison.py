@@ -62,7 +62,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory, captures: Path) -> Path:
 def _small(recipe: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = recipe.comparison.PLAN
     monkeypatch.setitem(plan, "readout", plan["readout"] | {"tasks": ["MTD"], "pool": 24, "judged": 30, "shots": [3, 0], "draws": 2})
-    monkeypatch.setitem(plan, "lora", plan["lora"] | {"shots": 3, "steps": {"MTD": 2}, "rank": 2, "batch_tokens": 256})
+    monkeypatch.setitem(plan, "lora", plan["lora"] | {"tasks": ["MTD"], "shots": 3, "steps": {"MTD": 2}, "rank": 2, "batch_tokens": 256})
     monkeypatch.setitem(plan, "sources", plan["sources"] | {"studies": ["small"], "folds": 0, "most": 12})
     small = {"title": "Malware", "data": ["MTD_ustc2016"], "background": [], "folds": 0}
     monkeypatch.setattr(recipe.openworld, "STUDIES", {"small": small})
@@ -78,7 +78,7 @@ def test_every_stage_once(
 
     def all_stages() -> None:
         assert recipe.comparison.main(["readout", *words]) == 0
-        assert recipe.comparison.main(["lora", *words, "--tasks", "MTD"]) == 0
+        assert recipe.comparison.main(["lora", *words]) == 0
         assert recipe.comparison.main(["sources", *words]) == 0
         assert recipe.comparison.main(["page", *words, "--results", str(place / "out")]) == 0
 
@@ -163,7 +163,7 @@ def test_the_probe_of_left_out_sources_is_the_readout_of_the_open_world(recipe: 
 
 
 def test_the_verdict_needs_margin_and_interval(recipe: SimpleNamespace, tmp_path: Path) -> None:
-    plan = recipe.comparison.PLAN | {"lora": {"shots": 20}, "readout": {"tasks": ["MTD"], "shots": [20]}}
+    plan = recipe.comparison.PLAN | {"lora": {"tasks": ["MTD"], "shots": 20}, "readout": {"shots": [20]}}
     groups = [f"capture{k // 10}" for k in range(60)]
     truth = ["a" if k % 2 else "b" for k in range(60)]
     for kind in ("judged", "lora"):
@@ -177,5 +177,5 @@ def test_the_verdict_needs_margin_and_interval(recipe: SimpleNamespace, tmp_path
         for arm, answers in (("language", right), ("scratch", other)):
             write_json(tmp_path / "lora" / f"strict-MTD-{arm}-0.002-0.json", {"answers": answers, "tokens": 9, "processor_seconds": 1.0})
         assert f"Pretraining on language {word} here" in recipe.comparison_page.verdict(recipe.comparison_page.body_of(tmp_path, plan))
-    unfinished = recipe.comparison_page.body_of(tmp_path, plan | {"readout": {"tasks": ["MTD", "EAC"]}})
+    unfinished = recipe.comparison_page.body_of(tmp_path, plan | {"lora": {"tasks": ["MTD", "EAC"], "shots": 20}})
     assert "not there yet" in recipe.comparison_page.verdict(unfinished)
