@@ -342,8 +342,9 @@ INTRO = """# Does pretraining on language help with traffic?
 
 Written by `recipes/llm/comparison.py`; [decision 0007](../decisions/0007-language-pretrained-or-not.md) says what was to be compared before
 it was, and what of it was reduced. Figures are macro-F1 on captures of the reserved part, in brackets the 95 % interval over resampled
-captures (of WAD: groups of like requests); of several draws or seeds their mean, whose spread the interval leaves out. Every arm sees the
-same records, the same flows to learn from and the same prompts. After the bracket stands the figure on unique masked contents.
+captures (of WAD: groups of like requests; of WF there is one, so no width); of several draws or seeds their mean, whose spread the interval
+leaves out. Every arm sees the same records, the same flows to learn from and the same prompts. After the bracket stands the figure on
+unique masked contents.
 """
 
 
