@@ -100,7 +100,7 @@ def test_a_label_without_rows_gets_nothing(checkpoint: Path, monkeypatch: pytest
 def test_files_that_are_none_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     """Also one whose pickle names a program: nothing of it runs."""
     with pytest.raises(InputError, match="no such weights"):
-        in_context.checked(tmp_path / "none.ckpt")
+        in_context.check(tmp_path / "none.ckpt")
     plain, archive, other, regressor, wrong, evil = (tmp_path / f"{name}.ckpt" for name in ("a", "b", "c", "d", "e", "f"))
     plain.write_bytes(b"weights")
     with zipfile.ZipFile(archive, "w") as made:
@@ -112,7 +112,7 @@ def test_files_that_are_none_are_refused(checkpoint: Path, tmp_path: Path) -> No
     torch.save({"config": SHAPE, "state_dict": Runs(tmp_path / "ran")}, evil)
     for file in (plain, archive, other, regressor, wrong, evil):
         with pytest.raises(ArtifactError) as caught:
-            in_context.checked(file)
+            in_context.check(file)
         assert caught.value.code == "artifact.checkpoint"
     assert not (tmp_path / "ran").exists()
 

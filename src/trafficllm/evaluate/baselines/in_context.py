@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trafficllm.core.errors import ArtifactError, InputError, ResourceError
-from trafficllm.core.files import sha256_file
 from trafficllm.core.sampling import evenly_over_labels
 from trafficllm.core.types import F64, I64
 from trafficllm.evaluate.baselines.learners import Data, Model, spread
@@ -30,16 +28,8 @@ VIEWS_TRIED = 4
 """Permutations of columns and labels whose answers are averaged; the library's default is 8, in twice the time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A weights file that has answered: its name, and the hash of its content."""
-
-    name: str
-    sha256: str
-
-
-def checked(checkpoint: Path) -> Checkpoint:
-    """A weights file, once a two-row table has been answered with it.
+def check(checkpoint: Path) -> None:
+    """Have a two-row table answered with a weights file: called once, before any work.
 
     Raises ResourceError where `tabicl` is not installed, InputError where there is no such file, ArtifactError for a file that is no
     checkpoint of a TabICL classifier.
@@ -60,7 +50,6 @@ def checked(checkpoint: Path) -> Checkpoint:
         raise ArtifactError("artifact.checkpoint", why, input=str(checkpoint), hint=hint) from error
     if answer.shape != (2, 2) or not np.isfinite(answer).all():
         raise ArtifactError("artifact.checkpoint", "its answers are no probabilities", input=str(checkpoint), hint=hint)
-    return Checkpoint(checkpoint.name, sha256_file(checkpoint))
 
 
 def fit_in_context(data: Data, view: str, params: Mapping[str, Any]) -> Model:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from trafficllm.core.errors import InputError
+from trafficllm.core.files import sha256_file
 from trafficllm.core.metrics import macro_f1_of_indices
 from trafficllm.core.settings import CodecOptions
 from trafficllm.core.types import F64, Record, Scores
@@ -189,10 +190,9 @@ def _grid_booster(data: Data, views: Sequence[str] = ()) -> list[Candidate]:
 
 
 def _grid_in_context(data: Data) -> list[Candidate]:
-    """One point, on all columns: nothing was at hand to choose by."""
+    """One point, on all columns: nothing was at hand to choose by. The weights were checked before (`in_context.check`)."""
     assert data.checkpoint is not None
-    file = in_context.checked(data.checkpoint)
-    point = {"rows": in_context.CONTEXT, "checkpoint": file.name, "sha256": file.sha256}
+    point = {"rows": in_context.CONTEXT, "checkpoint": data.checkpoint.name, "sha256": sha256_file(data.checkpoint)}
     return [Candidate(_views(data)[0], point, 0.0, in_context.fit_in_context)]
 
 

@@ -149,7 +149,7 @@ def evaluate(
     if options.checkpoint is not None:
         from trafficllm.evaluate.baselines import in_context
 
-        in_context.checked(options.checkpoint)  # refused before the work
+        in_context.check(options.checkpoint)  # refused before the work
     evaluation_set = EvaluationSet.of([load(folder) for folder in data], options)
     adapters_of_runs = _adapters_of_runs(workspace, evaluation_set, adapters)
     labels = tuple(sorted({*evaluation_set.labels, *(label for run in adapters_of_runs for each in run for label in each.labels)}))

@@ -67,7 +67,7 @@ def transfer(
     if few.checkpoint is not None:
         from trafficllm.evaluate.baselines import in_context
 
-        in_context.checked(few.checkpoint)  # refused before the work
+        in_context.check(few.checkpoint)  # refused before the work
     source, evaluation_set = load(train), EvaluationSet.of([load(test)], options)
     facts = _adapter(workspace, source, adapter)
     seen = evaluation_set.seen(workspace.served)
