@@ -190,7 +190,7 @@ def _grid_booster(data: Data, views: Sequence[str] = ()) -> list[Candidate]:
 
 
 def _grid_in_context(data: Data) -> list[Candidate]:
-    """One point, on all columns: nothing was at hand to choose by. The weights were checked before (`in_context.check`)."""
+    """One point, on columns of all kinds: nothing was at hand to choose by. The weights were checked before (`in_context.check`)."""
     assert data.checkpoint is not None
     point = {"rows": in_context.CONTEXT, "checkpoint": data.checkpoint.name, "sha256": sha256_file(data.checkpoint)}
     return [Candidate(_views(data)[0], point, 0.0, in_context.fit_in_context)]
